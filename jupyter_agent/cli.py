@@ -1,0 +1,145 @@
+"""The command ``jupyter agent``: run a task in a terminal or in CI, and see what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from jupyter_core.application import JupyterApp
+from traitlets.config import Config
+
+from jupyter_agent import __version__
+from jupyter_agent.errors import AgentError, UsageError
+from jupyter_agent.options import RUN_OPTIONS
+
+__all__ = ["main"]
+
+ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Configuration(JupyterApp):  # type: ignore[misc]  # jupyter_core is not typed
+    """Reads ``jupyter_agent_config.py`` and arguments such as ``--Agent.token_budget=100000``."""
+
+    name = "jupyter-agent"
+    config_file_name = "jupyter_agent_config"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if unknown := [word for word in rest if not _is_trait(word)]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}; quote the task")
+    try:
+        if options.command == "doctor":
+            return _doctor()
+        return asyncio.run(_run(options, _configuration(rest)))
+    except UsageError as error:
+        return _fail(error, options, MISUSED)
+    except AgentError as error:
+        return _fail(error, options, FAILED)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("jupyter agent: interrupted", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+    except BrokenPipeError:  # who read our output has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "jupyter agent", description="An agent that works in a notebook, in a sandbox."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="carry a task to its answer",
+        description="Carry a task to its answer. Exit code: 0 answered, 1 failed or hit a limit, "
+        "2 wrong usage, 130 interrupted. Any option of the configuration can be given too, as in "
+        "--Agent.token_budget=100000.",
+    )
+    run.add_argument("task", help="what is to be done, in quotes")
+    for flags, settings in RUN_OPTIONS:
+        run.add_argument(*flags, **settings)
+    run.add_argument(
+        "-o",
+        "--output",
+        metavar="RUN.ipynb",
+        help="save the run as a notebook, after every cell; one that is there is gone on with",
+    )
+    doctor = commands.add_parser("doctor", help="see what works here and what is missing")
+    for command in (run, doctor):
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _is_trait(word: str) -> bool:
+    return word.startswith("--") and "." in word.partition("=")[0] and "=" in word
+
+
+def _configuration(traits: list[str]) -> Config:
+    application = _Configuration()
+    try:
+        application.load_config_file()
+        application.parse_command_line(traits)
+    except Exception as error:
+        raise UsageError(f"cannot read the configuration: {error}") from error
+    return application.config
+
+
+async def _run(options: argparse.Namespace, config: Config) -> int:
+    from jupyter_agent.session import Session
+    from jupyter_agent.views.terminal import TerminalView
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    view = TerminalView(quiet=options.quiet)
+    session = Session(config=config)
+    state = "stopped"
+    try:
+        changes = session.run(
+            options.task,
+            model=options.model,
+            max_steps=options.max_steps,
+            data=options.data,
+            save=options.output,
+            timeout=options.timeout,
+        )
+        async with aclosing(changes):
+            async for change in changes:
+                view(change)
+        state = "done"
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            if session.sandbox.alive:
+                view.finish(state)
+        await session.close()
+    return ANSWERED
+
+
+def _fail(error: AgentError, options: argparse.Namespace, code: int) -> int:
+    if options.debug:
+        raise error
+    print(f"jupyter agent: {error}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _doctor() -> int:
+    from jupyter_agent.doctor import examine
+
+    findings = list(examine())
+    for finding in findings:
+        print(finding)  # noqa: T201
+    return FAILED if any(f.needed and not f.ok for f in findings) else ANSWERED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

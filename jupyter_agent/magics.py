@@ -1,0 +1,170 @@
+"""The magics: ``%%agent`` carries a task to its answer, ``%%sandbox`` runs your code beside it."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import functools
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+
+from jupyter_agent.options import RUN_OPTIONS
+
+if TYPE_CHECKING:
+    from jupyter_agent.session import Session
+    from jupyter_agent.views.display import AnswerView, DisplayView
+    from jupyter_agent.views.terminal import TerminalView
+
+__all__ = ["AgentMagics", "register"]
+
+LINE_HELP = """\
+%%agent          the cell's text is the task; %%agent? lists its options
+%%sandbox        run your own code in the agent's sandbox
+%agent status    model, sandbox, files, tokens
+%agent reset     end the sandbox and forget the session's runs
+%agent help      this"""
+
+
+def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for flags, settings in reversed(RUN_OPTIONS):
+        function = argument(*flags, **settings)(function)
+    return function
+
+
+@magics_class
+class AgentMagics(Magics):
+    """Magics that share one session."""
+
+    @functools.cached_property
+    def session(self) -> Session:
+        """The session of this notebook, made when first used."""
+        from jupyter_agent.bridge import shared_bridge
+        from jupyter_agent.session import Session
+
+        session = Session(Path.cwd(), parent=self.shell)
+        atexit.register(lambda: shared_bridge().call(session.close()))
+        return session
+
+    @magic_arguments()
+    @_with_run_options
+    @argument("--save", metavar="PATH", help="save the run as a notebook, after every cell")
+    @line_cell_magic
+    def agent(self, line: str, cell: str | None = None) -> None:
+        """Carry a task to its answer: ``%%agent [options]``, and the task below that line.
+
+        A model writes cells, which run in a sandboxed kernel of their own; you see each step as
+        it happens. What you write reaches the model exactly as typed. As a line magic:
+        ``%agent status``, ``%agent reset``, ``%agent help``.
+        """
+        if cell is None:
+            self._command(line.strip())
+        else:
+            self._run(parse_argstring(self.agent, line), cell.removesuffix("\n"))
+
+    def _command(self, command: str) -> None:
+        from jupyter_agent.bridge import shared_bridge
+
+        match command:
+            case "status":
+                for name, value in self.session.status().items():
+                    print(f"{name:<8} {value}")  # noqa: T201
+            case "reset":
+                shared_bridge().call(self.session.reset())
+                print("The sandbox has ended and the session's runs are forgotten.")  # noqa: T201
+            case "help" | "":
+                print(LINE_HELP)  # noqa: T201
+            case _:
+                raise UsageError(
+                    f"%agent does not know {command!r}: it takes status, reset or help; "
+                    "a task goes below a line %%agent"
+                )
+
+    def _run(self, options: argparse.Namespace, task: str) -> None:
+        from jupyter_agent.bridge import shared_bridge
+        from jupyter_agent.errors import Interrupted
+
+        view = self._view(quiet=options.quiet)
+        changes = self.session.run(
+            task,
+            model=options.model,
+            max_steps=options.max_steps,
+            data=options.data,
+            save=options.save,
+            timeout=options.timeout,
+        )
+        state = "stopped"
+        try:
+            with closing(shared_bridge().iterate(changes)) as iterator:
+                for change in iterator:
+                    view(change)
+            state = "done"
+        except KeyboardInterrupt:
+            raise Interrupted("the run was stopped; its cells so far stand") from None
+        finally:
+            view.finish(state)
+
+    def _view(self, *, quiet: bool) -> AnswerView | DisplayView | TerminalView:
+        """Choose how to show a run: a terminal wants text, a front end that names its cells all."""
+        kernel = getattr(self.shell, "kernel", None)
+        if kernel is None:
+            from jupyter_agent.views.terminal import TerminalView
+
+            return TerminalView(quiet=quiet)
+        from jupyter_agent.views.display import AnswerView, CellOutlet, DisplayView
+
+        if quiet:
+            return AnswerView(CellOutlet())
+        parent = kernel.get_parent("shell") or {}
+        return DisplayView(CellOutlet(), live="cellId" in parent.get("metadata", {}))
+
+    @cell_magic
+    def sandbox(self, line: str, cell: str) -> None:
+        """Run your own code in the session's sandbox, where the agent's variables are."""
+        from jupyter_agent.bridge import shared_bridge
+        from jupyter_agent.errors import CodeError, Interrupted
+        from jupyter_agent.transcript import Transcript
+        from jupyter_agent.views.display import CellOutlet, OutputView
+
+        if line.strip():
+            raise UsageError(f"%%sandbox takes no options, not {line.strip()!r}")
+        scratch = Transcript()
+        here = scratch.add("code", cell)
+        show = OutputView(here.id, CellOutlet())
+        try:
+            with closing(shared_bridge().iterate(self.session.execute(cell))) as outputs:
+                for output in outputs:
+                    if output.output_type == "error":
+                        raise CodeError(f"{output.ename}: {output.evalue}", output.traceback)
+                    scratch.add_output(here, output)
+                    show(here.outputs)
+        except KeyboardInterrupt:
+            raise Interrupted("the code in the sandbox was stopped") from None
+
+
+def register(ipython: InteractiveShell) -> None:
+    """Give a shell the magics; say so if another project's package stands beside ours."""
+    if _rival():
+        print(  # noqa: T201
+            "jupyter_agent: the package 'jupyter-agent', another project that uses the same import "
+            "name, is installed too and may have overwritten files of this one; run: "
+            "pip uninstall jupyter-agent, then pip install --force-reinstall jupyter-agent-kernel"
+        )
+    ipython.register_magics(AgentMagics)
+
+
+def _rival() -> bool:
+    """Tell whether the distribution ``jupyter-agent`` is installed beside ours."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution("jupyter-agent")
+    except PackageNotFoundError:
+        return Path(__file__).with_name("bot_magics.py").exists()
+    return True

@@ -1,0 +1,55 @@
+"""What a run may be asked for: the same flags at every door."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["RUN_OPTIONS"]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (
+        ("-m", "--model"),
+        {
+            "metavar": "MODEL",
+            "default": "",
+            "help": "hf:ORG/NAME, openai:NAME, http://HOST/v1#NAME, ollama:NAME, local or "
+            "scripted:FILE; by default JUPYTER_AGENT_MODEL",
+        },
+    ),
+    (
+        ("-n", "--max-steps"),
+        {"metavar": "STEPS", "type": _count, "help": "most replies of the model (default 20)"},
+    ),
+    (
+        ("--data",),
+        {
+            "metavar": "PATH",
+            "nargs": "+",
+            "help": "files and folders the sandbox may read, instead of the current folder; "
+            "'none' shares nothing",
+        },
+    ),
+    (
+        ("--timeout",),
+        {"metavar": "S", "type": _seconds, "help": "most seconds the run may take"},
+    ),
+    (("-q", "--quiet"), {"action": "store_true", "help": "show nothing but the answer"}),
+]

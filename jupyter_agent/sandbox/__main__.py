@@ -1,0 +1,52 @@
+"""The launcher: ``python -m jupyter_agent.sandbox FD`` becomes a confined kernel.
+
+``FD`` is an inherited descriptor with the provisioner's plan as JSON. Whatever goes wrong ends the
+process before any code of the agent's has run, with one line on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from typing import Any
+
+from jupyter_agent.sandbox import lockdown
+
+
+def main() -> None:
+    """Lock this process down as planned, then be its kernel."""
+    with os.fdopen(int(sys.argv[1])) as file:
+        plan = json.load(file)
+    try:
+        confine(plan)
+    except OSError as error:
+        sys.exit(f"jupyter_agent.sandbox: {error}")
+    from jupyter_agent.sandbox import guest
+
+    guest.link(plan["shares"])
+    sockets = {int(port): fd for port, fd in plan["sockets"].items()}
+    guest.serve(plan["connection"], sockets=sockets, shares=plan["shares"])
+
+
+def confine(plan: dict[str, Any]) -> None:
+    """Give up every right that the plan does not name."""
+    os.chdir(plan["folder"])
+    if os.getpgid(0) != os.getpid():
+        os.setpgid(0, 0)  # so that an interrupt reaches the children too
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if plan["uid"]:
+        lockdown.become(plan["uid"])
+    paths = plan["landlock"]
+    if paths:
+        lockdown.die_with_parent()
+        lockdown.restrict_paths(**paths)
+    scoped = not paths or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
+    lockdown.install_filter(
+        lockdown.seccomp_filter(own_namespaces=not paths, signals_scoped=scoped)
+    )
+
+
+if __name__ == "__main__":
+    main()

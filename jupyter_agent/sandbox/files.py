@@ -1,0 +1,147 @@
+"""Which of the user's files the sandbox may read, and under which names."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import tempfile
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyter_agent.errors import UsageError
+
+__all__ = ["Share", "describe", "listing", "resolve"]
+
+# What looks like a secret. A dot file is one: .env, .git, .netrc, .aws, .ssh.
+SECRETS = [
+    ".*",
+    "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
+    "credentials*", "secrets*", "*secret*.json", "service-account*.json", "service_account*.json",
+]  # fmt: skip
+MOST_ENTRIES = 20_000  # read while looking for secrets; folders not reached by then stay hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A file or folder of the user's that the sandbox may read, less what is hidden of it.
+
+    With ``name`` empty the folder's contents stand in the sandbox's working folder themselves.
+    """
+
+    path: Path
+    name: str = ""
+    hidden: tuple[Path, ...] = ()
+
+    def visible(self) -> list[Path]:
+        """Cover all but the hidden paths by as few files and folders as will do."""
+        return _uncovered(self.path, set(self.hidden))
+
+
+def resolve(data: list[str], folder: Path) -> tuple[list[Share], str]:
+    """Say what is shared, and why not if nothing is.
+
+    Parameters
+    ----------
+    data
+        Paths as the user typed them, relative to ``folder``; ``"."`` is the folder itself, and is
+        left out with a reason where it would share too much.
+
+    Raises
+    ------
+    UsageError
+        A path is missing or unreadable, or would share a home folder, ``/`` or a temporary root.
+    """
+    shares, reason = [], ""
+    for typed in data:
+        path = (folder / Path(typed).expanduser()).resolve()
+        why = _too_much(path)
+        if typed == "." and why:
+            reason = f"{path} is {why}"
+        elif why:
+            raise UsageError(f"--data {typed!r}: that is {why}; name the files or folders in it")
+        else:
+            shares.append(Share(path, _name(typed, path, folder), tuple(_hidden(path, typed))))
+    return shares, reason
+
+
+def _name(typed: str, path: Path, folder: Path) -> str:
+    """Where a path stands in the working folder: as typed if it lies below, else its own name."""
+    if typed == ".":
+        return ""
+    folder = folder.resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+
+
+def _too_much(path: Path) -> str:
+    """Say what a folder is that is never shared as a whole; empty if it may be."""
+    home = Path.home().resolve()
+    roots = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
+    roots.append(os.environ.get("XDG_RUNTIME_DIR", "/run/user"))
+    temporary = {Path(root).resolve() for root in roots}
+    if path == home:
+        return "your home folder"
+    if path in temporary:
+        return "a folder for temporary files"
+    if home.is_relative_to(path) or any(root.is_relative_to(path) for root in temporary):
+        return "too wide a folder"
+    return ""
+
+
+def _hidden(path: Path, typed: str) -> list[Path]:
+    """Find what looks like a secret below a path, and what was not looked at in time."""
+    if not path.exists():
+        raise UsageError(f"--data {typed!r}: there is no {path}; check the spelling")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise UsageError(f"--data {typed!r}: {path} cannot be read; check its permissions")
+    if not path.is_dir():
+        return []
+    hidden, seen, waiting = [], 0, deque([path])
+    while waiting:
+        entries = list(os.scandir(waiting.popleft())) if os.access(waiting[0], os.R_OK) else []
+        seen += len(entries)
+        for entry in entries:
+            if _secret(entry.name):
+                hidden.append(Path(entry.path))
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+        if seen > MOST_ENTRIES:
+            hidden += waiting
+            break
+    return hidden
+
+
+def _secret(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in SECRETS)
+
+
+def _uncovered(path: Path, hidden: set[Path]) -> list[Path]:
+    if path in hidden or path.is_symlink():
+        return []
+    if not any(secret.is_relative_to(path) for secret in hidden):
+        return [path]
+    return [found for child in sorted(path.iterdir()) for found in _uncovered(child, hidden)]
+
+
+def listing(shares: list[Share], most: int = 40) -> str:
+    """Name the shared files as code in the sandbox finds them."""
+    names = []
+    for share in shares:
+        if share.name:
+            names.append(share.name + "/" * share.path.is_dir())
+        else:
+            names += [
+                child.name + "/" * child.is_dir()
+                for child in sorted(share.path.iterdir())
+                if not _secret(child.name)
+            ]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def describe(shares: list[Share], reason: str) -> str:
+    """Say in a few words what the sandbox can read."""
+    if not shares:
+        return f"no files ({reason})" if reason else "no files"
+    return ", ".join(share.name or f"{share.path.name}/" for share in shares)

@@ -1,0 +1,90 @@
+"""What runs inside the sandbox beside the user's interpreter: its kernel and the user's files.
+
+Standard library and ipykernel only.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import zmq
+from ipykernel.heartbeat import Heartbeat
+from ipykernel.kernelapp import IPKernelApp
+
+Shares = list[tuple[str, str, bool]]  # name in the working folder, real path, whether its contents
+
+
+def link(shares: Shares) -> None:
+    """Put a link to each shared file into the working folder, under the name the user knows.
+
+    A folder that is shared by its contents is read anew each time, so files that appear in it
+    appear here. What the agent's own code made under the same name is left alone.
+    """
+    for name, path, contents in shares:
+        if contents:
+            for entry in _entries(path):
+                _link_one(Path(entry.name), entry.path)
+        else:
+            _link_one(Path(name), path)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _link_one(name: Path, target: str) -> None:
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.symlink_to(target)
+    except OSError:  # it is there already
+        pass
+
+
+def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares) -> None:
+    """Be an IPython kernel on sockets that the host has bound, until told to shut down.
+
+    Parameters
+    ----------
+    connection
+        What a connection file holds.
+    sockets
+        For each port in it, the descriptor of its listening socket.
+    """
+
+    class Kernel(IPKernelApp):
+        """An ipykernel that takes its sockets from the host."""
+
+        def init_connection_file(self) -> None:
+            self.load_connection_info(connection)
+
+        def write_connection_file(self, **kwargs: Any) -> None:
+            """Write nothing: the host has it."""
+
+        def log_connection_info(self) -> None:
+            """Say nothing: nobody reads it."""
+
+        def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
+            _listen(s, port)
+            return port
+
+    class Pulse(Heartbeat):
+        """A heartbeat on its socket from the host."""
+
+        def _try_bind_socket(self) -> None:
+            _listen(self.socket, self.port)
+
+    def _listen(socket: zmq.Socket[bytes], port: int) -> None:
+        socket.setsockopt(zmq.USE_FD, sockets[port])
+        socket.bind(f"ipc://{connection['ip']}-{port}")
+
+    Heartbeat._try_bind_socket = Pulse._try_bind_socket  # IPKernelApp names the class itself
+    app = Kernel.instance()
+    app.config.HistoryManager.hist_file = ":memory:"
+    app.initialize([])
+    app.shell.events.register("pre_run_cell", lambda info: link(shares))
+    app.start()

@@ -1,0 +1,241 @@
+"""What may leave the sandbox: every message of the guest's is hostile until it has passed here.
+
+Types are checked, sizes capped, mime types taken from a white list, HTML rebuilt by nh3 (the Rust
+library ammonia), and nothing is kept that makes a browser fetch: the browser is a way out of a
+sandbox without network. The same filter stands before the model's own Markdown.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+__all__ = ["clean_markdown", "printable", "read_output"]
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+
+MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
+MOST_DEPTH = 50
+_KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
+_PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
+
+_TAGS = set(
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption "
+    "figure h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong sub "
+    "summary sup table tbody td tfoot th thead tr tt u ul var".split()
+)
+_ATTRIBUTES = {
+    "*": {"style", "title", "align", "valign", "dir", "lang"},
+    "col": {"span"},
+    "details": {"open"},
+    "img": {"src", "alt", "width", "height"},
+    "ol": {"start"},
+    "table": {"border", "class"},
+    "td": {"colspan", "rowspan"},
+    "th": {"colspan", "rowspan", "scope"},
+}
+_STYLES = set(
+    "background-color border border-bottom border-collapse border-color border-left border-right "
+    "border-spacing border-style border-top border-width color display font-family font-size "
+    "font-style font-weight height margin margin-bottom margin-left margin-right margin-top "
+    "max-height max-width min-width overflow padding padding-bottom padding-left padding-right "
+    "padding-top text-align text-decoration vertical-align white-space width".split()
+)
+# TeX that MathJax turns into HTML of the writer's choice, with styles that fetch
+_TEX = re.compile(r"\\(class|cssId|data|href|html\w*|includegraphics|require|style|url)\b")
+
+
+def read_output(kind: str, content: object) -> NotebookNode | None:
+    """Turn a message of the guest's into an nbformat output; None if it is not one.
+
+    A ``update_display_data`` keeps that name, and the guest's display id stands at
+    ``output.transient.display_id``, for whoever keeps the notebook to find the display it updates.
+
+    Raises
+    ------
+    ValueError
+        The message is malformed.
+    """
+    if kind not in _KINDS:
+        return None
+    fields = _dict(content)
+    match kind:
+        case "stream":
+            name = fields.get("name")
+            if name not in ("stdout", "stderr"):
+                raise ValueError(f"a stream called {name!r}")
+            return new_output("stream", name=name, text=_text(fields.get("text")))
+        case "error":
+            traceback = fields.get("traceback")
+            lines = [_text(line) for line in traceback] if isinstance(traceback, list) else []
+            name, value = _text(fields.get("ename")), _text(fields.get("evalue"))
+            return new_output("error", ename=name, evalue=value, traceback=lines)
+    data = _dict(fields.get("data"))
+    output = new_output("display_data", data=_bundle(data), metadata=_sizes(fields, data))
+    if kind == "execute_result":
+        count = fields.get("execution_count")
+        output.execution_count = count if isinstance(count, int) else None
+    output.output_type = kind
+    display_id = _dict(fields.get("transient", {})).get("display_id")
+    if isinstance(display_id, str):
+        output.transient = NotebookNode(display_id=display_id[:200])
+    return output
+
+
+_CONTROL = re.compile(
+    r"\x1b\[(?P<colour>[0-9;]*m)"  # kept: it does no more than colour
+    r"|\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]|[P^_X][^\x1b]*(?:\x1b\\)?|.)?"
+    r"|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]",
+    re.DOTALL,
+)
+
+
+def printable(text: str) -> str:
+    """Take from text what a terminal would obey, such as setting its title or the clipboard."""
+    return _CONTROL.sub(lambda found: found[0] if found["colour"] else "", text)
+
+
+def _dict(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} where an object belongs")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} where text belongs")
+    if len(value) > MOST_CHARACTERS:
+        return value[:MOST_CHARACTERS] + f"\n[cut: {len(value):,} characters in all]"
+    # lone surrogates cannot be written to a file
+    return printable(value.encode("utf-8", "replace").decode())
+
+
+def _bundle(data: dict[str, object]) -> dict[str, JSON]:
+    """Keep what is on the white list; name what was dropped where plain text is read."""
+    kept: dict[str, JSON] = {}
+    dropped = []
+    for mime, value in data.items():
+        read = _READERS.get(mime)
+        if read is None or (isinstance(value, str) and len(value) > MOST_CHARACTERS):
+            dropped.append(str(mime)[:80])
+        else:
+            kept[mime] = read(value)
+    if dropped and set(kept) <= {"text/plain"}:
+        note = f"[{', '.join(sorted(dropped))} may not leave the sandbox]"
+        kept["text/plain"] = f"{kept.get('text/plain', '')}\n{note}".strip()
+    kept.setdefault("text/plain", "<display>")
+    return kept
+
+
+def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON]:
+    """Keep of the metadata how large a picture is to be shown."""
+    metadata = _dict(fields.get("metadata", {}))
+    sizes: dict[str, JSON] = {}
+    for mime in data.keys() & _READERS.keys():
+        asked = metadata.get(mime)
+        size = {
+            side: value
+            for side, value in (asked.items() if isinstance(asked, dict) else ())
+            if side in ("width", "height") and isinstance(value, int | float)
+        }
+        if size:
+            sizes[mime] = size
+    return sizes
+
+
+def _html(value: object) -> str:
+    """Rebuild HTML from allowed tags and attributes alone."""
+    import nh3
+
+    return _TEX.sub(
+        r"\\ \1",
+        nh3.clean(
+            _text(value),
+            tags=_TAGS,
+            clean_content_tags={"script", "style"},
+            attributes=_ATTRIBUTES,
+            attribute_filter=_attribute,
+            filter_style_properties=_STYLES,
+            url_schemes={"data"},
+            link_rel=None,
+        ),
+    )
+
+
+def _attribute(tag: str, name: str, value: str) -> str | None:
+    """Let a picture come from nowhere but the page, and a class be pandas' own."""
+    if name == "src":
+        return value if value.startswith(_PICTURES) else None
+    if name == "class":
+        return value if value == "dataframe" else None
+    if name == "style":
+        return None if re.search(r"url|image|expression|@|\\", value, re.IGNORECASE) else value
+    return value
+
+
+def _picture(value: object) -> str:
+    text = _text(value)
+    if re.fullmatch(r"[A-Za-z0-9+/=\s]*", text) is None:
+        raise ValueError("a picture that is not base64")
+    return text
+
+
+def _json(value: object, depth: int = 0) -> JSON:
+    if depth > MOST_DEPTH:
+        raise ValueError(f"JSON nested deeper than {MOST_DEPTH}")
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return _text(value)
+        case list():
+            return [_json(item, depth + 1) for item in value]
+        case dict():
+            return {_text(key): _json(item, depth + 1) for key, item in value.items()}
+    raise ValueError(f"{type(value).__name__} where JSON belongs")
+
+
+def _latex(value: object) -> str:
+    return _TEX.sub(r"\\ \1", _text(value))
+
+
+_INERT_HTML = re.compile(r"<(?=[A-Za-z/!?])")
+_CODE = re.compile(r"(?ms)^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?P<t>`+).+?(?P=t)")
+
+
+def clean_markdown(text: str) -> str:
+    """Take from Markdown what makes a browser fetch or run: images, raw HTML, TeX with styles.
+
+    They stay as text that can be read. Code is left as it is.
+    """
+    pieces, end = [], 0
+    for code in _CODE.finditer(text):
+        pieces += [_inert(text[end : code.start()]), code[0]]
+        end = code.end()
+    return printable("".join([*pieces, _inert(text[end:])]))
+
+
+def _inert(text: str) -> str:
+    text = text.replace("![", "!\\[")
+    return _TEX.sub(r"\\ \1", _INERT_HTML.sub("&lt;", text))
+
+
+def _markdown(value: object) -> str:
+    return clean_markdown(_text(value))
+
+
+_READERS: dict[str, Callable[[object], JSON]] = {
+    "text/plain": _text,
+    "text/html": _html,
+    "text/markdown": _markdown,
+    "text/latex": _latex,
+    "image/png": _picture,
+    "image/jpeg": _picture,
+    "image/gif": _picture,
+    "application/json": functools.partial(_json, depth=0),
+}

@@ -1,0 +1,395 @@
+"""Start a kernel confined: by bubblewrap where it works, else by Landlock and seccomp, else not.
+
+Both tiers run the same launcher (`jupyter_agent.sandbox.__main__`) and hand it the same plan. The
+host binds the kernel's sockets and passes them as listening descriptors, so no folder is shared
+for them and nothing that the guest can write is ever opened by the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import json
+import os
+import shutil
+import site
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning import LocalProvisioner
+from traitlets import Enum, List, Unicode
+
+import jupyter_agent
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox import files, lockdown
+
+__all__ = ["SandboxProvisioner", "check_bubblewrap", "check_landlock"]
+
+CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
+HOME = "/home/agent"
+TMPFS_BYTES = {"/tmp": 256 << 20, "/dev/shm": 64 << 20, HOME: 1 << 30}  # noqa: S108
+# What a program needs of the system's own files; /etc is never shared as a whole.
+SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
+ETC = (
+    "alternatives fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime matplotlibrc "
+    "mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
+).split()
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/ptmx", "/dev/pts", "/dev/tty")
+ENVIRONMENT = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
+REMEDIES = (
+    "install bubblewrap (apt install bubblewrap), or run in Docker or on Linux 6.2 or newer, "
+    "or type --isolation none to run the model's code with YOUR files, keys and network"
+)
+_uids = itertools.count()
+
+
+class SandboxProvisioner(LocalProvisioner):
+    """Starts a kernel that can reach nothing but its own private folder and what is shared."""
+
+    isolation = Enum(
+        ["auto", "bubblewrap", "landlock", "none"],
+        "auto",
+        help="What confines the kernel; 'auto' takes bubblewrap, else landlock, else refuses.",
+    ).tag(config=True)
+    data = List(
+        Unicode(),
+        ["."],
+        help="Files and folders that may be read; '.' is the folder the kernel is started in.",
+    ).tag(config=True)
+
+    tier = ""  # which isolation is in force, once started
+    shares: list[files.Share]
+    reason = ""  # why nothing is shared, if so
+    run_folder: Path | None = None
+    _listeners: dict[int, socket.socket]
+    _descriptors: list[int]
+    _log = -1
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Bind the sockets, choose the tier and write the command that confines the kernel."""
+        self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
+        self.tier = choose_tier(self.isolation)
+        folder = Path(kwargs.get("cwd") or Path.cwd())
+        self.shares, self.reason = files.resolve(self.data, folder)
+        manager = self.parent
+        if self.run_folder is None:
+            root = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+            self.run_folder = Path(tempfile.mkdtemp(prefix=f"ja-{os.getpid()}-", dir=root))
+            manager.transport, manager.ip = "ipc", str(self.run_folder / "s")
+        kwargs = await super().pre_launch(**kwargs)
+        self.kernel_spec.interrupt_mode = "message"  # a signal would reach and end bubblewrap
+        self._bind_sockets()
+        match self.tier:
+            case "bubblewrap":
+                return self._in_bubblewrap(kwargs)
+            case "landlock":
+                return self._in_landlock(kwargs)
+            case _:
+                return self._unconfined(kwargs)
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Start the process with no terminal, no log and no environment of the host's."""
+        read, self_write = os.pipe()
+        os.set_blocking(self_write, False)  # a guest that fills it loses text, not time
+        os.set_blocking(read, False)
+        self._close_log()
+        self._log = read
+        kwargs.update(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self_write)
+        kwargs.setdefault("independent", True)  # no pid of ours in its environment
+        try:
+            return await super().launch_kernel(cmd, **kwargs)
+        finally:
+            for descriptor in (self_write, *self._descriptors):
+                os.close(descriptor)
+            self._descriptors = []
+
+    async def send_signal(self, signum: int) -> None:
+        """Kill where asked to end; interrupts go by message, never by signal."""
+        if signum != 2 and self.process:
+            await super().send_signal(9)
+
+    async def wait(self) -> int | None:
+        """Wait for the end of the process; notice it within 20 ms."""
+        while self.process and self.process.poll() is None:
+            await asyncio.sleep(0.02)
+        return await super().wait()
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Leave nothing behind: no process, socket, folder or descriptor."""
+        await super().cleanup(restart)
+        if not restart:
+            self._close_listeners()
+            self._close_log()
+            if self.run_folder:
+                shutil.rmtree(self.run_folder, ignore_errors=True)
+                self.run_folder = None
+
+    def last_words(self) -> str:
+        """What the process wrote on stderr, to say why it did not start."""
+        try:
+            text = os.read(self._log, 65536).decode(errors="replace")
+        except OSError:
+            return ""
+        lines = [line for line in text.splitlines() if line.strip()]
+        return lines[-1][:300] if lines else ""
+
+    # -- what both tiers need
+
+    def _bind_sockets(self) -> None:
+        """Bind and listen here, so that no folder needs to be shared for sockets."""
+        self._close_listeners()
+        for channel in CHANNELS:
+            port = int(self.connection_info[f"{channel}_port"])  # type: ignore[literal-required]
+            path = Path(f"{self.connection_info['ip']}-{port}")
+            path.unlink(missing_ok=True)  # a restart binds anew
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            listener.listen(64)
+            listener.set_inheritable(True)
+            self._listeners[port] = listener
+
+    def _plan(self, folder: str, uid: int, landlock: dict[str, list[str]] | None) -> str:
+        """Pass the launcher its plan; return the descriptor it is to read."""
+        connection = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in self.connection_info.items()
+        }
+        plan = {
+            "folder": folder,
+            "uid": uid,
+            "landlock": landlock,
+            "connection": connection,
+            "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
+            "shares": [(share.name, str(share.path), not share.name) for share in self.shares],
+        }
+        return str(self._in_memory(json.dumps(plan)))
+
+    def _in_memory(self, text: str) -> int:
+        descriptor = os.memfd_create("jupyter-agent")
+        os.write(descriptor, text.encode())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.set_inheritable(descriptor, True)
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def _launch(self, kwargs: dict[str, Any], cmd: list[str], **more: Any) -> dict[str, Any]:
+        sockets = [listener.fileno() for listener in self._listeners.values()]
+        return kwargs | {"cmd": cmd, "pass_fds": (*sockets, *self._descriptors)} | more
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+    def _close_log(self) -> None:
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
+
+    # -- the tiers
+
+    def _in_bubblewrap(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        uid = unique_uid()
+        environment = guest_environment(f"{HOME}/tmp", HOME)
+        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{HOME}:/bin/sh\n"
+        bindings = [
+            *("--ro-bind-data", str(self._in_memory(passwd)), "/etc/passwd"),
+            *("--ro-bind-data", str(self._in_memory(f"agent:x:{uid or 1000}:\n")), "/etc/group"),
+            *_read_only([str(share.path) for share in self.shares]),
+            *_masked([path for share in self.shares for path in share.hidden]),
+            *("--perms", "0777", "--dir", f"{HOME}/work"),
+            *("--perms", "0777", "--dir", f"{HOME}/tmp"),
+            *("--remount-ro", "/"),
+        ]
+        for name, value in environment.items():
+            bindings += ["--setenv", name, value]
+        plan = self._plan(f"{HOME}/work", uid, None)
+        cmd = [*bubblewrap_command(uid), *bindings, "--", *launcher(), plan]
+        return self._launch(kwargs, cmd, env={"PATH": "/usr/bin:/bin"}, cwd="/")
+
+    def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        uid = unique_uid()
+        assert self.run_folder is not None
+        private = self.run_folder / "home"
+        shutil.rmtree(private, ignore_errors=True)
+        for folder in (private, private / "work", private / "tmp"):
+            folder.mkdir(mode=0o700)
+            if uid:
+                os.chown(folder, uid, uid)
+        if uid:
+            self.run_folder.chmod(0o711)
+        etc = [f"/etc/{name}" for name in [*ETC, "passwd", "group"]]
+        proc = ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/urandom"]
+        visible = [str(path) for share in self.shares for path in share.visible()]
+        rules = {
+            "read": [*SYSTEM, "/usr", *etc, *proc, *interpreter_paths(), *visible],
+            "listed": [str(share.path) for share in self.shares if share.path.is_dir()],
+            "write": [str(private), *DEVICES],
+        }
+        plan = self._plan(f"{private}/work", uid, rules)
+        environment = guest_environment(f"{private}/tmp", str(private))
+        return self._launch(kwargs, [*launcher(), plan], env=environment, cwd="/")
+
+    def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Run as the user: for who typed it, and named in every run's header."""
+        sockets = {port: listener for port, listener in self._listeners.items()}
+        for listener in sockets.values():
+            listener.close()  # an ordinary kernel binds its own
+        for path in self.run_folder.glob("s-*") if self.run_folder else ():
+            path.unlink()
+        self._listeners.clear()
+        cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", self.parent.connection_file]
+        return kwargs | {"cmd": cmd}
+
+
+# -- choosing a tier
+
+
+def choose_tier(isolation: str) -> str:
+    """Say which tier to use.
+
+    Raises
+    ------
+    SandboxError
+        The tier asked for, or with ``"auto"`` any tier, cannot work here.
+    """
+    if isolation == "none":
+        return "none"
+    checks = {"bubblewrap": check_bubblewrap, "landlock": check_landlock}
+    wanted = checks if isolation == "auto" else {isolation: checks[isolation]}
+    problems = {}
+    for tier, check in wanted.items():
+        problems[tier] = check()
+        if not problems[tier]:
+            return tier
+    why = "; ".join(f"{tier}: {problem}" for tier, problem in problems.items())
+    raise SandboxError(f"no sandbox can start here ({why}); {REMEDIES}")
+
+
+def check_bubblewrap() -> str:
+    """Try bubblewrap with the very options a sandbox uses; return what is wrong, or nothing."""
+    path = shutil.which("bwrap")
+    return _try_bubblewrap(path) if path else "not installed"
+
+
+@functools.lru_cache(maxsize=8)
+def _try_bubblewrap(path: str) -> str:
+    command = [path, *bubblewrap_command(unique_uid())[1:], "--remount-ro", "/", "--", "true"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    lines = done.stderr.strip().splitlines()
+    return (lines[-1] if lines else f"exit code {done.returncode}") if done.returncode else ""
+
+
+def check_landlock() -> str:
+    """Return why Landlock and seccomp cannot confine a kernel here, or nothing."""
+    if not sys.platform.startswith("linux"):
+        return f"needs Linux, not {sys.platform}"
+    if not lockdown.seccomp_available():
+        return "no seccomp filter for this processor"
+    abi = lockdown.landlock_abi()
+    if abi < lockdown.LEAST_ABI:
+        return f"this kernel has Landlock ABI {abi}, at least {lockdown.LEAST_ABI} is needed"
+    return ""
+
+
+# -- pieces of a command
+
+
+def launcher() -> list[str]:
+    """Start Python so that no module beside the user's files can stand in for one of ours."""
+    return [sys.executable, "-P", "-m", "jupyter_agent.sandbox"]
+
+
+def unique_uid() -> int:
+    """For root, a user id that nothing else runs as; 0 for an ordinary user, who needs none."""
+    if os.geteuid() != 0:
+        return 0
+    return 0x70000000 + (os.getpid() % 0x100000) * 0x80 + next(_uids) % 0x80
+
+
+def guest_environment(temporary: str, home: str) -> dict[str, str]:
+    """Write the whole environment of the guest: language and paths, nothing else of the host's."""
+    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    path = [f"{sys.prefix}/bin", f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
+    return kept | {
+        "HOME": home,
+        "LOGNAME": "agent",
+        "PATH": os.pathsep.join(dict.fromkeys(path)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": temporary,
+        "USER": "agent",
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def interpreter_paths() -> list[str]:
+    """Every path this interpreter needs to start and to import what its environment holds."""
+    roots = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent.parent]
+    if site.ENABLE_USER_SITE:
+        roots.append(Path(site.getusersitepackages()))
+    roots += map(Path, site.getsitepackages())
+    found = {root for path in roots for root in (path.absolute(), path.resolve()) if root.is_dir()}
+    found.add(Path(jupyter_agent.__file__).parent)
+    return sorted(str(path) for path in found if not any(p in found for p in path.parents))
+
+
+def bubblewrap_command(uid: int) -> list[str]:
+    """Write all of the command that does not depend on what is shared."""
+    command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
+    command += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
+    command += ["--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
+    if uid:  # root of the host stays root in a user namespace: use a real, powerless user instead
+        for capability in ("SETUID", "SETGID", "DAC_READ_SEARCH"):
+            command += ["--cap-add", f"CAP_{capability}"]
+    else:
+        command += ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
+    command += ["--ro-bind", "/usr", "/usr"]
+    for path in map(Path, SYSTEM):
+        if path.is_symlink():
+            command += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            command += ["--ro-bind", str(path), str(path)]
+    command += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl"]
+    for name in ETC:
+        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    for path, size in TMPFS_BYTES.items():
+        command += ["--perms", "1777", "--size", str(size), "--tmpfs", str(path)]
+    command += ["--remount-ro", "/dev"]
+    return command + _read_only([path for path in interpreter_paths() if not _below_usr(path)])
+
+
+def _below_usr(path: str) -> bool:
+    return Path(path).is_relative_to("/usr")
+
+
+def _read_only(paths: list[str]) -> list[str]:
+    """Bind paths read-only; bubblewrap makes missing parents 0700, so they are made here."""
+    command = []
+    for path in paths:
+        for parent in reversed(Path(path).parents[:-1]):
+            command += ["--perms", "0755", "--dir", str(parent)]
+        command += ["--ro-bind", path, path]
+    return command
+
+
+def _masked(paths: list[Path]) -> list[str]:
+    """Cover paths by empty files and folders."""
+    command = []
+    for path in paths:
+        if path.is_symlink():
+            continue  # it leads to nothing in here
+        if path.is_dir():
+            command += ["--perms", "0000", "--tmpfs", str(path), "--remount-ro", str(path)]
+        else:
+            command += ["--ro-bind", "/dev/null", str(path)]
+    return command

@@ -1,0 +1,154 @@
+"""What lives on between runs: one sandbox, one transcript. The only thing a door holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+from traitlets import Unicode
+from traitlets.config import LoggingConfigurable
+
+from jupyter_agent.agent import Agent
+from jupyter_agent.errors import UsageError
+from jupyter_agent.models import choose_model, load_model
+from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.transcript import KEY, Change, Transcript
+
+__all__ = ["Session"]
+
+
+class Session(LoggingConfigurable):
+    """A sandbox and a transcript, and the runs that use them.
+
+    Parameters
+    ----------
+    folder
+        Where relative paths start: the notebook's folder, or where the command was typed.
+    """
+
+    model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
+
+    def __init__(self, folder: Path | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.folder = folder or Path.cwd()
+        self.transcript = Transcript()
+        self.sandbox = self._new_sandbox(None)
+
+    async def run(
+        self,
+        task: str,
+        *,
+        model: str = "",
+        max_steps: int | None = None,
+        data: list[str] | None = None,
+        save: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Change, None]:
+        """Carry a task to its answer; yield every change of the transcript on the way.
+
+        Parameters
+        ----------
+        data
+            Paths that the sandbox may read; ``["none"]`` for none; None keeps what is shared.
+        save
+            Where to save the run, after every cell; a saved run that is there is gone on with.
+        timeout
+            Seconds.
+
+        Raises
+        ------
+        UsageError
+            Something asked for cannot be done: nothing was started or spent.
+        """
+        if not task.strip():
+            raise UsageError("the task is empty; say what is to be done")
+        chosen = load_model(choose_model(model or self.model))
+        self._save_to(save)
+        await self._share(data)
+        fresh = not self.sandbox.alive
+        await self.sandbox.start()
+        limits: dict[str, Any] = {"max_steps": max_steps, "max_seconds": timeout}
+        limits = {name: value for name, value in limits.items() if value is not None}
+        agent = Agent(chosen, self.sandbox, self.transcript, parent=self, **limits)
+        note = self._note(fresh)
+        async with aclosing(agent.run(task, note=note)) as changes:
+            async for change in changes:
+                if change.cell.metadata[KEY]["role"] == "task":
+                    facts = {"model": chosen.name, "sandbox": self.sandbox.describe()}
+                    change.cell.metadata[KEY].update(facts)
+                yield change
+
+    async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
+        """Run the user's own code in the sandbox and yield its outputs."""
+        async with aclosing(self.sandbox.execute(code)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def reset(self) -> None:
+        """Forget the transcript and end the sandbox; the next run starts afresh."""
+        await self.sandbox.close()
+        self.transcript = Transcript()
+        self.sandbox = self._new_sandbox(None)
+
+    async def close(self) -> None:
+        """End the sandbox and leave nothing behind."""
+        await self.sandbox.close()
+
+    def status(self) -> dict[str, str]:
+        """Say in a few words each how things stand."""
+        try:
+            model = choose_model(self.model)
+        except UsageError as error:
+            model = str(error)
+        sandbox = self.sandbox.describe() if self.sandbox.alive else "starts with the next run"
+        runs = sum(c.metadata.get(KEY, {}).get("role") == "task" for c in self.transcript.cells)
+        path = self.transcript.path
+        return {
+            "model": model,
+            "sandbox": sandbox,
+            "folder": str(self.folder),
+            "runs": f"{runs}, {len(self.transcript.cells)} cells",
+            "tokens": f"{self.transcript.usage.total:,}",
+            "saved": str(path) if path else "no; --save PATH does it",
+        }
+
+    def _new_sandbox(self, data: list[str] | None) -> Sandbox:
+        return Sandbox(self.folder, data=data, parent=self)
+
+    def _save_to(self, save: str | None) -> None:
+        """Save this session's runs at a path from now on."""
+        path = (self.folder / Path(save).expanduser()).absolute() if save else None
+        if path is None or path == self.transcript.path:
+            return
+        transcript = Transcript.open(path)
+        if self.transcript.cells and transcript.cells:
+            raise UsageError(
+                f"{str(path)!r} holds another run, and this session has runs of its own; "
+                "name another file, or forget them with %agent reset"
+            )
+        if transcript.cells:
+            self.transcript = transcript
+        self.transcript.path = path
+
+    async def _share(self, data: list[str] | None) -> None:
+        """Let the sandbox read these paths; other ones than before need a new sandbox."""
+        if data is None:
+            return
+        wanted = [] if data == ["none"] else data
+        files.resolve(wanted, self.folder)
+        if wanted != self.sandbox.data:
+            await self.sandbox.close()
+            self.sandbox = self._new_sandbox(wanted)
+
+    def _note(self, fresh: bool) -> str:
+        """Write what the model is told after the task."""
+        notes = []
+        if names := files.listing(self.sandbox.shares):
+            notes.append(f"Files you can read here: {names}")
+        if fresh and any(cell.cell_type == "code" for cell in self.transcript.cells):
+            notes.append("The kernel is new: variables and files of earlier cells are gone.")
+        return "\n".join(notes)

@@ -1,0 +1,128 @@
+"""Show a run as plain text, as it happens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from nbformat import NotebookNode
+
+from jupyter_agent.transcript import ANSI, KEY, Change
+
+__all__ = ["TerminalView"]
+
+
+class TerminalView:
+    """Writes prose and code while they stream in, outputs as they come, the answer last.
+
+    Parameters
+    ----------
+    out
+        Where the steps and the answer go.
+    notes
+        Where the header and the sum go, so that ``out`` ends with the answer.
+    quiet
+        Show nothing but the answer.
+    """
+
+    def __init__(
+        self, out: TextIO | None = None, notes: TextIO | None = None, *, quiet: bool = False
+    ) -> None:
+        self._out = out or sys.stdout
+        self._notes = notes or sys.stderr
+        self._quiet = quiet
+        self._coloured = self._out.isatty()
+        self._started = time.monotonic()
+        self._sources: dict[str, str] = {}
+        self._outputs: dict[str, list[Any]] = {}
+        self._fresh = True  # whether the cursor stands at the start of a line
+        self._answer = ""
+        self._steps = 0
+
+    def __call__(self, change: Change) -> None:
+        """Show a change."""
+        facts, cell = change.cell.metadata[KEY], change.cell
+        self._steps = max(self._steps, facts.get("step", 0))
+        self._answer = cell.source if change.done and facts["role"] == "prose" else ""
+        if self._quiet:
+            return
+        match facts["role"]:
+            case "task":
+                self._note(f"{facts['model']} in {facts['sandbox']}")
+            case "prose":
+                self._grow(cell, "")
+                if change.done:
+                    self._end_line()
+            case "code":
+                self._code(cell, done=change.done or facts.get("running", False))
+
+    def finish(self, state: str) -> None:
+        """Say how the run ended."""
+        if self._quiet:
+            if self._answer and state == "done":
+                self._write(self._answer + "\n")
+            return
+        self._end_line()
+        seconds = time.monotonic() - self._started
+        plural = "s" * (self._steps != 1)
+        self._note(f"{state} after {self._steps} step{plural} and {seconds:.0f} s")
+
+    def outputs(self, cell_id: str, outputs: list[NotebookNode]) -> None:
+        """Show what is new of a cell's outputs."""
+        seen = self._outputs.setdefault(cell_id, [])
+        for index, output in enumerate(outputs):
+            text = _plain(output) if self._coloured else ANSI.sub("", _plain(output))
+            before = seen[index] if index < len(seen) else None
+            if before is None:
+                seen.append(text)
+                if output.output_type != "stream":
+                    self._end_line()
+                self._write(text)
+            elif text != before:
+                seen[index] = text
+                self._write(text[len(before) :] if text.startswith(before) else text)
+
+    def _code(self, cell: NotebookNode, *, done: bool) -> None:
+        if cell.id not in self._sources:
+            self._end_line()
+        complete = cell.source if done else cell.source[: cell.source.rfind("\n") + 1]
+        self._grow(cell, "    ", upto=len(complete))
+        if done and cell.source:
+            self._end_line()
+        self.outputs(cell.id, cell.outputs)
+
+    def _grow(self, cell: NotebookNode, indent: str, upto: int | None = None) -> None:
+        """Write what was added to a cell's source."""
+        before, now = self._sources.get(cell.id, ""), cell.source[:upto]
+        if not now.startswith(before):  # taken back, or written anew
+            self._end_line()
+            before = ""
+        self._sources[cell.id] = now
+        for line in now[len(before) :].splitlines(keepends=True):
+            self._write(indent * self._fresh + line)
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._out.write(text)
+            self._out.flush()
+            self._fresh = text.endswith("\n")
+
+    def _end_line(self) -> None:
+        if not self._fresh:
+            self._write("\n")
+
+    def _note(self, text: str) -> None:
+        self._notes.write(f"[agent] {text}\n")
+        self._notes.flush()
+
+
+def _plain(output: NotebookNode) -> str:
+    match output.output_type:
+        case "stream":
+            text: str = output.text
+            return text
+        case "error":
+            return "\n".join(output.traceback) + "\n"
+        case _:
+            return f"{output.data.get('text/plain', '')}\n"

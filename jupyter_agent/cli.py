@@ -16,7 +16,7 @@ from traitlets.config import Config
 
 from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, UsageError
-from jupyter_agent.options import RUN_OPTIONS
+from jupyter_agent.options import add_run_options
 
 __all__ = ["main"]
 
@@ -66,8 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--Agent.token_budget=100000.",
     )
     run.add_argument("task", help="what is to be done, in quotes")
-    for flags, settings in RUN_OPTIONS:
-        run.add_argument(*flags, **settings)
+    add_run_options(run)
     run.add_argument(
         "-o",
         "--output",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["RUN_OPTIONS"]
+__all__ = ["RUN_OPTIONS", "add_run_options"]
 
 
 def _count(text: str) -> int:
@@ -53,3 +53,9 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     ),
     (("-q", "--quiet"), {"action": "store_true", "help": "show nothing but the answer"}),
 ]
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the flags of a run."""
+    for flags, settings in RUN_OPTIONS:
+        parser.add_argument(*flags, **settings)

@@ -68,6 +68,10 @@ class Model(Protocol):
 
     name: str
 
+    async def check(self) -> None:
+        """Raise `UsageError` if it is plain already that no reply will come; spend nothing."""
+        ...
+
     def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Yield the reply to ``messages`` piece by piece."""
         ...

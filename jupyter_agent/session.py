@@ -68,6 +68,7 @@ class Session(LoggingConfigurable):
             raise UsageError("the task is empty; say what is to be done")
         chosen = load_model(choose_model(model or self.model))
         self._save_to(save)
+        await chosen.check()
         await self._share(data)
         fresh = not self.sandbox.alive
         await self.sandbox.start()
@@ -102,8 +103,8 @@ class Session(LoggingConfigurable):
         """Say in a few words each how things stand."""
         try:
             model = choose_model(self.model)
-        except UsageError as error:
-            model = str(error)
+        except UsageError:
+            model = "none by default; name one with -m or JUPYTER_AGENT_MODEL"
         sandbox = self.sandbox.describe() if self.sandbox.alive else "starts with the next run"
         runs = sum(c.metadata.get(KEY, {}).get("role") == "task" for c in self.transcript.cells)
         path = self.transcript.path

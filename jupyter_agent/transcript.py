@@ -291,10 +291,17 @@ def _text_of(output: NotebookNode) -> str:
         case "stream":
             text = output.text
         case "error":
-            text = "\n".join(output.traceback) or f"{output.ename}: {output.evalue}"
+            text = _brief(output.traceback) or f"{output.ename}: {output.evalue}"
         case _:
             text = output.data.get("text/plain", "")
     return _OVERWRITTEN.sub("", ANSI.sub("", text))
+
+
+def _brief(traceback: list[str]) -> str:
+    """Keep of a traceback the frames of the user's cells; those of libraries teach little."""
+    frames = [ANSI.sub("", frame) for frame in traceback]
+    kept = [f for f in frames[:-1] if not re.match(r"File (?!.*<ipython-input)", f)]
+    return "\n".join([*kept, *frames[-1:]])
 
 
 def _cut(text: str) -> str:

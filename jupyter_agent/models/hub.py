@@ -6,12 +6,14 @@ connection, so that the server stops generating.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from jupyter_agent.errors import AgentError, ModelError, UsageError
 from jupyter_agent.protocol import Delta, Message, Usage
@@ -92,6 +94,29 @@ class HubModel:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"  # never the key
 
+    async def check(self) -> None:
+        """See that a server listens at the URL; the Hub and what goes by a proxy is not tried.
+
+        Raises
+        ------
+        UsageError
+            Nobody listens there.
+        """
+        parts = urlsplit(self._url or "")
+        if not parts.hostname or parts.scheme in getproxies():
+            return
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(10):
+                _, writer = await asyncio.open_connection(parts.hostname, port)
+        except (OSError, TimeoutError) as error:
+            reason = getattr(error, "strerror", None) or "no answer within 10 s"
+            raise UsageError(
+                f"no server answers at {parts.scheme}://{parts.netloc} ({reason}); "
+                "is it running, and is the address right?"
+            ) from None
+        writer.close()
+
     async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Yield the reply; a stream that ends without its end mark raises `ModelError`."""
         from huggingface_hub import AsyncInferenceClient
@@ -100,7 +125,7 @@ class HubModel:
         try:
             async with AsyncInferenceClient(base_url=self._url, api_key=self._key) as client:
                 chunks: AsyncIterable[Any] = await client.chat_completion(
-                    list(messages), model=self._request_model(), stream=True
+                    list(messages), model=self._model, stream=True
                 )
                 async with aclosing(chunks):  # type: ignore[type-var]  # it is a generator
                     async for chunk in chunks:
@@ -116,9 +141,6 @@ class HubModel:
             raise ModelError(f"{self.name}: {await _explain(error)}") from error
         if not finished:
             raise ModelError(f"{self.name} broke off in the middle of its reply; try again")
-
-    def _request_model(self) -> str:
-        return self._model
 
     def _ended(self, reason: object) -> bool:
         if reason == "length":

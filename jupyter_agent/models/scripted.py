@@ -54,6 +54,9 @@ class ScriptedModel:
             )
         return cls(replies, name=f"scripted:{path}")
 
+    async def check(self) -> None:
+        """Find nothing to check: the script was read whole."""
+
     async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Yield the next reply in pieces the size of a word."""
         if self._next >= len(self._replies):

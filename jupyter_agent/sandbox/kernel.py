@@ -217,6 +217,25 @@ class Sandbox(LoggingConfigurable):
             if waiting and self._manager:
                 await self._stop(msg_id, waiting)
 
+    async def ask(self, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Send a request such as ``complete_request`` and return the content of its reply.
+
+        Not while code runs: the kernel would answer only afterwards.
+        """
+        await self._settled()
+        await self.start()
+        assert self._client
+        request = self._client.session.msg(kind, content)
+        self._client.shell_channel.send(request)
+        while True:
+            source, message = await self._inbox.get()
+            if source == "died":
+                await self.close()
+                raise SandboxError("the sandbox's kernel died; the next cell starts in a new one")
+            if source == "shell" and _parent(message) == request["header"]["msg_id"]:
+                reply = message.get("content")
+                return reply if isinstance(reply, dict) else {"status": "error"}
+
     def _read(self, message: dict[str, Any], waiting: set[str]) -> NotebookNode | None:
         """Take from a message of the current cell what it says; count it if it is malformed."""
         kind, content = message.get("msg_type"), message.get("content")

@@ -74,7 +74,8 @@ class OutputView:
         match output.output_type:
             case "stream":
                 start = before if isinstance(before, int) and before <= len(output.text) else 0
-                self._outlet.stream(output.name, output.text[start:])
+                if text := output.text[start:]:
+                    self._outlet.stream(output.name, text)
                 return len(output.text)
             case "error":
                 if before is None:  # as text: an error message would mark the %%agent cell failed
@@ -110,11 +111,13 @@ class _Progress:
     estimated: bool = False
     state: str = "working"
 
+    def where(self) -> str:
+        return f"{self.model} · {self.sandbox}"
+
     def text(self) -> str:
         tokens = f"{'~' * self.estimated}{self.tokens:,} tokens"
         seconds = f"{time.monotonic() - self.started:.0f} s"
-        parts = [self.state, f"step {self.step}", tokens, seconds, self.model, self.sandbox]
-        return " · ".join(parts)
+        return " · ".join([self.state, f"step {self.step}", tokens, seconds])
 
 
 class DisplayView:
@@ -152,7 +155,7 @@ class DisplayView:
         if self._live:
             self._header(force=True)
         elif self._header_id:
-            self._publish_header(update=False)
+            self._publish_header(f"{self._header_id}-end", self._progress.text(), update=False)
 
     # -- the header
 
@@ -162,7 +165,8 @@ class DisplayView:
         if facts["role"] == "task":
             progress.model, progress.sandbox = facts["model"], facts["sandbox"]
             self._header_id = f"{change.cell.id}-header"
-            self._publish_header(update=False)
+            text = f"{progress.text()} · {progress.where()}" if self._live else progress.where()
+            self._publish_header(self._header_id, text, update=False)
         progress.step = max(progress.step, facts.get("step", 0))
         if change.done and "usage" in facts and change.cell.id in self._cells:
             usage = facts["usage"]
@@ -172,13 +176,13 @@ class DisplayView:
     def _header(self, *, force: bool) -> None:
         late = time.monotonic() - self._header_at > 1
         if self._live and self._header_id and (force or late):
-            self._publish_header(update=True)
+            text = f"{self._progress.text()} · {self._progress.where()}"
+            self._publish_header(self._header_id, text, update=True)
 
-    def _publish_header(self, *, update: bool) -> None:
+    def _publish_header(self, display_id: str, text: str, *, update: bool) -> None:
         self._header_at = time.monotonic()
-        text = self._progress.text()
         data = {"text/markdown": f"*agent: {_escape(text)}*", "text/plain": f"agent: {text}"}
-        self._outlet.display(data, {}, display_id=self._header_id, update=update)
+        self._outlet.display(data, {}, display_id=display_id, update=update)
 
     # -- cells
 
@@ -194,7 +198,8 @@ class DisplayView:
         took = f"{time.monotonic() - shown.started:.1f} s" if shown.started else ""
         label = "running" if running else took if change.done else "writing"
         source = change.cell.source
-        summary = f"<summary>step {facts.get('step', '')} · {label}</summary>"
+        title = f"step {facts.get('step', '')}" + f" · {label}" * self._live
+        summary = f"<summary>{title}</summary>"
         data = {
             "text/markdown": f"<details open>{summary}\n\n{fenced(source)}\n\n</details>",
             "text/plain": source,

@@ -1,0 +1,58 @@
+"""What tests share: folders with data, a chat server, sandboxes of both tiers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from traitlets.config import Config
+
+from jupyter_agent.sandbox.kernel import Sandbox
+
+from .servers import ChatServer
+
+ROOT = Path(__file__).parent.parent
+PENGUINS = ROOT / "notebooks" / "data" / "penguins.csv"
+TIERS = ["bubblewrap", "landlock"]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No key and no default of this machine's decides a test."""
+    for name in ("HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "JUPYTER_AGENT_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent/token")
+    home = tmp_path_factory.mktemp("config")
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(home / name.lower()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as a user has it: data, and secrets beside them."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(PENGUINS, folder)
+    (folder / ".env").write_text("OPENAI_API_KEY=sk-secret-in-a-file\n")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "numbers.txt").write_text("1 2 3\n")
+    (folder / "deep" / "server.key").write_text("sk-secret-in-a-key\n")
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    """A chat server without replies yet."""
+    server = ChatServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=TIERS)
+async def sandbox(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Sandbox]:
+    """A sandbox of each tier in turn, which reads the folder."""
+    config = Config({"SandboxProvisioner": {"isolation": request.param}})
+    async with Sandbox(folder, config=config) as sandbox:
+        yield sandbox

@@ -1,0 +1,93 @@
+"""The shape of the package: who may import whom, and how large its core may grow."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
+LAYERS = [
+    {"__init__", "errors", "protocol", "options", "bridge"},
+    {"sandbox.guest", "sandbox.lockdown"},
+    {"sandbox.__main__", "sandbox.files", "sandbox.outputs", "transcript"},
+    {"sandbox.provisioner"},
+    {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
+    {"models", "sandbox"},
+    {"agent"},
+    {"views", "views.display", "views.terminal"},
+    {"session", "doctor"},
+    {"magics", "kernel", "cli"},
+]
+CORE = {name for layer in LAYERS[:7] for name in layer if not name.startswith("models.")}
+CORE -= {"__init__", "options", "bridge"}  # these belong to the doors
+GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imported(name: str, prefix: str = "jupyter_agent") -> set[str]:
+    """Name the modules of ours that a module imports, wherever the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        match node:
+            case ast.ImportFrom(module=str(module)) if module == prefix:
+                found |= {alias.name for alias in node.names if alias.name in MODULES}
+                found |= {"__init__"} if "__version__" in {a.name for a in node.names} else set()
+            case ast.ImportFrom(module=str(module)) if module.startswith(prefix + "."):
+                inner = module.removeprefix(prefix + ".")
+                below = {f"{inner}.{alias.name}" for alias in node.names}
+                found |= (below & MODULES.keys()) or {inner}
+    return found
+
+
+def code_lines(path: Path) -> int:
+    """Count the lines that hold code: no blanks, comments or docstrings."""
+    source = path.read_text()
+    kinds = {tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING}
+    lines = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type in kinds
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines -= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(lines)
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set().union(*LAYERS) == set(MODULES)
+
+
+@pytest.mark.parametrize("layer", range(len(LAYERS)))
+def test_modules_import_only_from_layers_below(layer: int) -> None:
+    below: set[str] = set().union(*LAYERS[:layer])
+    for name in LAYERS[layer] - {"__init__"}:
+        assert imported(name) <= below, name
+
+
+def test_what_runs_in_the_sandbox_imports_nothing_of_ours_but_itself() -> None:
+    for name in GUEST:
+        assert imported(name) <= {"sandbox", *GUEST}, name
+
+
+def test_public_names_are_declared_and_sorted() -> None:
+    for name in sorted(MODULES):
+        if name in ("sandbox.__main__", "sandbox", "views", "sandbox.guest", "sandbox.lockdown"):
+            continue
+        module = importlib.import_module(f"jupyter_agent.{name}".removesuffix(".__init__"))
+        assert module.__all__ == sorted(module.__all__), name
+        assert all(hasattr(module, public) for public in module.__all__), name
+
+
+def test_the_core_can_be_read_in_an_evening() -> None:
+    sizes = {name: code_lines(MODULES[name]) for name in CORE}
+    assert sum(sizes.values()) <= 1750, sizes

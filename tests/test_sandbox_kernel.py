@@ -1,0 +1,399 @@
+"""One sandboxed kernel, real, in both tiers: outputs, borders, interrupts, death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from jupyter_agent.errors import SandboxError, UsageError
+from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+
+
+async def outputs(sandbox: Sandbox, code: str) -> list[NotebookNode]:
+    async with aclosing(sandbox.execute(code)) as found:
+        return [output async for output in found]
+
+
+async def text(sandbox: Sandbox, code: str) -> str:
+    """What code prints, or the name and value of its error."""
+    parts = [
+        output.get("text") or output.get("data", {}).get("text/plain") or output.ename
+        for output in await outputs(sandbox, code)
+    ]
+    return "".join(parts).strip()
+
+
+async def attempt(sandbox: Sandbox, code: str) -> str:
+    """What an expression gives, or the name of its error."""
+    return await text(
+        sandbox, f"try:\n    print({code})\nexcept BaseException as e:\n    print(type(e).__name__)"
+    )
+
+
+def processes_with(word: str) -> list[str]:
+    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    return [line for line in found.stdout.splitlines() if word in line]
+
+
+# -- work
+
+
+async def test_outputs_come_in_order_and_state_lives_on(sandbox: Sandbox) -> None:
+    found = await outputs(
+        sandbox,
+        "import sys\nprint('one')\nprint('two', file=sys.stderr)\ndisplay('three')\nx = 5\nx + 1",
+    )
+    kinds = [output.output_type for output in found]
+    assert kinds == ["stream", "stream", "display_data", "execute_result"]
+    assert found[-1].data["text/plain"] == "6"
+    assert sandbox.execution_count == 1
+    assert await text(sandbox, "x") == "5"
+    assert sandbox.execution_count == 2
+
+
+async def test_an_output_arrives_while_the_cell_still_runs(sandbox: Sandbox) -> None:
+    async with aclosing(sandbox.execute("print('now', flush=True)\nimport time\ntime.sleep(60)")) as found:
+        assert (await anext(found)).text == "now\n"
+
+
+async def test_an_error_is_an_output_and_what_was_printed_before_is_kept(sandbox: Sandbox) -> None:
+    found = await outputs(sandbox, "print('before')\n1/0")
+    assert [output.output_type for output in found] == ["stream", "error"]
+    assert found[1].ename == "ZeroDivisionError"
+
+
+async def test_tables_and_plots_come_out(sandbox: Sandbox) -> None:
+    table = await outputs(sandbox, "import pandas as pd\npd.read_csv('penguins.csv').head(2)")
+    assert "<table" in table[0].data["text/html"]
+    assert "<style" not in table[0].data["text/html"]
+    plot = await outputs(sandbox, "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
+    assert "image/png" in plot[-1].data
+
+
+async def test_top_level_await_and_magics_work(sandbox: Sandbox) -> None:
+    assert await text(sandbox, "import asyncio\nawait asyncio.sleep(0, 'waited')") == "'waited'"
+    assert await text(sandbox, "!echo from a shell") == "from a shell"
+
+
+async def test_input_is_an_error_not_a_hang(sandbox: Sandbox) -> None:
+    assert await text(sandbox, "input('?')") == "StdinNotImplementedError"
+
+
+# -- borders
+
+
+async def test_no_variable_of_the_hosts_environment_is_inside(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-decoy")
+    monkeypatch.setenv("SOME_SETTING", "decoy")
+    await sandbox.close()
+    inside = await text(sandbox, "import os; print(*os.environ)")
+    for name in ("OPENAI_API_KEY", "SOME_SETTING", "JPY_PARENT_PID", "XDG_RUNTIME_DIR"):
+        assert name not in inside.split()
+    environments = await text(
+        sandbox,
+        "import glob\nfor p in glob.glob('/proc/*/environ'):\n    try: print(open(p).read())\n"
+        "    except OSError as e: pass",
+    )
+    assert "decoy" not in environments
+
+
+async def test_there_is_no_network(sandbox: Sandbox, server: object) -> None:
+    port = server.model.split(":")[2].split("/")[0]  # type: ignore[attr-defined]
+    connect = f"__import__('socket').create_connection(('127.0.0.1', {port}), 2)"
+    assert await attempt(sandbox, connect) in ("ConnectionRefusedError", "OSError")
+    assert await attempt(sandbox, "__import__('socket').gethostbyname('localhost.example')") in (
+        "gaierror",
+        "OSError",
+    )
+
+
+async def test_no_socket_of_the_hosts_can_be_reached(sandbox: Sandbox, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as abstract:
+        listener.bind(str(tmp_path / "docker.sock"))
+        listener.listen()
+        abstract.bind("\0jupyter-agent-test")
+        abstract.listen()
+        for address in (str(tmp_path / "docker.sock"), "\0jupyter-agent-test"):
+            code = f"import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect({address!r})"
+            assert await text(sandbox, code) in (
+                "FileNotFoundError",
+                "ConnectionRefusedError",
+                "OSError",
+            )
+
+
+async def test_no_home_and_no_key_of_the_hosts_can_be_read(sandbox: Sandbox) -> None:
+    home = Path.home()
+    decoy = home / ".jupyter-agent-test-decoy"
+    decoy.write_text("sk-decoy")
+    try:
+        for path in (decoy, home / ".ssh", "/etc/shadow", "/root/.ssh", "/proc/1/environ"):
+            reason = await attempt(sandbox, f"open({str(path)!r}).read()")
+            assert reason in ("FileNotFoundError", "PermissionError", "IsADirectoryError"), path
+        assert "sk-decoy" not in await text(sandbox, "!cat ~/.*decoy /*/.*decoy 2>&1")
+    finally:
+        decoy.unlink()
+
+
+async def test_files_beside_the_notebook_are_read_and_never_written(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    assert "species" in await attempt(sandbox, "open('penguins.csv').readline()")
+    assert await attempt(sandbox, "open('deep/numbers.txt').read()") == "1 2 3"
+    before = (folder / "penguins.csv").stat()
+    for code in (
+        "open('penguins.csv', 'w')",
+        "open('penguins.csv', 'a')",
+        f"open({str(folder / 'new.txt')!r}, 'w')",
+        f"__import__('os').remove({str(folder / 'penguins.csv')!r})",
+        f"__import__('os').truncate({str(folder / 'penguins.csv')!r}, 0)",
+        "open('deep/new.txt', 'w')",
+    ):
+        assert await attempt(sandbox, code) in ("OSError", "PermissionError"), code
+    await text(sandbox, f"import os\nos.chmod({str(folder / 'penguins.csv')!r}, 0o777)")
+    after = (folder / "penguins.csv").stat()
+    assert (after.st_mode, after.st_size) == (before.st_mode, before.st_size)
+    assert sorted(os.listdir(folder)) == [".env", "deep", "penguins.csv"]
+
+
+async def test_new_files_land_in_the_private_folder(sandbox: Sandbox, folder: Path) -> None:
+    assert await text(sandbox, "open('mine.txt', 'w').write('x')\nopen('mine.txt').read()") == "'x'"
+    assert not (folder / "mine.txt").exists()
+    copied = "import shutil\nshutil.copy('penguins.csv', 'copy.csv')\nopen('copy.csv').readline()[:7]"
+    assert await text(sandbox, copied) == "'species'"
+
+
+async def test_a_file_that_appears_beside_the_notebook_appears_inside(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    (folder / "later.txt").write_text("later")
+    if sandbox.tier == "bubblewrap":  # the folder holds secrets, so landlock opened each file
+        assert await attempt(sandbox, "open('later.txt').read()") == "later"
+    else:
+        assert await attempt(sandbox, "open('later.txt').read()") == "PermissionError"
+
+
+async def test_what_looks_like_a_secret_is_hidden(sandbox: Sandbox, folder: Path) -> None:
+    for path in (folder / ".env", folder / "deep" / "server.key", "deep/server.key"):
+        secret = await attempt(sandbox, f"open({str(path)!r}).read()")
+        assert secret in ("PermissionError", "FileNotFoundError", ""), path
+
+
+async def test_a_link_out_of_the_folder_leads_nowhere(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.txt").write_text("outside")
+    (folder / "link.txt").symlink_to(tmp_path / "outside.txt")
+    for tier in ("bubblewrap", "landlock"):
+        config = Config({"SandboxProvisioner": {"isolation": tier}})
+        async with Sandbox(folder, config=config) as sandbox:
+            reason = await attempt(sandbox, "open('link.txt').read()")
+            assert reason in ("FileNotFoundError", "PermissionError"), tier
+
+
+async def test_a_module_beside_the_notebook_never_runs_before_the_lockdown(
+    tmp_path: Path, folder: Path
+) -> None:
+    mark = tmp_path / "escaped"
+    for name in ("json.py", "resource.py", "sitecustomize.py"):
+        (folder / name).write_text(f"open({str(mark)!r}, 'w')\n")
+    for tier in ("bubblewrap", "landlock"):
+        config = Config({"SandboxProvisioner": {"isolation": tier}})
+        async with Sandbox(folder, config=config) as sandbox:
+            await text(sandbox, "import json, resource")
+    assert not mark.exists()
+
+
+async def test_named_data_replaces_the_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("a")
+    async with Sandbox(folder, data=["deep/numbers.txt", str(tmp_path / "other")]) as sandbox:
+        assert await attempt(sandbox, "open('deep/numbers.txt').read()") == "1 2 3"
+        assert await attempt(sandbox, "open('other/a.txt').read()") == "a"
+        assert await attempt(sandbox, "open('penguins.csv').read()") == "FileNotFoundError"
+    async with Sandbox(folder, data=[]) as sandbox:
+        assert await attempt(sandbox, "__import__('os').listdir()") == "[]"
+        assert sandbox.describe().endswith("reads no files")
+
+
+@pytest.mark.parametrize("wide", ["~", "/", "/tmp"])  # noqa: S108
+async def test_a_home_folder_is_never_shared_as_a_whole(wide: str) -> None:
+    with pytest.raises(UsageError, match="name the files or folders in it"):
+        await Sandbox(data=[wide]).start()
+    async with Sandbox(Path(wide).expanduser()) as sandbox:
+        assert "reads no files (" in sandbox.describe()
+        assert await attempt(sandbox, "__import__('os').listdir()") == "[]"
+
+
+async def test_a_missing_path_is_refused_before_anything_starts(folder: Path) -> None:
+    sandbox = Sandbox(folder, data=["nothing.csv"])
+    with pytest.raises(UsageError, match=r"--data 'nothing.csv': there is no .*nothing.csv"):
+        await sandbox.start()
+    assert not sandbox.alive
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "libc.ptrace(16, 1, 0, 0)",
+        "libc.unshare(0x10000000)",
+        "libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
+        "libc.syscall(425, 8, None)",  # io_uring_setup
+        "libc.syscall(250, 0, 0)",  # keyctl
+        "libc.personality(0x0040000)",
+        "libc.socket(40, 1, 0)",  # vsock
+        "libc.socket(17, 3, 0)",  # packet
+    ],
+)
+async def test_dangerous_system_calls_are_refused(sandbox: Sandbox, call: str) -> None:
+    code = f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nprint({call})"
+    assert await text(sandbox, code) == "-1"
+
+
+async def test_no_process_of_the_hosts_can_be_signalled(sandbox: Sandbox) -> None:
+    sleeper = subprocess.Popen(["sleep", "600"])
+    try:
+        reason = await attempt(sandbox, f"__import__('os').kill({sleeper.pid}, 9)")
+        assert reason in ("ProcessLookupError", "PermissionError")
+        await attempt(sandbox, "__import__('os').kill(-1, 15)")
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+# -- interrupts and death
+
+
+@pytest.mark.parametrize(
+    "code", ["while True: pass", "import time; time.sleep(600)", "!sleep 600"]
+)
+async def test_closing_early_interrupts_and_keeps_the_variables(sandbox: Sandbox, code: str) -> None:
+    await text(sandbox, "kept = 7")
+    started = time.monotonic()
+    task = asyncio.create_task(text(sandbox, f"print('going', flush=True)\n{code}"))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - started < 10  # not a speed test: it must end at all
+    assert await text(sandbox, "kept") == "7"
+
+
+async def test_code_that_ignores_interrupts_is_killed(sandbox: Sandbox) -> None:
+    sandbox.grace = 0.3
+    stubborn = "while True:\n    try:\n        while True: pass\n    except KeyboardInterrupt: pass"
+    async with aclosing(sandbox.execute(f"print('on', flush=True)\n{stubborn}")) as found:
+        await anext(found)
+    assert await text(sandbox, "1 + 1") == "2"
+
+
+@pytest.mark.parametrize(
+    "death", ["import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)", "import ctypes; ctypes.string_at(0)"]
+)
+async def test_a_kernel_that_dies_is_an_error_output_and_the_next_cell_runs(
+    sandbox: Sandbox, death: str
+) -> None:
+    await text(sandbox, "x = 1")
+    found = await outputs(sandbox, f"print('last words', flush=True)\n{death}")
+    assert found[-1].ename == "SandboxDied"
+    assert "variables and files are gone" in found[-1].evalue
+    assert await text(sandbox, "x") == "NameError"
+
+
+async def test_nothing_is_left_when_a_sandbox_ends(folder: Path) -> None:
+    for tier in ("bubblewrap", "landlock"):
+        config = Config({"SandboxProvisioner": {"isolation": tier}})
+        async with Sandbox(folder, config=config) as sandbox:
+            provisioner = sandbox._manager and sandbox._manager.provisioner
+            assert isinstance(provisioner, SandboxProvisioner)
+            left = [provisioner.run_folder, Path(str(sandbox._manager.connection_file))]  # type: ignore[union-attr]
+            pid = provisioner.pid
+            await text(sandbox, "import os")
+        assert pid is not None
+        assert not any(path and path.exists() for path in left)
+        assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path) -> None:
+    program = """
+import asyncio, sys
+from pathlib import Path
+from traitlets.config import Config
+from jupyter_agent.sandbox.kernel import Sandbox
+async def main():
+    config = Config({"SandboxProvisioner": {"isolation": sys.argv[1]}})
+    async with Sandbox(Path(sys.argv[2]), config=config) as sandbox:
+        async for output in sandbox.execute("import os; os.system('exec sleep 98765')"):
+            pass
+        print("started", flush=True)
+asyncio.run(main())
+"""
+    for tier in ("bubblewrap", "landlock"):
+        script = program.replace("os.system('exec sleep 98765')", "print(os.getpid(), flush=True)")
+        script = script.replace("            pass", "            print('started', flush=True); await asyncio.sleep(600)")
+        host = subprocess.Popen(
+            [sys.executable, "-c", script, tier, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        assert host.stdout
+        assert host.stdout.readline() == "started\n"
+        assert processes_with(f"ja-{host.pid}-") or processes_with("jupyter_agent.sandbox")
+        host.kill()
+        host.wait()
+        host.stdout.close()
+        deadline = time.monotonic() + 20
+        while _children_of_launcher() and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        assert not _children_of_launcher(), tier
+
+
+def _children_of_launcher() -> list[str]:
+    return processes_with("-P -m jupyter_agent.sandbox")
+
+
+# -- when it cannot start
+
+
+async def test_no_tier_means_no_start_and_the_remedies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    config = Config({"SandboxProvisioner": {"isolation": "bubblewrap"}})
+    sandbox = Sandbox(folder, config=config)
+    with pytest.raises(SandboxError, match="not installed.*apt install bubblewrap") as caught:
+        await sandbox.start()
+    assert "\n" not in str(caught.value)
+    assert not sandbox.alive
+
+
+async def test_without_bubblewrap_landlock_takes_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    async with Sandbox(folder) as sandbox:
+        assert sandbox.tier == "landlock"
+
+
+async def test_no_isolation_is_only_for_who_types_it_and_is_named(folder: Path) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": "none"}})
+    async with Sandbox(folder, config=config) as sandbox:
+        assert sandbox.describe() == "NO SANDBOX: your files, keys and network"
+        assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
+    config = Config({"Sandbox": {"kernel_name": "no-such-kernel"}})
+    with pytest.raises(SandboxError, match="there is no kernelspec 'no-such-kernel'"):
+        await Sandbox(folder, config=config).start()

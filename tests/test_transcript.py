@@ -1,0 +1,219 @@
+"""The notebook as the only state: outputs, messages, saving, going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+from jupyter_agent.errors import TranscriptError, UsageError
+from jupyter_agent.transcript import MOST_CHARACTERS, Transcript
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def stream(text: str, name: str = "stdout") -> NotebookNode:
+    return new_output("stream", name=name, text=text)
+
+
+def display(text: str, display_id: str = "", **data: str) -> NotebookNode:
+    output = new_output("display_data", data={"text/plain": text, **data})
+    if display_id:
+        output.transient = NotebookNode(display_id=display_id)
+    return output
+
+
+def filled(path: Path | None = None) -> Transcript:
+    """A transcript of one run with a plot and an answer."""
+    transcript = Transcript(path)
+    transcript.add("task", "Draw {x}?", note="Files you can read here: a.csv")
+    transcript.add("prose", "I draw.", step=1)
+    cell = transcript.add("code", "plot()", step=1)
+    transcript.add_output(cell, stream("hello\n"))
+    picture: dict[str, Any] = {"image/png": PIXEL}
+    transcript.add_output(cell, display("<Figure>", **picture))
+    transcript.finish(cell)
+    transcript.add("prose", "Drawn.", step=2)
+    return transcript
+
+
+def test_messages_hold_the_task_as_typed_and_the_plot_as_an_image() -> None:
+    task, reply, output, answer = filled().messages()
+    assert task["content"] == "Draw {x}?\n\nFiles you can read here: a.csv"
+    assert reply["content"] == "I draw.\n\n```python\nplot()\n```"
+    text, picture = output["content"]
+    assert text == {"type": "text", "text": "Output:\nhello\n<Figure>"}
+    assert picture["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"  # type: ignore[index]
+    assert answer == {"role": "assistant", "content": "Drawn."}
+
+
+def test_a_saved_transcript_loads_to_the_same_messages(tmp_path: Path) -> None:
+    transcript = filled(tmp_path / "run.ipynb")
+    transcript.save()
+    assert transcript.path
+    nbformat.validate(nbformat.read(transcript.path, as_version=4))
+    again = Transcript.open(transcript.path)
+    assert json.dumps(again.messages()) == json.dumps(transcript.messages())
+
+
+def test_neighbouring_outputs_of_one_stream_are_joined() -> None:
+    transcript = Transcript()
+    cell = transcript.add("code", "x")
+    for output in (stream("a"), stream("b"), stream("c", "stderr"), stream("d")):
+        transcript.add_output(cell, output)
+    assert [o.text for o in cell.outputs] == ["ab", "c", "d"]
+
+
+def test_an_update_changes_the_display_wherever_it_stands() -> None:
+    transcript = Transcript()
+    first, second = transcript.add("code", "x"), transcript.add("code", "y")
+    transcript.add_output(first, display("old", "one"))
+    update = display("new", "one")
+    update.output_type = "update_display_data"
+    transcript.add_output(second, update)
+    assert first.outputs[0].data["text/plain"] == "new"
+    assert second.outputs == []
+
+
+def test_clear_output_clears_at_once_or_with_the_next_output() -> None:
+    transcript = Transcript()
+    cell = transcript.add("code", "x")
+    transcript.add_output(cell, stream("a"))
+    transcript.add_output(cell, NotebookNode(output_type="clear_output", wait=True))
+    assert len(cell.outputs) == 1
+    transcript.add_output(cell, stream("b"))
+    assert [o.text for o in cell.outputs] == ["b"]
+    transcript.add_output(cell, NotebookNode(output_type="clear_output", wait=False))
+    assert cell.outputs == []
+
+
+def test_long_outputs_are_cut_once_when_recorded() -> None:
+    transcript = Transcript()
+    cell = transcript.add("code", "x")
+    transcript.add_output(cell, stream("a" * MOST_CHARACTERS + "\n" + "b" * MOST_CHARACTERS))
+    transcript.finish(cell)
+    shown = transcript.messages()[-1]["content"]
+    assert isinstance(shown, str)
+    assert len(shown) < MOST_CHARACTERS + 100
+    assert shown.startswith("Output:\naaa")
+    assert shown.endswith("bbb")
+    assert "20,001 characters left out" in shown
+    assert len(cell.outputs[0].text) == 2 * MOST_CHARACTERS + 1
+
+
+def test_the_model_reads_no_colours_no_overdrawn_progress_and_no_library_frames() -> None:
+    transcript = Transcript()
+    cell = transcript.add("code", "x")
+    transcript.add_output(cell, stream("10%\r50%\r100%\ndone\n"))
+    frames = [
+        "\x1b[31m-----\x1b[39m",
+        "KeyError Traceback",
+        "Cell In[1], line 1\n----> 1 x",
+        "File /usr/lib/pandas/core.py:7, in f()\n   7 raise KeyError",
+        "\x1b[31mKeyError\x1b[39m: 'x'",
+    ]
+    error = new_output("error", ename="KeyError", evalue="'x'", traceback=frames)
+    transcript.add_output(cell, error)
+    transcript.finish(cell)
+    expected = "Output:\n100%\ndone\n-----\nKeyError Traceback\nCell In[1], line 1\n----> 1 x\n"
+    assert transcript.messages()[-1]["content"] == expected + "KeyError: 'x'"
+    assert len(cell.outputs[1].traceback) == 5
+
+
+def test_an_edited_cell_is_what_the_model_reads_next() -> None:
+    transcript = filled()
+    transcript.cells[2].source = "plot(2)"
+    assert "plot(2)" in str(transcript.messages()[1]["content"])
+
+
+def test_a_users_own_markdown_joins_the_message_before_it() -> None:
+    transcript = filled()
+    transcript.cells.insert(1, nbformat.v4.new_markdown_cell("In blue."))
+    assert str(transcript.messages()[0]["content"]).endswith("a.csv\n\nIn blue.")
+
+
+def test_saving_never_leaves_half_a_file(tmp_path: Path) -> None:
+    transcript = filled(tmp_path / "run.ipynb")
+    transcript.save()
+    before = (tmp_path / "run.ipynb").read_bytes()
+    transcript.cells[0].metadata["bad"] = object()
+    with pytest.raises(TypeError):
+        transcript.save()
+    assert (tmp_path / "run.ipynb").read_bytes() == before
+    assert os.listdir(tmp_path) == ["run.ipynb"]
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    transcript = filled(tmp_path / "gone" / "run.ipynb")
+    with pytest.raises(TranscriptError, match="cannot save .*run.ipynb.*No such file"):
+        transcript.save()
+
+
+def test_a_full_disk_keeps_the_notebook_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    transcript = filled(path)
+    transcript.save()
+    before = path.read_bytes()
+    transcript.add("prose", "x" * 100_000)
+    import resource
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))  # as a full disk does: EFBIG
+    try:
+        with pytest.raises(TranscriptError, match="File too large"):
+            transcript.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["run.ipynb"]
+
+
+def test_the_saved_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    transcript = filled(path)
+    transcript.save()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
+    path.chmod(0o640)
+    transcript.save()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{not json", "is not a notebook"),
+        ("", "is not a notebook"),
+        ('{"nbformat": 4}', "is not a notebook"),
+        ("[]", "is not a notebook"),
+        ('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "not a saved run"),
+    ],
+)
+def test_what_is_not_a_saved_run_is_left_as_it_is(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    path = tmp_path / "run.ipynb"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=reason) as caught:
+        Transcript.open(path)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == content
+
+
+def test_a_file_in_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        Transcript.open(tmp_path / "gone" / "run.ipynb")
+    with pytest.raises(UsageError, match="that is a folder"):
+        Transcript.open(tmp_path)

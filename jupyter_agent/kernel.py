@@ -73,7 +73,7 @@ class AgentKernel(Kernel):
     # -- requests
 
     async def do_execute(
-        self, code: str, silent: bool, *args: Any, **kwargs: Any
+        self, code: str, silent: bool, *_args: Any, **_kwargs: Any
     ) -> dict[str, Any]:
         """Run a cell (message spec: execute_request)."""
         first, _, body = code.partition("\n")
@@ -164,7 +164,7 @@ class AgentKernel(Kernel):
         return await self._ask("complete_request", code=code, cursor_pos=cursor_pos)
 
     async def do_inspect(
-        self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Any = ()
+        self, code: str, cursor_pos: int, detail_level: int = 0, *_: Any, **__: Any
     ) -> dict[str, Any]:
         """Inspect in the sandbox."""
         return await self._ask(

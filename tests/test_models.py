@@ -22,7 +22,7 @@ def test_the_model_asked_for_wins_then_the_environment_then_the_hub(
 
 
 def test_without_any_model_the_ways_to_get_one_are_named() -> None:
-    with pytest.raises(UsageError, match="-m MODEL.*JUPYTER_AGENT_MODEL.*hf:.*openai:.*local"):
+    with pytest.raises(UsageError, match=r"-m MODEL.*JUPYTER_AGENT_MODEL.*hf:.*openai:.*local"):
         choose_model()
 
 

@@ -103,7 +103,9 @@ async def test_breaking_off_stops_the_servers_generation(server: ChatServer) -> 
 
 
 async def test_a_refused_connection_is_found_before_the_run() -> None:
-    with pytest.raises(UsageError, match=r"no server answers at http://127.0.0.1:9 .*is it running"):
+    with pytest.raises(
+        UsageError, match=r"no server answers at http://127.0.0.1:9 .*is it running"
+    ):
         await load_model("http://127.0.0.1:9/v1#x").check()
 
 

@@ -104,7 +104,11 @@ def test_metadata_keeps_the_size_of_a_picture_and_nothing_else() -> None:
 
 def test_tex_that_writes_html_is_defused() -> None:
     tex = r"\style{background:url(//evil)}{x} \href{//evil}{y} \frac{1}{2}"
-    for source in (bundle(text_latex=tex)["text/latex"], clean_markdown(f"${tex}$"), html(f"${tex}$")):
+    for source in (
+        bundle(text_latex=tex)["text/latex"],
+        clean_markdown(f"${tex}$"),
+        html(f"${tex}$"),
+    ):
         assert r"\style" not in source
         assert r"\href" not in source
         assert r"\frac" in source
@@ -181,7 +185,31 @@ def test_markdown_keeps_what_is_harmless() -> None:
     assert clean_markdown(source) == source
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["data", "metadata", "text", "name", "text/html", "text/plain", "transient", "ename", "traceback"]), x)), st.sampled_from(["stream", "error", "display_data", "execute_result", "update_display_data"]))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "data",
+                        "metadata",
+                        "text",
+                        "name",
+                        "text/html",
+                        "text/plain",
+                        "transient",
+                        "ename",
+                        "traceback",
+                    ]
+                ),
+                x,
+            )
+        ),
+    ),
+    st.sampled_from(["stream", "error", "display_data", "execute_result", "update_display_data"]),
+)
 def test_any_content_is_an_output_or_a_value_error(content: object, kind: str) -> None:
     try:
         output = read_output(kind, content)

@@ -16,7 +16,10 @@ from nbformat.v4 import new_output
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.transcript import MOST_CHARACTERS, Transcript
 
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+    "AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 def stream(text: str, name: str = "stdout") -> NotebookNode:
@@ -48,7 +51,7 @@ def test_messages_hold_the_task_as_typed_and_the_plot_as_an_image() -> None:
     task, reply, output, answer = filled().messages()
     assert task["content"] == "Draw {x}?\n\nFiles you can read here: a.csv"
     assert reply["content"] == "I draw.\n\n```python\nplot()\n```"
-    text, picture = output["content"]
+    text, picture = list(output["content"])
     assert text == {"type": "text", "text": "Output:\nhello\n<Figure>"}
     assert picture["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"  # type: ignore[index]
     assert answer == {"role": "assistant", "content": "Drawn."}
@@ -147,12 +150,12 @@ def test_saving_never_leaves_half_a_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         transcript.save()
     assert (tmp_path / "run.ipynb").read_bytes() == before
-    assert os.listdir(tmp_path) == ["run.ipynb"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.ipynb"]
 
 
 def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     transcript = filled(tmp_path / "gone" / "run.ipynb")
-    with pytest.raises(TranscriptError, match="cannot save .*run.ipynb.*No such file"):
+    with pytest.raises(TranscriptError, match=r"cannot save .*run.ipynb.*No such file"):
         transcript.save()
 
 
@@ -172,7 +175,7 @@ def test_a_full_disk_keeps_the_notebook_that_was_there(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["run.ipynb"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.ipynb"]
 
 
 def test_the_saved_file_keeps_its_mode(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ async def _explain(error: Exception) -> str:
 
 
 async def _body(response: Any) -> str:
-    """What the server said about a refusal, on one line."""
+    """Read what the server said about a refusal, as one line."""
     try:
         text = (await response.aread()).decode(errors="replace")
         said = json.loads(text)

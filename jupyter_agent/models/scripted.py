@@ -57,8 +57,8 @@ class ScriptedModel:
     async def check(self) -> None:
         """Find nothing to check: the script was read whole."""
 
-    async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
-        """Yield the next reply in pieces the size of a word."""
+    async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:  # noqa: ARG002
+        """Yield the next reply in pieces the size of a word, whatever was said."""
         if self._next >= len(self._replies):
             raise ModelError(
                 f"{self.name} has {len(self._replies)} replies and was asked for one more; "

@@ -77,7 +77,7 @@ def _name(typed: str, path: Path, folder: Path) -> str:
 def _too_much(path: Path) -> str:
     """Say what a folder is that is never shared as a whole; empty if it may be."""
     home = Path.home().resolve()
-    roots = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
+    roots = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
     roots.append(os.environ.get("XDG_RUNTIME_DIR", "/run/user"))
     temporary = {Path(root).resolve() for root in roots}
     if path == home:

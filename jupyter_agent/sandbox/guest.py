@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import zmq
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.kernelapp import IPKernelApp
+
+if TYPE_CHECKING:
+    from jupyter_client.connect import KernelConnectionInfo
 
 Shares = list[tuple[str, str, bool]]  # name in the working folder, real path, whether its contents
 
@@ -60,7 +63,7 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
         """An ipykernel that takes its sockets from the host."""
 
         def init_connection_file(self) -> None:
-            self.load_connection_info(connection)
+            self.load_connection_info(cast("KernelConnectionInfo", connection))
 
         def write_connection_file(self, **kwargs: Any) -> None:
             """Write nothing: the host has it."""
@@ -72,19 +75,18 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
             _listen(s, port)
             return port
 
-    class Pulse(Heartbeat):
-        """A heartbeat on its socket from the host."""
-
-        def _try_bind_socket(self) -> None:
-            _listen(self.socket, self.port)
+    def beat_on_the_hosts_socket(heart: Heartbeat) -> None:
+        _listen(heart.socket, heart.port)
 
     def _listen(socket: zmq.Socket[bytes], port: int) -> None:
         socket.setsockopt(zmq.USE_FD, sockets[port])
         socket.bind(f"ipc://{connection['ip']}-{port}")
 
-    Heartbeat._try_bind_socket = Pulse._try_bind_socket  # IPKernelApp names the class itself
+    # IPKernelApp makes its heart by the name of the class, so a subclass would not be used
+    Heartbeat._try_bind_socket = beat_on_the_hosts_socket  # type: ignore[method-assign]
     app = Kernel.instance()
     app.config.HistoryManager.hist_file = ":memory:"
     app.initialize([])
-    app.shell.events.register("pre_run_cell", lambda info: link(shares))
+    assert app.shell
+    app.shell.events.register("pre_run_cell", lambda _: link(shares))
     app.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,9 @@ class Sandbox(LoggingConfigurable):
             words = getattr(manager.provisioner, "last_words", str)()
             await self.close()
             if isinstance(error, TimeoutError):
+                seconds = f"{self.start_timeout:g} s"
                 raise SandboxError(
-                    f"the sandbox did not start within {self.start_timeout:g} s: {words or 'no word'}"
+                    f"the sandbox did not start within {seconds}: {words or 'no word'}"
                 ) from None
             if isinstance(error, EOFError):
                 raise SandboxError(
@@ -191,7 +192,7 @@ class Sandbox(LoggingConfigurable):
 
     # -- work
 
-    async def execute(self, code: str) -> AsyncIterator[NotebookNode]:
+    async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
         """Run code and yield its outputs as they come, until the kernel is idle and has replied.
 
         An error of the code, or the kernel's death, is an output. Closing the iterator early
@@ -257,12 +258,12 @@ class Sandbox(LoggingConfigurable):
         return None
 
     async def interrupt(self) -> None:
-        """Ask the running code to stop (message spec: interrupt_request, on the control channel)."""
+        """Ask the running code to stop (message spec: interrupt_request)."""
         if self._manager:
             await self._manager.interrupt_kernel()
 
     async def _stop(self, msg_id: str, waiting: set[str]) -> None:
-        """Interrupt; return soon, and let a kernel that is slow to stop do so before the next cell."""
+        """Interrupt and return soon; a kernel that is slow stops before the next cell."""
         await self.interrupt()
         self._settling = asyncio.create_task(self._settle(msg_id, waiting))
         await asyncio.wait({self._settling}, timeout=0.5)
@@ -291,7 +292,7 @@ class Sandbox(LoggingConfigurable):
     # -- what comes back
 
     async def _listen(self, channel: str) -> None:
-        """Take messages off a socket always, so that it never fills; drop what cannot be read."""
+        """Take messages off a socket so that it never fills; drop what cannot be read."""
         client = self._client
         assert client
         source = client.shell_channel if channel == "shell" else client.iopub_channel
@@ -311,7 +312,8 @@ class Sandbox(LoggingConfigurable):
 
     async def _watch(self) -> None:
         """Say so when the process ends."""
-        assert self._manager and self._manager.provisioner
+        assert self._manager
+        assert self._manager.provisioner
         with contextlib.suppress(ProcessLookupError):
             await self._inbox.put(("died", await self._manager.provisioner.wait()))
 

@@ -213,7 +213,8 @@ SIGNALS_ABI = 6
 
 def landlock_abi() -> int:
     """Which version of Landlock this kernel has; 0 for none."""
-    return max(0, _libc.syscall(_CREATE_RULESET, None, 0, 1))
+    abi: int = _libc.syscall(_CREATE_RULESET, None, 0, 1)
+    return max(0, abi)
 
 
 def restrict_paths(*, read: Iterable[str], listed: Iterable[str], write: Iterable[str]) -> None:

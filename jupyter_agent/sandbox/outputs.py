@@ -17,7 +17,7 @@ from nbformat.v4 import new_output
 
 __all__ = ["clean_markdown", "printable", "read_output"]
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_DEPTH = 50
@@ -138,7 +138,7 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
     sizes: dict[str, JSON] = {}
     for mime in data.keys() & _READERS.keys():
         asked = metadata.get(mime)
-        size = {
+        size: dict[str, JSON] = {
             side: value
             for side, value in (asked.items() if isinstance(asked, dict) else ())
             if side in ("width", "height") and isinstance(value, int | float)
@@ -167,7 +167,7 @@ def _html(value: object) -> str:
     )
 
 
-def _attribute(tag: str, name: str, value: str) -> str | None:
+def _attribute(_tag: str, name: str, value: str) -> str | None:
     """Let a picture come from nowhere but the page, and a class be pandas' own."""
     if name == "src":
         return value if value.startswith(_PICTURES) else None
@@ -205,7 +205,9 @@ def _latex(value: object) -> str:
 
 
 _INERT_HTML = re.compile(r"<(?=[A-Za-z/!?])")
-_CODE = re.compile(r"(?ms)^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?P<t>`+).+?(?P=t)")
+_CODE = re.compile(
+    r"(?ms)^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?P<t>`+).+?(?P=t)"
+)
 
 
 def clean_markdown(text: str) -> str:

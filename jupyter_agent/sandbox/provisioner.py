@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Enum, List, Unicode
 
 import jupyter_agent
@@ -33,7 +33,7 @@ __all__ = ["SandboxProvisioner", "check_bubblewrap", "check_landlock"]
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 HOME = "/home/agent"
-TMPFS_BYTES = {"/tmp": 256 << 20, "/dev/shm": 64 << 20, HOME: 1 << 30}  # noqa: S108
+TMPFS_BYTES = {"/tmp": 256 << 20, "/dev/shm": 64 << 20, HOME: 1 << 30}
 # What a program needs of the system's own files; /etc is never shared as a whole.
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
 ETC = (
@@ -78,6 +78,7 @@ class SandboxProvisioner(LocalProvisioner):
         folder = Path(kwargs.get("cwd") or Path.cwd())
         self.shares, self.reason = files.resolve(self.data, folder)
         manager = self.parent
+        assert manager
         if self.run_folder is None:
             root = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
             self.run_folder = Path(tempfile.mkdtemp(prefix=f"ja-{os.getpid()}-", dir=root))
@@ -116,7 +117,7 @@ class SandboxProvisioner(LocalProvisioner):
 
     async def wait(self) -> int | None:
         """Wait for the end of the process; notice it within 20 ms."""
-        while self.process and self.process.poll() is None:
+        while self.process and self.process.poll() is None:  # noqa: ASYNC110  # it has no event
             await asyncio.sleep(0.02)
         return await super().wait()
 
@@ -131,7 +132,7 @@ class SandboxProvisioner(LocalProvisioner):
                 self.run_folder = None
 
     def last_words(self) -> str:
-        """What the process wrote on stderr, to say why it did not start."""
+        """Return what the process wrote last on stderr, to say why it did not start."""
         try:
             text = os.read(self._log, 65536).decode(errors="replace")
         except OSError:
@@ -238,12 +239,10 @@ class SandboxProvisioner(LocalProvisioner):
 
     def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Run as the user: for who typed it, and named in every run's header."""
-        sockets = {port: listener for port, listener in self._listeners.items()}
-        for listener in sockets.values():
-            listener.close()  # an ordinary kernel binds its own
+        self._close_listeners()  # an ordinary kernel binds its own
         for path in self.run_folder.glob("s-*") if self.run_folder else ():
             path.unlink()
-        self._listeners.clear()
+        assert self.parent
         cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", self.parent.connection_file]
         return kwargs | {"cmd": cmd}
 
@@ -362,8 +361,8 @@ def bubblewrap_command(uid: int) -> list[str]:
     for name in ETC:
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    for path, size in TMPFS_BYTES.items():
-        command += ["--perms", "1777", "--size", str(size), "--tmpfs", str(path)]
+    for root, size in TMPFS_BYTES.items():
+        command += ["--perms", "1777", "--size", str(size), "--tmpfs", root]
     command += ["--remount-ro", "/dev"]
     return command + _read_only([path for path in interpreter_paths() if not _below_usr(path)])
 

@@ -38,13 +38,16 @@ class TerminalView:
         self._outputs: dict[str, list[Any]] = {}
         self._fresh = True  # whether the cursor stands at the start of a line
         self._answer = ""
-        self._steps = 0
+        self._steps = self._tokens = 0
+        self._estimated = False
 
     def __call__(self, change: Change) -> None:
         """Show a change."""
         facts, cell = change.cell.metadata[KEY], change.cell
         self._steps = max(self._steps, facts.get("step", 0))
         self._answer = cell.source if change.done and facts["role"] == "prose" else ""
+        if change.done and facts["role"] != "task":
+            self._count(facts.get("usage", {}))
         if self._quiet:
             return
         match facts["role"]:
@@ -64,9 +67,14 @@ class TerminalView:
                 self._write(self._answer + "\n")
             return
         self._end_line()
+        tokens = f"{'~' * self._estimated}{self._tokens:,} tokens"
         seconds = time.monotonic() - self._started
         plural = "s" * (self._steps != 1)
-        self._note(f"{state} after {self._steps} step{plural} and {seconds:.0f} s")
+        self._note(f"{state} after {self._steps} step{plural}, {tokens}, {seconds:.0f} s")
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        self._tokens += usage.get("prompt", 0) + usage.get("completion", 0)
+        self._estimated |= usage.get("estimated", False)
 
     def outputs(self, cell_id: str, outputs: list[NotebookNode]) -> None:
         """Show what is new of a cell's outputs."""
@@ -78,14 +86,14 @@ class TerminalView:
                 seen.append(text)
                 if output.output_type != "stream":
                     self._end_line()
+                if index == 0 and cell_id in self._sources:
+                    self._write("\n")
                 self._write(text)
             elif text != before:
                 seen[index] = text
                 self._write(text[len(before) :] if text.startswith(before) else text)
 
     def _code(self, cell: NotebookNode, *, done: bool) -> None:
-        if cell.id not in self._sources:
-            self._end_line()
         complete = cell.source if done else cell.source[: cell.source.rfind("\n") + 1]
         self._grow(cell, "    ", upto=len(complete))
         if done and cell.source:
@@ -94,13 +102,17 @@ class TerminalView:
 
     def _grow(self, cell: NotebookNode, indent: str, upto: int | None = None) -> None:
         """Write what was added to a cell's source."""
-        before, now = self._sources.get(cell.id, ""), cell.source[:upto]
+        before, now = self._sources.get(cell.id), cell.source[:upto]
+        if before is None:
+            self._end_line()
+            self._write("\n" * bool(self._sources))
+            before = ""
         if not now.startswith(before):  # taken back, or written anew
             self._end_line()
             before = ""
         self._sources[cell.id] = now
         for line in now[len(before) :].splitlines(keepends=True):
-            self._write(indent * self._fresh + line)
+            self._write(indent * (self._fresh and bool(line.strip())) + line)
 
     def _write(self, text: str) -> None:
         if text:

@@ -1,0 +1,264 @@
+"""``jupyter agent`` as a user types it: exit codes, streams, bad input, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from .servers import ChatServer, Reply
+
+F = "```"
+ANSWER = "There are **344** penguins.\n"
+SCRIPT = f"""\
+I count.
+
+{F}python
+print(len(open('penguins.csv').readlines()) - 1)
+{F}
+<!-- next reply -->
+{ANSWER}"""
+COMMAND = [str(Path(sys.executable).with_name("jupyter")), "agent"]
+
+
+@pytest.fixture
+def script(folder: Path) -> str:
+    (folder / "s.md").write_text(SCRIPT)
+    return "scripted:s.md"
+
+
+def agent(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_run_shows_its_steps_and_ends_with_the_answer(folder: Path, script: str) -> None:
+    done = agent(folder, "run", "How many penguins?", "-m", script, "-o", "run.ipynb")
+    assert done.returncode == 0, done.stderr
+    steps = "I count.\n\n    print(len(open('penguins.csv').readlines()) - 1)\n\n344\n\n"
+    assert done.stdout == steps + ANSWER
+    assert "bubblewrap, reads project/" in done.stderr
+    assert "done after 2 steps, ~" in done.stderr
+    notebook = nbformat.read(folder / "run.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.cell_type for cell in notebook.cells] == [
+        "markdown",
+        "markdown",
+        "code",
+        "markdown",
+    ]
+    assert notebook.cells[0].source == "How many penguins?"
+    assert notebook.cells[2].outputs[0].text == "344\n"
+    assert notebook.metadata.kernelspec.name == "jupyter-agent"
+
+
+def test_quiet_prints_the_answer_alone(folder: Path, script: str) -> None:
+    done = agent(folder, "run", "How many penguins?", "-m", script, "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER, "")
+
+
+def test_the_model_may_be_named_by_the_environment(folder: Path, script: str) -> None:
+    done = agent(folder, "run", "How many?", "-q", JUPYTER_AGENT_MODEL=script)
+    assert done.stdout == ANSWER
+
+
+def test_a_limit_is_exit_code_1_and_the_run_is_saved(folder: Path, script: str) -> None:
+    done = agent(folder, "run", "How many?", "-m", script, "-n", "1", "-o", "run.ipynb")
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "jupyter agent: no answer after 1 steps; raise c.Agent.max_steps or ask for less\n"
+    )
+    cells = nbformat.read(folder / "run.ipynb", as_version=4).cells
+    assert cells[-1].source.startswith("*Stopped: no answer after 1 steps")
+    assert cells[-2].outputs[0].text == "344\n"
+
+
+def test_a_saved_run_is_gone_on_with(folder: Path, script: str) -> None:
+    agent(folder, "run", "How many?", "-m", script, "-o", "run.ipynb", "-q")
+    (folder / "more.md").write_text("Still 344.\n")
+    done = agent(folder, "run", "And now?", "-m", "scripted:more.md", "-o", "run.ipynb", "-q")
+    assert done.stdout == "Still 344.\n"
+    cells = nbformat.read(folder / "run.ipynb", as_version=4).cells
+    assert len(cells) == 6
+    assert "kernel is new" in cells[4].metadata.jupyter_agent.note
+
+
+def test_options_of_the_configuration_can_be_given(folder: Path, script: str) -> None:
+    done = agent(folder, "run", "How many?", "-m", script, "--Agent.token_budget=10")
+    assert done.returncode == 1
+    assert "tokens are used" in done.stderr
+    done = agent(
+        folder, "run", "How many?", "-m", script, "--SandboxProvisioner.isolation=landlock"
+    )
+    assert "landlock, reads project/" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "x", "-m", "gpt"], "unknown model 'gpt': use one of hf:ORG/NAME"),
+        (["run", "x"], "no model is named: give -m MODEL or set JUPYTER_AGENT_MODEL"),
+        (["run", "x", "-m", "openai:x"], "openai:x wants a key: set OPENAI_API_KEY"),
+        (["run", "x", "-m", "hf:a/b"], "hf:a/b wants a Hugging Face token"),
+        (["run", "x", "-m", "http://127.0.0.1:9/v1#x"], "no server answers at http://127.0.0.1:9"),
+        (["run", "x", "-m", "scripted:s.md", "--data", "no.csv"], "--data 'no.csv': there is no"),
+        (["run", "x", "-m", "scripted:no.md"], "cannot read the script 'no.md'"),
+        (["run", "x", "-m", "scripted:few.md"], "'few.md' has too few replies"),
+        (["run", "x", "-m", "local:penguins.csv"], "penguins.csv"),
+        (["run", "x", "-m", "local:no.gguf"], "no.gguf"),
+        (["run", " \n", "-m", "scripted:s.md"], "the task is empty"),
+        (["run", "x", "-m", "scripted:s.md", "-o", "no/run.ipynb"], "no such folder; make it first"),
+        (["run", "x", "-m", "scripted:s.md", "-o", "bad.ipynb"], "is not a notebook"),
+        (["run", "x", "-m", "scripted:s.md", "-n", "0"], "'0' is not a whole number above 0"),
+        (["run", "x", "-m", "scripted:s.md", "--timeout", "-1"], "'-1' is not a number of seconds"),
+        (["run", "x", "-m", "scripted:s.md", "--timeout", "soon"], "'soon' is not a number"),
+        (["run", "two", "words", "-m", "scripted:s.md"], "unknown arguments: words; quote the task"),
+        (["run"], "the following arguments are required: task"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run", "x", "-m", "scripted:s.md", "--Agent.max_steps=no"], "max_steps"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(
+    folder: Path, script: str, words: list[str], said: str
+) -> None:
+    (folder / "bad.ipynb").write_text("{")
+    (folder / "few.md").write_text(f"x\n{F}python\n1\n{F}\n")
+    before = sorted(path.name for path in folder.iterdir())
+    done = agent(folder, *words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    last = [line for line in done.stderr.splitlines() if not line.startswith(("usage:", " "))]
+    assert len(last) == 1, done.stderr
+    assert done.stdout == ""
+    assert (folder / "bad.ipynb").read_text() == "{"
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    done = agent(folder, "run", "x", "-m", "gpt", "--debug")
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_models_stream_stops_the_run(
+    folder: Path, server: ChatServer, number: signal.Signals
+) -> None:
+    server.replies = [Reply("I think ", fault="endless")]
+    process = start(folder, "run", "x", "-m", server.model, "-o", "run.ipynb")
+    assert process.stdout
+    assert process.stdout.read(7) == "I think"
+    assert _seconds_to_stop(process, number) < 10
+    assert server.hung_up.wait(10)
+    cells = nbformat.read(folder / "run.ipynb", as_version=4).cells
+    assert [cell.source for cell in cells] == ["x", "*Stopped: interrupted.*"]
+
+
+def test_a_signal_during_an_endless_cell_stops_it_and_leaves_nothing(folder: Path) -> None:
+    code = "print('going', flush=True)\nwhile True: pass"
+    (folder / "s.md").write_text(f"x\n{F}python\n{code}\n{F}\n<!-- next reply -->\nok\n")
+    process = start(folder, "run", "x", "-m", "scripted:s.md", "-o", "run.ipynb")
+    assert process.stdout
+    while process.stdout.readline() != "going\n":
+        pass
+    children = _descendants(process.pid)
+    assert children
+    assert _seconds_to_stop(process, signal.SIGINT) < 10
+    notebook = nbformat.read(folder / "run.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.cells[2].outputs[0].text == "going\n"
+    assert notebook.cells[2].outputs[-1].ename == "KeyboardInterrupt"
+    assert notebook.cells[-1].source == "*Stopped: interrupted.*"
+    deadline = time.monotonic() + 10  # the kernel ends a namespace a little after its first process
+    while alive := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+
+
+def _seconds_to_stop(process: subprocess.Popen[str], number: signal.Signals) -> float:
+    started = time.monotonic()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr.endswith("jupyter agent: interrupted\n")
+    assert "Traceback" not in stderr
+    seconds = time.monotonic() - started
+    print(f"stopped in {seconds:.2f} s after {number.name}")
+    return seconds
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
+
+
+def test_a_reader_that_leaves_is_no_traceback(folder: Path, script: str) -> None:
+    done = subprocess.run(
+        f"{COMMAND[0]} agent run 'How many?' -m {script} | head -n 1",
+        shell=True,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.stdout == "I count.\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_is_truthful_with_and_without_bubblewrap(folder: Path) -> None:
+    done = agent(folder, "doctor", JUPYTER_AGENT_MODEL="ollama:x")
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert "ok  bubblewrap: works" in lines
+    assert "ok  sandbox: uses bubblewrap" in lines
+    assert any(line.startswith("ok  kernelspec python3-sandboxed: /") for line in lines)
+    assert any(line.startswith("ok  kernelspec jupyter-agent: /") for line in lines)
+    assert "ok  model: ollama:x (by default; not asked anything)" in lines
+    without = agent(
+        folder, "doctor", JUPYTER_AGENT_MODEL="ollama:x", PATH=str(Path(sys.executable).parent)
+    )
+    assert "--  bubblewrap: not installed; apt install bubblewrap" in without.stdout
+    assert "ok  sandbox: uses landlock" in without.stdout
+    assert without.returncode == 0
+    none = agent(folder, "doctor")
+    assert "NO  model: no model is named" in none.stdout
+    assert none.returncode == 1
+
+
+def test_the_doctor_names_no_key(folder: Path) -> None:
+    done = agent(folder, "doctor", OPENAI_API_KEY="sk-decoy", HF_TOKEN="hf_decoy")
+    assert "ok  OPENAI_API_KEY: is set" in done.stdout
+    assert "decoy" not in done.stdout + done.stderr
+
+
+def test_the_kernelspecs_are_installed() -> None:
+    done = subprocess.run(
+        [COMMAND[0], "kernelspec", "list"], capture_output=True, text=True, check=True
+    )
+    assert "jupyter-agent " in done.stdout
+    assert "python3-sandboxed " in done.stdout

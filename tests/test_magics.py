@@ -250,8 +250,10 @@ def test_in_a_console_a_run_reads_well(folder: Path, script: str) -> None:
     tmux = ["tmux", "-L", socket]
     jupyter = Path(sys.executable).with_name("jupyter")
     subprocess.run(
-        [*tmux, "new-session", "-d", "-s", session, "-x", "100", "-y", "60", "-c", str(folder)]
-        + [f"{jupyter} console --kernel python3"],  # two parts: tmux's, ours
+        [
+            *(*tmux, "new-session", "-d", "-s", session, "-x", "100", "-y", "60"),
+            *("-c", str(folder), f"{jupyter} console --kernel python3"),
+        ],
         check=True,
     )
 

@@ -121,8 +121,8 @@ class Sandbox(LoggingConfigurable):
                 f"there is no kernelspec {self.kernel_name!r}; reinstall jupyter-agent-kernel, "
                 "or see: jupyter agent doctor"
             ) from None
-        except BaseException:
-            await manager.cleanup_resources()
+        except BaseException:  # a cancelled start too leaves no process behind
+            await manager.shutdown_kernel(now=True)
             raise
         self._manager, self._client = manager, manager.client()
         self._client.start_channels(stdin=False, hb=False)

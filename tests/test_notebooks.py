@@ -1,0 +1,44 @@
+"""The notebooks we ship run offline, from top to bottom."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from .conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_offline_without_a_key(path: Path, tmp_path: Path) -> None:
+    work = tmp_path / "notebooks"
+    shutil.copytree(path.parent, work)
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=50, resources={"metadata": {"path": str(work)}}).execute()
+    nbformat.validate(notebook)
+
+
+def test_the_first_run_shows_table_error_plot_and_answer(tmp_path: Path) -> None:
+    work = tmp_path / "notebooks"
+    shutil.copytree(ROOT / "notebooks", work)
+    notebook = nbformat.read(work / "01-first-run.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=50, resources={"metadata": {"path": str(work)}}).execute()
+    outputs = notebook.cells[2].outputs
+    mimes = [mime for output in outputs for mime in output.get("data", {})]
+    assert "text/html" in mimes
+    assert mimes.count("image/png") == 1
+    assert any("KeyError" in output.get("text", "") for output in outputs)
+    assert any("Gentoo penguins are the heaviest" in str(output) for output in outputs)
+    assert "summary" in notebook.cells[4].source
+    assert "5076.0" in notebook.cells[4].outputs[0].data["text/plain"]
+
+
+def test_shipped_notebooks_hold_no_outputs() -> None:
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert not cell.get("outputs"), path

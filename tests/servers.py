@@ -1,4 +1,4 @@
-"""Servers on loopback that tests talk to with real clients."""
+"""Servers on loopback that tests talk to with real clients, and a look at processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -119,3 +120,12 @@ class ChatServer:
 
 def _choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": reason}
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process that this one has started, and those they have."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *descendants(child)]
+    return found

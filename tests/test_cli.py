@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from .servers import ChatServer, Reply
+from .servers import ChatServer, Reply, descendants
 
 F = "```"
 ANSWER = "There are **344** penguins.\n"
@@ -183,7 +183,7 @@ def test_a_signal_during_an_endless_cell_stops_it_and_leaves_nothing(folder: Pat
     assert process.stdout
     while process.stdout.readline() != "going\n":
         pass
-    children = _descendants(process.pid)
+    children = descendants(process.pid)
     assert children
     assert _seconds_to_stop(process, signal.SIGINT) < 10
     notebook = nbformat.read(folder / "run.ipynb", as_version=4)
@@ -206,14 +206,6 @@ def _seconds_to_stop(process: subprocess.Popen[str], number: signal.Signals) -> 
     seconds = time.monotonic() - started
     print(f"stopped in {seconds:.2f} s after {number.name}")
     return seconds
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *_descendants(child)]
-    return found
 
 
 def test_a_reader_that_leaves_is_no_traceback(folder: Path, script: str) -> None:

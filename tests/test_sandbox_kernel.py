@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from traitlets.config import Config
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+
+from .servers import ChatServer, descendants
 
 
 async def outputs(sandbox: Sandbox, code: str) -> list[NotebookNode]:
@@ -37,11 +40,6 @@ async def attempt(sandbox: Sandbox, code: str) -> str:
     return await text(
         sandbox, f"try:\n    print({code})\nexcept BaseException as e:\n    print(type(e).__name__)"
     )
-
-
-def processes_with(word: str) -> list[str]:
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    return [line for line in found.stdout.splitlines() if word in line]
 
 
 # -- work
@@ -110,8 +108,8 @@ async def test_no_variable_of_the_hosts_environment_is_inside(
     assert "decoy" not in environments
 
 
-async def test_there_is_no_network(sandbox: Sandbox, server: object) -> None:
-    port = server.model.split(":")[2].split("/")[0]  # type: ignore[attr-defined]
+async def test_there_is_no_network(sandbox: Sandbox, server: ChatServer) -> None:
+    port = server.model.split(":")[2].split("/")[0]
     connect = f"__import__('socket').create_connection(('127.0.0.1', {port}), 2)"
     assert await attempt(sandbox, connect) in ("ConnectionRefusedError", "OSError")
     assert await attempt(sandbox, "__import__('socket').gethostbyname('localhost.example')") in (
@@ -335,42 +333,55 @@ async def test_nothing_is_left_when_a_sandbox_ends(folder: Path) -> None:
         assert not Path(f"/proc/{pid}").exists()
 
 
-async def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path) -> None:
-    program = """
+HOST = """
 import asyncio, sys
 from pathlib import Path
 from traitlets.config import Config
 from jupyter_agent.sandbox.kernel import Sandbox
+
 async def main():
     config = Config({"SandboxProvisioner": {"isolation": sys.argv[1]}})
     async with Sandbox(Path(sys.argv[2]), config=config) as sandbox:
-        async for output in sandbox.execute("import os; os.system('exec sleep 98765')"):
-            pass
-        print("started", flush=True)
+        async for output in sandbox.execute("print('started', flush=True)\\nwhile True: pass"):
+            print(output.text, end="", flush=True)
+
 asyncio.run(main())
 """
-    for tier in ("bubblewrap", "landlock"):
-        script = program.replace("os.system('exec sleep 98765')", "print(os.getpid(), flush=True)")
-        script = script.replace(
-            "            pass", "            print('started', flush=True); await asyncio.sleep(600)"
-        )
-        host = subprocess.Popen(
-            [sys.executable, "-c", script, tier, str(folder)], stdout=subprocess.PIPE, text=True
-        )
-        assert host.stdout
-        assert host.stdout.readline() == "started\n"
-        assert processes_with(f"ja-{host.pid}-") or processes_with("jupyter_agent.sandbox")
-        host.kill()
-        host.wait()
-        host.stdout.close()
-        deadline = time.monotonic() + 20
-        while _children_of_launcher() and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        assert not _children_of_launcher(), tier
 
 
-def _children_of_launcher() -> list[str]:
-    return processes_with("-P -m jupyter_agent.sandbox")
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path, tier: str) -> None:
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, tier, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert host.stdout
+    assert host.stdout.readline() == "started\n"
+    guests = descendants(host.pid)
+    assert guests
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in guests if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+
+
+async def test_what_a_killed_host_left_is_swept_and_what_lives_is_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    left = tmp_path / "jupyter-agent-left"
+    left.mkdir()
+    (left / "s-1").write_text("")
+    os.utime(left, (0, 0))
+    async with Sandbox(folder) as first:
+        [held] = tmp_path.glob("jupyter-agent-*")
+        assert held != left
+        os.utime(held, (0, 0))
+        async with Sandbox(folder):
+            assert held.exists()
+            assert await text(first, "1") == "1"
+    assert not list(tmp_path.glob("jupyter-agent-*"))
 
 
 # -- when it cannot start
@@ -386,6 +397,39 @@ async def test_no_tier_means_no_start_and_the_remedies(
         await sandbox.start()
     assert "\n" not in str(caught.value)
     assert not sandbox.alive
+
+
+def test_where_no_tier_works_the_reasons_and_the_remedies_are_one_line(folder: Path) -> None:
+    program = f"""
+import asyncio, errno
+from pathlib import Path
+from jupyter_agent.sandbox import lockdown
+from jupyter_agent.sandbox.kernel import Sandbox
+
+refused = [(0x20, 0, 0, 0)]  # as a kernel without Landlock and user namespaces answers
+for number in (444, 272):
+    refused += lockdown._when(number, [lockdown._return(0x50000 | errno.ENOSYS)])
+refused.append(lockdown._return(0x7FFF0000))
+lockdown.install_filter(b"".join(lockdown.struct.pack("=HBBI", *step) for step in refused))
+try:
+    asyncio.run(Sandbox(Path({str(folder)!r})).start())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PATH": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = (
+        "SandboxError no sandbox can start here (bubblewrap: not installed; landlock: this kernel"
+    )
+    assert done.stdout.startswith(said), done
+    assert done.stdout.count("\n") == 1
+    for remedy in ("apt install bubblewrap", "Docker", "isolation"):
+        assert remedy in done.stdout
 
 
 async def test_without_bubblewrap_landlock_takes_over(

@@ -8,6 +8,8 @@ for them and nothing that the guest can write is ever opened by the host.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import functools
 import itertools
 import json
@@ -18,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +47,11 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/ptmx", "/dev/pts", "/dev
 ENVIRONMENT = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
 REMEDIES = (
     "install bubblewrap (apt install bubblewrap), or run in Docker or on Linux 6.2 or newer, "
-    "or type --isolation none to run the model's code with YOUR files, keys and network"
+    "or set c.SandboxProvisioner.isolation = 'none' to run the model's code with YOUR files, keys "
+    "and network"
 )
+PREFIX = "jupyter-agent-"  # of the folders that hold a sandbox's sockets
+SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
 _uids = itertools.count()
 
 
@@ -70,6 +76,7 @@ class SandboxProvisioner(LocalProvisioner):
     _listeners: dict[int, socket.socket]
     _descriptors: list[int]
     _log = -1
+    _hold: int | None = None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""
@@ -80,8 +87,10 @@ class SandboxProvisioner(LocalProvisioner):
         manager = self.parent
         assert manager
         if self.run_folder is None:
-            root = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-            self.run_folder = Path(tempfile.mkdtemp(prefix=f"ja-{os.getpid()}-", dir=root))
+            root = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+            sweep(root)
+            self.run_folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+            self._hold = _lock(self.run_folder)
             manager.transport, manager.ip = "ipc", str(self.run_folder / "s")
         kwargs = await super().pre_launch(**kwargs)
         self.kernel_spec.interrupt_mode = "message"  # a signal would reach and end bubblewrap
@@ -130,6 +139,9 @@ class SandboxProvisioner(LocalProvisioner):
             if self.run_folder:
                 shutil.rmtree(self.run_folder, ignore_errors=True)
                 self.run_folder = None
+            if self._hold is not None:
+                os.close(self._hold)
+                self._hold = None
 
     def last_words(self) -> str:
         """Return what the process wrote last on stderr, to say why it did not start."""
@@ -245,6 +257,33 @@ class SandboxProvisioner(LocalProvisioner):
         assert self.parent
         cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", self.parent.connection_file]
         return kwargs | {"cmd": cmd}
+
+
+# -- what a host that was killed has left
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders of hosts that were killed: those that nobody holds."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            facts = folder.lstat()
+            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < SETTLED:
+                continue
+            hold = _lock(folder)
+            if hold is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(hold)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a folder until this process ends; None if another does (a pid would not say so)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 # -- choosing a tier

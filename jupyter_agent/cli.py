@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, UsageError
-from jupyter_agent.options import add_run_options
+from jupyter_agent.options import add_run_options, run_arguments
 
 __all__ = ["main"]
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "-o",
         "--output",
+        dest="save",
         metavar="RUN.ipynb",
         help="save the run as a notebook, after every cell; one that is there is gone on with",
     )
@@ -105,14 +106,7 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
     session = Session(config=config)
     state = "stopped"
     try:
-        changes = session.run(
-            options.task,
-            model=options.model,
-            max_steps=options.max_steps,
-            data=options.data,
-            save=options.output,
-            timeout=options.timeout,
-        )
+        changes = session.run(options.task, **run_arguments(options))
         async with aclosing(changes):
             async for change in changes:
                 view(change)

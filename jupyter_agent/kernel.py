@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 
 from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, CodeError, Interrupted, UsageError
-from jupyter_agent.options import add_run_options
+from jupyter_agent.options import add_run_options, run_arguments
 from jupyter_agent.session import Session
 from jupyter_agent.views.display import AnswerView, DisplayView
 
@@ -131,14 +131,7 @@ class AgentKernel(Kernel):
         options = parser.parse_args(shlex.split(line))
         metadata = self.get_parent("shell").get("metadata", {})
         view = AnswerView(self) if options.quiet else DisplayView(self, live="cellId" in metadata)
-        changes = self._session.run(
-            task,
-            model=options.model,
-            max_steps=options.max_steps,
-            data=options.data,
-            save=options.save,
-            timeout=options.timeout,
-        )
+        changes = self._session.run(task, **run_arguments(options))
         state = "stopped"
         try:
             async with aclosing(changes):

@@ -15,7 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from jupyter_agent.options import RUN_OPTIONS
+from jupyter_agent.options import RUN_OPTIONS, run_arguments
 
 if TYPE_CHECKING:
     from jupyter_agent.session import Session
@@ -91,14 +91,7 @@ class AgentMagics(Magics):
         from jupyter_agent.errors import Interrupted
 
         view = self._view(quiet=options.quiet)
-        changes = self.session.run(
-            task,
-            model=options.model,
-            max_steps=options.max_steps,
-            data=options.data,
-            save=options.save,
-            timeout=options.timeout,
-        )
+        changes = self.session.run(task, **run_arguments(options))
         state = "stopped"
         try:
             with closing(shared_bridge().iterate(changes)) as iterator:

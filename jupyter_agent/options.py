@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["RUN_OPTIONS", "add_run_options"]
+__all__ = ["RUN_OPTIONS", "add_run_options", "run_arguments"]
 
 
 def _count(text: str) -> int:
@@ -59,3 +59,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Give a parser the flags of a run."""
     for flags, settings in RUN_OPTIONS:
         parser.add_argument(*flags, **settings)
+
+
+def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Turn what was parsed into the arguments of `Session.run`."""
+    names = ("model", "max_steps", "data", "save", "timeout")
+    return {name: getattr(options, name) for name in names}

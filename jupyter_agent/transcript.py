@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -56,6 +55,7 @@ class Transcript:
     def __init__(self, path: Path | None = None, notebook: NotebookNode | None = None) -> None:
         self.notebook = notebook or _empty()
         self.path = path
+        self._displays: dict[str, list[NotebookNode]] = {}  # outputs by their display id
 
     @classmethod
     def open(cls, path: Path) -> Transcript:
@@ -101,6 +101,7 @@ class Transcript:
     def add_output(self, cell: NotebookNode, output: NotebookNode) -> None:
         """Add an output to a code cell as a front end would: joined, updated or cleared."""
         clear = cell.metadata[KEY].pop("clear", False)
+        display_id = output.pop("transient", {}).get("display_id", "")
         match output.output_type:
             case "clear_output" if output.wait:
                 cell.metadata[KEY]["clear"] = True
@@ -109,7 +110,8 @@ class Transcript:
                 cell.outputs.clear()
                 return
             case "update_display_data":
-                self._update(output)
+                for shown in self._displays.get(display_id, ()):
+                    shown.data, shown.metadata = output.data, output.metadata
                 return
         if clear:
             cell.outputs.clear()
@@ -118,14 +120,8 @@ class Transcript:
             last.text += output.text
         else:
             cell.outputs.append(output)
-
-    def _update(self, output: NotebookNode) -> None:
-        """Change every display that has this output's id."""
-        wanted = output.get("transient")
-        for cell in self.cells:
-            for shown in cell.get("outputs", ()):
-                if wanted and shown.get("transient") == wanted:
-                    shown.data, shown.metadata = output.data, output.metadata
+            if display_id:
+                self._displays.setdefault(display_id, []).append(output)
 
     def finish(self, cell: NotebookNode) -> None:
         """Record what the model reads of a code cell's outputs: cut once, the same ever after."""
@@ -143,7 +139,7 @@ class Transcript:
         """
         if self.path is None:
             return
-        text = nbformat.writes(_without_transient(self.notebook)) + "\n"
+        text = nbformat.writes(self.notebook) + "\n"
         try:
             descriptor, name = tempfile.mkstemp(
                 dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp"
@@ -223,15 +219,6 @@ def _read(path: Path) -> NotebookNode:
             "name another file"
         )
     return notebook
-
-
-def _without_transient(notebook: NotebookNode) -> NotebookNode:
-    """Copy a notebook without what is of this session only."""
-    copy = nbformat.from_dict(json.loads(json.dumps(notebook)))
-    for cell in copy.cells:
-        for output in cell.get("outputs", ()):
-            output.pop("transient", None)
-    return copy
 
 
 def _keep_mode(new: str, old: Path) -> None:

@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -57,6 +60,24 @@ def run(folder: Path, *cells: str, kernel: str = "python3") -> NotebookNode:
 def plain(cell: NotebookNode) -> list[str]:
     """What a console shows of a cell's outputs."""
     return [o.get("text") or o.get("data", {}).get("text/plain") for o in cell.outputs]
+
+
+@asynccontextmanager
+async def user_kernel(
+    folder: Path,
+) -> AsyncIterator[tuple[AsyncKernelManager, AsyncKernelClient]]:
+    """An ordinary kernel with the magics, and what drives it as a front end does."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    await manager.start_kernel(cwd=str(folder))
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=30)
+        client.execute(LOAD)
+        yield manager, client
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
 
 
 def failure(folder: Path, *cells: str) -> CellExecutionError:
@@ -159,13 +180,7 @@ def test_in_a_terminal_a_run_is_plain_text(folder: Path, script: str) -> None:
 async def test_the_stop_button_stops_the_run_within_moments(folder: Path) -> None:
     code = "print('going', flush=True)\nwhile True: pass"
     (folder / "s.md").write_text(f"x\n{F}python\n{code}\n{F}\n<!-- next reply -->\nok\n")
-    manager = AsyncKernelManager(kernel_name="python3")
-    await manager.start_kernel(cwd=str(folder))
-    client = manager.client()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=30)
-        client.execute(LOAD)
+    async with user_kernel(folder) as (manager, client):
         wanted = client.execute("%%agent -m scripted:s.md --save run.ipynb\nGo")
         stopped = 0.0
         while True:
@@ -186,9 +201,6 @@ async def test_the_stop_button_stops_the_run_within_moments(folder: Path) -> Non
         client.execute("%%sandbox\nprint('alive')")
         while "alive" not in message["content"].get("text", ""):
             message = await client.get_iopub_msg(timeout=40)
-    finally:
-        client.stop_channels()
-        await manager.shutdown_kernel(now=True)
 
 
 async def test_a_front_end_that_names_its_cells_sees_the_reply_grow(
@@ -196,13 +208,7 @@ async def test_a_front_end_that_names_its_cells_sees_the_reply_grow(
 ) -> None:
     reply = f"I will add two numbers now.\n\n{F}python\nprint(1 + 1)\n{F}\n"
     server.replies = [Reply(reply, delay=0.1), Reply("It is 2.")]
-    manager = AsyncKernelManager(kernel_name="python3")
-    await manager.start_kernel(cwd=str(folder))
-    client = manager.client()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=30)
-        client.execute(LOAD)
+    async with user_kernel(folder) as (_, client):
         request = client.session.msg(
             "execute_request",
             {"code": f"%%agent -m {server.model}\nAdd", "silent": False, "allow_stdin": False},
@@ -219,9 +225,6 @@ async def test_a_front_end_that_names_its_cells_sees_the_reply_grow(
             if message["msg_type"] in ("display_data", "update_display_data"):
                 key = message["content"]["transient"]["display_id"]
                 shown.setdefault(key, []).append(message["content"]["data"]["text/plain"])
-    finally:
-        client.stop_channels()
-        await manager.shutdown_kernel(now=True)
     header, prose, code, answer = shown.values()
     assert header[0].startswith("agent: working · step 0")
     assert header[-1].startswith("agent: done · step 2")

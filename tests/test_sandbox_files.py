@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,14 @@ def test_what_looks_like_a_secret_is_hidden(tmp_path: Path, secret: str) -> None
     (tmp_path / "data.csv").write_text("x")
     [share], _ = files.resolve(["."], tmp_path)
     assert share.visible() == [tmp_path / "data.csv"]
+
+
+def test_sockets_and_pipes_are_hidden(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "service.sock"))
+        os.mkfifo(tmp_path / "pipe")
+        [share], _ = files.resolve(["."], tmp_path)
+        assert share.visible() == []
 
 
 def test_names_are_as_typed_below_the_folder_and_bare_elsewhere(

@@ -90,7 +90,7 @@ def _too_much(path: Path) -> str:
 
 
 def _hidden(path: Path, typed: str) -> list[Path]:
-    """Find what looks like a secret below a path, and what was not looked at in time."""
+    """Find what looks like a secret or is no file below a path, and what was not looked at."""
     if not path.exists():
         raise UsageError(f"--data {typed!r}: there is no {path}; check the spelling")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
@@ -102,7 +102,7 @@ def _hidden(path: Path, typed: str) -> list[Path]:
         entries = list(os.scandir(waiting.popleft())) if os.access(waiting[0], os.R_OK) else []
         seen += len(entries)
         for entry in entries:
-            if _secret(entry.name):
+            if _secret(entry.name) or not _readable_kind(entry):
                 hidden.append(Path(entry.path))
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
@@ -110,6 +110,11 @@ def _hidden(path: Path, typed: str) -> list[Path]:
             hidden += waiting
             break
     return hidden
+
+
+def _readable_kind(entry: os.DirEntry[str]) -> bool:
+    """Tell files, folders and links from sockets, which a read-only mount does not close."""
+    return entry.is_symlink() or entry.is_file() or entry.is_dir()
 
 
 def _secret(name: str) -> bool:

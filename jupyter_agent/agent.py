@@ -185,7 +185,7 @@ class Agent(LoggingConfigurable):
         with contextlib.suppress(TranscriptError):  # the disk is full: the error says it already
             if step.running and step.code is not None:
                 why = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
-                stopped = new_output("error", ename=why, evalue="stopped", traceback=[why])
+                stopped = new_output("error", ename=why, evalue="stopped", traceback=[])
                 self.transcript.add_output(step.code, stopped)
                 self.transcript.finish(step.code)
                 yield Change(step.code, done=True)

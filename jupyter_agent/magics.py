@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import threading
 from collections.abc import Callable
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +152,9 @@ def register(ipython: InteractiveShell) -> None:
             "pip uninstall jupyter-agent, then pip install --force-reinstall jupyter-agent-kernel"
         )
     ipython.register_magics(AgentMagics)
+    # nbformat takes 2 s to import where JupyterLab is installed (through jsonschema it builds a
+    # grammar of IRIs); that is over when the task has been typed
+    threading.Thread(target=import_module, args=("jupyter_agent.session",), daemon=True).start()
 
 
 def _rival() -> bool:

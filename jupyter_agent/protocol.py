@@ -113,7 +113,7 @@ class ReplyReader:
         lines = [*self._code]
         if not self.closed and not _MAYBE_FENCE.match(self._rest):
             lines.append(self._rest)
-        return "\n".join(lines).rstrip()
+        return "\n".join(lines).rstrip().lstrip("\n")
 
     def feed(self, text: str) -> bool:
         """Read more text; return whether the reply is over because more follows its block."""

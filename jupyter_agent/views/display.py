@@ -6,7 +6,6 @@ there every cell streams. Any other (nbclient, a console) is given each cell onc
 
 from __future__ import annotations
 
-import html
 import sys
 import time
 from dataclasses import dataclass, field
@@ -78,7 +77,8 @@ class OutputView:
                     self._outlet.stream(output.name, text)
                 return len(output.text)
             case "error":
-                if before is None:  # as text: an error message would mark the %%agent cell failed
+                # as text: an error message would mark the %%agent cell failed
+                if before is None and output.traceback:
                     self._outlet.stream("stderr", "\n".join(output.traceback) + "\n")
             case _ if output.data != before:
                 update = isinstance(before, dict)
@@ -111,13 +111,13 @@ class _Progress:
     estimated: bool = False
     state: str = "working"
 
-    def where(self) -> str:
-        return f"{self.model} · {self.sandbox}"
+    def where(self) -> list[str]:
+        return [self.model, self.sandbox]
 
-    def text(self) -> str:
+    def how_far(self) -> list[str]:
         tokens = f"{'~' * self.estimated}{self.tokens:,} tokens"
         seconds = f"{time.monotonic() - self.started:.0f} s"
-        return " · ".join([self.state, f"step {self.step}", tokens, seconds])
+        return [self.state, f"step {self.step}", *([tokens] if self.tokens else []), seconds]
 
 
 class DisplayView:
@@ -155,7 +155,7 @@ class DisplayView:
         if self._live:
             self._header(force=True)
         elif self._header_id:
-            self._publish_header(f"{self._header_id}-end", self._progress.text(), update=False)
+            self._publish_header(f"{self._header_id}-end", self._progress.how_far(), update=False)
 
     # -- the header
 
@@ -165,8 +165,8 @@ class DisplayView:
         if facts["role"] == "task":
             progress.model, progress.sandbox = facts["model"], facts["sandbox"]
             self._header_id = f"{change.cell.id}-header"
-            text = f"{progress.text()} · {progress.where()}" if self._live else progress.where()
-            self._publish_header(self._header_id, text, update=False)
+            parts = [*(progress.how_far() if self._live else []), *progress.where()]
+            self._publish_header(self._header_id, parts, update=False)
         progress.step = max(progress.step, facts.get("step", 0))
         if change.done and "usage" in facts and change.cell.id in self._cells:
             usage = facts["usage"]
@@ -176,12 +176,13 @@ class DisplayView:
     def _header(self, *, force: bool) -> None:
         late = time.monotonic() - self._header_at > 1
         if self._live and self._header_id and (force or late):
-            text = f"{self._progress.text()} · {self._progress.where()}"
-            self._publish_header(self._header_id, text, update=True)
+            parts = [*self._progress.how_far(), *self._progress.where()]
+            self._publish_header(self._header_id, parts, update=True)
 
-    def _publish_header(self, display_id: str, text: str, *, update: bool) -> None:
+    def _publish_header(self, display_id: str, parts: list[str], *, update: bool) -> None:
         self._header_at = time.monotonic()
-        data = {"text/markdown": f"*agent: {_escape(text)}*", "text/plain": f"agent: {text}"}
+        text = "agent: " + " · ".join(parts)
+        data = {"text/markdown": f"*{_escape(text)}*", "text/plain": text}
         self._outlet.display(data, {}, display_id=display_id, update=update)
 
     # -- cells
@@ -259,5 +260,4 @@ class AnswerView:
 
 def _escape(text: str) -> str:
     """Keep names and paths from being read as Markdown."""
-    escaped = html.escape(text, quote=False)
-    return "".join(f"\\{c}" if c in "\\`*_[]#~$" else c for c in escaped)
+    return "".join(f"&#{ord(c)};" if c in "\\`*_[]#~$&<>:" else c for c in text)

@@ -1,0 +1,248 @@
+"""JupyterLab as a user has it: a server on loopback, and pages of headless Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+CHROMIUM = shutil.which("chromium") or ""
+PATIENCE = 60_000  # milliseconds: kernels start slowly on a busy machine
+
+_SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "JUPYTER_AGENT_MODEL")
+_ARGUMENTS = [
+    "--no-sandbox",  # chromium's own cannot start as root
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-sync",
+    "--no-first-run",
+]
+# the texts of the Markdown outputs, code left out, at each change of the page
+_WATCH = """cell => {
+    window.shown = [];
+    new MutationObserver(() => {
+        const outputs = [...cell.querySelectorAll('.jp-OutputArea-output.jp-RenderedMarkdown')];
+        const texts = outputs.map(output => {
+            const copy = output.cloneNode(true);
+            copy.querySelectorAll('details > :not(summary)').forEach(code => code.remove());
+            return copy.textContent.trim();
+        });
+        window.shown.push(texts.join('\\n'));
+    }).observe(cell, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+@dataclass
+class Lab:
+    """A server that is up."""
+
+    url: str
+    folder: Path
+
+    def write(self, name: str, *sources: str) -> Path:
+        """Put a notebook with these code cells into the served folder."""
+        notebook = nbformat.v4.new_notebook(
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+            cells=[nbformat.v4.new_code_cell(source) for source in sources],
+        )
+        nbformat.write(notebook, self.folder / name)
+        return self.folder / name
+
+
+@dataclass
+class NotebookPage:
+    """A notebook open in a page."""
+
+    page: Page
+    path: Path
+    requests: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def cells(self) -> Locator:
+        return self.page.locator(".jp-Notebook .jp-Cell")
+
+    def outputs(self, index: int) -> Locator:
+        """The outputs of a cell, in their order."""
+        return self.cells.nth(index).locator(".jp-OutputArea-output")
+
+    def text(self, index: int) -> str:
+        """What the outputs of a cell say."""
+        return "\n".join(self.outputs(index).all_inner_texts())
+
+    def run_all(self) -> None:
+        """Run every cell and wait until they are done."""
+        self._choose("Run", "Run All Cells")
+        for prompt in self.page.locator(".jp-CodeCell .jp-InputPrompt").all():
+            self._numbered(prompt)
+
+    def start(self, index: int) -> None:
+        """Run one cell and do not wait for it."""
+        self.cells.nth(index).locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+
+    def done(self, index: int, *, timeout: float = PATIENCE) -> None:
+        """Wait until a cell's prompt shows its number."""
+        self._numbered(self.cells.nth(index).locator(".jp-InputPrompt"), timeout=timeout)
+
+    def run(self, index: int) -> None:
+        """Run one cell and wait until it is done."""
+        self.start(index)
+        self.done(index)
+
+    def interrupt(self) -> None:
+        """Press the stop button."""
+        self.page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
+
+    def watch(self, index: int) -> None:
+        """Keep from now on each text that a cell's Markdown outputs show."""
+        self.cells.nth(index).evaluate(_WATCH)
+
+    def shown(self) -> list[str]:
+        """Every text that was shown since `watch`, however briefly."""
+        texts: list[str] = self.page.evaluate("window.shown")
+        return texts
+
+    def save(self) -> NotebookNode:
+        """Save the notebook and read its file."""
+        with self.page.expect_response(
+            lambda response: response.request.method == "POST" and "/checkpoints" in response.url
+        ) as saved:  # the checkpoint is the last thing that a save does; it drops a second save
+            self.page.keyboard.press("Control+s")
+        assert saved.value.ok
+        return nbformat.read(self.path, as_version=4)
+
+    def use_theme(self, theme: str) -> None:
+        """Choose a theme; it stays JupyterLab's for pages to come."""
+        self._choose("Settings", "Theme", theme)
+        expect(self.page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
+
+    def reload(self) -> None:
+        self.page.reload()
+        self._settle()
+
+    def screenshot(self, name: str) -> None:
+        SCREENSHOTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def _settle(self) -> None:
+        """Wait until the notebook is there and its kernel is ready."""
+        expect(self.cells.first).to_be_visible(timeout=PATIENCE)
+        expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
+        # not the toolbar's circle: it shows idle before there is a kernel, and whoever runs a cell
+        # then is asked to select one
+        idle = self.page.get_by_text("Python 3 (ipykernel) | Idle", exact=True)
+        expect(idle).to_be_visible(timeout=PATIENCE)
+
+    def _choose(self, *entries: str) -> None:
+        """Go through the menus to a command."""
+        for entry in entries:
+            text = self.page.get_by_text(entry, exact=True)
+            self.page.locator(".lm-MenuBar-item, .lm-Menu-item").filter(has=text).click()
+
+    def _numbered(self, prompt: Locator, *, timeout: float = PATIENCE) -> None:
+        expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=timeout)
+
+
+@contextmanager
+def serving(folder: Path, home: Path) -> Iterator[Lab]:
+    """Serve a folder with JupyterLab, all of whose own files are in ``home``."""
+    port = _free_port()
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = '{"fetchNews": "false", "checkForUpdates": false}'
+    (settings / "notification.jupyterlab-settings").write_text(quiet)
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser"]
+    command += ["--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
+    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+    command += ["--LabApp.news_url=None"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=home, env=_environment(home), stdout=log, stderr=log)
+        try:
+            lab = Lab(f"http://127.0.0.1:{port}", folder)
+            _wait_for(lab, server, home / "log")
+            yield lab
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+@contextmanager
+def browsing() -> Iterator[BrowserContext]:
+    """Start Chromium; its pages share a cache, so that JupyterLab loads fast after the first."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        try:
+            yield browser.new_context()
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened(
+    lab: Lab, browser: BrowserContext, path: Path, *, height: int = 1000
+) -> Iterator[NotebookPage]:
+    """Open a notebook in a page of its own."""
+    page = browser.new_page()
+    try:
+        page.set_viewport_size({"width": 1280, "height": height})
+        notebook = NotebookPage(page, path)
+        page.on("request", lambda request: notebook.requests.append(request.url))
+        page.goto(f"{lab.url}/doc/tree/{path.relative_to(lab.folder)}?reset")
+        notebook._settle()
+        yield notebook
+    finally:
+        page.close()
+
+
+def _environment(home: Path) -> dict[str, str]:
+    names = {
+        "IPYTHONDIR": "ipython",
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    }
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    own = {name: str(home / folder) for name, folder in names.items()}
+    return kept | own | {"HF_TOKEN_PATH": "/nonexistent/token"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _wait_for(lab: Lab, server: subprocess.Popen[Any], log: Path) -> None:
+    end = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{lab.url}/api", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")

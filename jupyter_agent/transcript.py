@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.protocol import Message, Part, Usage, fenced
 
-__all__ = ["Change", "Transcript"]
+__all__ = ["ANSI", "KEY", "Change", "Transcript", "brief"]
 
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
@@ -278,17 +278,16 @@ def _text_of(output: NotebookNode) -> str:
         case "stream":
             text = output.text
         case "error":
-            text = _brief(output.traceback) or f"{output.ename}: {output.evalue}"
+            text = "\n".join(brief(output.traceback)) or f"{output.ename}: {output.evalue}"
         case _:
             text = output.data.get("text/plain", "")
     return _OVERWRITTEN.sub("", ANSI.sub("", text))
 
 
-def _brief(traceback: list[str]) -> str:
-    """Keep of a traceback the frames of the user's cells; those of libraries teach little."""
-    frames = [ANSI.sub("", frame) for frame in traceback]
-    kept = [f for f in frames[:-1] if not re.match(r"File (?!.*<ipython-input)", f)]
-    return "\n".join([*kept, *frames[-1:]])
+def brief(traceback: list[str]) -> list[str]:
+    """Keep of a traceback the frames of the notebook's cells; those of libraries teach little."""
+    own = [frame for frame in traceback[:-1] if not ANSI.sub("", frame).startswith("File ")]
+    return [*own, *traceback[-1:]]
 
 
 def _cut(text: str) -> str:

@@ -79,12 +79,11 @@ def test_what_runs_in_the_sandbox_imports_nothing_of_ours_but_itself() -> None:
         assert imported(name) <= {"sandbox", *GUEST}, name
 
 
-def test_public_names_are_declared_and_sorted() -> None:
+def test_public_names_are_declared() -> None:
     for name in sorted(MODULES):
         if name in ("sandbox.__main__", "sandbox", "views", "sandbox.guest", "sandbox.lockdown"):
             continue
         module = importlib.import_module(f"jupyter_agent.{name}".removesuffix(".__init__"))
-        assert module.__all__ == sorted(module.__all__), name
         assert all(hasattr(module, public) for public in module.__all__), name
 
 

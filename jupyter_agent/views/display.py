@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from nbformat import NotebookNode
 
 from jupyter_agent.protocol import fenced
-from jupyter_agent.transcript import KEY, Change
+from jupyter_agent.transcript import KEY, Change, brief
 
 __all__ = ["AnswerView", "CellOutlet", "DisplayView", "Outlet", "OutputView"]
 
@@ -79,7 +79,7 @@ class OutputView:
             case "error":
                 # as text: an error message would mark the %%agent cell failed
                 if before is None and output.traceback:
-                    self._outlet.stream("stderr", "\n".join(output.traceback) + "\n")
+                    self._outlet.stream("stderr", "\n".join(brief(output.traceback)) + "\n")
             case _ if output.data != before:
                 update = isinstance(before, dict)
                 data, metadata = dict(output.data), dict(output.metadata)

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from nbformat import NotebookNode
 
-from jupyter_agent.transcript import ANSI, KEY, Change
+from jupyter_agent.transcript import ANSI, KEY, Change, brief
 
 __all__ = ["TerminalView"]
 
@@ -135,6 +135,6 @@ def _plain(output: NotebookNode) -> str:
             text: str = output.text
             return text
         case "error":
-            return "\n".join(output.traceback) + "\n"
+            return "\n".join(brief(output.traceback)) + "\n"
         case _:
             return f"{output.data.get('text/plain', '')}\n"

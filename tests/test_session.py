@@ -1,0 +1,124 @@
+"""What lives on between runs, and what a later run may change."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from jupyter_agent.errors import UsageError
+from jupyter_agent.session import Session
+from jupyter_agent.transcript import KEY, Change
+
+F = "```"
+
+
+@pytest.fixture
+async def session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
+    monkeypatch.chdir(folder)
+    (folder / "set.md").write_text(f"x\n{F}python\nx = 1\n{F}\n<!-- next reply -->\nset\n")
+    (folder / "get.md").write_text(f"x\n{F}python\nprint(x)\n{F}\n<!-- next reply -->\ngot\n")
+    session = Session(folder)
+    yield session
+    await session.close()
+
+
+async def run(session: Session, script: str, **options: object) -> list[Change]:
+    changes = session.run("Go", model=f"scripted:{script}", **options)  # type: ignore[arg-type]
+    async with aclosing(changes):
+        return [change async for change in changes]
+
+
+def last_output(session: Session) -> str:
+    cell = [cell for cell in session.transcript.cells if cell.cell_type == "code"][-1]
+    output = cell.outputs[-1]
+    return str(output.get("text") or output.get("ename"))
+
+
+def notes(session: Session) -> list[str]:
+    cells = session.transcript.cells
+    return [c.metadata[KEY]["note"] for c in cells if c.metadata[KEY]["role"] == "task"]
+
+
+async def test_variables_and_transcript_live_on_between_runs(session: Session) -> None:
+    await run(session, "set.md")
+    await run(session, "get.md")
+    assert last_output(session) == "1\n"
+    assert len(session.transcript.cells) == 8
+    assert session.transcript.answer == "got"
+
+
+async def test_the_model_is_told_what_it_can_read(session: Session) -> None:
+    changes = await run(session, "set.md")
+    assert notes(session) == ["Files you can read here: deep/, get.md, penguins.csv, set.md"]
+    facts = changes[0].cell.metadata[KEY]
+    assert facts["sandbox"] == "bubblewrap, reads project/"
+    assert facts["model"] == "scripted:set.md"
+
+
+async def test_other_data_mean_a_new_sandbox_and_the_model_is_told(session: Session) -> None:
+    await run(session, "set.md")
+    await run(session, "get.md", data=["penguins.csv"])
+    assert last_output(session) == "NameError"
+    assert notes(session)[1] == (
+        "Files you can read here: penguins.csv\n"
+        "The kernel is new: variables and files of earlier cells are gone."
+    )
+    sandbox = session.sandbox
+    await run(session, "get.md", data=["penguins.csv"])
+    assert session.sandbox is sandbox
+
+
+async def test_no_data_is_no_files(session: Session) -> None:
+    await run(session, "set.md", data=["none"])
+    assert notes(session) == [""]
+    assert session.sandbox.describe() == "bubblewrap, reads no files"
+
+
+async def test_a_saved_run_is_gone_on_with_only_by_a_fresh_session(
+    session: Session, folder: Path
+) -> None:
+    await run(session, "set.md", save="one.ipynb")
+    other = Session(folder)
+    try:
+        await run(other, "set.md", save="two.ipynb")
+        with pytest.raises(UsageError, match="holds another run"):
+            await run(other, "get.md", save="one.ipynb")
+        await other.reset()
+        await run(other, "get.md", save="one.ipynb")
+        assert len(other.transcript.cells) == 8
+    finally:
+        await other.close()
+
+
+async def test_reset_forgets_and_a_run_starts_afresh(session: Session) -> None:
+    await run(session, "set.md")
+    await session.reset()
+    assert not session.sandbox.alive
+    await run(session, "get.md")
+    assert last_output(session) == "NameError"
+    assert len(session.transcript.cells) == 4
+
+
+async def test_bad_input_starts_nothing(session: Session) -> None:
+    for task, options in (
+        (" ", {}),
+        ("Go", {"data": ["gone.csv"]}),
+        ("Go", {"save": "gone/x.ipynb"}),
+    ):
+        with pytest.raises(UsageError):
+            async for _ in session.run(task, model="scripted:set.md", **options):
+                pass
+    assert not session.sandbox.alive
+    assert session.transcript.cells == []
+
+
+async def test_status_says_how_things_stand(session: Session) -> None:
+    assert session.status()["sandbox"] == "starts with the next run"
+    await run(session, "set.md", save="run.ipynb")
+    status = session.status()
+    assert status["sandbox"] == "bubblewrap, reads project/"
+    assert status["runs"] == "1, 4 cells"
+    assert status["saved"].endswith("project/run.ipynb")

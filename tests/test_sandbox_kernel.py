@@ -6,11 +6,13 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from traitlets.config import Config
 
@@ -382,6 +384,28 @@ async def test_what_a_killed_host_left_is_swept_and_what_lives_is_not(
             assert held.exists()
             assert await text(first, "1") == "1"
     assert not list(tmp_path.glob("jupyter-agent-*"))
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+async def test_a_sandbox_outlives_the_thread_that_asked_for_it(folder: Path, tier: str) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    manager = AsyncKernelManager(kernel_name="python3-sandboxed", config=config)
+
+    async def start() -> None:
+        await manager.start_kernel(cwd=str(folder))
+
+    thread = threading.Thread(target=lambda: asyncio.run(start()))
+    thread.start()
+    thread.join()
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=30)
+        await asyncio.sleep(0.2)  # the signal of a thread's end would have come by now
+        assert await manager.is_alive()
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
 
 
 # -- when it cannot start

@@ -41,6 +41,8 @@ def confine(plan: dict[str, Any]) -> None:
     paths = plan["landlock"]
     if paths:
         lockdown.die_with_parent()
+        if os.getppid() != plan["host"]:
+            sys.exit("jupyter_agent.sandbox: the host has ended")
         lockdown.restrict_paths(**paths)
     scoped = not paths or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
     lockdown.install_filter(

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ REMEDIES = (
 PREFIX = "jupyter-agent-"  # of the folders that hold a sandbox's sockets
 SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
 _uids = itertools.count()
+# A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
+_spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
 
 
 class SandboxProvisioner(LocalProvisioner):
@@ -112,8 +115,10 @@ class SandboxProvisioner(LocalProvisioner):
         self._log = read
         kwargs.update(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self_write)
         kwargs.setdefault("independent", True)  # no pid of ours in its environment
+        launch = functools.partial(super().launch_kernel, cmd, **kwargs)
+        loop = asyncio.get_running_loop()
         try:
-            return await super().launch_kernel(cmd, **kwargs)
+            return await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
         finally:
             for descriptor in (self_write, *self._descriptors):
                 os.close(descriptor)
@@ -174,6 +179,7 @@ class SandboxProvisioner(LocalProvisioner):
             for name, value in self.connection_info.items()
         }
         plan = {
+            "host": os.getpid(),
             "folder": folder,
             "uid": uid,
             "landlock": landlock,

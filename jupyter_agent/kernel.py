@@ -49,7 +49,7 @@ class AgentKernel(Kernel):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._session = Session(parent=self)
+        self._session = Session(parent=self, keep_spare=True)
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that runs cells
 
@@ -148,7 +148,7 @@ class AgentKernel(Kernel):
                 self.stream("stdout", "".join(lines))
             case "reset":
                 await self._session.reset()
-                self.stream("stdout", "The sandbox has ended and its runs are forgotten.\n")
+                self.stream("stdout", "The sandbox is new and the session's runs are forgotten.\n")
             case _:
                 raise UsageError(f"%agent does not know {command!r}: it takes status or reset")
 

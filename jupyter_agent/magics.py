@@ -50,7 +50,7 @@ class AgentMagics(Magics):
         from jupyter_agent.bridge import shared_bridge
         from jupyter_agent.session import Session
 
-        session = Session(Path.cwd(), parent=self.shell)
+        session = Session(Path.cwd(), parent=self.shell, keep_spare=True)
         atexit.register(lambda: shared_bridge().call(session.close()))
         return session
 
@@ -79,7 +79,7 @@ class AgentMagics(Magics):
                     print(f"{name:<8} {value}")  # noqa: T201
             case "reset":
                 shared_bridge().call(self.session.reset())
-                print("The sandbox has ended and the session's runs are forgotten.")  # noqa: T201
+                print("The sandbox is new and the session's runs are forgotten.")  # noqa: T201
             case "help" | "":
                 print(LINE_HELP)  # noqa: T201
             case _:

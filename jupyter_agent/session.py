@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from traitlets import Unicode
+from traitlets import Bool, Unicode
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent.agent import Agent
@@ -31,6 +31,9 @@ class Session(LoggingConfigurable):
     """
 
     model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
+    keep_spare = Bool(
+        False, help="After a run keep a spare kernel, so that a reset or a crash costs no time."
+    ).tag(config=True)
 
     def __init__(self, folder: Path | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -82,6 +85,8 @@ class Session(LoggingConfigurable):
                     facts = {"model": chosen.name, "sandbox": self.sandbox.describe()}
                     change.cell.metadata[KEY].update(facts)
                 yield change
+        self.sandbox.spare = self.keep_spare
+        await self.sandbox.start()
 
     async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
         """Run the user's own code in the sandbox and yield its outputs."""
@@ -90,10 +95,10 @@ class Session(LoggingConfigurable):
                 yield output
 
     async def reset(self) -> None:
-        """Forget the transcript and end the sandbox; the next run starts afresh."""
-        await self.sandbox.close()
+        """Forget the transcript and the variables; the next run starts afresh."""
         self.transcript = Transcript()
-        self.sandbox = self._new_sandbox(None)
+        if self.sandbox.alive:
+            await self.sandbox.restart()
 
     async def close(self) -> None:
         """End the sandbox and leave nothing behind."""
@@ -111,6 +116,7 @@ class Session(LoggingConfigurable):
         return {
             "model": model,
             "sandbox": sandbox,
+            "limits": self.sandbox.describe_limits(),
             "folder": str(self.folder),
             "runs": f"{runs}, {len(self.transcript.cells)} cells",
             "tokens": f"{self.transcript.usage.total:,}",

@@ -219,6 +219,29 @@ async def test_a_module_beside_the_notebook_never_runs_before_the_lockdown(
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+async def test_what_the_host_can_import_the_sandbox_can_but_not_the_data_beside_it(
+    folder: Path, tmp_path: Path, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = tmp_path / "lib"
+    (lib / "package").mkdir(parents=True)
+    (lib / "package" / "__init__.py").write_text("x = 'imported'\n")
+    (lib / "module.py").write_text("x = 'imported'\n")
+    (lib / "data").mkdir()
+    (lib / "data" / "private.csv").write_text("1\n")
+    monkeypatch.syspath_prepend(str(lib))
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(folder, data=[], config=config) as sandbox:
+        for name in ("package", "module"):
+            assert await text(sandbox, f"import {name}; {name}.x") == "'imported'"
+        assert await attempt(sandbox, f"open({str(lib / 'module.py')!r}, 'w')") in (
+            "OSError",
+            "PermissionError",
+        )
+        secret = await attempt(sandbox, f"open({str(lib / 'data' / 'private.csv')!r}).read()")
+        assert secret in ("FileNotFoundError", "PermissionError")
+
+
 async def test_named_data_replaces_the_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("a")
@@ -321,13 +344,120 @@ async def test_a_kernel_that_dies_is_an_error_output_and_the_next_cell_runs(
     assert await text(sandbox, "x") == "NameError"
 
 
+async def test_a_cell_that_takes_too_long_is_interrupted_and_says_so(sandbox: Sandbox) -> None:
+    await text(sandbox, "kept = 1")
+    sandbox.cell_timeout = 0.5
+    found = await outputs(sandbox, "print('on', flush=True)\nwhile True: pass")
+    assert found[-1].ename == "TimeLimit"
+    assert "ran longer than 0.5 s" in found[-1].evalue
+    assert await text(sandbox, "kept") == "1"
+
+
+async def test_a_cell_that_puts_out_too_much_is_interrupted(sandbox: Sandbox) -> None:
+    sandbox.most_outputs = 50
+    found = await outputs(sandbox, "while True: display(1)")
+    assert found[-1].ename == "OutputLimit"
+    assert len(found) == 52
+    sandbox.most_output = 1
+    found = await outputs(sandbox, "kept = 1\nwhile True: print('x' * 10_000)")
+    assert found[-1].ename == "OutputLimit"
+    assert sum(len(output.get("text", "")) for output in found) < 4 << 20
+    assert await text(sandbox, "kept") == "1"
+
+
+async def test_a_message_too_large_for_the_host_ends_the_kernel(sandbox: Sandbox) -> None:
+    [notice] = await outputs(sandbox, "display({'text/plain': 'x' * 140_000_000}, raw=True)")
+    assert "sent more than 128 MiB at once and was ended" in notice.evalue
+    assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_memory_is_limited(folder: Path) -> None:
+    for tier in ("bubblewrap", "landlock"):
+        limits = {"isolation": tier, "memory": 1500}
+        async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
+            assert "memory 1.5 GiB" in sandbox.describe_limits()
+            found = await text(sandbox, "x = bytearray(2_000_000_000)")
+            assert found in ("MemoryError", "SandboxDied")
+            assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_processes_are_limited(folder: Path) -> None:
+    bomb = "import os\nfor _ in range(300):\n    if os.fork() == 0:\n        os.pause() if hasattr(os, 'pause') else __import__('signal').pause()"
+    for tier in ("bubblewrap", "landlock"):
+        limits = {"isolation": tier, "processes": 100}
+        async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
+            assert await text(sandbox, bomb) == "BlockingIOError", tier
+            guests = descendants(os.getpid())
+        deadline = time.monotonic() + 20
+        while alive := [pid for pid in guests if Path(f"/proc/{pid}").exists()]:
+            assert time.monotonic() < deadline, alive
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+def test_a_flood_of_text_does_not_fill_the_host(folder: Path, tier: str) -> None:
+    program = f"""
+import asyncio, resource
+from pathlib import Path
+from traitlets.config import Config
+from jupyter_agent.sandbox.kernel import Sandbox
+
+async def main():
+    config = Config({{"SandboxProvisioner": {{"isolation": {tier!r}}}}})
+    async with Sandbox(Path({str(folder)!r}), config=config) as sandbox:
+        async for output in sandbox.execute("print(1)"): pass
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        flood = "import sys\\nfor _ in range(10_000): sys.stdout.write('x' * 1_000_000 + chr(10))"
+        async for output in sandbox.execute(flood): last = output
+        async for output in sandbox.execute("print('alive')"): pass
+        print(last.output_type, output.text.strip())
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    end, grown = done.stdout.splitlines()
+    assert end == "error alive"
+    assert int(grown) < 64
+
+
+async def test_a_spare_kernel_takes_over(folder: Path) -> None:
+    sandbox = Sandbox(folder, spare=True)
+    try:
+        await text(sandbox, "x = 1")
+        assert sandbox._spare is not None
+        spare = await asyncio.shield(sandbox._spare)
+        assert await text(sandbox, "import os; os._exit(1)") == "SandboxDied"
+        assert await text(sandbox, "'x' in globals()") == "False"
+        assert sandbox._kernel is spare
+        assert sandbox._spare is not None
+    finally:
+        await sandbox.close()
+    assert not descendants(os.getpid())
+
+
+async def test_a_spare_kernel_is_ended_when_nothing_runs_for_long(folder: Path) -> None:
+    sandbox = Sandbox(folder, spare=True, spare_seconds=1)
+    try:
+        await text(sandbox, "1")
+        before = len(descendants(os.getpid()))
+        while sandbox._spare is not None:
+            await asyncio.sleep(0.05)
+        await sandbox.close()
+        assert before > 0
+    finally:
+        await sandbox.close()
+    assert not descendants(os.getpid())
+
+
 async def test_nothing_is_left_when_a_sandbox_ends(folder: Path) -> None:
     for tier in ("bubblewrap", "landlock"):
         config = Config({"SandboxProvisioner": {"isolation": tier}})
         async with Sandbox(folder, config=config) as sandbox:
-            provisioner = sandbox._manager and sandbox._manager.provisioner
+            provisioner = sandbox._kernel and sandbox._kernel.manager.provisioner
             assert isinstance(provisioner, SandboxProvisioner)
-            left = [provisioner.run_folder, Path(str(sandbox._manager.connection_file))]  # type: ignore[union-attr]
+            left = [provisioner.run_folder, Path(str(sandbox._kernel.manager.connection_file))]  # type: ignore[union-attr]
             pid = provisioner.pid
             await text(sandbox, "import os")
         assert pid is not None

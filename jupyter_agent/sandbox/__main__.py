@@ -35,7 +35,8 @@ def confine(plan: dict[str, Any]) -> None:
     os.chdir(plan["folder"])
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)  # so that an interrupt reaches the children too
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, value in plan["limits"].items():
+        _limit(getattr(resource, f"RLIMIT_{name}"), value)
     if plan["uid"]:
         lockdown.become(plan["uid"])
     paths = plan["landlock"]
@@ -48,6 +49,13 @@ def confine(plan: dict[str, Any]) -> None:
     lockdown.install_filter(
         lockdown.seccomp_filter(own_namespaces=not paths, signals_scoped=scoped)
     )
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set a limit for good, or leave a lower one that is there."""
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 if __name__ == "__main__":

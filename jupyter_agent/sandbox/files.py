@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jupyter_agent.errors import UsageError
 
-__all__ = ["Share", "describe", "listing", "resolve"]
+__all__ = ["Share", "describe", "listing", "resolve", "too_wide"]
 
 # What looks like a secret. A dot file is one: .env, .git, .netrc, .aws, .ssh.
 SECRETS = [
@@ -56,7 +56,7 @@ def resolve(data: list[str], folder: Path) -> tuple[list[Share], str]:
     shares, reason = [], ""
     for typed in data:
         path = (folder / Path(typed).expanduser()).resolve()
-        why = _too_much(path)
+        why = too_wide(path)
         if typed == "." and why:
             reason = f"{path} is {why}"
         elif why:
@@ -74,7 +74,7 @@ def _name(typed: str, path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
 
 
-def _too_much(path: Path) -> str:
+def too_wide(path: Path) -> str:
     """Say what a folder is that is never shared as a whole; empty if it may be."""
     home = Path.home().resolve()
     roots = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import zmq
 from ipykernel.heartbeat import Heartbeat
+from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
 
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
 
+PACE = 1 << 20  # characters
 Shares = list[tuple[str, str, bool]]  # name in the working folder, real path, whether its contents
 
 
@@ -46,6 +48,27 @@ def _link_one(name: Path, target: str) -> None:
         name.symlink_to(target)
     except OSError:  # it is there already
         pass
+
+
+class PacedStream(OutStream):
+    """Standard output in messages of about a mebibyte.
+
+    Left to itself it gathers all that is written in a fifth of a second, which in a loop that
+    prints is more than the host takes in one message.
+    """
+
+    _written = 0
+
+    def write(self, string: str) -> int:
+        """Write text, and send it when there is enough."""
+        for start in range(0, len(string), PACE):
+            piece = string[start : start + PACE]
+            super().write(piece)
+            self._written += len(piece)
+            if self._written >= PACE:
+                self._written = 0
+                self.flush()
+        return len(string)
 
 
 def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares) -> None:
@@ -85,6 +108,7 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
     # IPKernelApp makes its heart by the name of the class, so a subclass would not be used
     Heartbeat._try_bind_socket = beat_on_the_hosts_socket  # type: ignore[method-assign]
     app = Kernel.instance()
+    app.outstream_class = f"{PacedStream.__module__}.{PacedStream.__name__}"
     app.config.HistoryManager.hist_file = ":memory:"
     app.initialize([])
     assert app.shell

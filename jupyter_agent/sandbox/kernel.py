@@ -9,17 +9,18 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.asynchronous.client import AsyncKernelClient
+import zmq
+import zmq.asyncio
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
-from traitlets import Float, Unicode
+from traitlets import Bool, Float, Int, Unicode
 from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
-from jupyter_agent.sandbox.outputs import read_output
+from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 
 __all__ = ["Sandbox"]
@@ -29,6 +30,8 @@ _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
 Mail = tuple[str, Any]  # "iopub" or "shell" and a message; "died" and an exit code
+MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
+LARGEST_MESSAGE = 128 << 20  # bytes; libzmq drops the connection on a larger one
 
 
 class Sandbox(LoggingConfigurable):
@@ -45,10 +48,23 @@ class Sandbox(LoggingConfigurable):
     kernel_name = Unicode(
         "python3-sandboxed", help="The kernelspec that the agent's code runs in."
     ).tag(config=True)
-    start_timeout = Float(60, help="Seconds a kernel may take to start.").tag(config=True)
-    grace = Float(3, help="Seconds from an interrupt to the kill of a kernel that ignores it.").tag(
+    start_timeout = Float(60, min=1, help="Seconds a kernel may take to start.").tag(config=True)
+    grace = Float(
+        3, min=0, help="Seconds from an interrupt to the kill of a kernel that ignores it."
+    ).tag(config=True)
+    cell_timeout = Float(
+        3600, min=0, help="Seconds a cell may run before it is interrupted; 0 for no limit."
+    ).tag(config=True)
+    most_outputs = Int(1000, min=1, help="Outputs of a cell before it is interrupted.").tag(
         config=True
     )
+    most_output = Int(20, min=1, help="MiB of outputs of a cell before it is interrupted.").tag(
+        config=True
+    )
+    spare = Bool(False, help="Keep another kernel started, for a fast restart.").tag(config=True)
+    spare_seconds = Float(
+        600, min=1, help="Seconds without work after which a spare kernel is ended."
+    ).tag(config=True)
 
     def __init__(
         self, folder: Path | None = None, *, data: list[str] | None = None, **kwargs: Any
@@ -57,12 +73,11 @@ class Sandbox(LoggingConfigurable):
         self.folder = (folder or Path.cwd()).resolve()
         self.data = data
         self.execution_count: int | None = None
-        self.dropped = 0  # malformed messages so far
-        self._manager: AsyncKernelManager | None = None
-        self._client: AsyncKernelClient | None = None
-        self._inbox: asyncio.Queue[Mail] = asyncio.Queue(256)
-        self._listeners: list[asyncio.Task[None]] = []
+        self._kernel: _Kernel | None = None
+        self._spare: asyncio.Task[_Kernel] | None = None
         self._settling: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Sandbox:
         await self.start()
@@ -71,35 +86,52 @@ class Sandbox(LoggingConfigurable):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    # -- life
+    # -- what it is
 
     @property
     def alive(self) -> bool:
         """Whether a kernel is there that holds variables."""
-        return self._manager is not None
+        return self._kernel is not None
+
+    @property
+    def _provisioner(self) -> SandboxProvisioner | None:
+        provisioner = self._kernel.manager.provisioner if self._kernel else None
+        return provisioner if isinstance(provisioner, SandboxProvisioner) else None
 
     @property
     def tier(self) -> str:
         """What confines the kernel."""
-        provisioner = self._manager and self._manager.provisioner
-        if isinstance(provisioner, SandboxProvisioner):
-            return "NO SANDBOX" if provisioner.tier == "none" else provisioner.tier
-        return f"kernel {self.kernel_name}"
+        provisioner = self._provisioner
+        return provisioner.tier if provisioner else f"kernel {self.kernel_name}"
 
     @property
     def shares(self) -> list[files.Share]:
         """The user's files that code in here can read."""
-        provisioner = self._manager and self._manager.provisioner
-        return provisioner.shares if isinstance(provisioner, SandboxProvisioner) else []
+        return self._provisioner.shares if self._provisioner else []
+
+    @property
+    def dropped(self) -> int:
+        """How many malformed messages this kernel has sent."""
+        return self._kernel.dropped if self._kernel else 0
 
     def describe(self) -> str:
         """Say in a few words what confines the kernel and what it can read."""
-        provisioner = self._manager and self._manager.provisioner
-        if not isinstance(provisioner, SandboxProvisioner):
+        provisioner = self._provisioner
+        if provisioner is None:
             return self.tier
         if provisioner.tier == "none":
             return "NO SANDBOX: your files, keys and network"
         return f"{self.tier}, reads {files.describe(provisioner.shares, provisioner.reason)}"
+
+    def describe_limits(self) -> str:
+        """Say in a few words what is limited."""
+        parts = [f"a cell {self.cell_timeout:g} s"] if self.cell_timeout else []
+        parts.append(f"its outputs {self.most_outputs:,} and {self.most_output} MiB")
+        if self._provisioner and self._provisioner.tier != "none":
+            parts.append(self._provisioner.describe_limits())
+        return ", ".join(parts)
+
+    # -- life
 
     async def start(self) -> None:
         """Start the kernel if none is there.
@@ -109,114 +141,111 @@ class Sandbox(LoggingConfigurable):
         SandboxError
             It cannot start, or no tier of isolation works on this machine.
         """
-        if self._manager:
+        if self._kernel is None:
+            spare, self._spare = self._spare, None
+            self._kernel = await (spare or self._launch())
+        self._prepare_spare()
+
+    def _prepare_spare(self) -> None:
+        """Start a spare kernel in the background, and end it when nothing has run for long."""
+        if not self.spare:
             return
-        manager = AsyncKernelManager(
-            kernel_name=self.kernel_name, config=self._config(), log=_SILENT
-        )
+        if self._spare is None:
+            self._spare = asyncio.create_task(self._launch())
+            self._spare.add_done_callback(_heard)
+        if self._expiry:
+            self._expiry.cancel()
+        loop = asyncio.get_running_loop()
+        self._expiry = loop.call_later(self.spare_seconds, self._end_spare)
+
+    def _end_spare(self) -> asyncio.Task[None] | None:
+        """Give a spare kernel's memory back."""
+        spare, self._spare = self._spare, None
+        if self._expiry:
+            self._expiry.cancel()
+        if spare is None:
+            return None
+        self._ending = asyncio.create_task(_end_launch(spare))
+        return self._ending
+
+    async def restart(self) -> None:
+        """Put a new kernel in the place of the one that is there."""
+        await self._settled()
+        await self._end()
+        await self.start()
+
+    async def _launch(self) -> _Kernel:
+        kernel = _Kernel(AsyncKernelManager(**self._settings()), self.log)
         try:
-            await manager.start_kernel(cwd=str(self.folder))
+            await kernel.start(self.folder, self.start_timeout)
         except NoSuchKernel:
             raise SandboxError(
                 f"there is no kernelspec {self.kernel_name!r}; reinstall jupyter-agent-kernel, "
                 "or see: jupyter agent doctor"
             ) from None
-        except BaseException:  # a cancelled start too leaves no process behind
-            await manager.shutdown_kernel(now=True)
-            raise
-        self._manager, self._client = manager, manager.client()
-        self._client.start_channels(stdin=False, hb=False)
-        self._inbox = asyncio.Queue(256)
-        self._listeners = [
-            asyncio.create_task(self._listen("shell")),
-            asyncio.create_task(self._listen("iopub")),
-            asyncio.create_task(self._watch()),
-        ]
-        try:
-            async with asyncio.timeout(self.start_timeout):
-                await self._ready()
-        except BaseException as error:
-            words = getattr(manager.provisioner, "last_words", str)()
-            await self.close()
-            if isinstance(error, TimeoutError):
-                seconds = f"{self.start_timeout:g} s"
-                raise SandboxError(
-                    f"the sandbox did not start within {seconds}: {words or 'no word'}"
-                ) from None
-            if isinstance(error, EOFError):
-                raise SandboxError(
-                    f"the sandbox's kernel ended at its start: {words or error}; "
-                    "see: jupyter agent doctor"
-                ) from None
-            raise
+        return kernel
 
-    def _config(self) -> Config:
+    def _settings(self) -> dict[str, Any]:
         """Pass on what concerns the kernel, and nothing else of the door's configuration."""
         config = Config()
         for name in ("KernelSpecManager", "SandboxProvisioner"):
             config[name] = self.config[name]
         if self.data is not None:
             config.SandboxProvisioner.data = self.data
-        return config
-
-    async def _ready(self) -> None:
-        """Wait for an answer, and for iopub to be heard: its first messages would else be lost."""
-        assert self._client
-        answered = heard = False
-        self._client.kernel_info()
-        while not (answered and heard):
-            try:
-                async with asyncio.timeout(1 if answered else None):
-                    source, message = await self._inbox.get()
-            except TimeoutError:
-                self._client.kernel_info()
-                continue
-            if source == "died":
-                raise EOFError(f"exit code {message}")
-            answered |= source == "shell"
-            heard |= source == "iopub"
+        return {"kernel_name": self.kernel_name, "config": config, "log": _SILENT}
 
     async def close(self) -> None:
-        """End the kernel and leave nothing behind."""
-        manager, client = self._manager, self._client
-        self._manager = self._client = None
-        tasks = [*self._listeners, *([self._settling] if self._settling else [])]
-        self._listeners, self._settling = [], None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if client:
-            client.stop_channels()
-        if manager:
-            await manager.shutdown_kernel(now=True)
+        """End the kernel, and a spare one, and leave nothing behind."""
+        settling, self._settling = self._settling, None
+        if settling:
+            settling.cancel()
+            await asyncio.wait({settling})
+        await self._end()
+        if ending := self._end_spare() or self._ending:
+            await ending
+
+    async def _end(self) -> None:
+        kernel, self._kernel = self._kernel, None
+        if kernel:
+            await kernel.close()
 
     # -- work
 
     async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
         """Run code and yield its outputs as they come, until the kernel is idle and has replied.
 
-        An error of the code, or the kernel's death, is an output. Closing the iterator early
-        interrupts the code.
+        An error of the code, the kernel's death and a limit that was hit are outputs. Closing the
+        iterator early interrupts the code.
         """
         await self._settled()
         await self.start()
-        assert self._client
-        msg_id = self._client.execute(code, allow_stdin=False)
-        waiting = {"idle", "reply"}
+        assert self._kernel
+        # without stop_on_error=False a cell sent soon after a failed one is thrown away
+        send = self._kernel.client.execute
+        cell = _Cell(self._kernel, send(code, allow_stdin=False, stop_on_error=False))
+        deadline = asyncio.get_running_loop().time() + (self.cell_timeout or float("inf"))
         try:
-            while waiting:
-                source, message = await self._inbox.get()
-                if source == "died":
-                    waiting.clear()
-                    await self.close()
-                    yield _death_notice(message)
-                elif _parent(message) == msg_id:
-                    output = self._read(message, waiting)
-                    if output is not None:
-                        yield output
+            while cell.waiting:
+                try:
+                    async with asyncio.timeout_at(cell.until(deadline)):
+                        output = await cell.next()
+                except EOFError as death:
+                    await self._end()
+                    yield _notice("SandboxDied", f"{death}; its variables and files are gone")
+                    return
+                except TimeoutError:
+                    yield _notice(*cell.lateness(self.cell_timeout))
+                    return
+                if output is not None:
+                    yield output
+                if cell.outputs > self.most_outputs or cell.size > self.most_output << 20:
+                    limits = f"{self.most_outputs:,} outputs or {self.most_output} MiB"
+                    yield _notice("OutputLimit", f"more than {limits}; the cell was interrupted")
+                    return
         finally:
-            if waiting and self._manager:
-                await self._stop(msg_id, waiting)
+            self.execution_count = cell.execution_count
+            if cell.waiting and self._kernel is not None:
+                await self._stop(cell)
 
     async def ask(self, kind: str, content: dict[str, Any]) -> dict[str, Any]:
         """Send a request such as ``complete_request`` and return the content of its reply.
@@ -225,76 +254,140 @@ class Sandbox(LoggingConfigurable):
         """
         await self._settled()
         await self.start()
-        assert self._client
-        request = self._client.session.msg(kind, content)
-        self._client.shell_channel.send(request)
-        while True:
-            source, message = await self._inbox.get()
-            if source == "died":
-                await self.close()
-                raise SandboxError("the sandbox's kernel died; the next cell starts in a new one")
-            if source == "shell" and _parent(message) == request["header"]["msg_id"]:
-                reply = message.get("content")
-                return reply if isinstance(reply, dict) else {"status": "error"}
-
-    def _read(self, message: dict[str, Any], waiting: set[str]) -> NotebookNode | None:
-        """Take from a message of the current cell what it says; count it if it is malformed."""
-        kind, content = message.get("msg_type"), message.get("content")
+        assert self._kernel
+        request = self._kernel.client.session.msg(kind, content)
+        self._kernel.client.shell_channel.send(request)
         try:
-            match kind, content:
-                case "status", {"execution_state": "idle"}:
-                    waiting.discard("idle")
-                case "execute_reply", {"execution_count": int(count)}:
-                    self.execution_count = count
-                    waiting.discard("reply")
-                case "execute_reply", _:
-                    waiting.discard("reply")
-                case "clear_output", {"wait": wait}:
-                    return NotebookNode(output_type="clear_output", wait=bool(wait))
-                case _:
-                    return read_output(str(kind), content)
-        except (ValueError, TypeError, RecursionError):
-            self.dropped += 1
-        return None
+            while True:
+                source, message = await self._kernel.next()
+                if source == "shell" and _parent(message) == request["header"]["msg_id"]:
+                    reply = message.get("content")
+                    return reply if isinstance(reply, dict) else {"status": "error"}
+        except EOFError as death:
+            await self._end()
+            raise SandboxError(f"{death}; the next cell starts in a new one") from None
 
     async def interrupt(self) -> None:
         """Ask the running code to stop (message spec: interrupt_request)."""
-        if self._manager:
-            await self._manager.interrupt_kernel()
+        if self._kernel is not None:
+            await self._kernel.manager.interrupt_kernel()
 
-    async def _stop(self, msg_id: str, waiting: set[str]) -> None:
+    async def _stop(self, cell: _Cell) -> None:
         """Interrupt and return soon; a kernel that is slow stops before the next cell."""
         await self.interrupt()
-        self._settling = asyncio.create_task(self._settle(msg_id, waiting))
+        self._settling = asyncio.create_task(self._settle(cell))
         await asyncio.wait({self._settling}, timeout=0.5)
 
-    async def _settle(self, msg_id: str, waiting: set[str]) -> None:
+    async def _settle(self, cell: _Cell) -> None:
         """Wait until the interrupted cell is over; kill the kernel if it takes too long."""
-        try:
+        with contextlib.suppress(TimeoutError, EOFError):
             async with asyncio.timeout(self.grace):
-                while waiting:
-                    source, message = await self._inbox.get()
-                    if source == "died":
-                        break
-                    if _parent(message) == msg_id:
-                        self._read(message, waiting)
-        except TimeoutError:
-            pass
-        if waiting:
-            self._settling = None  # this task must not wait for itself
-            await self.close()
+                while cell.waiting:
+                    await cell.next()
+        if cell.waiting:
+            await self._end()
 
     async def _settled(self) -> None:
         if self._settling:
             await asyncio.wait({self._settling})
             self._settling = None
 
-    # -- what comes back
+
+class _Kernel:
+    """A started kernel and what it has sent; everything that one process needs."""
+
+    def __init__(self, manager: AsyncKernelManager, log: logging.Logger) -> None:
+        self.manager = manager
+        self.client = manager.client()
+        self.dropped = 0
+        self._log = log
+        self._inbox: asyncio.Queue[Mail] = asyncio.Queue(MOST_WAITING)
+        self._listeners: list[asyncio.Task[None]] = []
+        self._monitors: list[zmq.asyncio.Socket] = []
+
+    async def start(self, folder: Path, timeout: float) -> None:
+        """Start it and wait until it answers; leave nothing behind if it does not."""
+        try:
+            await self.manager.start_kernel(cwd=str(folder))
+            self._connect()
+            async with asyncio.timeout(timeout):
+                await self._ready()
+        except BaseException as error:
+            words = getattr(self.manager.provisioner, "last_words", str)()
+            await self.close()
+            match error:
+                case TimeoutError():
+                    raise SandboxError(
+                        f"the sandbox did not start within {timeout:g} s: {words or 'no word'}"
+                    ) from None
+                case EOFError():
+                    raise SandboxError(
+                        f"the sandbox's kernel ended at its start: {words or error}; "
+                        "see: jupyter agent doctor"
+                    ) from None
+            raise
+
+    def _connect(self) -> None:
+        self.client = self.manager.client()
+        context = self.client.context
+        context.setsockopt(zmq.RCVHWM, MOST_WAITING)
+        context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
+        self.client.start_channels(stdin=False, hb=False)
+        self._watcher = asyncio.create_task(self._watch())
+        self._listeners = [self._watcher]
+        for channel in (self.client.shell_channel, self.client.iopub_channel):
+            assert channel.socket
+            monitor = channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self._monitors.append(monitor)
+            self._listeners.append(asyncio.create_task(self._mind(monitor)))
+        self._listeners.append(asyncio.create_task(self._listen("shell")))
+        self._listeners.append(asyncio.create_task(self._listen("iopub")))
+
+    async def _ready(self) -> None:
+        """Wait for an answer, and for iopub to be heard: its first messages would else be lost."""
+        answered = heard = False
+        self.client.kernel_info()
+        while not (answered and heard):
+            try:
+                async with asyncio.timeout(1 if answered else None):
+                    source, _ = await self.next()
+            except TimeoutError:
+                self.client.kernel_info()
+                continue
+            answered |= source == "shell"
+            heard |= source == "iopub"
+
+    async def next(self) -> Mail:
+        """Return the next message.
+
+        Raises
+        ------
+        EOFError
+            The kernel has died, or its connection was dropped and with it what it carried.
+        """
+        source, message = await self._inbox.get()
+        if source == "died":
+            raise EOFError(f"the sandbox's kernel died (exit code {message})")
+        if source == "lost":
+            size = f"{LARGEST_MESSAGE >> 20} MiB"
+            raise EOFError(f"the sandbox's kernel sent more than {size} at once and was ended")
+        return source, message
+
+    async def close(self) -> None:
+        """End the kernel and leave nothing behind."""
+        listeners, self._listeners = self._listeners, []
+        for task in listeners:
+            task.cancel()
+        await asyncio.gather(*listeners, return_exceptions=True)
+        for monitor in self._monitors:
+            monitor.close(0)
+        if listeners:
+            self.client.stop_channels()
+        await self.manager.shutdown_kernel(now=True)
 
     async def _listen(self, channel: str) -> None:
         """Take messages off a socket so that it never fills; drop what cannot be read."""
-        client = self._client
-        assert client
+        client = self.client
         source = client.shell_channel if channel == "shell" else client.iopub_channel
         while True:
             try:
@@ -304,18 +397,82 @@ class Sandbox(LoggingConfigurable):
             except Exception as error:
                 # unsigned, malformed, too deep: Session.deserialize raises a different one for each
                 self.dropped += 1
-                self.log.debug("dropped a message on %s: %s", channel, error)
+                self._log.debug("dropped a message on %s: %s", channel, error)
                 if not source.is_alive():
                     return
                 continue
-            await self._inbox.put((channel, message))
+            if channel == "shell" or _worth_keeping(message):
+                await self._inbox.put((channel, message))
+
+    async def _mind(self, monitor: zmq.asyncio.Socket) -> None:
+        """Say so when libzmq has dropped the connection of a kernel that goes on living."""
+        while True:
+            await monitor.recv_multipart()
+            await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection drops too
+            if not self._watcher.done():
+                await self._inbox.put(("lost", None))
 
     async def _watch(self) -> None:
         """Say so when the process ends."""
-        assert self._manager
-        assert self._manager.provisioner
+        assert self.manager.provisioner
         with contextlib.suppress(ProcessLookupError):
-            await self._inbox.put(("died", await self._manager.provisioner.wait()))
+            await self._inbox.put(("died", await self.manager.provisioner.wait()))
+
+
+class _Cell:
+    """What is still to come of one execution, and how much has."""
+
+    def __init__(self, kernel: _Kernel, msg_id: str) -> None:
+        self.waiting = {"idle", "reply"}
+        self.outputs = self.size = 0
+        self.execution_count: int | None = None
+        self._kernel = kernel
+        self._msg_id = msg_id
+        self._heard = asyncio.get_running_loop().time()
+
+    def until(self, deadline: float) -> float | None:
+        """Say when to stop waiting: idle follows the reply, or was lost with its connection."""
+        if "reply" not in self.waiting:
+            deadline = min(deadline, self._heard + 10)
+        return deadline if deadline < float("inf") else None
+
+    def lateness(self, timeout: float) -> tuple[str, str]:
+        """Name and explain what ``until`` has run into."""
+        if "reply" not in self.waiting:
+            self.waiting.clear()
+            return "OutputLost", "the rest of the cell's outputs is lost"
+        return "TimeLimit", f"the cell ran longer than {timeout:g} s and was interrupted"
+
+    async def next(self) -> NotebookNode | None:
+        """Take the next message; return the output it holds, if it holds one of this cell."""
+        _, message = await self._kernel.next()
+        if _parent(message) != self._msg_id:
+            return None
+        self._heard = asyncio.get_running_loop().time()
+        output = self._read(message)
+        if output is not None:
+            self.outputs += 1
+            self.size += weight(output)
+        return output
+
+    def _read(self, message: dict[str, Any]) -> NotebookNode | None:
+        kind, content = message.get("msg_type"), message.get("content")
+        try:
+            match kind, content:
+                case "status", {"execution_state": "idle"}:
+                    self.waiting.discard("idle")
+                case "execute_reply", {"execution_count": int(count)}:
+                    self.execution_count = count
+                    self.waiting.discard("reply")
+                case "execute_reply", _:
+                    self.waiting.discard("reply")
+                case "clear_output", {"wait": wait}:
+                    return NotebookNode(output_type="clear_output", wait=bool(wait))
+                case _:
+                    return read_output(str(kind), content)
+        except (ValueError, TypeError, RecursionError):
+            self._kernel.dropped += 1
+        return None
 
 
 def _parent(message: dict[str, Any]) -> object:
@@ -323,7 +480,23 @@ def _parent(message: dict[str, Any]) -> object:
     return parent.get("msg_id") if isinstance(parent, dict) else None
 
 
-def _death_notice(exit_code: object) -> NotebookNode:
-    why = f"the sandbox's kernel died (exit code {exit_code}); its variables and files are gone"
-    notice = f"SandboxDied: {why}. The next cell starts in a new one."
-    return new_output("error", ename="SandboxDied", evalue=why, traceback=[notice])
+def _worth_keeping(message: dict[str, Any]) -> bool:
+    """Tell whether anybody waits for a message: comms, echoes and the like fill the inbox else."""
+    return message.get("msg_type") not in ("comm_msg", "comm_open", "comm_close", "execute_input")
+
+
+def _notice(name: str, why: str) -> NotebookNode:
+    return new_output("error", ename=name, evalue=why, traceback=[f"{name}: {why}"])
+
+
+async def _end_launch(launch: asyncio.Task[_Kernel]) -> None:
+    """End a kernel that has started, or is about to."""
+    launch.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await (await launch).close()
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Look at how a spare's start went, so that asyncio does not complain that nobody did."""
+    if not task.cancelled():
+        task.exception()

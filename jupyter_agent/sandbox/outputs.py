@@ -15,7 +15,7 @@ from typing import TypeAlias
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-__all__ = ["clean_markdown", "printable", "read_output"]
+__all__ = ["clean_markdown", "printable", "read_output", "weight"]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -146,6 +146,19 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
         if size:
             sizes[mime] = size
     return sizes
+
+
+def weight(output: NotebookNode) -> int:
+    """Estimate how many characters an output takes."""
+    match output.output_type:
+        case "stream":
+            return len(output.text)
+        case "error":
+            return sum(map(len, output.traceback))
+        case "clear_output":
+            return 0
+    values = output.data.values()
+    return sum(len(value) if isinstance(value, str) else 1000 for value in values)
 
 
 def _html(value: object) -> str:

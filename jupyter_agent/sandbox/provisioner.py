@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import shutil
-import site
 import socket
 import subprocess
 import sys
@@ -27,17 +26,21 @@ from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Enum, List, Unicode
+from traitlets import Enum, Int, List, Unicode
 
-import jupyter_agent
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox import files, lockdown
+from jupyter_agent.sandbox import cgroup, files, lockdown
+from jupyter_agent.sandbox.interpreter import (
+    extra_roots,
+    font_lists,
+    importable,
+    interpreter_paths,
+)
 
 __all__ = ["SandboxProvisioner", "check_bubblewrap", "check_landlock"]
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 HOME = "/home/agent"
-TMPFS_BYTES = {"/tmp": 256 << 20, "/dev/shm": 64 << 20, HOME: 1 << 30}
 # What a program needs of the system's own files; /etc is never shared as a whole.
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
 ETC = (
@@ -72,6 +75,19 @@ class SandboxProvisioner(LocalProvisioner):
         help="Files and folders that may be read; '.' is the folder the kernel is started in.",
     ).tag(config=True)
 
+    memory = Int(
+        0, min=0, help="MiB of memory the kernel may use; 0 for three quarters of the machine's."
+    ).tag(config=True)
+    processes = Int(512, min=8, help="Processes and threads the kernel may have.").tag(config=True)
+    open_files = Int(4096, min=64, help="Files a process may hold open.").tag(config=True)
+    file_size = Int(4096, min=1, help="MiB a file may have.").tag(config=True)
+    private_size = Int(
+        1024, min=16, help="MiB of the private folder, which bubblewrap keeps in memory."
+    ).tag(config=True)
+    cpu_seconds = Int(0, min=0, help="CPU seconds a process may use; 0 for no limit.").tag(
+        config=True
+    )
+
     tier = ""  # which isolation is in force, once started
     shares: list[files.Share]
     reason = ""  # why nothing is shared, if so
@@ -80,6 +96,7 @@ class SandboxProvisioner(LocalProvisioner):
     _descriptors: list[int]
     _log = -1
     _hold: int | None = None
+    _bound: cgroup.Bound | None = None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""
@@ -138,6 +155,9 @@ class SandboxProvisioner(LocalProvisioner):
     async def cleanup(self, restart: bool = False) -> None:
         """Leave nothing behind: no process, socket, folder or descriptor."""
         await super().cleanup(restart)
+        if self._bound:
+            self._bound.end()
+            self._bound = None
         if not restart:
             self._close_listeners()
             self._close_log()
@@ -180,6 +200,7 @@ class SandboxProvisioner(LocalProvisioner):
         }
         plan = {
             "host": os.getpid(),
+            "limits": self._limits(uid),
             "folder": folder,
             "uid": uid,
             "landlock": landlock,
@@ -188,6 +209,34 @@ class SandboxProvisioner(LocalProvisioner):
             "shares": [(share.name, str(share.path), not share.name) for share in self.shares],
         }
         return str(self._in_memory(json.dumps(plan)))
+
+    def _limits(self, uid: int) -> dict[str, int]:
+        """Say what each process may use (getrlimit(2))."""
+        others = 0 if uid or self.tier == "bubblewrap" else _tasks_of(os.getuid())
+        limits = {
+            "AS": self.memory_bytes,
+            "CORE": 0,
+            "FSIZE": self.file_size << 20,
+            "NOFILE": self.open_files,
+            "NPROC": self.processes + others,
+        }
+        return limits | ({"CPU": self.cpu_seconds} if self.cpu_seconds else {})
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory the kernel may use."""
+        return self.memory << 20 or _machine_memory() * 3 // 4
+
+    def describe_limits(self) -> str:
+        """Say in a few words what is limited, and how."""
+        kind = "in all" if self._bound else "per process"
+        parts = [f"memory {self.memory_bytes / (1 << 30):.1f} GiB {kind}"]
+        parts.append(f"{self.processes} processes")
+        if self.cpu_seconds:
+            parts.append(f"{self.cpu_seconds} CPU seconds")
+        if self.tier == "bubblewrap":
+            parts.append(f"private folder {self.private_size} MiB")
+        return ", ".join(parts)
 
     def _in_memory(self, text: str) -> int:
         descriptor = os.memfd_create("jupyter-agent")
@@ -199,6 +248,9 @@ class SandboxProvisioner(LocalProvisioner):
 
     def _launch(self, kwargs: dict[str, Any], cmd: list[str], **more: Any) -> dict[str, Any]:
         sockets = [listener.fileno() for listener in self._listeners.values()]
+        self._bound = cgroup.make(memory=self.memory_bytes, processes=self.processes)
+        if self._bound:
+            cmd = self._bound.wrap(cmd)
         return kwargs | {"cmd": cmd, "pass_fds": (*sockets, *self._descriptors)} | more
 
     def _close_listeners(self) -> None:
@@ -220,16 +272,24 @@ class SandboxProvisioner(LocalProvisioner):
         bindings = [
             *("--ro-bind-data", str(self._in_memory(passwd)), "/etc/passwd"),
             *("--ro-bind-data", str(self._in_memory(f"agent:x:{uid or 1000}:\n")), "/etc/group"),
+            *_read_only([str(path) for root in extra_roots() for path in importable(root)]),
             *_read_only([str(share.path) for share in self.shares]),
             *_masked([path for share in self.shares for path in share.hidden]),
             *("--perms", "0777", "--dir", f"{HOME}/work"),
             *("--perms", "0777", "--dir", f"{HOME}/tmp"),
+            *_fonts(),
             *("--remount-ro", "/"),
         ]
         for name, value in environment.items():
             bindings += ["--setenv", name, value]
         plan = self._plan(f"{HOME}/work", uid, None)
-        cmd = [*bubblewrap_command(uid), *bindings, "--", *launcher(), plan]
+        cmd = [
+            *bubblewrap_command(uid, self.private_size << 20),
+            *bindings,
+            "--",
+            *launcher(),
+            plan,
+        ]
         return self._launch(kwargs, cmd, env={"PATH": "/usr/bin:/bin"}, cwd="/")
 
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -246,9 +306,18 @@ class SandboxProvisioner(LocalProvisioner):
         etc = [f"/etc/{name}" for name in [*ETC, "passwd", "group"]]
         proc = ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/urandom"]
         visible = [str(path) for share in self.shares for path in share.visible()]
+        modules = [str(path) for root in extra_roots() for path in importable(root)]
+        folders = [*extra_roots(), *(share.path for share in self.shares)]
+        cache = private / ".cache" / "matplotlib"
+        cache.mkdir(parents=True)
+        for fonts in font_lists():
+            shutil.copy(fonts, cache)
+        if uid:
+            for path in (cache.parent, cache, *cache.iterdir()):
+                os.chown(path, uid, uid)
         rules = {
-            "read": [*SYSTEM, "/usr", *etc, *proc, *interpreter_paths(), *visible],
-            "listed": [str(share.path) for share in self.shares if share.path.is_dir()],
+            "read": [*SYSTEM, "/usr", *etc, *proc, *interpreter_paths(), *modules, *visible],
+            "listed": [str(path) for path in folders if path.is_dir()],
             "write": [str(private), *DEVICES],
         }
         plan = self._plan(f"{private}/work", uid, rules)
@@ -345,6 +414,23 @@ def check_landlock() -> str:
     return ""
 
 
+# -- measures
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _tasks_of(uid: int) -> int:
+    """Count the threads a user has: where the sandbox runs as that user, its limit counts them."""
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == uid:
+                count += len(list((process / "task").iterdir()))
+    return count
+
+
 # -- pieces of a command
 
 
@@ -364,29 +450,22 @@ def guest_environment(temporary: str, home: str) -> dict[str, str]:
     """Write the whole environment of the guest: language and paths, nothing else of the host's."""
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     path = [f"{sys.prefix}/bin", f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
-    return kept | {
-        "HOME": home,
-        "LOGNAME": "agent",
-        "PATH": os.pathsep.join(dict.fromkeys(path)),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TMPDIR": temporary,
-        "USER": "agent",
-    }
+    extra = os.pathsep.join(str(root) for root in extra_roots())
+    return (
+        kept
+        | ({"PYTHONPATH": extra} if extra else {})
+        | {
+            "HOME": home,
+            "LOGNAME": "agent",
+            "PATH": os.pathsep.join(dict.fromkeys(path)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": temporary,
+            "USER": "agent",
+        }
+    )
 
 
-@functools.lru_cache(maxsize=1)
-def interpreter_paths() -> list[str]:
-    """Every path this interpreter needs to start and to import what its environment holds."""
-    roots = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent.parent]
-    if site.ENABLE_USER_SITE:
-        roots.append(Path(site.getusersitepackages()))
-    roots += map(Path, site.getsitepackages())
-    found = {root for path in roots for root in (path.absolute(), path.resolve()) if root.is_dir()}
-    found.add(Path(jupyter_agent.__file__).parent)
-    return sorted(str(path) for path in found if not any(p in found for p in path.parents))
-
-
-def bubblewrap_command(uid: int) -> list[str]:
+def bubblewrap_command(uid: int, private: int = 1 << 20) -> list[str]:
     """Write all of the command that does not depend on what is shared."""
     command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
     command += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
@@ -406,7 +485,7 @@ def bubblewrap_command(uid: int) -> list[str]:
     for name in ETC:
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    for root, size in TMPFS_BYTES.items():
+    for root, size in (("/tmp", private // 4), ("/dev/shm", private // 4), (HOME, private)):
         command += ["--perms", "1777", "--size", str(size), "--tmpfs", root]
     command += ["--remount-ro", "/dev"]
     return command + _read_only([path for path in interpreter_paths() if not _below_usr(path)])
@@ -424,6 +503,16 @@ def _read_only(paths: list[str]) -> list[str]:
             command += ["--perms", "0755", "--dir", str(parent)]
         command += ["--ro-bind", path, path]
     return command
+
+
+def _fonts() -> list[str]:
+    """Bind matplotlib's list of fonts where it looks for it."""
+    cache = f"{HOME}/.cache/matplotlib"
+    parents = ["--perms", "0777", "--dir", f"{HOME}/.cache", "--perms", "0777", "--dir", cache]
+    lists = [
+        word for path in font_lists() for word in ("--ro-bind", str(path), f"{cache}/{path.name}")
+    ]
+    return [*parents, *lists]
 
 
 def _masked(paths: list[Path]) -> list[str]:

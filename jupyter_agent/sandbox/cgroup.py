@@ -1,0 +1,186 @@
+"""A control group for one sandbox, where this process may make one: the only bound on a total.
+
+Resource limits bound each process by itself; many processes, memfds and memory file systems go
+past them. Where no group can be made, nothing here does anything, and the header says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["Bound", "make"]
+
+PREFIX = "jupyter-agent-"
+SETTLED = 60.0  # seconds after which a group without a process is one that was left behind
+ROOT = Path("/sys/fs/cgroup")
+# Join the groups, then become the command: a child that was forked before would stay outside.
+_JOIN = """\
+n=$1; shift
+while [ $n -gt 0 ]; do echo $$ > "$1" || exit 1; shift; n=$((n-1)); done
+exec "$@"
+"""
+
+
+_SCOPE = ["systemd-run", "--user", "--scope", "--quiet", "--collect"]
+
+
+class Bound(Protocol):
+    """What bounds a sandbox as a whole."""
+
+    def wrap(self, command: list[str]) -> list[str]:
+        """Write the command that runs ``command`` within the bounds."""
+        ...
+
+    def end(self) -> None:
+        """Kill what is left, and leave nothing behind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A transient scope of the user's systemd, which removes it when its last process ends."""
+
+    memory: int
+    processes: int
+
+    def wrap(self, command: list[str]) -> list[str]:
+        """Write the command that runs ``command`` in this scope."""
+        limits = [f"MemoryMax={self.memory}", "MemorySwapMax=0", f"TasksMax={self.processes}"]
+        options = [option for limit in limits for option in ("-p", limit)]
+        return [
+            "systemd-run",
+            "--user",
+            "--scope",
+            "--quiet",
+            "--collect",
+            *options,
+            "--",
+            *command,
+        ]
+
+    def end(self) -> None:
+        """Do nothing: the kernel's end ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One folder in version 2 of the kernel's interface, one for each controller in version 1."""
+
+    folders: tuple[Path, ...]
+
+    def wrap(self, command: list[str]) -> list[str]:
+        """Write the command that runs ``command`` in this group."""
+        lists = [str(folder / "cgroup.procs") for folder in self.folders]
+        return ["/bin/sh", "-c", _JOIN, "sh", str(len(lists)), *lists, *command]
+
+    def end(self) -> None:
+        """Kill what is left in it, then remove it."""
+        deadline = time.monotonic() + 2
+        for folder in self.folders:
+            while folder.exists() and time.monotonic() < deadline:
+                for pid in _pids(folder):
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _pids(folder: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+def make(*, memory: int, processes: int) -> Bound | None:
+    """Bound memory, in bytes, and processes as a whole; None where that cannot be done."""
+    return _group(memory, processes) or (Scope(memory, processes) if _systemd() else None)
+
+
+@functools.cache
+def _systemd() -> bool:
+    """Tell whether the user's systemd answers."""
+    if shutil.which("systemd-run") is None:
+        return False
+    try:
+        return (
+            subprocess.run(
+                [*_SCOPE, "true"], capture_output=True, timeout=5, check=False
+            ).returncode
+            == 0
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def _group(memory: int, processes: int) -> Group | None:
+    name = f"{PREFIX}{secrets.token_hex(4)}"
+    own = _own_groups()
+    for parent in set(own.values()):
+        _sweep(parent)
+    limits = {
+        "memory": {
+            "memory.max": memory,
+            "memory.swap.max": 0,
+            "memory.limit_in_bytes": memory,
+        },
+        "pids": {"pids.max": processes},
+    }
+    folders: list[Path] = []
+    try:
+        for controller, values in limits.items():
+            above = own.get(controller)
+            if above is None:
+                raise OSError(f"no controller {controller}")
+            folder = above / name
+            if folder not in folders:
+                folder.mkdir()
+                folders.append(folder)
+            _limit(folder, values)
+    except OSError:
+        Group(tuple(folders)).end()
+        return None
+    return Group(tuple(folders))
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the groups of hosts that were killed: those that hold no process."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > SETTLED:
+                folder.rmdir()
+
+
+def _limit(folder: Path, values: dict[str, int]) -> None:
+    """Set those of the values that this version of the interface knows, at least one."""
+    known = [name for name in values if (folder / name).exists()]
+    if not known:
+        raise OSError(f"{folder} has none of {', '.join(values)}")
+    for name in known:
+        (folder / name).write_text(str(values[name]))
+
+
+def _own_groups() -> dict[str, Path]:
+    """Find, for each controller, the group that this process is in (cgroups(7))."""
+    found: dict[str, Path] = {}
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(",") if controllers else ("memory", "pids"):
+            folder = ROOT / controller if controllers else ROOT
+            if (folder / "cgroup.procs").exists():
+                found.setdefault(controller, folder / path.lstrip("/"))
+    return found

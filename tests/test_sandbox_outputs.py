@@ -64,6 +64,28 @@ def test_a_table_keeps_its_looks() -> None:
         assert kept in cleaned
 
 
+def test_a_styler_keeps_its_colours_and_nothing_else_of_its_sheet() -> None:
+    source = """<style type="text/css">
+#T_a1_row0_col0, #T_a1_row1_col0 {
+  background-color: yellow;
+  background-image: url(//evil);
+}
+#T_a1 th { color: url(//evil) } @import "//evil"; * {color: red}
+</style><table id="T_a1"><tr><td id="T_a1_row0_col0" class="data row0 col0">1</td></tr></table>"""
+    cleaned = html(source)
+    assert '<td style="background-color:yellow">1</td>' in cleaned
+    assert "evil" not in cleaned
+    assert "id=" not in cleaned
+
+
+def test_a_drawing_comes_as_an_image_that_cannot_run() -> None:
+    svg = "<svg onload=alert(1)><script>alert(1)</script></svg>"
+    shown = str(bundle(**{"image_svg+xml": svg})["text/html"])
+    assert re.fullmatch(
+        r'<img alt="drawing" src="data:image/svg\+xml;base64,[A-Za-z0-9+/=]*">', shown
+    )
+
+
 def test_a_picture_inside_html_stays() -> None:
     source = '<img src="data:image/png;base64,iVBORw0KGgo=" width="20">'
     assert 'src="data:image/png;base64,iVBORw0KGgo="' in html(source)
@@ -75,7 +97,6 @@ def test_a_picture_inside_html_stays() -> None:
         "application/javascript",
         "application/vnd.jupyter.widget-view+json",
         "application/vnd.jupyter.es-module+json",
-        "image/svg+xml",
         "text/x-unheard-of",
     ],
 )

@@ -7,6 +7,7 @@ sandbox without network. The same filter stands before the model's own Markdown.
 
 from __future__ import annotations
 
+import base64
 import functools
 import re
 from collections.abc import Callable
@@ -125,6 +126,9 @@ def _bundle(data: dict[str, object]) -> dict[str, JSON]:
             dropped.append(str(mime)[:80])
         else:
             kept[mime] = read(value)
+    if "image/svg+xml" in data and "text/html" not in kept:
+        kept["text/html"] = _drawing(data["image/svg+xml"])
+        dropped.remove("image/svg+xml")
     if dropped and set(kept) <= {"text/plain"}:
         note = f"[{', '.join(sorted(dropped))} may not leave the sandbox]"
         kept["text/plain"] = f"{kept.get('text/plain', '')}\n{note}".strip()
@@ -166,7 +170,7 @@ def _html(value: object) -> str:
     import nh3
 
     cleaned = nh3.clean(
-        _text(value),
+        _inline_styles(_text(value)),
         tags=_TAGS,
         clean_content_tags={"script", "style"},
         attributes=_ATTRIBUTES,
@@ -176,6 +180,24 @@ def _html(value: object) -> str:
         link_rel=None,
     )
     return _TEX.sub(r"\\ \1", _NO_PICTURE.sub("[picture not shown]", cleaned))
+
+
+_REACHES = re.compile(r"url|image|expression|@|\\", re.IGNORECASE)  # of a style: out of the page
+# pandas' Styler writes a sheet of rules for the ids of its cells
+_SHEET = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL | re.IGNORECASE)
+_RULE = re.compile(r"((?:#T_\w+\s*,?\s*)+)\{([^{}]*)\}")
+_STYLED = re.compile(r'\bid="(T_\w+)"')
+
+
+def _inline_styles(html: str) -> str:
+    """Put the rules of a Styler into the cells they are for; nh3 judges them there."""
+    rules: dict[str, str] = {}
+    for sheet in _SHEET.findall(html):
+        for selectors, style in _RULE.findall(sheet):
+            for name in re.findall(r"#(T_\w+)", selectors):
+                kept = [part for part in style.split(";") if not _REACHES.search(part)]
+                rules[name] = rules.get(name, "") + ";".join(kept).replace('"', "'") + ";"
+    return _STYLED.sub(lambda cell: f'style="{rules[cell[1]]}"' if cell[1] in rules else "", html)
 
 
 _NO_PICTURE = re.compile(r'<img(?! src=)(?: (?!src=)[a-z]+="[^"]*")*>')  # its source was dropped
@@ -188,8 +210,14 @@ def _attribute(_tag: str, name: str, value: str) -> str | None:
     if name == "class":
         return value if value == "dataframe" else None
     if name == "style":
-        return None if re.search(r"url|image|expression|@|\\", value, re.IGNORECASE) else value
+        return None if _REACHES.search(value) else value
     return value
+
+
+def _drawing(value: object) -> str:
+    """Put SVG where it neither runs nor fetches: behind an ``<img>`` (SVG 2, section 2.2.6)."""
+    encoded = base64.b64encode(_text(value).encode()).decode()
+    return f'<img alt="drawing" src="data:image/svg+xml;base64,{encoded}">'
 
 
 def _picture(value: object) -> str:

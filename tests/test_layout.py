@@ -21,11 +21,12 @@ LAYERS = [
     {"models", "sandbox"},
     {"agent"},
     {"views", "views.display", "views.terminal"},
-    {"session", "doctor"},
+    {"sandbox.install", "session", "doctor"},
     {"magics", "kernel", "cli"},
 ]
 LOOP = ["errors", "protocol", "transcript", "models", "agent"]  # what carries a run
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
+SANDBOX.remove("sandbox.install")  # a door
 GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -2,6 +2,7 @@
 
 ``FD`` is an inherited descriptor with the provisioner's plan as JSON. Whatever goes wrong ends the
 process before any code of the agent's has run, with one line on stderr.
+``python -m jupyter_agent.sandbox install`` is a user's command, in `install`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import runpy
 import sys
 from typing import Any
 
@@ -17,6 +19,9 @@ from jupyter_agent.sandbox import lockdown
 
 def main() -> None:
     """Lock this process down as planned, then be its kernel."""
+    if sys.argv[1:2] == ["install"]:  # on the host; nothing of it is imported in a sandbox
+        del sys.argv[1]
+        runpy.run_module("jupyter_agent.sandbox.install", run_name="__main__")
     with os.fdopen(int(sys.argv[1])) as file:
         plan = json.load(file)
     try:

@@ -6,6 +6,9 @@ Standard library and ipykernel only.
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -71,6 +74,20 @@ class PacedStream(OutStream):
         return len(string)
 
 
+@contextmanager
+def _no_debugger() -> Iterator[None]:
+    """Let ipykernel start without debugpy, whose import takes long and warns on stderr.
+
+    ipykernel looks for it once, and without it does not offer a debugger; the kernelspec says
+    that there is none. Code in the sandbox can still import it.
+    """
+    sys.modules["debugpy"] = None  # type: ignore[assignment]  # makes its import an ImportError
+    try:
+        yield
+    finally:
+        del sys.modules["debugpy"]
+
+
 def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares) -> None:
     """Be an IPython kernel on sockets that the host has bound, until told to shut down.
 
@@ -110,7 +127,8 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
     app = Kernel.instance()
     app.outstream_class = f"{PacedStream.__module__}.{PacedStream.__name__}"
     app.config.HistoryManager.hist_file = ":memory:"
-    app.initialize([])
+    with _no_debugger():
+        app.initialize([])
     assert app.shell
     app.shell.events.register("pre_run_cell", lambda _: link(shares))
     app.start()

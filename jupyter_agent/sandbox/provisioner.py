@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ class SandboxProvisioner(LocalProvisioner):
     _descriptors: list[int]
     _log = -1
     _hold: int | None = None
+    _remove: weakref.finalize[..., SandboxProvisioner]
     _bound: cgroup.Bound | None = None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -111,6 +113,8 @@ class SandboxProvisioner(LocalProvisioner):
             sweep(root)
             self.run_folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
             self._hold = _lock(self.run_folder)
+            # a client such as jupyter console ends without telling its provisioner
+            self._remove = weakref.finalize(self, shutil.rmtree, self.run_folder, True)
             manager.transport, manager.ip = "ipc", str(self.run_folder / "s")
         kwargs = await super().pre_launch(**kwargs)
         self.kernel_spec.interrupt_mode = "message"  # a signal would reach and end bubblewrap
@@ -162,7 +166,7 @@ class SandboxProvisioner(LocalProvisioner):
             self._close_listeners()
             self._close_log()
             if self.run_folder:
-                shutil.rmtree(self.run_folder, ignore_errors=True)
+                self._remove()
                 self.run_folder = None
             if self._hold is not None:
                 os.close(self._hold)
@@ -437,6 +441,16 @@ def _tasks_of(uid: int) -> int:
 def launcher() -> list[str]:
     """Start Python so that no module beside the user's files can stand in for one of ours."""
     return [sys.executable, "-P", "-m", "jupyter_agent.sandbox"]
+
+
+def check_interpreter(python: str) -> None:
+    """Refuse a kernelspec of another environment: it would run in this one unnoticed."""
+    here = Path(sys.executable).parent
+    if Path(python).is_absolute() and Path(python).parent.resolve() != here.resolve():
+        raise SandboxError(
+            f"the kernelspec names {python!r}, and the sandbox runs {sys.executable!r}; install "
+            "the kernelspec anew: python -m jupyter_agent.sandbox install python3"
+        )
 
 
 def unique_uid() -> int:

@@ -29,8 +29,8 @@ __all__ = ["AgentMagics", "register"]
 LINE_HELP = """\
 %%agent          the cell's text is the task; %%agent? lists its options
 %%sandbox        run your own code in the agent's sandbox
-%agent status    model, sandbox, files, tokens
-%agent reset     end the sandbox and forget the session's runs
+%agent status    model, sandbox, limits, tokens
+%agent reset     a new sandbox; the session's runs are forgotten
 %agent help      this"""
 
 

@@ -6,6 +6,7 @@ Standard library and ipykernel only.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ import zmq
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
+from IPython.utils.text import LSString, SList
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
     from jupyter_client.connect import KernelConnectionInfo
 
 PACE = 1 << 20  # characters
@@ -51,6 +54,38 @@ def _link_one(name: Path, target: str) -> None:
         name.symlink_to(target)
     except OSError:  # it is there already
         pass
+
+
+def use_pipes(shell: InteractiveShell) -> None:
+    """Let ``!command`` and ``x = !command`` use pipes: there is no terminal in here."""
+
+    def system(command: str) -> None:
+        with _started(shell.var_expand(command, depth=1)) as process:
+            assert process.stdout
+            for line in process.stdout:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+        shell.user_ns["_exit_code"] = process.returncode
+
+    def getoutput(command: str, split: bool = True, depth: int = 0) -> str | list[str]:
+        with _started(shell.var_expand(command, depth=depth + 1)) as process:
+            text, _ = process.communicate()
+        return SList(text.splitlines()) if split else LSString(text)
+
+    shell.system = system  # type: ignore[method-assign]  # as IPython's own system_raw does
+    shell.getoutput = getoutput  # type: ignore[method-assign]
+
+
+def _started(command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
 
 
 class PacedStream(OutStream):
@@ -130,5 +165,6 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
     with _no_debugger():
         app.initialize([])
     assert app.shell
+    use_pipes(app.shell)
     app.shell.events.register("pre_run_cell", lambda _: link(shares))
     app.start()

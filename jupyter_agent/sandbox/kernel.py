@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -220,9 +221,7 @@ class Sandbox(LoggingConfigurable):
         await self._settled()
         await self.start()
         assert self._kernel
-        # without stop_on_error=False a cell sent soon after a failed one is thrown away
-        send = self._kernel.client.execute
-        cell = _Cell(self._kernel, send(code, allow_stdin=False, stop_on_error=False))
+        cell = _Cell(self._kernel, self._kernel.send("execute_request", _execution(code)))
         deadline = asyncio.get_running_loop().time() + (self.cell_timeout or float("inf"))
         try:
             while cell.waiting:
@@ -236,12 +235,12 @@ class Sandbox(LoggingConfigurable):
                 except TimeoutError:
                     yield _notice(*cell.lateness(self.cell_timeout))
                     return
-                if output is not None:
-                    yield output
                 if cell.outputs > self.most_outputs or cell.size > self.most_output << 20:
                     limits = f"{self.most_outputs:,} outputs or {self.most_output} MiB"
                     yield _notice("OutputLimit", f"more than {limits}; the cell was interrupted")
                     return
+                if output is not None:
+                    yield output
         finally:
             self.execution_count = cell.execution_count
             if cell.waiting and self._kernel is not None:
@@ -255,12 +254,11 @@ class Sandbox(LoggingConfigurable):
         await self._settled()
         await self.start()
         assert self._kernel
-        request = self._kernel.client.session.msg(kind, content)
-        self._kernel.client.shell_channel.send(request)
+        msg_id = self._kernel.send(kind, content)
         try:
             while True:
                 source, message = await self._kernel.next()
-                if source == "shell" and _parent(message) == request["header"]["msg_id"]:
+                if source == "shell" and _parent(message) == msg_id:
                     reply = message.get("content")
                     return reply if isinstance(reply, dict) else {"status": "error"}
         except EOFError as death:
@@ -356,6 +354,16 @@ class _Kernel:
                 continue
             answered |= source == "shell"
             heard |= source == "iopub"
+
+    def send(self, kind: str, content: dict[str, Any]) -> str:
+        """Send a request and return its id.
+
+        The session counts its ids up: the guest could sign answers to a request still to come.
+        """
+        request = self.client.session.msg(kind, content)
+        msg_id = request["header"]["msg_id"] = request["msg_id"] = secrets.token_hex(16)
+        self.client.shell_channel.send(request)
+        return msg_id
 
     async def next(self) -> Mail:
         """Return the next message.
@@ -473,6 +481,18 @@ class _Cell:
         except (ValueError, TypeError, RecursionError):
             self._kernel.dropped += 1
         return None
+
+
+def _execution(code: str) -> dict[str, Any]:
+    """Write an execute_request; one that aborted others would throw the next cell away."""
+    return {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
 
 
 def _parent(message: dict[str, Any]) -> object:

@@ -25,49 +25,49 @@ _X86_64 = {
     "acct": 163, "add_key": 248, "adjtimex": 159, "bpf": 321, "chmod": 90, "chown": 92,
     "chroot": 161, "clock_adjtime": 305, "clock_settime": 227, "clone": 56, "clone3": 435,
     "delete_module": 176, "fanotify_init": 300, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452,
-    "fchown": 93, "fchownat": 260, "finit_module": 313, "fremovexattr": 199, "fsconfig": 431,
-    "fsetxattr": 190, "fsmount": 432, "fsopen": 430, "fspick": 433, "futimesat": 261,
-    "init_module": 175, "io_uring_enter": 426, "io_uring_register": 427, "io_uring_setup": 425,
-    "ioctl": 16, "ioperm": 173, "iopl": 172, "ioprio_set": 251, "kcmp": 312,
-    "kexec_file_load": 320, "kexec_load": 246, "keyctl": 250, "kill": 62, "lchown": 94,
-    "lremovexattr": 198, "lsetxattr": 189, "mbind": 237, "migrate_pages": 256, "mount": 165,
-    "mount_setattr": 442, "move_mount": 429, "move_pages": 279, "mq_open": 240, "mq_unlink": 241,
-    "msgctl": 71, "msgget": 68, "msgrcv": 70, "msgsnd": 69, "name_to_handle_at": 303,
-    "open_by_handle_at": 304, "open_tree": 428, "perf_event_open": 298, "personality": 135,
-    "pidfd_getfd": 438, "pidfd_send_signal": 424, "pivot_root": 155, "prlimit64": 302,
-    "process_madvise": 440, "process_vm_readv": 310, "process_vm_writev": 311, "ptrace": 101,
-    "quotactl": 179, "quotactl_fd": 443, "reboot": 169, "removexattr": 197, "removexattrat": 466,
-    "request_key": 249, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297,
+    "fchown": 93, "fchownat": 260, "fcntl": 72, "finit_module": 313, "fremovexattr": 199,
+    "fsconfig": 431, "fsetxattr": 190, "fsmount": 432, "fsopen": 430, "fspick": 433,
+    "futimesat": 261, "init_module": 175, "inotify_add_watch": 254, "io_uring_enter": 426,
+    "io_uring_register": 427, "io_uring_setup": 425, "ioctl": 16, "ioperm": 173, "iopl": 172,
+    "ioprio_set": 251, "kcmp": 312, "kexec_file_load": 320, "kexec_load": 246, "keyctl": 250,
+    "kill": 62, "lchown": 94, "lremovexattr": 198, "lsetxattr": 189, "mbind": 237,
+    "migrate_pages": 256, "mount": 165, "mount_setattr": 442, "move_mount": 429, "move_pages": 279,
+    "mq_open": 240, "mq_unlink": 241, "msgctl": 71, "msgget": 68, "msgrcv": 70, "msgsnd": 69,
+    "name_to_handle_at": 303, "open_by_handle_at": 304, "open_tree": 428, "perf_event_open": 298,
+    "personality": 135, "pidfd_getfd": 438, "pidfd_send_signal": 424, "pivot_root": 155,
+    "prlimit64": 302, "process_madvise": 440, "process_vm_readv": 310, "process_vm_writev": 311,
+    "ptrace": 101, "quotactl": 179, "quotactl_fd": 443, "reboot": 169, "removexattr": 197,
+    "removexattrat": 466, "request_key": 249, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297,
     "sched_setaffinity": 203, "sched_setattr": 314, "sched_setparam": 142,
     "sched_setscheduler": 144, "semctl": 66, "semget": 64, "semop": 65, "semtimedop": 220,
     "setns": 308, "setpriority": 141, "settimeofday": 164, "setxattr": 188, "setxattrat": 463,
     "shmat": 30, "shmctl": 31, "shmget": 29, "socket": 41, "swapoff": 168, "swapon": 167,
-    "syslog": 103, "tgkill": 234, "tkill": 200, "umount2": 166, "unshare": 272,
-    "userfaultfd": 323, "utime": 132, "utimensat": 280, "utimes": 235, "vhangup": 153,
+    "syslog": 103, "tgkill": 234, "tkill": 200, "umount2": 166, "unshare": 272, "userfaultfd": 323,
+    "utime": 132, "utimensat": 280, "utimes": 235, "vhangup": 153,
 }  # fmt: skip
 
 _AARCH64 = {
     "acct": 89, "add_key": 217, "adjtimex": 171, "bpf": 280, "chroot": 51, "clock_adjtime": 266,
     "clock_settime": 112, "clone": 220, "clone3": 435, "delete_module": 106, "fanotify_init": 262,
-    "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "fchown": 55, "fchownat": 54,
+    "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "fchown": 55, "fchownat": 54, "fcntl": 25,
     "finit_module": 273, "fremovexattr": 16, "fsconfig": 431, "fsetxattr": 7, "fsmount": 432,
-    "fsopen": 430, "fspick": 433, "init_module": 105, "io_uring_enter": 426,
-    "io_uring_register": 427, "io_uring_setup": 425, "ioctl": 29, "ioprio_set": 30, "kcmp": 272,
-    "kexec_file_load": 294, "kexec_load": 104, "keyctl": 219, "kill": 129, "lremovexattr": 15,
-    "lsetxattr": 6, "mbind": 235, "migrate_pages": 238, "mount": 40, "mount_setattr": 442,
-    "move_mount": 429, "move_pages": 239, "mq_open": 180, "mq_unlink": 181, "msgctl": 187,
-    "msgget": 186, "msgrcv": 188, "msgsnd": 189, "name_to_handle_at": 264,
-    "open_by_handle_at": 265, "open_tree": 428, "perf_event_open": 241, "personality": 92,
-    "pidfd_getfd": 438, "pidfd_send_signal": 424, "pivot_root": 41, "prlimit64": 261,
-    "process_madvise": 440, "process_vm_readv": 270, "process_vm_writev": 271, "ptrace": 117,
-    "quotactl": 60, "quotactl_fd": 443, "reboot": 142, "removexattr": 14, "removexattrat": 466,
-    "request_key": 218, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240,
+    "fsopen": 430, "fspick": 433, "init_module": 105, "inotify_add_watch": 27,
+    "io_uring_enter": 426, "io_uring_register": 427, "io_uring_setup": 425, "ioctl": 29,
+    "ioprio_set": 30, "kcmp": 272, "kexec_file_load": 294, "kexec_load": 104, "keyctl": 219,
+    "kill": 129, "lremovexattr": 15, "lsetxattr": 6, "mbind": 235, "migrate_pages": 238,
+    "mount": 40, "mount_setattr": 442, "move_mount": 429, "move_pages": 239, "mq_open": 180,
+    "mq_unlink": 181, "msgctl": 187, "msgget": 186, "msgrcv": 188, "msgsnd": 189,
+    "name_to_handle_at": 264, "open_by_handle_at": 265, "open_tree": 428, "perf_event_open": 241,
+    "personality": 92, "pidfd_getfd": 438, "pidfd_send_signal": 424, "pivot_root": 41,
+    "prlimit64": 261, "process_madvise": 440, "process_vm_readv": 270, "process_vm_writev": 271,
+    "ptrace": 117, "quotactl": 60, "quotactl_fd": 443, "reboot": 142, "removexattr": 14,
+    "removexattrat": 466, "request_key": 218, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240,
     "sched_setaffinity": 122, "sched_setattr": 274, "sched_setparam": 118,
     "sched_setscheduler": 119, "semctl": 191, "semget": 190, "semop": 193, "semtimedop": 192,
     "setns": 268, "setpriority": 140, "settimeofday": 170, "setxattr": 5, "setxattrat": 463,
     "shmat": 196, "shmctl": 195, "shmget": 194, "socket": 198, "swapoff": 225, "swapon": 224,
-    "syslog": 116, "tgkill": 131, "tkill": 130, "umount2": 39, "unshare": 97,
-    "userfaultfd": 282, "utimensat": 88, "vhangup": 58,
+    "syslog": 116, "tgkill": 131, "tkill": 130, "umount2": 39, "unshare": 97, "userfaultfd": 282,
+    "utimensat": 88, "vhangup": 58,
 }  # fmt: skip
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
@@ -85,8 +85,8 @@ _REFUSED = (
 
 # Where no namespace does it: what reaches other processes of the same user.
 _SHARED_WITH_USER = (
-    "mq_open mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop shmat shmctl "
-    "shmget"
+    "inotify_add_watch mq_open mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop "
+    "semtimedop shmat shmctl shmget"
 ).split()
 _SIGNALS = "kill pidfd_send_signal rt_sigqueueinfo rt_tgsigqueueinfo tkill".split()
 
@@ -103,10 +103,13 @@ _PRETENDED = (
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCHITECTURE, _ARGUMENT_0, _ARGUMENT_1 = 0, 4, 16, 24  # struct seccomp_data
+# struct seccomp_data
+_NUMBER, _ARCHITECTURE, _ARGUMENT_0, _ARGUMENT_1, _ARGUMENT_2 = 0, 4, 16, 24, 32
 _NEW_NAMESPACE = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # type into a terminal
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_NETLINK_ROUTE = 0
+_SETLEASE, _NOTIFY = 1024, 1026  # of fcntl(2): they make others wait, or tell what they do
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
 
@@ -132,7 +135,7 @@ def seccomp_filter(*, own_namespaces: bool, signals_scoped: bool = True) -> byte
             for instruction in _when(numbers[name], [_return(_ERRNO | error)])
         ]
 
-    families = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK) if own_namespaces else (_AF_NETLINK,)
+    families = (_AF_UNIX, _AF_INET, _AF_INET6) if own_namespaces else ()
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, architecture),
@@ -144,8 +147,8 @@ def seccomp_filter(*, own_namespaces: bool, signals_scoped: bool = True) -> byte
         *answer(["clone3"], errno.ENOSYS),  # its flags are behind a pointer; libc falls back
         *_when(numbers["clone"], _if_any_bit(_ARGUMENT_0, _NEW_NAMESPACE, errno.EPERM)),
         *_when(numbers["ioctl"], _unless_one_of(_ARGUMENT_1, (_TIOCSTI, _TIOCLINUX), errno.EPERM)),
-        # EAFNOSUPPORT: on EPERM libzmq aborts
-        *_when(numbers["socket"], _only_one_of(_ARGUMENT_0, families, errno.EAFNOSUPPORT)),
+        *_when(numbers["fcntl"], _unless_one_of(_ARGUMENT_1, (_SETLEASE, _NOTIFY), errno.EPERM)),
+        *_when(numbers["socket"], _sockets(families)),
     ]
     if not own_namespaces:
         program += answer(_SHARED_WITH_USER, errno.EPERM)
@@ -166,6 +169,17 @@ def _return(action: int) -> Instruction:
 def _when(number: int, then: list[Instruction]) -> list[Instruction]:
     """For one system call do ``then``, which returns on every path."""
     return [(_EQUAL, 0, len(then), number), *then]
+
+
+def _sockets(families: tuple[int, ...]) -> list[Instruction]:
+    """Allow these families, and of netlink the protocol that libzmq asks for at its start.
+
+    The rest is refused by EAFNOSUPPORT: on EPERM libzmq aborts.
+    """
+    routes = _only_one_of(_ARGUMENT_2, (_NETLINK_ROUTE,), errno.EAFNOSUPPORT)
+    netlink = [(_EQUAL, 0, len(routes), _AF_NETLINK), *routes]
+    others = _only_one_of(_ARGUMENT_0, families, errno.EAFNOSUPPORT)
+    return [(_LOAD, 0, 0, _ARGUMENT_0), *netlink, *others]
 
 
 def _if_any_bit(argument: int, bits: int, error: int) -> list[Instruction]:

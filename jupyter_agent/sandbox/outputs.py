@@ -21,6 +21,7 @@ __all__ = ["clean_markdown", "printable", "read_output", "weight"]
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
+MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
@@ -75,7 +76,10 @@ def read_output(kind: str, content: object) -> NotebookNode | None:
             traceback = fields.get("traceback")
             lines = [_text(line) for line in traceback] if isinstance(traceback, list) else []
             name, value = _text(fields.get("ename")), _text(fields.get("evalue"))
-            return new_output("error", ename=name, evalue=value, traceback=lines)
+            if sum(map(len, lines)) > MOST_TRACEBACK:
+                lines = [f"{name[:200]}: {value[:2000]} [its traceback was too long]"]
+            short = _shortened(value, MOST_TRACEBACK)
+            return new_output("error", ename=name[:200], evalue=short, traceback=lines)
     data = _dict(fields.get("data"))
     output = new_output("display_data", data=_bundle(data), metadata=_sizes(fields, data))
     if kind == "execute_result":
@@ -110,10 +114,14 @@ def _dict(value: object) -> dict[str, object]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} where text belongs")
-    if len(value) > MOST_CHARACTERS:
-        return value[:MOST_CHARACTERS] + f"\n[cut: {len(value):,} characters in all]"
     # lone surrogates cannot be written to a file
-    return printable(value.encode("utf-8", "replace").decode())
+    return printable(_shortened(value, MOST_CHARACTERS).encode("utf-8", "replace").decode())
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}\n[cut: {len(text):,} characters in all]"
 
 
 def _bundle(data: dict[str, object]) -> dict[str, JSON]:

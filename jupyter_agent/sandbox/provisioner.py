@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,9 @@ ETC = (
     "alternatives fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime matplotlibrc "
     "mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
 ).split()
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/ptmx", "/dev/pts", "/dev/tty")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full")  # no terminal: it may be the user's
+# not all of /proc/self: below net it lists the connections of the host
+PROC = "cmdline fd limits maps stat statm status".split()
 ENVIRONMENT = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
 REMEDIES = (
     "install bubblewrap (apt install bubblewrap), or run in Docker or on Linux 6.2 or newer, "
@@ -114,7 +117,7 @@ class SandboxProvisioner(LocalProvisioner):
             self.run_folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
             self._hold = _lock(self.run_folder)
             # a client such as jupyter console ends without telling its provisioner
-            self._remove = weakref.finalize(self, shutil.rmtree, self.run_folder, True)
+            self._remove = weakref.finalize(self, remove, self.run_folder)
             manager.transport, manager.ip = "ipc", str(self.run_folder / "s")
         kwargs = await super().pre_launch(**kwargs)
         self.kernel_spec.interrupt_mode = "message"  # a signal would reach and end bubblewrap
@@ -308,7 +311,8 @@ class SandboxProvisioner(LocalProvisioner):
         if uid:
             self.run_folder.chmod(0o711)
         etc = [f"/etc/{name}" for name in [*ETC, "passwd", "group"]]
-        proc = ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/urandom"]
+        proc = [f"/proc/self/{name}" for name in PROC]
+        proc += ["/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/random", "/dev/urandom"]
         visible = [str(path) for share in self.shares for path in share.visible()]
         modules = [str(path) for root in extra_roots() for path in importable(root)]
         folders = [*extra_roots(), *(share.path for share in self.shares)]
@@ -350,8 +354,18 @@ def sweep(root: Path) -> None:
                 continue
             hold = _lock(folder)
             if hold is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)
                 os.close(hold)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that a guest has written in, whatever modes it has given."""
+    with contextlib.suppress(OSError):
+        for _, names, _, here in os.fwalk(folder):
+            for name in names:
+                if stat.S_ISDIR(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode):
+                    os.chmod(name, 0o700, dir_fd=here)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: Path) -> int | None:

@@ -1,0 +1,108 @@
+"""Every attack of the table, in both tiers, as root and as an ordinary user, and unconfined."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .as_user import UID, as_user
+from .attacks import ATTACKS
+from .battery import MISSING, ROOT, Attack
+
+pytestmark = pytest.mark.timeout(300)  # the first test waits for its whole configuration
+RESULTS = Path(__file__).parent / "screenshots" / "attacks.json"  # for benchmarks/attack_table.py
+CONFIGURATIONS = [
+    ("plain", "root"),
+    ("bubblewrap", "root"),
+    ("bubblewrap", "user"),
+    ("landlock", "root"),
+    ("landlock", "user"),
+]
+
+Found = dict[str, dict[str, Any]]
+
+
+def run(tier: str, user: str) -> Found:
+    """Run the whole table once, in a process of its own."""
+    world = Path(tempfile.mkdtemp(prefix="attacks-"))
+    try:
+        secret = f"decoy{secrets.token_hex(8)}"
+        (world / "secret").write_text(secret)
+        if os.geteuid() == 0:
+            shutil.copy("/usr/bin/id", world / "setuid")
+            (world / "setuid").chmod(0o4755)
+        command = [sys.executable, "-c", "from tests.battery import main; main()", tier, str(world)]
+        if user == "user" and os.geteuid() == 0:
+            for path in (world, world / "secret"):
+                os.chown(path, UID, UID)
+            command = as_user(command)
+        world.chmod(0o755)
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DECOY_API_KEY": secret}
+        done = subprocess.run(
+            command,
+            cwd="/",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        path = world / f"{tier}.json"
+        assert path.exists(), done.stderr[-3000:]
+        found: Found = json.loads(path.read_text())
+        return found
+    finally:
+        shutil.rmtree(world, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[tuple[str, str], Future[Found]]]:
+    """Run all configurations, two at a time; write down what they found."""
+    possible = [pair for pair in CONFIGURATIONS if os.geteuid() == 0 or pair[1] == "user"]
+    with ThreadPoolExecutor(2) as pool:
+        started = {pair: pool.submit(run, *pair) for pair in possible}
+        yield started
+    done = {" ".join(pair): each.result() for pair, each in started.items() if not each.exception()}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(done, indent=1))
+
+
+@pytest.mark.parametrize(("tier", "user"), CONFIGURATIONS, ids=str)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_works_where_nothing_stops_it_and_nowhere_else(
+    attack: Attack, tier: str, user: str, runs: dict[tuple[str, str], Future[Found]]
+) -> None:
+    if (tier, user) not in runs:
+        pytest.skip("needs root")
+    found = runs[tier, user].result()[attack.name]
+    if tier == "plain":
+        impossible = attack.plain or MISSING in found["detail"]
+        expected = "not possible" if impossible else "works"
+    else:
+        known = attack.known.keys() & {tier, f"{tier} {user}"}
+        expected = "works" if known else "stopped"
+    assert found["verdict"] == expected, found["detail"]
+
+
+def test_there_are_many_attacks_and_each_has_a_name_of_its_own() -> None:
+    names = [attack.name for attack in ATTACKS]
+    assert len(names) == len(set(names))
+    assert len(names) >= 60
+
+
+def test_security_md_owns_up_to_each_attack_that_is_known_to_work() -> None:
+    text = " ".join((ROOT / "SECURITY.md").read_text().split())
+    for attack in ATTACKS:
+        for words in attack.known.values():
+            assert words in text, attack.name

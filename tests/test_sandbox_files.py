@@ -83,6 +83,15 @@ def test_the_home_folder_itself_shares_nothing_and_says_why() -> None:
     assert files.describe(shares, reason) == f"no files ({Path.home()} is your home folder)"
 
 
+@pytest.mark.parametrize("named", [".ssh", ".config/x.json", ".cache/huggingface", "id_rsa"])
+def test_a_path_where_secrets_are_kept_is_refused(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="is where secrets are kept"):
+        files.resolve([str(tmp_path / named)], tmp_path)
+
+
 def test_a_missing_path_is_named(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"'gone.csv': there is no .*/gone.csv"):
         files.resolve(["gone.csv"], folder)

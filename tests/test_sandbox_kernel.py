@@ -357,7 +357,7 @@ async def test_a_cell_that_puts_out_too_much_is_interrupted(sandbox: Sandbox) ->
     sandbox.most_outputs = 50
     found = await outputs(sandbox, "while True: display(1)")
     assert found[-1].ename == "OutputLimit"
-    assert len(found) == 52
+    assert len(found) == 51
     sandbox.most_output = 1
     found = await outputs(sandbox, "kept = 1\nwhile True: print('x' * 10_000)")
     assert found[-1].ename == "OutputLimit"
@@ -369,6 +369,47 @@ async def test_a_message_too_large_for_the_host_ends_the_kernel(sandbox: Sandbox
     [notice] = await outputs(sandbox, "display({'text/plain': 'x' * 140_000_000}, raw=True)")
     assert "sent more than 128 MiB at once and was ended" in notice.evalue
     assert await text(sandbox, "1 + 1") == "2"
+
+
+FUZZ = """
+import json, os, random, time
+kernel, thread = get_ipython().kernel, get_ipython().kernel.iopub_thread
+session, parent = kernel.session, kernel.get_parent("shell")
+random.seed({seed})
+kinds = ["stream", "display_data", "update_display_data", "execute_result", "error", "status"]
+kinds += ["clear_output", "comm_open", "input_request", "execute_reply", "no such kind"]
+values = [None, True, -1, 1e308, "text", "\\x1b]0;t\\x07", [], {{}}, [[[[]]]], "x" * 5000, {{"a": None}}]
+names = ["name", "text", "data", "metadata", "transient", "ename", "traceback", "wait", "state"]
+until = time.monotonic() + 4
+while time.monotonic() < until:
+    content = {{random.choice(names): random.choice(values) for _ in range(random.randrange(5))}}
+    message = session.msg(random.choice(kinds), content, parent=parent)
+    if random.random() < .3:
+        message[random.choice(list(message))] = random.choice(values)
+    try:
+        frames = session.serialize(message)
+    except Exception:
+        continue
+    frames = [bytes(frame) for frame in frames]
+    if random.random() < .5:
+        place = random.randrange(len(frames))
+        frame = bytearray(frames[place] or b"x")
+        frame[random.randrange(len(frame))] = random.randrange(256)
+        frames[place] = bytes(frame)
+    if random.random() < .1:
+        frames.pop(random.randrange(len(frames)))
+    thread.send_multipart(frames)
+print("fuzzed")
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_random_and_mutated_messages_end_nothing(sandbox: Sandbox, seed: int) -> None:
+    sandbox.most_outputs = 1_000_000
+    sandbox.most_output = 1000
+    await outputs(sandbox, FUZZ.format(seed=seed))
+    assert sandbox.dropped > 0
+    assert await text(sandbox, "6 * 7") == "42"
 
 
 async def test_memory_is_limited(folder: Path) -> None:

@@ -59,6 +59,10 @@ def resolve(data: list[str], folder: Path) -> tuple[list[Share], str]:
         why = too_wide(path)
         if typed == "." and why:
             reason = f"{path} is {why}"
+        elif _in_secret(path):
+            raise UsageError(
+                f"--data {typed!r}: {path} is where secrets are kept; copy what is needed elsewhere"
+            )
         elif why:
             raise UsageError(f"--data {typed!r}: that is {why}; name the files or folders in it")
         else:
@@ -87,6 +91,12 @@ def too_wide(path: Path) -> str:
     if home.is_relative_to(path) or any(root.is_relative_to(path) for root in temporary):
         return "too wide a folder"
     return ""
+
+
+def _in_secret(path: Path) -> bool:
+    """Tell whether a path lies in a folder of a home that tools keep for themselves."""
+    home = Path.home().resolve()
+    return path.is_relative_to(home) and any(map(_secret, path.relative_to(home).parts))
 
 
 def _hidden(path: Path, typed: str) -> list[Path]:

@@ -7,18 +7,14 @@ past them. Where no group can be made, nothing here does anything, and the heade
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import secrets
-import shutil
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-__all__ = ["Bound", "make"]
+__all__ = ["Group", "make"]
 
 PREFIX = "jupyter-agent-"
 SETTLED = 60.0  # seconds after which a group without a process is one that was left behind
@@ -29,47 +25,6 @@ n=$1; shift
 while [ $n -gt 0 ]; do echo $$ > "$1" || exit 1; shift; n=$((n-1)); done
 exec "$@"
 """
-
-
-_SCOPE = ["systemd-run", "--user", "--scope", "--quiet", "--collect"]
-
-
-class Bound(Protocol):
-    """What bounds a sandbox as a whole."""
-
-    def wrap(self, command: list[str]) -> list[str]:
-        """Write the command that runs ``command`` within the bounds."""
-        ...
-
-    def end(self) -> None:
-        """Kill what is left, and leave nothing behind."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """A transient scope of the user's systemd, which removes it when its last process ends."""
-
-    memory: int
-    processes: int
-
-    def wrap(self, command: list[str]) -> list[str]:
-        """Write the command that runs ``command`` in this scope."""
-        limits = [f"MemoryMax={self.memory}", "MemorySwapMax=0", f"TasksMax={self.processes}"]
-        options = [option for limit in limits for option in ("-p", limit)]
-        return [
-            "systemd-run",
-            "--user",
-            "--scope",
-            "--quiet",
-            "--collect",
-            *options,
-            "--",
-            *command,
-        ]
-
-    def end(self) -> None:
-        """Do nothing: the kernel's end ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +48,8 @@ class Group:
                         os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+                    break
+                time.sleep(0.005)
 
 
 def _pids(folder: Path) -> list[int]:
@@ -102,28 +59,8 @@ def _pids(folder: Path) -> list[int]:
         return []
 
 
-def make(*, memory: int, processes: int) -> Bound | None:
-    """Bound memory, in bytes, and processes as a whole; None where that cannot be done."""
-    return _group(memory, processes) or (Scope(memory, processes) if _systemd() else None)
-
-
-@functools.cache
-def _systemd() -> bool:
-    """Tell whether the user's systemd answers."""
-    if shutil.which("systemd-run") is None:
-        return False
-    try:
-        return (
-            subprocess.run(
-                [*_SCOPE, "true"], capture_output=True, timeout=5, check=False
-            ).returncode
-            == 0
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-
-
-def _group(memory: int, processes: int) -> Group | None:
+def make(*, memory: int, processes: int) -> Group | None:
+    """Make a group that bounds memory, in bytes, and processes; None where that cannot be done."""
     name = f"{PREFIX}{secrets.token_hex(4)}"
     own = _own_groups()
     for parent in set(own.values()):

@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -58,6 +59,7 @@ REMEDIES = (
     "or set c.SandboxProvisioner.isolation = 'none' to run the model's code with YOUR files, keys "
     "and network"
 )
+LEAST_MEMORY = 4 << 30  # bytes: the limit counts addresses, of which numerical libraries take many
 PREFIX = "jupyter-agent-"  # of the folders that hold a sandbox's sockets
 SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
 _uids = itertools.count()
@@ -80,7 +82,7 @@ class SandboxProvisioner(LocalProvisioner):
     ).tag(config=True)
 
     memory = Int(
-        0, min=0, help="MiB of memory the kernel may use; 0 for three quarters of the machine's."
+        0, min=0, help="MiB of memory the kernel may use; 0: three quarters of the machine's."
     ).tag(config=True)
     processes = Int(512, min=8, help="Processes and threads the kernel may have.").tag(config=True)
     open_files = Int(4096, min=64, help="Files a process may hold open.").tag(config=True)
@@ -101,7 +103,7 @@ class SandboxProvisioner(LocalProvisioner):
     _log = -1
     _hold: int | None = None
     _remove: weakref.finalize[..., SandboxProvisioner]
-    _bound: cgroup.Bound | None = None
+    _bound: cgroup.Group | None = None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""
@@ -132,26 +134,26 @@ class SandboxProvisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the process with no terminal, no log and no environment of the host's."""
-        read, self_write = os.pipe()
-        os.set_blocking(self_write, False)  # a guest that fills it loses text, not time
+        read, write = os.pipe()
+        os.set_blocking(write, False)  # a guest that fills it loses text, not time
         os.set_blocking(read, False)
         self._close_log()
         self._log = read
-        kwargs.update(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self_write)
+        kwargs.update(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=write)
         kwargs.setdefault("independent", True)  # no pid of ours in its environment
         launch = functools.partial(super().launch_kernel, cmd, **kwargs)
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
         finally:
-            for descriptor in (self_write, *self._descriptors):
+            for descriptor in (write, *self._descriptors):
                 os.close(descriptor)
             self._descriptors = []
 
     async def send_signal(self, signum: int) -> None:
         """Kill where asked to end; interrupts go by message, never by signal."""
-        if signum != 2 and self.process:
-            await super().send_signal(9)
+        if signum != signal.SIGINT and self.process:
+            await super().send_signal(signal.SIGKILL)
 
     async def wait(self) -> int | None:
         """Wait for the end of the process; notice it within 20 ms."""
@@ -232,7 +234,7 @@ class SandboxProvisioner(LocalProvisioner):
     @property
     def memory_bytes(self) -> int:
         """How much memory the kernel may use."""
-        return self.memory << 20 or _machine_memory() * 3 // 4
+        return self.memory << 20 or max(LEAST_MEMORY, _machine_memory() * 3 // 4)
 
     def describe_limits(self) -> str:
         """Say in a few words what is limited, and how."""
@@ -303,7 +305,7 @@ class SandboxProvisioner(LocalProvisioner):
         uid = unique_uid()
         assert self.run_folder is not None
         private = self.run_folder / "home"
-        shutil.rmtree(private, ignore_errors=True)
+        remove(private)
         for folder in (private, private / "work", private / "tmp"):
             folder.mkdir(mode=0o700)
             if uid:

@@ -539,6 +539,34 @@ def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path, tier: str) ->
         assert time.monotonic() < deadline, alive
 
 
+HASTY = """
+import asyncio, os, signal, sys
+from traitlets.config import Config
+from jupyter_client.manager import AsyncKernelManager
+
+async def main():
+    config = Config({"SandboxProvisioner": {"isolation": sys.argv[1]}})
+    manager = AsyncKernelManager(kernel_name="python3-sandboxed", config=config)
+    await manager.start_kernel(cwd=sys.argv[2])
+    print(manager.provisioner.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+def test_a_sandbox_whose_host_dies_at_once_does_not_start(folder: Path, tier: str) -> None:
+    guests = []
+    for _ in range(5):
+        command = [sys.executable, "-c", HASTY, tier, str(folder)]
+        host = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        guests.append(int(host.stdout))
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in guests if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+
+
 async def test_what_a_killed_host_left_is_swept_and_what_lives_is_not(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

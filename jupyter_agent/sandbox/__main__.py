@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import runpy
+import select
 import sys
 from typing import Any
 
@@ -26,6 +27,7 @@ def main() -> None:
         plan = json.load(file)
     try:
         confine(plan)
+        _see_that_the_host_lives(plan["lifeline"])
     except OSError as error:
         sys.exit(f"jupyter_agent.sandbox: {error}")
     from jupyter_agent.sandbox import guest
@@ -47,13 +49,22 @@ def confine(plan: dict[str, Any]) -> None:
     paths = plan["landlock"]
     if paths:
         lockdown.die_with_parent()
-        if os.getppid() != plan["host"]:
-            sys.exit("jupyter_agent.sandbox: the host has ended")
         lockdown.restrict_paths(**paths)
     scoped = not paths or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
     lockdown.install_filter(
         lockdown.seccomp_filter(own_namespaces=not paths, signals_scoped=scoped)
     )
+
+
+def _see_that_the_host_lives(lifeline: int) -> None:
+    """End if the host ended before this process was bound to end with it.
+
+    The host holds the other end of a pipe and never writes: readable means that it is closed.
+    """
+    readable, _, _ = select.select([lifeline], [], [], 0)
+    os.close(lifeline)
+    if readable:
+        sys.exit("jupyter_agent.sandbox: the host has ended")
 
 
 def _limit(kind: int, value: int) -> None:

@@ -102,6 +102,7 @@ class SandboxProvisioner(LocalProvisioner):
     _descriptors: list[int]
     _log = -1
     _hold: int | None = None
+    _life: int | None = None
     _remove: weakref.finalize[..., SandboxProvisioner]
     _bound: cgroup.Group | None = None
 
@@ -164,6 +165,9 @@ class SandboxProvisioner(LocalProvisioner):
     async def cleanup(self, restart: bool = False) -> None:
         """Leave nothing behind: no process, socket, folder or descriptor."""
         await super().cleanup(restart)
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
         if self._bound:
             self._bound.end()
             self._bound = None
@@ -208,7 +212,7 @@ class SandboxProvisioner(LocalProvisioner):
             for name, value in self.connection_info.items()
         }
         plan = {
-            "host": os.getpid(),
+            "lifeline": self._lifeline(),
             "limits": self._limits(uid),
             "folder": folder,
             "uid": uid,
@@ -218,6 +222,13 @@ class SandboxProvisioner(LocalProvisioner):
             "shares": [(share.name, str(share.path), not share.name) for share in self.shares],
         }
         return str(self._in_memory(json.dumps(plan)))
+
+    def _lifeline(self) -> int:
+        """Make a pipe that closes when this process ends; return the end for the guest."""
+        guest, self._life = os.pipe()
+        os.set_inheritable(guest, True)
+        self._descriptors.append(guest)
+        return guest
 
     def _limits(self, uid: int) -> dict[str, int]:
         """Say what each process may use (getrlimit(2))."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -539,32 +540,33 @@ def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path, tier: str) ->
         assert time.monotonic() < deadline, alive
 
 
-HASTY = """
-import asyncio, os, signal, sys
-from traitlets.config import Config
-from jupyter_client.manager import AsyncKernelManager
-
-async def main():
-    config = Config({"SandboxProvisioner": {"isolation": sys.argv[1]}})
-    manager = AsyncKernelManager(kernel_name="python3-sandboxed", config=config)
-    await manager.start_kernel(cwd=sys.argv[2])
-    print(manager.provisioner.pid, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
-def test_a_sandbox_whose_host_dies_at_once_does_not_start(folder: Path, tier: str) -> None:
-    guests = []
-    for _ in range(5):
-        command = [sys.executable, "-c", HASTY, tier, str(folder)]
-        host = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        guests.append(int(host.stdout))
-    deadline = time.monotonic() + 20
-    while alive := [pid for pid in guests if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, alive
+def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:
+    lifeline, held = os.pipe()
+    plan = {
+        "connection": {},
+        "folder": str(tmp_path),
+        "landlock": None,
+        "lifeline": lifeline,
+        "limits": {},
+        "shares": [],
+        "sockets": {},
+        "uid": 0,
+    }
+    read, write = os.pipe()
+    os.write(write, json.dumps(plan).encode())
+    os.close(write)
+    os.close(held)  # as when the host ends
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "jupyter_agent.sandbox", str(read)],
+        pass_fds=(read, lifeline),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    os.close(read)
+    os.close(lifeline)
+    assert done.stderr == "jupyter_agent.sandbox: the host has ended\n"
+    assert done.returncode == 1
 
 
 async def test_what_a_killed_host_left_is_swept_and_what_lives_is_not(

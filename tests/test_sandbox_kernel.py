@@ -542,7 +542,7 @@ def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path, tier: str) ->
 
 def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:
     lifeline, held = os.pipe()
-    plan = {
+    plan: dict[str, object] = {
         "connection": {},
         "folder": str(tmp_path),
         "landlock": None,

@@ -99,13 +99,14 @@ class PacedStream(OutStream):
 
     def write(self, string: str) -> int:
         """Write text, and send it when there is enough."""
-        for start in range(0, len(string), PACE):
-            piece = string[start : start + PACE]
-            super().write(piece)
-            self._written += len(piece)
-            if self._written >= PACE:
-                self._written = 0
-                self.flush()
+        if len(string) > PACE:
+            pieces = range(0, len(string), PACE)
+            return sum(self.write(string[start : start + PACE]) for start in pieces)
+        OutStream.write(self, string)
+        self._written += len(string)
+        if self._written >= PACE:
+            self._written = 0
+            self.flush()
         return len(string)
 
 

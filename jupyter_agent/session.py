@@ -85,8 +85,9 @@ class Session(LoggingConfigurable):
                     facts = {"model": chosen.name, "sandbox": self.sandbox.describe()}
                     change.cell.metadata[KEY].update(facts)
                 yield change
-        self.sandbox.spare = self.keep_spare
-        await self.sandbox.start()
+        if self.keep_spare and self.sandbox.alive:
+            self.sandbox.spare = True
+            await self.sandbox.start()
 
     async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
         """Run the user's own code in the sandbox and yield its outputs."""

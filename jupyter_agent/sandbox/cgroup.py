@@ -1,7 +1,7 @@
 """A control group for one sandbox, where this process may make one: the only bound on a total.
 
 Resource limits bound each process by itself; many processes, memfds and memory file systems go
-past them. Where no group can be made, nothing here does anything, and the header says so.
+past them. Where no group can be made, nothing here does anything, and `%agent status` says so.
 """
 
 from __future__ import annotations

@@ -94,6 +94,52 @@ async def test_input_is_an_error_not_a_hang(sandbox: Sandbox) -> None:
 # -- borders
 
 
+async def test_questions_of_the_code_are_answered_while_outputs_go_on(sandbox: Sandbox) -> None:
+    asked = []
+
+    async def answer(prompt: str, password: bool) -> str:
+        asked.append((prompt, password))
+        if prompt == "fail":
+            raise RuntimeError("nobody there")
+        return "7"
+
+    code = (
+        "import getpass\nprint(input('n? '))\nprint(getpass.getpass('key? '))\n"
+        "try:\n    input('fail')\nexcept EOFError:\n    print('end')"
+    )
+    async with aclosing(sandbox.execute(code, answer=answer)) as found:
+        shown = "".join([output.text async for output in found])
+    assert shown.split() == ["7", "7", "end"]
+    assert asked == [("n? ", False), ("key? ", True), ("fail", False)]
+
+
+async def test_a_question_that_nobody_answers_can_be_interrupted(sandbox: Sandbox) -> None:
+    asked = asyncio.Event()
+
+    async def answer(_prompt: str, _password: bool) -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    found = sandbox.execute("x = 8\ninput('?')", answer=answer)
+    first = asyncio.ensure_future(anext(found))
+    await asked.wait()
+    first.cancel()
+    await asyncio.wait({first})
+    await found.aclose()
+    assert await text(sandbox, "x") == "8"
+
+
+async def test_a_question_does_not_hide_the_kernels_death(sandbox: Sandbox) -> None:
+    async def answer(_prompt: str, _password: bool) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    code = "import os, threading\nthreading.Timer(0.3, os._exit, [3]).start()\ninput('?')"
+    async with aclosing(sandbox.execute(code, answer=answer)) as found:
+        assert [output.ename async for output in found] == ["SandboxDied"]
+
+
 async def test_no_variable_of_the_hosts_environment_is_inside(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

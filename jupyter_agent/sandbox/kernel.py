@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 
-__all__ = ["Sandbox"]
+__all__ = ["Answer", "Sandbox"]
+
+# Answers an input_request of the guest's, given its prompt and whether it asks for a password.
+Answer = Callable[[str, bool], Awaitable[str]]
 
 _SILENT = logging.getLogger("jupyter_agent.sandbox.manager")  # it would log what we raise
 _SILENT.addHandler(logging.NullHandler())
@@ -32,6 +35,7 @@ _SILENT.propagate = False
 
 Mail = tuple[str, Any]  # "iopub" or "shell" and a message; "died" and an exit code
 MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
+END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 LARGEST_MESSAGE = 128 << 20  # bytes; libzmq drops the connection on a larger one
 
 
@@ -212,16 +216,24 @@ class Sandbox(LoggingConfigurable):
 
     # -- work
 
-    async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
+    async def execute(
+        self, code: str, *, answer: Answer | None = None
+    ) -> AsyncGenerator[NotebookNode, None]:
         """Run code and yield its outputs as they come, until the kernel is idle and has replied.
 
         An error of the code, the kernel's death and a limit that was hit are outputs. Closing the
         iterator early interrupts the code.
+
+        Parameters
+        ----------
+        answer
+            Answers what the code asks by ``input()``; without it that raises in the guest.
         """
         await self._settled()
         await self.start()
         assert self._kernel
-        cell = _Cell(self._kernel, self._kernel.send("execute_request", _execution(code)))
+        request = _execution(code, allow_stdin=answer is not None)
+        cell = _Cell(self._kernel, self._kernel.send("execute_request", request), answer)
         deadline = asyncio.get_running_loop().time() + (self.cell_timeout or float("inf"))
         try:
             while cell.waiting:
@@ -242,6 +254,7 @@ class Sandbox(LoggingConfigurable):
                 if output is not None:
                     yield output
         finally:
+            cell.close()
             self.execution_count = cell.execution_count
             if cell.waiting and self._kernel is not None:
                 await self._stop(cell)
@@ -298,7 +311,7 @@ class _Kernel:
         self.manager = manager
         self.client = manager.client()
         self.dropped = 0
-        self._log = log
+        self.log = log
         self._inbox: asyncio.Queue[Mail] = asyncio.Queue(MOST_WAITING)
         self._listeners: list[asyncio.Task[None]] = []
         self._monitors: list[zmq.asyncio.Socket] = []
@@ -330,7 +343,7 @@ class _Kernel:
         context = self.client.context
         context.setsockopt(zmq.RCVHWM, MOST_WAITING)
         context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
-        self.client.start_channels(stdin=False, hb=False)
+        self.client.start_channels(hb=False)
         self._watcher = asyncio.create_task(self._watch())
         self._listeners = [self._watcher]
         for channel in (self.client.shell_channel, self.client.iopub_channel):
@@ -338,8 +351,8 @@ class _Kernel:
             monitor = channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             self._monitors.append(monitor)
             self._listeners.append(asyncio.create_task(self._mind(monitor)))
-        self._listeners.append(asyncio.create_task(self._listen("shell")))
-        self._listeners.append(asyncio.create_task(self._listen("iopub")))
+        for name in ("shell", "iopub", "stdin"):
+            self._listeners.append(asyncio.create_task(self._listen(name)))
 
     async def _ready(self) -> None:
         """Wait for an answer, and for iopub to be heard: its first messages would else be lost."""
@@ -395,8 +408,7 @@ class _Kernel:
 
     async def _listen(self, channel: str) -> None:
         """Take messages off a socket so that it never fills; drop what cannot be read."""
-        client = self.client
-        source = client.shell_channel if channel == "shell" else client.iopub_channel
+        source = getattr(self.client, f"{channel}_channel")
         while True:
             try:
                 message = await source.get_msg(timeout=None)
@@ -405,11 +417,11 @@ class _Kernel:
             except Exception as error:
                 # unsigned, malformed, too deep: Session.deserialize raises a different one for each
                 self.dropped += 1
-                self._log.debug("dropped a message on %s: %s", channel, error)
+                self.log.debug("dropped a message on %s: %s", channel, error)
                 if not source.is_alive():
                     return
                 continue
-            if channel == "shell" or _worth_keeping(message):
+            if channel != "iopub" or _worth_keeping(message):
                 await self._inbox.put((channel, message))
 
     async def _mind(self, monitor: zmq.asyncio.Socket) -> None:
@@ -430,12 +442,14 @@ class _Kernel:
 class _Cell:
     """What is still to come of one execution, and how much has."""
 
-    def __init__(self, kernel: _Kernel, msg_id: str) -> None:
+    def __init__(self, kernel: _Kernel, msg_id: str, answer: Answer | None = None) -> None:
         self.waiting = {"idle", "reply"}
         self.outputs = self.size = 0
         self.execution_count: int | None = None
         self._kernel = kernel
         self._msg_id = msg_id
+        self._answer = answer
+        self._answering: asyncio.Task[None] | None = None
         self._heard = asyncio.get_running_loop().time()
 
     def until(self, deadline: float) -> float | None:
@@ -453,8 +467,11 @@ class _Cell:
 
     async def next(self) -> NotebookNode | None:
         """Take the next message; return the output it holds, if it holds one of this cell."""
-        _, message = await self._kernel.next()
+        source, message = await self._kernel.next()
         if _parent(message) != self._msg_id:
+            return None
+        if source == "stdin":
+            self._hear(message)
             return None
         self._heard = asyncio.get_running_loop().time()
         output = self._read(message)
@@ -462,6 +479,31 @@ class _Cell:
             self.outputs += 1
             self.size += weight(output)
         return output
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        """Have a question of the code's answered, one at a time, while its outputs go on."""
+        content = message.get("content")
+        match message.get("msg_type"), content:
+            case "input_request", {"prompt": str(prompt), "password": bool(password)} if (
+                self._answer and (self._answering is None or self._answering.done())
+            ):
+                reply = self._reply(self._answer(prompt, password))
+                self._answering = asyncio.create_task(reply)
+            case _:
+                self._kernel.dropped += 1
+
+    async def _reply(self, answer: Awaitable[str]) -> None:
+        try:
+            text = await answer
+        except Exception as error:
+            self._kernel.log.warning("a question of the sandbox's was not answered: %s", error)
+            text = END_OF_FILE
+        self._kernel.client.input(text)
+
+    def close(self) -> None:
+        """Stop answering."""
+        if self._answering:
+            self._answering.cancel()
 
     def _read(self, message: dict[str, Any]) -> NotebookNode | None:
         kind, content = message.get("msg_type"), message.get("content")
@@ -483,14 +525,14 @@ class _Cell:
         return None
 
 
-def _execution(code: str) -> dict[str, Any]:
+def _execution(code: str, *, allow_stdin: bool) -> dict[str, Any]:
     """Write an execute_request; one that aborted others would throw the next cell away."""
     return {
         "code": code,
         "silent": False,
         "store_history": True,
         "user_expressions": {},
-        "allow_stdin": False,
+        "allow_stdin": allow_stdin,
         "stop_on_error": False,
     }
 

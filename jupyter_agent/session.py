@@ -147,7 +147,7 @@ class Session(LoggingConfigurable):
         if data is None:
             return
         wanted = [] if data == ["none"] else data
-        files.resolve(wanted, self.folder)
+        self.sandbox.check_data(wanted)
         if wanted != self.sandbox.data:
             await self.sandbox.close()
             self.sandbox = self._new_sandbox(wanted)

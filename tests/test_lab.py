@@ -71,6 +71,27 @@ display({"text/latex": rf"$\style{{background: url({leak}tex.png)}}{{x}}$"}, raw
 display({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}, raw=True)
 print("every display is done")
 """
+FIGURES = r"""
+import plotly.graph_objects as go
+from IPython.display import display
+
+leak = "http://127.0.0.1:1/"
+figure = go.Figure(go.Bar(x=["a", "b"], y=[1, 2], text=f"<a href='{leak}'>a</a>"))
+figure.update_layout(
+    title=f"<span style='fill: url({leak}title.svg#x)'>bars</span>",
+    images=[{"source": f"{leak}layout.png", "x": 0, "y": 1, "sizex": 1, "sizey": 1}],
+)
+figure.show()
+rows = [{"a": 1, "b": 2, "image": f"{leak}tooltip.png"}]
+mark = {"type": "bar", "tooltip": {"content": "data"}}
+encoding = {"x": {"field": "a"}, "y": {"field": "b"}}
+vega = "application/vnd.vegalite.v5+json"
+display({vega: {"mark": mark, "data": {"values": rows}, "encoding": encoding}}, raw=True)
+for bad in ({"data": {"url": f"{leak}rows.json"}}, {"mark": "image"}):
+    display({vega: {"mark": "bar", "data": {"values": rows}, "encoding": encoding} | bad}, raw=True)
+go.Figure(go.Scattergeo(lon=[1], lat=[2])).show()
+print("every figure is done")
+"""
 PROSE = (
     "Hello ![x](http://127.0.0.1:1/prose.png) <img src='http://127.0.0.1:1/tag.png'>"
     "<script>window.PWNED='prose'</script><img src=x onerror=\"window.PWNED='prose'\">"
@@ -307,6 +328,23 @@ def test_hostile_outputs_run_nothing_and_fetch_nothing(lab: Lab, browser: Browse
         notebook.run(2)  # the user's own cell may do all this, so the test would have noticed
         notebook.page.wait_for_function("window.PWNED === 1")
         assert set(abroad(notebook, lab)) == {"http://127.0.0.1:1/control.png"}
+
+
+def test_figures_are_drawn_and_fetch_nothing(lab: Lab, browser: BrowserContext) -> None:
+    task = written(lab.folder / "figures.md", fence(FIGURES), "Drawn.")
+    path = lab.write("figures.ipynb", "%load_ext jupyter_agent", task)
+    with opened(lab, browser, path, height=2400) as notebook:
+        notebook.run(0)
+        notebook.run(1)
+        cell = notebook.cells.nth(1)
+        expect(cell.locator(".js-plotly-plot .bars .point")).to_have_count(2)
+        chart = cell.locator(".vega-embed canvas, .vega-embed svg.marks")
+        expect(chart).to_have_count(1)
+        notebook.screenshot("figures")
+        chart.hover()
+        assert "Vega-Lite's 'url' fetches or computes" in notebook.text(1)
+        assert "plotly's scattergeo fetches its map" in notebook.text(1)
+        assert_unharmed(notebook, lab)
 
 
 @pytest.fixture(scope="module")

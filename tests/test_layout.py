@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge"},
     {"sandbox.guest", "sandbox.lockdown"},
+    {"sandbox.figures"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
     {"sandbox.interpreter"},
     {"sandbox.provisioner"},
@@ -89,7 +90,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1700)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1950)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

@@ -92,6 +92,37 @@ def test_a_path_where_secrets_are_kept_is_refused(
         files.resolve([str(tmp_path / named)], tmp_path)
 
 
+def test_a_path_that_the_user_has_named_as_no_secret_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    table = tmp_path / ".config" / "tables" / "credentials.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("x")
+    (tmp_path / ".config" / "token.key").write_text("x")
+    for exposed in ("~/.config/tables", str(table)):
+        [share], _ = files.resolve([str(table)], tmp_path, exposed=[exposed])
+        assert share.visible() == [table]
+    with pytest.raises(UsageError, match="c.SandboxProvisioner.exposed"):
+        files.resolve(["~/.config"], tmp_path, exposed=[str(table)])
+
+
+def test_a_secret_beside_the_data_stays_hidden_when_another_is_named(folder: Path) -> None:
+    [share], _ = files.resolve(["."], folder, exposed=["deep/server.key"])
+    assert set(share.hidden) == {folder / ".env"}
+
+
+@pytest.mark.parametrize("name", ["HF_HOME", "JUPYTER_RUNTIME_DIR"])
+def test_where_tools_keep_secrets_is_hidden_wherever_it_was_moved(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, str(folder / "deep"))
+    [share], _ = files.resolve(["."], folder)
+    assert folder / "deep" in share.hidden
+    with pytest.raises(UsageError, match="is where secrets are kept"):
+        files.resolve(["deep"], folder)
+
+
 def test_a_missing_path_is_named(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"'gone.csv': there is no .*/gone.csv"):
         files.resolve(["gone.csv"], folder)

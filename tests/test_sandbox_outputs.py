@@ -105,8 +105,18 @@ def test_what_is_not_on_the_white_list_is_named_and_dropped(mime: str) -> None:
     output = read_output("display_data", content)
     assert output is not None
     assert set(output.data) == {"text/plain"}
-    assert f"[{mime} may not leave the sandbox]" in output.data["text/plain"]
+    note = output.data["text/plain"]
+    assert f"[{mime} may not leave the sandbox]" in note
+    assert f"c.Sandbox.admit = ['{mime}']" in note
     assert output.metadata == {}
+
+
+def test_a_mime_type_that_the_user_admits_passes_as_it_is() -> None:
+    content = {"data": {"text/html": "<form>", "application/x-own+json": {"a": [1]}}}
+    output = read_output("display_data", content, admit={"text/html", "application/x-own+json"})
+    assert output is not None
+    assert output.data["text/html"] == "<form>"
+    assert output.data["application/x-own+json"] == {"a": [1]}
 
 
 def test_plain_text_is_always_there() -> None:

@@ -6,6 +6,7 @@ import fnmatch
 import os
 import tempfile
 from collections import deque
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,9 @@ class Share:
         return _uncovered(self.path, set(self.hidden))
 
 
-def resolve(data: list[str], folder: Path) -> tuple[list[Share], str]:
+def resolve(
+    data: list[str], folder: Path, *, exposed: Sequence[str] = ()
+) -> tuple[list[Share], str]:
     """Say what is shared, and why not if nothing is.
 
     Parameters
@@ -47,6 +50,8 @@ def resolve(data: list[str], folder: Path) -> tuple[list[Share], str]:
     data
         Paths as the user typed them, relative to ``folder``; ``"."`` is the folder itself, and is
         left out with a reason where it would share too much.
+    exposed
+        Paths that the user has named as no secrets, whatever they look like.
 
     Raises
     ------
@@ -54,19 +59,23 @@ def resolve(data: list[str], folder: Path) -> tuple[list[Share], str]:
         A path is missing or unreadable, or would share a home folder, ``/`` or a temporary root.
     """
     shares, reason = [], ""
+    open_to_all = {_absolute(typed, folder) for typed in exposed}
     for typed in data:
-        path = (folder / Path(typed).expanduser()).resolve()
+        path = _absolute(typed, folder)
         why = too_wide(path)
         if typed == "." and why:
             reason = f"{path} is {why}"
-        elif _in_secret(path):
+        elif _in_secret(path) and not _among(path, open_to_all):
             raise UsageError(
-                f"--data {typed!r}: {path} is where secrets are kept; copy what is needed elsewhere"
+                f"--data {typed!r}: {path} is where secrets are kept; copy what is needed "
+                f"elsewhere, or say that it is none: c.SandboxProvisioner.exposed = [{str(path)!r}]"
             )
         elif why:
             raise UsageError(f"--data {typed!r}: that is {why}; name the files or folders in it")
         else:
-            shares.append(Share(path, _name(typed, path, folder), tuple(_hidden(path, typed))))
+            shares.append(
+                Share(path, _name(typed, path, folder), tuple(_hidden(path, typed, open_to_all)))
+            )
     return shares, reason
 
 
@@ -93,13 +102,29 @@ def too_wide(path: Path) -> str:
     return ""
 
 
+def _absolute(typed: str, folder: Path) -> Path:
+    return (folder / Path(typed).expanduser()).resolve()
+
+
+def _among(path: Path, paths: Set[Path]) -> bool:
+    """Tell whether a path is one of these or lies below one."""
+    return not paths.isdisjoint([path, *path.parents])
+
+
 def _in_secret(path: Path) -> bool:
-    """Tell whether a path lies in a folder of a home that tools keep for themselves."""
+    """Tell whether a path lies in a folder that tools keep for themselves, or is such a file."""
     home = Path.home().resolve()
-    return path.is_relative_to(home) and any(map(_secret, path.relative_to(home).parts))
+    inside = path.relative_to(home).parts if path.is_relative_to(home) else (path.name,)
+    return any(map(_secret, inside)) or _among(path, _kept_by_tools())
 
 
-def _hidden(path: Path, typed: str) -> list[Path]:
+def _kept_by_tools() -> set[Path]:
+    """Name the folders where Jupyter and the Hub's client keep their secrets, if moved too."""
+    moved = ("HF_HOME", "HF_TOKEN_PATH", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR")
+    return {Path(os.environ[name]).resolve() for name in moved if os.environ.get(name)}
+
+
+def _hidden(path: Path, typed: str, exposed: Set[Path]) -> list[Path]:
     """Find what looks like a secret or is no file below a path, and what was not looked at."""
     if not path.exists():
         raise UsageError(f"--data {typed!r}: there is no {path}; check the spelling")
@@ -107,15 +132,18 @@ def _hidden(path: Path, typed: str) -> list[Path]:
         raise UsageError(f"--data {typed!r}: {path} cannot be read; check its permissions")
     if not path.is_dir():
         return []
+    kept_by_tools = _kept_by_tools()
     hidden, seen, waiting = [], 0, deque([path])
     while waiting:
         entries = list(os.scandir(waiting.popleft())) if os.access(waiting[0], os.R_OK) else []
         seen += len(entries)
         for entry in entries:
-            if _secret(entry.name) or not _readable_kind(entry):
-                hidden.append(Path(entry.path))
+            here = Path(entry.path)
+            secret = _secret(entry.name) or here in kept_by_tools
+            if (secret and not _among(here, exposed)) or not _readable_kind(entry):
+                hidden.append(here)
             elif entry.is_dir(follow_symlinks=False):
-                waiting.append(Path(entry.path))
+                waiting.append(here)
         if seen > MOST_ENTRIES:
             hidden += waiting
             break

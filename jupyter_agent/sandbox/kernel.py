@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
-from traitlets import Bool, Float, Int, Unicode
+from traitlets import Bool, Float, Int, List, Unicode
 from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
@@ -66,6 +66,11 @@ class Sandbox(LoggingConfigurable):
     most_output = Int(20, min=1, help="MiB of outputs of a cell before it is interrupted.").tag(
         config=True
     )
+    admit = List(
+        Unicode(),
+        help="Mime types that pass out of the sandbox as they are, beside those that cannot run or "
+        "fetch; 'text/html' among them is no longer sanitised.",
+    ).tag(config=True)
     spare = Bool(False, help="Keep another kernel started, for a fast restart.").tag(config=True)
     spare_seconds = Float(
         600, min=1, help="Seconds without work after which a spare kernel is ended."
@@ -136,6 +141,17 @@ class Sandbox(LoggingConfigurable):
             parts.append(self._provisioner.describe_limits())
         return ", ".join(parts)
 
+    def check_data(self, data: list[str]) -> None:
+        """See that these paths may be shared, before anything is ended for them.
+
+        Raises
+        ------
+        UsageError
+            One is missing, unreadable, too wide or among secrets.
+        """
+        provisioner = SandboxProvisioner(config=self._configuration())
+        files.resolve(data, self.folder, exposed=provisioner.exposed)
+
     # -- life
 
     async def start(self) -> None:
@@ -191,13 +207,17 @@ class Sandbox(LoggingConfigurable):
         return kernel
 
     def _settings(self) -> dict[str, Any]:
+        config = self._configuration()
+        if self.data is not None:
+            config.SandboxProvisioner.data = self.data
+        return {"kernel_name": self.kernel_name, "config": config, "log": _SILENT}
+
+    def _configuration(self) -> Config:
         """Pass on what concerns the kernel, and nothing else of the door's configuration."""
         config = Config()
         for name in ("KernelSpecManager", "SandboxProvisioner"):
             config[name] = self.config[name]
-        if self.data is not None:
-            config.SandboxProvisioner.data = self.data
-        return {"kernel_name": self.kernel_name, "config": config, "log": _SILENT}
+        return config
 
     async def close(self) -> None:
         """End the kernel, and a spare one, and leave nothing behind."""
@@ -233,7 +253,8 @@ class Sandbox(LoggingConfigurable):
         await self.start()
         assert self._kernel
         request = _execution(code, allow_stdin=answer is not None)
-        cell = _Cell(self._kernel, self._kernel.send("execute_request", request), answer)
+        msg_id = self._kernel.send("execute_request", request)
+        cell = _Cell(self._kernel, msg_id, answer, admit=frozenset(self.admit))
         deadline = asyncio.get_running_loop().time() + (self.cell_timeout or float("inf"))
         try:
             while cell.waiting:
@@ -442,13 +463,16 @@ class _Kernel:
 class _Cell:
     """What is still to come of one execution, and how much has."""
 
-    def __init__(self, kernel: _Kernel, msg_id: str, answer: Answer | None = None) -> None:
+    def __init__(
+        self, kernel: _Kernel, msg_id: str, answer: Answer | None, *, admit: Set[str]
+    ) -> None:
         self.waiting = {"idle", "reply"}
         self.outputs = self.size = 0
         self.execution_count: int | None = None
         self._kernel = kernel
         self._msg_id = msg_id
         self._answer = answer
+        self._admit = admit
         self._answering: asyncio.Task[None] | None = None
         self._heard = asyncio.get_running_loop().time()
 
@@ -519,7 +543,7 @@ class _Cell:
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
                 case _:
-                    return read_output(str(kind), content)
+                    return read_output(str(kind), content, admit=self._admit)
         except (ValueError, TypeError, RecursionError):
             self._kernel.dropped += 1
         return None

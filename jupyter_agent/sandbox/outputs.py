@@ -10,15 +10,21 @@ from __future__ import annotations
 import base64
 import functools
 import re
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Set
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-__all__ = ["clean_markdown", "printable", "read_output", "weight"]
+from jupyter_agent.sandbox.figures import (
+    JSON,
+    PLOTLY,
+    VEGA_LITE,
+    FigureError,
+    read_plotly,
+    read_vega_lite,
+)
 
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+__all__ = ["clean_markdown", "printable", "read_output", "weight"]
 
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
@@ -52,11 +58,14 @@ _STYLES = set(
 _TEX = re.compile(r"\\(class|cssId|data|href|html\w*|includegraphics|require|style|url)\b")
 
 
-def read_output(kind: str, content: object) -> NotebookNode | None:
+def read_output(
+    kind: str, content: object, *, admit: Set[str] = frozenset()
+) -> NotebookNode | None:
     """Turn a message of the guest's into an nbformat output; None if it is not one.
 
-    A ``update_display_data`` keeps that name, and the guest's display id stands at
-    ``output.transient.display_id``, for whoever keeps the notebook to find the display it updates.
+    Mime types in ``admit`` pass as they are. A ``update_display_data`` keeps that name, and the
+    guest's display id stands at ``output.transient.display_id``, for whoever keeps the notebook to
+    find the display it updates.
 
     Raises
     ------
@@ -81,7 +90,7 @@ def read_output(kind: str, content: object) -> NotebookNode | None:
             short = _shortened(value, MOST_TRACEBACK)
             return new_output("error", ename=name[:200], evalue=short, traceback=lines)
     data = _dict(fields.get("data"))
-    output = new_output("display_data", data=_bundle(data), metadata=_sizes(fields, data))
+    output = new_output("display_data", data=_bundle(data, admit), metadata=_sizes(fields, data))
     if kind == "execute_result":
         count = fields.get("execution_count")
         output.execution_count = count if isinstance(count, int) else None
@@ -124,24 +133,43 @@ def _shortened(text: str, most: int) -> str:
     return f"{text[:most]}\n[cut: {len(text):,} characters in all]"
 
 
-def _bundle(data: dict[str, object]) -> dict[str, JSON]:
+def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
     """Keep what is on the white list; name what was dropped where plain text is read."""
     kept: dict[str, JSON] = {}
-    dropped = []
+    dropped: dict[str, str] = {}
     for mime, value in data.items():
-        read = _READERS.get(mime)
-        if read is None or (isinstance(value, str) and len(value) > MOST_CHARACTERS):
-            dropped.append(str(mime)[:80])
+        if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+            dropped[mime] = f"is longer than {MOST_CHARACTERS:,} characters"
+        elif mime in admit:
+            kept[mime] = _json(value)
+        elif reader := _reader(mime):
+            try:
+                kept[mime] = reader(value)
+            except FigureError as error:
+                dropped[mime] = f"{_STAYS} ({error})"
         else:
-            kept[mime] = read(value)
-    if "image/svg+xml" in data and "text/html" not in kept:
+            dropped[mime] = _STAYS
+    if "image/svg+xml" in dropped and "text/html" not in kept:
         kept["text/html"] = _drawing(data["image/svg+xml"])
-        dropped.remove("image/svg+xml")
+        del dropped["image/svg+xml"]
+    if any(_is_figure(mime) for mime in kept) and "text/html" not in admit:
+        kept.pop("text/html", None)  # what is left of the page that would draw it
     if dropped and set(kept) <= {"text/plain"}:
-        note = f"[{', '.join(sorted(dropped))} may not leave the sandbox]"
-        kept["text/plain"] = f"{kept.get('text/plain', '')}\n{note}".strip()
+        kept["text/plain"] = f"{kept.get('text/plain', '')}\n{_note(dropped)}".strip()
     kept.setdefault("text/plain", "<display>")
     return kept
+
+
+_STAYS = "may not leave the sandbox"
+
+
+def _note(dropped: dict[str, str]) -> str:
+    """Say what was dropped, why, and how to let it pass."""
+    lines = [f"[{str(mime)[:80]} {why}]" for mime, why in sorted(dropped.items())]
+    admitted = [str(mime)[:80] for mime, why in sorted(dropped.items()) if why.startswith(_STAYS)]
+    if admitted:
+        lines.append(f"[to let it pass, and act in your browser: c.Sandbox.admit = {admitted}]")
+    return "\n".join(lines)
 
 
 def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON]:
@@ -288,6 +316,17 @@ def _markdown(value: object) -> str:
     return clean_markdown(_text(value))
 
 
+def _reader(mime: str) -> Callable[[object], JSON] | None:
+    """Find what reads a mime type on the white list."""
+    if VEGA_LITE.fullmatch(mime):
+        return lambda value: read_vega_lite(_json(value))
+    return _READERS.get(mime)
+
+
+def _is_figure(mime: str) -> bool:
+    return mime == PLOTLY or VEGA_LITE.fullmatch(mime) is not None
+
+
 _READERS: dict[str, Callable[[object], JSON]] = {
     "text/plain": _text,
     "text/html": _html,
@@ -297,4 +336,5 @@ _READERS: dict[str, Callable[[object], JSON]] = {
     "image/jpeg": _picture,
     "image/gif": _picture,
     "application/json": functools.partial(_json, depth=0),
+    PLOTLY: lambda value: read_plotly(_json(value)),
 }

@@ -80,6 +80,9 @@ class SandboxProvisioner(LocalProvisioner):
         ["."],
         help="Files and folders that may be read; '.' is the folder the kernel is started in.",
     ).tag(config=True)
+    exposed = List(
+        Unicode(), help="Paths among those that may be read although they look like secrets."
+    ).tag(config=True)
 
     memory = Int(
         0, min=0, help="MiB of memory the kernel may use; 0: three quarters of the machine's."
@@ -111,7 +114,7 @@ class SandboxProvisioner(LocalProvisioner):
         self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
         self.tier = choose_tier(self.isolation)
         folder = Path(kwargs.get("cwd") or Path.cwd())
-        self.shares, self.reason = files.resolve(self.data, folder)
+        self.shares, self.reason = files.resolve(self.data, folder, exposed=self.exposed)
         manager = self.parent
         assert manager
         if self.run_folder is None:

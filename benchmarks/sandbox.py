@@ -24,8 +24,9 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
+from jupyter_agent.sandbox import bubblewrap
 from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.provisioner import check_bubblewrap, check_landlock
+from jupyter_agent.sandbox.provisioner import check_landlock
 
 STARTS = 12
 ROUND_TRIPS = 300
@@ -229,7 +230,7 @@ def ratio(rounds: list[Round], name: str, other: str) -> float:
 async def main() -> None:
     """Measure all and print it."""
     since = time.perf_counter()
-    problems = {"bubblewrap": check_bubblewrap(), "landlock": check_landlock()}
+    problems = {"bubblewrap": bubblewrap.check(), "landlock": check_landlock()}
     preflight = (time.perf_counter() - since) * 1000
     for name, problem in problems.items():
         if problem:

@@ -10,7 +10,8 @@ from importlib.metadata import entry_points
 
 from jupyter_agent.errors import AgentError, UsageError
 from jupyter_agent.models import choose_model, load_model
-from jupyter_agent.sandbox.provisioner import REMEDIES, check_bubblewrap, check_landlock
+from jupyter_agent.sandbox import bubblewrap as bubblewrap_tier
+from jupyter_agent.sandbox.provisioner import REMEDIES, check_landlock
 
 __all__ = ["Finding", "examine"]
 
@@ -45,7 +46,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _tiers() -> Iterator[Finding]:
-    bubblewrap, landlock = check_bubblewrap(), check_landlock()
+    bubblewrap, landlock = bubblewrap_tier.check(), check_landlock()
     advice = f"{bubblewrap}; apt install bubblewrap" if bubblewrap else "works"
     yield Finding("bubblewrap", not bubblewrap, advice, needed=False)
     yield Finding("landlock", not landlock, landlock or "works", needed=False)

@@ -17,6 +17,7 @@ LAYERS = [
     {"sandbox.figures"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
     {"sandbox.interpreter"},
+    {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
     {"models", "sandbox"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ipykernel
 import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -155,16 +159,9 @@ def test_an_unknown_kernelspec_is_refused_and_those_that_are_there_are_named(
             {"metadata": {"kernel_provisioner": {"provisioner_name": "jupyter-agent-sandbox"}}},
             "is sandboxed already",
         ),
-        (
-            {"argv": ["R", "--slave", "-e", "IRkernel::main()"], "language": "R"},
-            "(R) is no IPython kernel, and only those can be sandboxed so far",
-        ),
-        ({"argv": ["python", "-m", "bash_kernel"], "language": "bash"}, "is no IPython kernel"),
-        ({"argv": []}, "is no IPython kernel"),
-        ({"argv": ["python", "-m"]}, "is no IPython kernel"),
-        ({"env": {"TOKEN": "x"}}, "sets TOKEN=, which the sandbox does not pass on"),
-        ({"argv": [*ARGV, "--matplotlib=inline"]}, "sets --matplotlib=inline, which"),
-        ({"argv": ["/gone/python", *ARGV[1:]]}, "runs '/gone/python', which cannot start"),
+        ({"argv": []}, "has no command"),
+        ({"argv": ["gone-kernel", "-f"]}, "runs 'gone-kernel', which is not there"),
+        ({"argv": ["/gone/python", *ARGV[1:]]}, "'/gone/python' cannot start: "),
     ],
 )
 def test_what_the_sandbox_cannot_start_is_refused(
@@ -174,16 +171,101 @@ def test_what_the_sandbox_cannot_start_is_refused(
     assert said in refusal(capsys, "mine")
 
 
-def test_another_environments_python_is_refused(
-    add: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_program_elsewhere_must_be_named(
+    add: Install, tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "bin" / "kernel"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh")
+    program.chmod(0o755)
+    add("mine", argv=[str(program), "{connection_file}"], language="mine")
+    said = refusal(capsys, "mine")
+    assert f"runs {str(program)!r}; name the folder of that program" in said
+    assert "is your home folder" in refusal(capsys, "mine", "--program", "~")
+    assert "is missing" in refusal(capsys, "mine", "--program", "/gone")
+    assert main(["mine", "--prefix", str(prefix), "--program", str(program.parent)]) == 0
+    assert config(prefix, "mine-sandboxed")["programs"] == [str(program.parent)]
+
+
+def config(prefix: Path, name: str) -> dict[str, Any]:
+    """How an installed copy configures its sandbox."""
+    path = prefix / "share" / "jupyter" / "kernels" / name / "kernel.json"
+    spec = json.loads(path.read_text())
+    found: dict[str, Any] = spec["metadata"]["kernel_provisioner"].get("config", {})
+    return found
+
+
+@pytest.mark.parametrize("changed", [{"env": {"X": "y"}}, {"argv": [*ARGV, "--matplotlib=inline"]}])
+def test_a_kernelspec_that_asks_for_more_keeps_its_own_command(
+    add: Install, prefix: Path, changed: dict[str, Any]
+) -> None:
+    add("mine", **changed)
+    assert main(["mine", "--prefix", str(prefix)]) == 0
+    assert config(prefix, "mine-sandboxed")["socket_folder"]
+
+
+def test_another_environments_python_is_its_own_in_the_sandbox(
+    add: Install, tmp_path: Path, prefix: Path, folder: Path
 ) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    add("mine", argv=[python, *ARGV[1:]])
-    said = refusal(capsys, "mine")
-    assert (
-        f"runs {python!r}, and a sandbox runs only the Python that Jupyter itself runs in" in said
+    python = tmp_path / "venv" / "bin" / "python"
+    [library] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (library / "here.pth").write_text(str(Path(ipykernel.__file__).parent.parent))
+    (library / "only_there.py").write_text("found = 'yes'")
+    add("mine", argv=[str(python), *ARGV[1:]])
+    assert main(["mine", "--prefix", str(prefix)]) == 0
+    notebook = new_notebook(
+        cells=[new_code_cell("import sys, only_there\nprint(sys.prefix, only_there.found)")]
     )
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, kernel_name="mine-sandboxed", resources=resources).execute()
+    assert notebook.cells[0].outputs[0].text.split() == [str(tmp_path / "venv"), "yes"]
+
+
+async def test_a_kernel_of_another_language_is_confined_interrupted_and_restarted(
+    add: Install, prefix: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    argv = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
+    add("bash", argv=argv, language="bash", env={"PS1": "$"})
+    assert main(["bash", "--prefix", str(prefix)]) == 0
+    assert "binds its own sockets" in capsys.readouterr().out
+    manager = AsyncKernelManager(kernel_name="bash-sandboxed")
+    await manager.start_kernel(cwd=str(folder))
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=30)
+        assert await said(client, "head -c 7 penguins.csv") == "species"
+        assert "No such file" in await said(client, f"ls {folder.parent}/x {Path.home()}")
+        assert "Read-only" in await said(client, f"echo x > {folder}/penguins.csv")
+        assert "sk-secret" not in await said(client, f"cat .env {folder}/.env deep/server.key")
+        assert await said(client, "grep -vc lo: /proc/net/dev") == "2"  # its heading alone
+        asked = asyncio.ensure_future(said(client, "sleep 60; echo over"))
+        while not asked.done():  # bash_kernel misses an interrupt that comes before its command
+            await manager.interrupt_kernel()
+            await asyncio.wait({asked}, timeout=1)
+        assert "over" not in asked.result()
+        client.stop_channels()
+        await manager.restart_kernel(now=True)
+        client = manager.client()
+        client.start_channels()
+        await client.wait_for_ready(timeout=30)
+        assert await said(client, "echo $((6*7))") == "42"
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+    assert not list(tmp_path.glob("jupyter-agent-*"))
+
+
+async def said(client: AsyncKernelClient, command: str) -> str:
+    """All that a command prints."""
+    texts: list[str] = []
+    await client.execute_interactive(
+        command, timeout=30, output_hook=lambda m: texts.append(m["content"].get("text", ""))
+    )
+    return "".join(texts).strip()
 
 
 def test_a_broken_kernelspec_is_refused(add: Install, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,5 +324,13 @@ def test_the_command_explains_every_flag() -> None:
         [sys.executable, "-m", "jupyter_agent.sandbox", "install", "--help"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    for flag in ("--user", "--sys-prefix", "--prefix", "--name", "--display-name", "--read-only"):
+    for flag in (
+        "--user",
+        "--sys-prefix",
+        "--prefix",
+        "--name",
+        "--display-name",
+        "--read-only",
+        "--program",
+    ):
         assert flag in done.stdout

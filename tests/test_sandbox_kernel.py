@@ -510,30 +510,39 @@ asyncio.run(main())
     assert int(grown) < 64
 
 
+async def spare_of(sandbox: Sandbox) -> object:
+    """The spare kernel, when it is there."""
+    while sandbox._spare is None:
+        await asyncio.sleep(0.05)
+    return await asyncio.shield(sandbox._spare)
+
+
 async def test_a_spare_kernel_takes_over(folder: Path) -> None:
     sandbox = Sandbox(folder, spare=True)
     try:
         await text(sandbox, "x = 1")
-        assert sandbox._spare is not None
-        spare = await asyncio.shield(sandbox._spare)
+        spare = await spare_of(sandbox)
         assert await text(sandbox, "import os; os._exit(1)") == "SandboxDied"
         assert await text(sandbox, "'x' in globals()") == "False"
         assert sandbox._kernel is spare
-        assert sandbox._spare is not None
+        following = await spare_of(sandbox)
+        await sandbox.restart()
+        assert sandbox._kernel is following
     finally:
         await sandbox.close()
     assert not descendants(os.getpid())
 
 
 async def test_a_spare_kernel_is_ended_when_nothing_runs_for_long(folder: Path) -> None:
-    sandbox = Sandbox(folder, spare=True, spare_seconds=1)
+    sandbox = Sandbox(folder, spare=True, spare_seconds=2)
     try:
         await text(sandbox, "1")
-        before = len(descendants(os.getpid()))
-        while sandbox._spare is not None:
+        alone = len(descendants(os.getpid()))
+        await spare_of(sandbox)
+        assert len(descendants(os.getpid())) > alone
+        while len(descendants(os.getpid())) > alone:
             await asyncio.sleep(0.05)
-        await sandbox.close()
-        assert before > 0
+        assert sandbox._spare is None
     finally:
         await sandbox.close()
     assert not descendants(os.getpid())

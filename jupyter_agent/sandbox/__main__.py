@@ -33,6 +33,8 @@ def main() -> None:
     from jupyter_agent.sandbox import guest
 
     guest.link(plan["shares"])
+    if plan["command"]:
+        os.execvp(plan["command"][0], plan["command"])
     sockets = {int(port): fd for port, fd in plan["sockets"].items()}
     guest.serve(plan["connection"], sockets=sockets, shares=plan["shares"])
 

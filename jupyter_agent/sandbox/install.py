@@ -1,7 +1,8 @@
 """Wrap an installed kernelspec, so that what runs in it is confined.
 
 ``python -m jupyter_agent.sandbox install python3 --read-only /data`` adds ``python3-sandboxed``.
-The sandbox starts IPython kernels of the environment it is installed in; all else is refused.
+IPython kernels of this environment get their sockets from the host; any other kernel binds its own
+in a folder that is shared with it, which is a weaker promise and needs bubblewrap.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import fnmatch
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +33,15 @@ LOCAL = "local-provisioner"  # jupyter_client's own, which a kernelspec need not
 IPYTHON = ("ipykernel_launcher", "ipykernel")
 UNSUPPORTED = ("supported_encryption",)  # the host's sockets are its own, in a private folder
 MISUSED = 2
-WHOSE = "import sys; print(sys.prefix, *sys.version_info[:2], sep='\\n')"
+WEAKER = (
+    "this kernel binds its own sockets, in a folder shared with it: it needs bubblewrap, and what "
+    "runs in it can point Jupyter's connections at other sockets of yours (SECURITY.md)"
+)
+WHOSE = """
+import os, sys
+print(sys.prefix, "%d.%d" % sys.version_info[:2], sys.base_prefix, sep="\\n")
+print(os.path.dirname(os.path.dirname(os.path.realpath(sys.executable))))
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jupyter_agent.sandbox: {error}", file=sys.stderr)  # noqa: T201
         return MISUSED
     print(f"installed {where}")  # noqa: T201
+    if _config(where).get("socket_folder"):
+        print(WEAKER)  # noqa: T201
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m jupyter_agent.sandbox install",
-        description="Install a sandboxed copy of an IPython kernelspec of this environment. "
-        "Exit code: 0 installed, 2 refused.",
+        description="Install a sandboxed copy of a kernelspec. Exit code: 0 installed, 2 refused.",
     )
     parser.add_argument("kernel", help="the kernelspec to copy, as jupyter kernelspec list has it")
     where = parser.add_mutually_exclusive_group()
@@ -74,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="files and folders the kernel may read beside the notebook's folder",
     )
+    parser.add_argument(
+        "--program",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="files and folders a kernel's program needs, shared as they are, if not below /usr",
+    )
     parser.add_argument("--replace", action="store_true", help="replace a kernelspec of that name")
     return parser
 
@@ -94,7 +113,9 @@ def _install(options: argparse.Namespace) -> str:
             f"there is a kernelspec {name!r} in {there or target}; add --replace, or choose "
             "another --name"
         )
-    wrapped = wrap(spec, options.read_only, display_name=options.display_name)
+    wrapped = wrap(
+        spec, options.read_only, programs=options.program, display_name=options.display_name
+    )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel")
         try:
@@ -120,7 +141,11 @@ def _find(manager: KernelSpecManager, name: str) -> KernelSpec:
 
 
 def wrap(
-    spec: KernelSpec, read_only: Sequence[str] = (), *, display_name: str | None = None
+    spec: KernelSpec,
+    read_only: Sequence[str] = (),
+    *,
+    programs: Sequence[str] = (),
+    display_name: str | None = None,
 ) -> dict[str, Any]:
     """Return what the ``kernel.json`` of a kernelspec's sandboxed copy holds.
 
@@ -129,28 +154,40 @@ def wrap(
     read_only
         What the kernel may read beside the notebook's folder; relative paths start in the current
         folder. Without any, ``c.SandboxProvisioner.data`` keeps deciding.
+    programs
+        What a kernel's program needs, if it is no IPython kernel of this environment.
 
     Raises
     ------
     UsageError
-        The sandbox cannot start this kernel as it is, or a path is not to be shared.
+        The sandbox cannot start this kernel, or a path is not to be shared.
     """
-    _check_startable(spec)
+    _check_provisioner(spec)
     metadata = {key: spec.metadata[key] for key in spec.metadata if key not in UNSUPPORTED}
-    provisioner: dict[str, Any] = {"provisioner_name": PROVISIONER}
-    if read_only:
-        provisioner["config"] = {"data": [".", *map(_checked, read_only)]}
+    config: dict[str, Any] = {"data": [".", *map(_checked, read_only)]} if read_only else {}
+    ours = _is_ours(spec)
+    if not ours:
+        config |= {"socket_folder": True, "programs": _programs(spec, programs)}
+    provisioner = {"provisioner_name": PROVISIONER} | ({"config": config} if config else {})
     return {
         "argv": spec.argv,
         "display_name": display_name or f"{spec.display_name} (sandboxed)",
         "language": spec.language,
-        "interrupt_mode": "message",
+        "interrupt_mode": "message" if ours else spec.interrupt_mode,
+        **({"env": spec.env} if spec.env and not ours else {}),
         "metadata": metadata | {"debugger": False, "kernel_provisioner": provisioner},
     }
 
 
-def _check_startable(spec: KernelSpec) -> None:
-    """Refuse what the sandbox would run otherwise than the kernelspec says, or not at all."""
+def _config(folder: str) -> dict[str, Any]:
+    """Read how an installed copy configures its sandbox."""
+    metadata = json.loads(Path(folder, "kernel.json").read_text())["metadata"]
+    config: dict[str, Any] = metadata["kernel_provisioner"].get("config", {})
+    return config
+
+
+def _check_provisioner(spec: KernelSpec) -> None:
+    """Refuse what something else than Jupyter itself starts."""
     name = repr(spec.display_name)
     provisioner = spec.metadata.get("kernel_provisioner", {}).get("provisioner_name", LOCAL)
     if provisioner == PROVISIONER:
@@ -160,44 +197,70 @@ def _check_startable(spec: KernelSpec) -> None:
             f"kernel {name} is started by {provisioner!r}, which would be lost; "
             "only kernels that Jupyter itself starts can be sandboxed"
         )
-    module = spec.argv[spec.argv.index("-m") + 1 :][:1] if "-m" in spec.argv else []
-    if not spec.argv or not set(module) & set(IPYTHON):
-        raise UsageError(
-            f"kernel {name} ({spec.language}) is no IPython kernel, and only those can be "
-            f"sandboxed so far: its command is {' '.join(spec.argv)!r}"
-        )
-    if extra := _ignored(spec):
-        raise UsageError(
-            f"kernel {name} sets {', '.join(extra)}, which the sandbox does not pass on; "
-            "take them out of its kernel.json"
-        )
-    _check_interpreter(spec.argv[0], name)
+    if not spec.argv:
+        raise UsageError(f"kernel {name} has no command: argv is empty in its kernel.json")
 
 
-def _ignored(spec: KernelSpec) -> list[str]:
-    """Name what a kernelspec asks for that no sandboxed kernel gets."""
-    after = spec.argv[spec.argv.index("-m") + 2 :]
-    arguments = [word for word in after if word not in ("-f", "{connection_file}")]
-    return [f"{name}=" for name in spec.env if name != "PYDEVD_DISABLE_FILE_VALIDATION"] + arguments
+def _is_ours(spec: KernelSpec) -> bool:
+    """Tell whether this is an IPython kernel that the sandbox's own launcher can be."""
+    module = spec.argv[spec.argv.index("-m") + 1 :] if "-m" in spec.argv else []
+    asked = [word for word in module[1:] if word not in ("-f", "{connection_file}")]
+    env = [name for name in spec.env if name != "PYDEVD_DISABLE_FILE_VALIDATION"]
+    plain = bool(set(module[:1]) & set(IPYTHON)) and not asked and not env
+    return plain and _paths_of_python(spec.argv[0])[:2] in ([], [sys.prefix, _version(sys)])
 
 
-def _check_interpreter(python: str, name: str) -> None:
-    """Refuse another environment's Python: the sandbox runs the one that Jupyter runs in."""
+def _version(of: Any) -> str:
+    return "{}.{}".format(*of.version_info[:2])
+
+
+def _paths_of_python(program: str) -> list[str]:
+    """Ask a Python for its prefix, version and further folders; nothing for Jupyter's own."""
     major, minor = sys.version_info[:2]
-    if python in ("python", f"python{major}", f"python{major}.{minor}"):
-        return  # jupyter_client takes its own interpreter for these
+    if program in ("python", f"python{major}", f"python{major}.{minor}"):
+        return []  # jupyter_client takes its own interpreter for these
     try:
         asked = subprocess.run(
-            [python, "-I", "-c", WHOSE], capture_output=True, text=True, timeout=30, check=True
+            [program, "-I", "-c", WHOSE], capture_output=True, text=True, timeout=30, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise UsageError(f"kernel {name} runs {python!r}, which cannot start: {error}") from None
-    if asked.stdout.split("\n")[:3] != [sys.prefix, str(major), str(minor)]:
+        raise UsageError(f"{program!r} cannot start: {error}") from None
+    return asked.stdout.splitlines()
+
+
+def _programs(spec: KernelSpec, named: Sequence[str]) -> list[str]:
+    """Say what a kernel's own command needs beside /usr.
+
+    Raises
+    ------
+    UsageError
+        Its program is not there, or is below no path that was named.
+    """
+    program = shutil.which(spec.argv[0])
+    if program is None:
         raise UsageError(
-            f"kernel {name} runs {python!r}, and a sandbox runs only the Python that Jupyter "
-            f"itself runs in, here {sys.executable!r}; install jupyter-agent-kernel and Jupyter "
-            "in that environment"
+            f"kernel {spec.display_name!r} runs {spec.argv[0]!r}, which is not there; install it "
+            "or mend its kernel.json"
         )
+    paths = [_wide_enough(path) for path in named]
+    if re.fullmatch(r"python[\d.]*", Path(program).name):
+        prefix, _, *more = _paths_of_python(program) or [sys.prefix, "", sys.base_prefix]
+        paths += [prefix, *more]
+    real = Path(program).resolve()
+    if not any(real.is_relative_to(path) for path in ["/usr", "/bin", *paths]):
+        raise UsageError(
+            f"kernel {spec.display_name!r} runs {str(real)!r}; name the folder of that program "
+            "and what it needs: --program PATH"
+        )
+    outside = [path for path in dict.fromkeys(paths) if not Path(path).is_relative_to("/usr")]
+    return [path for path in outside if Path(path).exists()]
+
+
+def _wide_enough(typed: str) -> str:
+    path = Path(typed).expanduser().resolve()
+    if why := "missing" if not path.exists() else files.too_wide(path):
+        raise UsageError(f"--program {typed!r}: {path} is {why}; name what the program needs")
+    return os.fspath(path)
 
 
 def _checked(typed: str) -> str:

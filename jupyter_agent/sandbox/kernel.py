@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Set
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ _SILENT.propagate = False
 
 Mail = tuple[str, Any]  # "iopub" or "shell" and a message; "died" and an exit code
 MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
+SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 LARGEST_MESSAGE = 128 << 20  # bytes; libzmq drops the connection on a larger one
 
@@ -86,8 +87,8 @@ class Sandbox(LoggingConfigurable):
         self._kernel: _Kernel | None = None
         self._spare: asyncio.Task[_Kernel] | None = None
         self._settling: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._timers: list[asyncio.TimerHandle] = []
 
     async def __aenter__(self) -> Sandbox:
         await self.start()
@@ -171,28 +172,39 @@ class Sandbox(LoggingConfigurable):
         """Start a spare kernel in the background, and end it when nothing has run for long."""
         if not self.spare:
             return
+        for timer in self._timers:
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers = [
+            loop.call_later(SPARE_DELAY, self._start_spare),
+            loop.call_later(self.spare_seconds, self._end_spare),
+        ]
+
+    def _start_spare(self) -> None:
         if self._spare is None:
             self._spare = asyncio.create_task(self._launch())
             self._spare.add_done_callback(_heard)
-        if self._expiry:
-            self._expiry.cancel()
-        loop = asyncio.get_running_loop()
-        self._expiry = loop.call_later(self.spare_seconds, self._end_spare)
 
-    def _end_spare(self) -> asyncio.Task[None] | None:
+    def _end_spare(self) -> None:
         """Give a spare kernel's memory back."""
         spare, self._spare = self._spare, None
-        if self._expiry:
-            self._expiry.cancel()
-        if spare is None:
-            return None
-        self._ending = asyncio.create_task(_end_launch(spare))
-        return self._ending
+        for timer in self._timers:
+            timer.cancel()
+        if spare:
+            self._end_aside(_end_launch(spare))
+
+    def _end_aside(self, ending: Coroutine[Any, Any, None]) -> None:
+        """End a kernel while the next one is at work already."""
+        task = asyncio.create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def restart(self) -> None:
         """Put a new kernel in the place of the one that is there."""
         await self._settled()
-        await self._end()
+        kernel, self._kernel = self._kernel, None
+        if kernel:
+            self._end_aside(kernel.close())
         await self.start()
 
     async def _launch(self) -> _Kernel:
@@ -226,8 +238,8 @@ class Sandbox(LoggingConfigurable):
             settling.cancel()
             await asyncio.wait({settling})
         await self._end()
-        if ending := self._end_spare() or self._ending:
-            await ending
+        self._end_spare()
+        await asyncio.gather(*self._ending)
 
     async def _end(self) -> None:
         kernel, self._kernel = self._kernel, None

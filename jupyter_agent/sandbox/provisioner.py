@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import fcntl
 import functools
-import itertools
 import json
 import os
 import shutil
@@ -23,16 +22,17 @@ import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Enum, Int, List, Unicode
+from traitlets import Bool, Enum, Int, List, Unicode
 
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox import cgroup, files, lockdown
+from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown
 from jupyter_agent.sandbox.interpreter import (
     extra_roots,
     font_lists,
@@ -40,16 +40,9 @@ from jupyter_agent.sandbox.interpreter import (
     interpreter_paths,
 )
 
-__all__ = ["SandboxProvisioner", "check_bubblewrap", "check_landlock"]
+__all__ = ["SandboxProvisioner", "check_landlock"]
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
-HOME = "/home/agent"
-# What a program needs of the system's own files; /etc is never shared as a whole.
-SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
-ETC = (
-    "alternatives fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime matplotlibrc "
-    "mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
-).split()
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")  # no terminal: it may be the user's
 # not all of /proc/self: below net it lists the connections of the host
 PROC = "cmdline fd limits maps stat statm status".split()
@@ -62,7 +55,6 @@ REMEDIES = (
 LEAST_MEMORY = 4 << 30  # bytes: the limit counts addresses, of which numerical libraries take many
 PREFIX = "jupyter-agent-"  # of the folders that hold a sandbox's sockets
 SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
-_uids = itertools.count()
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
 
@@ -82,6 +74,15 @@ class SandboxProvisioner(LocalProvisioner):
     ).tag(config=True)
     exposed = List(
         Unicode(), help="Paths among those that may be read although they look like secrets."
+    ).tag(config=True)
+
+    socket_folder = Bool(
+        False,
+        help="Start the kernelspec's own command, which binds its sockets in a folder shared with "
+        "it: for kernels that are no IPython kernels of this environment. Needs bubblewrap.",
+    ).tag(config=True)
+    programs = List(
+        Unicode(), help="Folders and files that such a command needs, shared as they are."
     ).tag(config=True)
 
     memory = Int(
@@ -112,7 +113,7 @@ class SandboxProvisioner(LocalProvisioner):
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""
         self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
-        self.tier = choose_tier(self.isolation)
+        self.tier = choose_tier(self.isolation, own_sockets=self.socket_folder)
         folder = Path(kwargs.get("cwd") or Path.cwd())
         self.shares, self.reason = files.resolve(self.data, folder, exposed=self.exposed)
         manager = self.parent
@@ -124,10 +125,12 @@ class SandboxProvisioner(LocalProvisioner):
             self._hold = _lock(self.run_folder)
             # a client such as jupyter console ends without telling its provisioner
             self._remove = weakref.finalize(self, remove, self.run_folder)
-            manager.transport, manager.ip = "ipc", str(self.run_folder / "s")
+            (self.run_folder / "sockets").mkdir(mode=0o700)
+            manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
         kwargs = await super().pre_launch(**kwargs)
-        self.kernel_spec.interrupt_mode = "message"  # a signal would reach and end bubblewrap
-        self._bind_sockets()
+        if not self.socket_folder:
+            self.kernel_spec.interrupt_mode = "message"
+            self._bind_sockets()
         match self.tier:
             case "bubblewrap":
                 return self._in_bubblewrap(kwargs)
@@ -155,9 +158,15 @@ class SandboxProvisioner(LocalProvisioner):
             self._descriptors = []
 
     async def send_signal(self, signum: int) -> None:
-        """Kill where asked to end; interrupts go by message, never by signal."""
-        if signum != signal.SIGINT and self.process:
+        """Kill where asked to end; an interrupt, where it does not go by message, to the kernel."""
+        if self.process is None:
+            return
+        if signum != signal.SIGINT:
             await super().send_signal(signal.SIGKILL)
+        elif self.socket_folder and self.kernel_spec.interrupt_mode == "signal":
+            for kernel in _grandchildren(self.process.pid):  # it would end bubblewrap itself
+                with contextlib.suppress(OSError):
+                    os.killpg(kernel, signum)
 
     async def wait(self) -> int | None:
         """Wait for the end of the process; notice it within 20 ms."""
@@ -208,23 +217,34 @@ class SandboxProvisioner(LocalProvisioner):
             listener.set_inheritable(True)
             self._listeners[port] = listener
 
-    def _plan(self, folder: str, uid: int, landlock: dict[str, list[str]] | None) -> str:
+    def _plan(
+        self,
+        folder: str,
+        uid: int,
+        *,
+        landlock: dict[str, list[str]] | None = None,
+        command: Sequence[str] = (),
+    ) -> str:
         """Pass the launcher its plan; return the descriptor it is to read."""
-        connection = {
-            name: value.decode() if isinstance(value, bytes) else value
-            for name, value in self.connection_info.items()
-        }
         plan = {
             "lifeline": self._lifeline(),
             "limits": self._limits(uid),
             "folder": folder,
             "uid": uid,
             "landlock": landlock,
-            "connection": connection,
+            "command": command,
+            "connection": self._connection(),
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "shares": [(share.name, str(share.path), not share.name) for share in self.shares],
         }
         return str(self._in_memory(json.dumps(plan)))
+
+    def _connection(self) -> dict[str, Any]:
+        """Say what the connection file holds."""
+        return {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in self.connection_info.items()
+        }
 
     def _lifeline(self) -> int:
         """Make a pipe that closes when this process ends; return the end for the guest."""
@@ -289,25 +309,32 @@ class SandboxProvisioner(LocalProvisioner):
     # -- the tiers
 
     def _in_bubblewrap(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        uid = unique_uid()
-        environment = guest_environment(f"{HOME}/tmp", HOME)
-        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{HOME}:/bin/sh\n"
+        uid = bubblewrap.unique_uid()
+        environment = guest_environment(f"{bubblewrap.HOME}/tmp", bubblewrap.HOME)
+        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{bubblewrap.HOME}:/bin/sh\n"
         bindings = [
             *("--ro-bind-data", str(self._in_memory(passwd)), "/etc/passwd"),
             *("--ro-bind-data", str(self._in_memory(f"agent:x:{uid or 1000}:\n")), "/etc/group"),
-            *_read_only([str(path) for root in extra_roots() for path in importable(root)]),
-            *_read_only([str(share.path) for share in self.shares]),
-            *_masked([path for share in self.shares for path in share.hidden]),
-            *("--perms", "0777", "--dir", f"{HOME}/work"),
-            *("--perms", "0777", "--dir", f"{HOME}/tmp"),
-            *_fonts(),
+            *bubblewrap.read_only(
+                [str(path) for root in extra_roots() for path in importable(root)]
+            ),
+            *bubblewrap.read_only([str(share.path) for share in self.shares]),
+            *bubblewrap.masked([path for share in self.shares for path in share.hidden]),
+            *("--perms", "0777", "--dir", f"{bubblewrap.HOME}/work"),
+            *("--perms", "0777", "--dir", f"{bubblewrap.HOME}/tmp"),
+            *bubblewrap.fonts(),
             *("--remount-ro", "/"),
         ]
+        command: list[str] = []
+        if self.socket_folder:
+            command = kwargs["cmd"]
+            environment |= self.kernel_spec.env
+            bindings = [*self._own_sockets(uid), *bindings]
         for name, value in environment.items():
             bindings += ["--setenv", name, value]
-        plan = self._plan(f"{HOME}/work", uid, None)
+        plan = self._plan(f"{bubblewrap.HOME}/work", uid, command=command)
         cmd = [
-            *bubblewrap_command(uid, self.private_size << 20),
+            *bubblewrap.command(uid, self.private_size << 20),
             *bindings,
             "--",
             *launcher(),
@@ -315,8 +342,28 @@ class SandboxProvisioner(LocalProvisioner):
         ]
         return self._launch(kwargs, cmd, env={"PATH": "/usr/bin:/bin"}, cwd="/")
 
+    def _own_sockets(self, uid: int) -> list[str]:
+        """Bind what a kernel needs that binds its own sockets."""
+        assert self.run_folder is not None
+        assert self.parent
+        sockets = self.run_folder / "sockets"
+        for left in sockets.iterdir():
+            left.unlink()
+        if uid:
+            os.chown(sockets, uid, uid)
+            self.run_folder.chmod(0o711)
+        connection = str(self._in_memory(json.dumps(self._connection())))
+        file = self.parent.connection_file
+        return [
+            *bubblewrap.read_only([*self.programs, self.kernel_spec.resource_dir]),
+            *bubblewrap.parents(str(sockets)),
+            *("--bind", str(sockets), str(sockets)),
+            *bubblewrap.parents(file),
+            *("--perms", "0444", "--ro-bind-data", connection, file),
+        ]
+
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        uid = unique_uid()
+        uid = bubblewrap.unique_uid()
         assert self.run_folder is not None
         private = self.run_folder / "home"
         remove(private)
@@ -326,7 +373,7 @@ class SandboxProvisioner(LocalProvisioner):
                 os.chown(folder, uid, uid)
         if uid:
             self.run_folder.chmod(0o711)
-        etc = [f"/etc/{name}" for name in [*ETC, "passwd", "group"]]
+        etc = [f"/etc/{name}" for name in [*bubblewrap.ETC, "passwd", "group"]]
         proc = [f"/proc/self/{name}" for name in PROC]
         proc += ["/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/random", "/dev/urandom"]
         visible = [str(path) for share in self.shares for path in share.visible()]
@@ -340,18 +387,28 @@ class SandboxProvisioner(LocalProvisioner):
             for path in (cache.parent, cache, *cache.iterdir()):
                 os.chown(path, uid, uid)
         rules = {
-            "read": [*SYSTEM, "/usr", *etc, *proc, *interpreter_paths(), *modules, *visible],
+            "read": [
+                *bubblewrap.SYSTEM,
+                "/usr",
+                *etc,
+                *proc,
+                *interpreter_paths(),
+                *modules,
+                *visible,
+            ],
             "listed": [str(path) for path in folders if path.is_dir()],
             "write": [str(private), *DEVICES],
         }
-        plan = self._plan(f"{private}/work", uid, rules)
+        plan = self._plan(f"{private}/work", uid, landlock=rules)
         environment = guest_environment(f"{private}/tmp", str(private))
         return self._launch(kwargs, [*launcher(), plan], env=environment, cwd="/")
 
     def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Run as the user: for who typed it, and named in every run's header."""
+        if self.socket_folder:
+            return kwargs
         self._close_listeners()  # an ordinary kernel binds its own
-        for path in self.run_folder.glob("s-*") if self.run_folder else ():
+        for path in self.run_folder.glob("sockets/s-*") if self.run_folder else ():
             path.unlink()
         assert self.parent
         cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", self.parent.connection_file]
@@ -398,8 +455,8 @@ def _lock(folder: Path) -> int | None:
 # -- choosing a tier
 
 
-def choose_tier(isolation: str) -> str:
-    """Say which tier to use.
+def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
+    """Say which tier to use; a kernel that binds its own sockets can in bubblewrap's alone.
 
     Raises
     ------
@@ -408,7 +465,9 @@ def choose_tier(isolation: str) -> str:
     """
     if isolation == "none":
         return "none"
-    checks = {"bubblewrap": check_bubblewrap, "landlock": check_landlock}
+    checks = {"bubblewrap": bubblewrap.check, "landlock": check_landlock}
+    if own_sockets:
+        checks["landlock"] = lambda: "lets no kernel bind its own sockets, as this one does"
     wanted = checks if isolation == "auto" else {isolation: checks[isolation]}
     problems = {}
     for tier, check in wanted.items():
@@ -417,23 +476,6 @@ def choose_tier(isolation: str) -> str:
             return tier
     why = "; ".join(f"{tier}: {problem}" for tier, problem in problems.items())
     raise SandboxError(f"no sandbox can start here ({why}); {REMEDIES}")
-
-
-def check_bubblewrap() -> str:
-    """Try bubblewrap with the very options a sandbox uses; return what is wrong, or nothing."""
-    path = shutil.which("bwrap")
-    return _try_bubblewrap(path) if path else "not installed"
-
-
-@functools.lru_cache(maxsize=8)
-def _try_bubblewrap(path: str) -> str:
-    command = [path, *bubblewrap_command(unique_uid())[1:], "--remount-ro", "/", "--", "true"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    lines = done.stderr.strip().splitlines()
-    return (lines[-1] if lines else f"exit code {done.returncode}") if done.returncode else ""
 
 
 def check_landlock() -> str:
@@ -455,6 +497,15 @@ def _machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _grandchildren(pid: int) -> list[int]:
+    """Find what bubblewrap's first process has started: the kernel."""
+    found = [pid]
+    for _ in range(2):
+        lists = [path for each in found for path in Path(f"/proc/{each}/task").glob("*/children")]
+        found = [int(child) for path in lists for child in path.read_text().split()]
+    return found
+
+
 def _tasks_of(uid: int) -> int:
     """Count the threads a user has: where the sandbox runs as that user, its limit counts them."""
     count = 0
@@ -471,23 +522,6 @@ def _tasks_of(uid: int) -> int:
 def launcher() -> list[str]:
     """Start Python so that no module beside the user's files can stand in for one of ours."""
     return [sys.executable, "-P", "-m", "jupyter_agent.sandbox"]
-
-
-def check_interpreter(python: str) -> None:
-    """Refuse a kernelspec of another environment: it would run in this one unnoticed."""
-    here = Path(sys.executable).parent
-    if Path(python).is_absolute() and Path(python).parent.resolve() != here.resolve():
-        raise SandboxError(
-            f"the kernelspec names {python!r}, and the sandbox runs {sys.executable!r}; install "
-            "the kernelspec anew: python -m jupyter_agent.sandbox install python3"
-        )
-
-
-def unique_uid() -> int:
-    """For root, a user id that nothing else runs as; 0 for an ordinary user, who needs none."""
-    if os.geteuid() != 0:
-        return 0
-    return 0x70000000 + (os.getpid() % 0x100000) * 0x80 + next(_uids) % 0x80
 
 
 def guest_environment(temporary: str, home: str) -> dict[str, str]:
@@ -507,66 +541,3 @@ def guest_environment(temporary: str, home: str) -> dict[str, str]:
             "USER": "agent",
         }
     )
-
-
-def bubblewrap_command(uid: int, private: int = 1 << 20) -> list[str]:
-    """Write all of the command that does not depend on what is shared."""
-    command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
-    command += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
-    command += ["--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
-    if uid:  # root of the host stays root in a user namespace: use a real, powerless user instead
-        for capability in ("SETUID", "SETGID", "DAC_READ_SEARCH"):
-            command += ["--cap-add", f"CAP_{capability}"]
-    else:
-        command += ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
-    command += ["--ro-bind", "/usr", "/usr"]
-    for path in map(Path, SYSTEM):
-        if path.is_symlink():
-            command += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            command += ["--ro-bind", str(path), str(path)]
-    command += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl"]
-    for name in ETC:
-        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    for root, size in (("/tmp", private // 4), ("/dev/shm", private // 4), (HOME, private)):
-        command += ["--perms", "1777", "--size", str(size), "--tmpfs", root]
-    command += ["--remount-ro", "/dev"]
-    return command + _read_only([path for path in interpreter_paths() if not _below_usr(path)])
-
-
-def _below_usr(path: str) -> bool:
-    return Path(path).is_relative_to("/usr")
-
-
-def _read_only(paths: list[str]) -> list[str]:
-    """Bind paths read-only; bubblewrap makes missing parents 0700, so they are made here."""
-    command = []
-    for path in paths:
-        for parent in reversed(Path(path).parents[:-1]):
-            command += ["--perms", "0755", "--dir", str(parent)]
-        command += ["--ro-bind", path, path]
-    return command
-
-
-def _fonts() -> list[str]:
-    """Bind matplotlib's list of fonts where it looks for it."""
-    cache = f"{HOME}/.cache/matplotlib"
-    parents = ["--perms", "0777", "--dir", f"{HOME}/.cache", "--perms", "0777", "--dir", cache]
-    lists = [
-        word for path in font_lists() for word in ("--ro-bind", str(path), f"{cache}/{path.name}")
-    ]
-    return [*parents, *lists]
-
-
-def _masked(paths: list[Path]) -> list[str]:
-    """Cover paths by empty files and folders."""
-    command = []
-    for path in paths:
-        if path.is_symlink():
-            continue  # it leads to nothing in here
-        if path.is_dir():
-            command += ["--perms", "0000", "--tmpfs", str(path), "--remount-ro", str(path)]
-        else:
-            command += ["--ro-bind", "/dev/null", str(path)]
-    return command

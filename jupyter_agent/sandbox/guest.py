@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,7 @@ class PacedStream(OutStream):
     """
 
     _written = 0
+    _away: threading.Event | None = None  # set when the message before this one has been sent
 
     def write(self, string: str) -> int:
         """Write text, and send it when there is enough."""
@@ -106,8 +108,19 @@ class PacedStream(OutStream):
         self._written += len(string)
         if self._written >= PACE:
             self._written = 0
-            self.flush()
+            self._send_soon()
         return len(string)
+
+    def _send_soon(self) -> None:
+        """Send what is gathered while the code goes on, but never gather two messages."""
+        if os.getpid() != self._master_pid:  # a fork has no thread that would send
+            self.flush()
+            return
+        if self._away:
+            self._away.wait(self.flush_timeout)
+        self._away = threading.Event()
+        self.pub_thread.schedule(self._flush)
+        self.pub_thread.schedule(self._away.set)
 
 
 @contextmanager

@@ -119,7 +119,8 @@ class Agent(LoggingConfigurable):
     async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
         """Stream the model's reply into cells: prose, then code."""
         messages = [_system(), *self.transcript.messages()]
-        self._check_budget()
+        asked = _characters(messages) // _CHARACTERS_A_TOKEN
+        self._check_budget(asked)
         reader = ReplyReader()
         read = 0
         async with aclosing(self._in_time(self.model.stream(messages))) as deltas:
@@ -131,7 +132,7 @@ class Agent(LoggingConfigurable):
                     yield change
                 if over:
                     break
-                self._check_budget(read // _CHARACTERS_A_TOKEN)
+                self._check_budget(asked + read // _CHARACTERS_A_TOKEN)
         reader.close()
         for change in self._write(step, reader):
             yield change
@@ -219,11 +220,12 @@ class Agent(LoggingConfigurable):
                     ) from None
                 yield item
 
-    def _check_budget(self, more: int = 0) -> None:
-        if self.token_budget and self._spent + more >= self.token_budget:
+    def _check_budget(self, more: int) -> None:
+        """Stop before a call that the budget does not cover, and in a reply that outgrows it."""
+        if self.token_budget and self._spent + more > self.token_budget:
             raise LimitReached(
-                f"{self._spent + more:,} of {self.token_budget:,} tokens are used; "
-                "raise c.Agent.token_budget"
+                f"{self._spent:,} of {self.token_budget:,} tokens are used and the next reply "
+                f"takes {more:,} or more; raise --budget (c.Agent.token_budget)"
             )
 
     def _count(self, step: Step, messages: list[Message], read: int) -> None:
@@ -233,8 +235,13 @@ class Agent(LoggingConfigurable):
         self._spent += step.usage.total
         cell = step.code or step.prose
         if cell:
-            estimated = {} if counted else {"estimated": True}
-            cell.metadata[KEY]["usage"] = asdict(step.usage) | estimated
+            cell.metadata[KEY]["usage"] = _facts(step.usage, estimated=counted is None)
+
+
+def _facts(usage: Usage, *, estimated: bool) -> dict[str, Any]:
+    """Put what a reply cost as its cell records it: nothing is said of what is not known."""
+    known = {name: value for name, value in asdict(usage).items() if value is not None}
+    return known | ({"estimated": True} if estimated else {})
 
 
 def _system() -> Message:

@@ -50,6 +50,7 @@ class Session(LoggingConfigurable):
         data: list[str] | None = None,
         save: str | None = None,
         timeout: float | None = None,
+        budget: int | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Carry a task to its answer; yield every change of the transcript on the way.
 
@@ -61,6 +62,8 @@ class Session(LoggingConfigurable):
             Where to save the run, after every cell; a saved run that is there is gone on with.
         timeout
             Seconds.
+        budget
+            Tokens.
 
         Raises
         ------
@@ -73,8 +76,8 @@ class Session(LoggingConfigurable):
         self._save_to(save)
         await chosen.check()
         await self._share(data)
-        limits: dict[str, Any] = {"max_steps": max_steps, "max_seconds": timeout}
-        limits = {name: value for name, value in limits.items() if value is not None}
+        asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
+        limits: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         agent = Agent(chosen, self.sandbox, self.transcript, parent=self, **limits)
         fresh = not self.sandbox.alive
         await self.sandbox.start()
@@ -120,7 +123,7 @@ class Session(LoggingConfigurable):
             "limits": self.sandbox.describe_limits(),
             "folder": str(self.folder),
             "runs": f"{runs}, {len(self.transcript.cells)} cells",
-            "tokens": f"{self.transcript.usage.total:,}",
+            "used": str(self.transcript.bill),
             "saved": str(path) if path else "no; --save PATH does it",
         }
 

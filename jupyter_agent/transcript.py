@@ -16,8 +16,9 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
-from jupyter_agent.protocol import Message, Part, Usage, fenced
+from jupyter_agent.protocol import Message, Part, fenced
 
 __all__ = ["ANSI", "KEY", "Change", "Transcript", "brief"]
 
@@ -187,10 +188,12 @@ class Transcript:
         return last.source if last and last.metadata.get(KEY, {}).get("role") == "prose" else ""
 
     @property
-    def usage(self) -> Usage:
-        """Tokens of all runs in this notebook, as far as servers counted them."""
-        parts = [cell.metadata.get(KEY, {}).get("usage", {}) for cell in self.cells]
-        return Usage(*(sum(part.get(f, 0) for part in parts) for f in Usage.__dataclass_fields__))
+    def bill(self) -> Bill:
+        """What all runs in this notebook cost."""
+        bill = Bill()
+        for cell in self.cells:
+            bill.add(cell.metadata.get(KEY, {}).get("usage", {}))
+        return bill
 
 
 def _empty() -> NotebookNode:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from jupyter_agent.protocol import Message, Model, ReplyReader, Usage
 from jupyter_agent.sandbox.outputs import clean_markdown, printable
 from jupyter_agent.transcript import KEY, Change, Transcript
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "Learnt"]
 
 T = TypeVar("T")
 _CHARACTERS_A_TOKEN = 4  # a rule of thumb, for servers that do not count
@@ -48,6 +49,13 @@ class Step:
     usage: Usage | None = None
 
 
+@dataclass(slots=True)
+class Learnt:
+    """What servers have told of their models, by name; a session keeps it from run to run."""
+
+    blind: set[str] = field(default_factory=set)
+
+
 class Agent(LoggingConfigurable):
     """Carries a task to its answer, one cell at a time."""
 
@@ -60,12 +68,18 @@ class Agent(LoggingConfigurable):
     )
 
     def __init__(
-        self, model: Model, sandbox: Kernel, transcript: Transcript | None = None, **kwargs: Any
+        self,
+        model: Model,
+        sandbox: Kernel,
+        transcript: Transcript | None = None,
+        learnt: Learnt | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.model = model
         self.sandbox = sandbox
         self.transcript = transcript or Transcript()
+        self.learnt = learnt or Learnt()
         self._deadline: float | None = None
         self._spent = 0
 
@@ -97,7 +111,7 @@ class Agent(LoggingConfigurable):
             yield self._done(self.transcript.add("task", task, run=run, note=note))
             for number in range(1, self.max_steps + 1):
                 step = Step(number)
-                async with aclosing(self._reply(step)) as changes:
+                async with aclosing(self._ask(step)) as changes:
                     async for change in changes:
                         yield change
                 if step.code is None:
@@ -114,11 +128,39 @@ class Agent(LoggingConfigurable):
                     yield change
             raise
 
+    # -- what the model is sent
+
+    def _messages(self) -> list[Message]:
+        seeing = self.model.name not in self.learnt.blind
+        return [_system(), *self.transcript.messages(seeing=seeing)]
+
+    async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Take a reply; where the server refuses what it was sent, mend that and ask again."""
+        while True:
+            try:
+                async with aclosing(self._reply(step)) as changes:
+                    async for change in changes:
+                        yield change
+            except ModelError as error:
+                if step.prose or step.code or not self._learn(error):
+                    raise
+            else:
+                return
+
+    def _learn(self, error: ModelError) -> bool:
+        """Remember what a refusal tells of the model; return whether that mends the request."""
+        model = self.model.name
+        if model not in self.learnt.blind and _sees(self._messages()) and _refuses_pictures(error):
+            self.learnt.blind.add(model)
+            self.log.info("%s cannot see: pictures are told in words", model)
+            return True
+        return False
+
     # -- the two halves of a step
 
     async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
         """Stream the model's reply into cells: prose, then code."""
-        messages = [_system(), *self.transcript.messages()]
+        messages = self._messages()
         asked = _characters(messages) // _CHARACTERS_A_TOKEN
         self._check_budget(asked)
         reader = ReplyReader()
@@ -256,6 +298,23 @@ def _characters(messages: list[Message]) -> int:
         len(content) if isinstance(content, str) else sum(len(p.get("text", "")) for p in content)
         for content in contents
     )
+
+
+def _sees(messages: list[Message]) -> bool:
+    contents = [message["content"] for message in messages]
+    return any(not isinstance(c, str) and any("image_url" in p for p in c) for c in contents)
+
+
+# how servers say that a model takes no pictures, or no content but text
+_NO_PICTURES = re.compile(
+    r"image|picture|vision|visual|multi-?modal|modalit|content must be a string|valid string", re.I
+)
+
+
+def _refuses_pictures(error: ModelError) -> bool:
+    """Tell whether a server has refused a request for its pictures (llama.cpp does it by 500)."""
+    said = error.said or str(error).partition(": ")[2]  # without the name of the model
+    return error.kind in ("bad_request", "server") and bool(_NO_PICTURES.search(said))
 
 
 def _reason(error: BaseException) -> str:

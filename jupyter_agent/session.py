@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 from traitlets import Bool, Unicode
 from traitlets.config import LoggingConfigurable
 
-from jupyter_agent.agent import Agent
+from jupyter_agent.agent import Agent, Learnt
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.sandbox import files
@@ -39,6 +39,7 @@ class Session(LoggingConfigurable):
         super().__init__(**kwargs)
         self.folder = folder or Path.cwd()
         self.transcript = Transcript()
+        self.learnt = Learnt()
         self.sandbox = self._new_sandbox(None)
 
     async def run(
@@ -78,7 +79,7 @@ class Session(LoggingConfigurable):
         await self._share(data)
         asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
         limits: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        agent = Agent(chosen, self.sandbox, self.transcript, parent=self, **limits)
+        agent = Agent(chosen, self.sandbox, self.transcript, self.learnt, parent=self, **limits)
         fresh = not self.sandbox.alive
         await self.sandbox.start()
         note = self._note(fresh)

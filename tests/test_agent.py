@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -56,7 +57,7 @@ class Recorder(ScriptedModel):
                 yield delta
 
 
-def agent_with(*replies: str, path: Path | None = None, **limits: float) -> Agent:
+def agent_with(*replies: str, path: Path | None = None, **limits: Any) -> Agent:
     return Agent(Recorder(list(replies)), Echo(), Transcript(path), **limits)
 
 

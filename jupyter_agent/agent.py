@@ -13,10 +13,11 @@ from importlib import resources
 from typing import Any, Protocol, TypeVar
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
+from nbformat.v4 import new_markdown_cell, new_output
 from traitlets import Float, Int
 from traitlets.config import LoggingConfigurable
 
+from jupyter_agent import summary
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
 from jupyter_agent.protocol import Message, Model, ReplyReader, Usage
 from jupyter_agent.sandbox.outputs import clean_markdown, printable
@@ -54,6 +55,7 @@ class Learnt:
     """What servers have told of their models, by name; a session keeps it from run to run."""
 
     blind: set[str] = field(default_factory=set)
+    windows: dict[str, int] = field(default_factory=dict)  # tokens
 
 
 class Agent(LoggingConfigurable):
@@ -66,6 +68,10 @@ class Agent(LoggingConfigurable):
     token_budget = Int(0, min=0, help="Most tokens one run may use; 0 for no limit.").tag(
         config=True
     )
+
+    context_window = Int(
+        0, min=0, help="Tokens that the model can read; 0 for what its server says."
+    ).tag(config=True)
 
     def __init__(
         self,
@@ -111,7 +117,7 @@ class Agent(LoggingConfigurable):
             yield self._done(self.transcript.add("task", task, run=run, note=note))
             for number in range(1, self.max_steps + 1):
                 step = Step(number)
-                async with aclosing(self._ask(step)) as changes:
+                async with aclosing(self._mended_reply(step)) as changes:
                     async for change in changes:
                         yield change
                 if step.code is None:
@@ -130,13 +136,20 @@ class Agent(LoggingConfigurable):
 
     # -- what the model is sent
 
-    def _messages(self) -> list[Message]:
+    def _messages(self, cells: list[NotebookNode] | None = None) -> list[Message]:
         seeing = self.model.name not in self.learnt.blind
-        return [_system(), *self.transcript.messages(seeing=seeing)]
+        return [_system(), *self.transcript.messages(cells, seeing=seeing)]
 
-    async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
+    def _size(self, cells: list[NotebookNode] | None = None) -> int:
+        """Estimate the tokens of a request about these cells, by default the next one."""
+        return summary.size(cells or self.transcript.in_reach(), str(_system()["content"]))
+
+    async def _mended_reply(self, step: Step) -> AsyncGenerator[Change, None]:
         """Take a reply; where the server refuses what it was sent, mend that and ask again."""
         while True:
+            async with aclosing(self._make_room()) as changes:
+                async for change in changes:
+                    yield change
             try:
                 async with aclosing(self._reply(step)) as changes:
                     async for change in changes:
@@ -154,14 +167,69 @@ class Agent(LoggingConfigurable):
             self.learnt.blind.add(model)
             self.log.info("%s cannot see: pictures are told in words", model)
             return True
+        if error.kind == "context":
+            refused = self._size()  # the estimate may be too low: its scale is what counts here
+            self.learnt.windows[model] = min(error.window or refused, refused)
+            return self._old_cells() > 0
         return False
+
+    # -- long runs
+
+    @property
+    def _window(self) -> int:
+        """Tokens that the model can read; 0 if nobody knows."""
+        known = self.context_window or getattr(self.model, "window", None) or 0
+        learnt = self.learnt.windows.get(self.model.name, known)
+        return min(known, learnt) if known else learnt
+
+    def _old_cells(self) -> int:
+        """Say how many of the cells in reach can be summed up; a quarter of the window stays."""
+        return summary.split(self.transcript.in_reach(), self._window // 4)
+
+    async def _make_room(self) -> AsyncGenerator[Change, None]:
+        """Put a summary before the newest steps when the request nears the model's window."""
+        cells, window = self.transcript.in_reach(), self._window
+        if not window or self._size() <= window * 3 // 4 or not (old := self._old_cells()):
+            return
+        text, usage = await self._sum_up(cells[:old], most=window // 2)
+        index = len(self.transcript.cells) - len(cells) + old
+        tasks = [c for c in self.transcript.cells if c.metadata.get(KEY, {}).get("role") == "task"]
+        task = tasks[-1] if tasks and tasks[-1] not in cells[old:] else None
+        facts = {"cells": old, "window": window, "last": cells[-1].id, **usage}
+        cell = self.transcript.insert(index, "summary", summary.write(task, text), **facts)
+        yield self._done(cell)
+
+    async def _sum_up(
+        self, cells: list[NotebookNode], *, most: int
+    ) -> tuple[str, dict[str, dict[str, Any]]]:
+        """Return the model's summary of cells, in so many characters, and what it cost.
+
+        The request extends earlier ones, so that it is cheap where prompts are cached. If it
+        fails, heads and tails of the cells have to do.
+        """
+        messages = self._messages([*cells, new_markdown_cell(summary.INSTRUCTION)])
+        self._check_budget(self._size(cells))
+        text, counted = "", None
+        try:
+            async with aclosing(self._in_time(self.model.stream(messages))) as deltas:
+                async for delta in deltas:
+                    text += delta.text
+                    counted = delta.usage or counted
+                    if len(text) > most:
+                        break
+        except ModelError as error:
+            self.log.info("no summary by the model, so one by rule: %s", error)
+            return summary.digest(cells, most), {}
+        usage = self._spend(counted, messages, len(text))
+        text = clean_markdown(text[:most]).strip()
+        return text or summary.digest(cells, most), {"usage": usage}
 
     # -- the two halves of a step
 
     async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
         """Stream the model's reply into cells: prose, then code."""
         messages = self._messages()
-        asked = _characters(messages) // _CHARACTERS_A_TOKEN
+        asked = self._size()
         self._check_budget(asked)
         reader = ReplyReader()
         read = 0
@@ -271,19 +339,19 @@ class Agent(LoggingConfigurable):
             )
 
     def _count(self, step: Step, messages: list[Message], read: int) -> None:
-        """Record what the reply cost, as counted by the server or else estimated."""
-        counted = step.usage
-        step.usage = counted or Usage(_characters(messages) // _CHARACTERS_A_TOKEN, read // 4)
-        self._spent += step.usage.total
+        """Record what the reply cost."""
+        usage = self._spend(step.usage, messages, read)
+        step.usage = step.usage or Usage()
         cell = step.code or step.prose
         if cell:
-            cell.metadata[KEY]["usage"] = _facts(step.usage, estimated=counted is None)
+            cell.metadata[KEY]["usage"] = usage
 
-
-def _facts(usage: Usage, *, estimated: bool) -> dict[str, Any]:
-    """Put what a reply cost as its cell records it: nothing is said of what is not known."""
-    known = {name: value for name, value in asdict(usage).items() if value is not None}
-    return known | ({"estimated": True} if estimated else {})
+    def _spend(self, counted: Usage | None, messages: list[Message], read: int) -> dict[str, Any]:
+        """Return what a reply cost, as counted by the server or else estimated."""
+        usage = counted or Usage(_characters(messages) // _CHARACTERS_A_TOKEN, read // 4)
+        self._spent += usage.total
+        known = {name: value for name, value in asdict(usage).items() if value is not None}
+        return known | ({} if counted else {"estimated": True})
 
 
 def _system() -> Message:

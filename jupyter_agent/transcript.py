@@ -28,7 +28,7 @@ MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "end"]
+Role = Literal["task", "prose", "code", "summary", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class Transcript:
     """A notebook of runs, the ways to write it and the messages it stands for.
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
-    are the model's, ``end`` says why a run has no answer. Other cells are the user's own.
+    are the model's, ``summary`` stands for the cells before it, ``end`` says why a run has no
+    answer. Other cells are the user's own.
 
     Parameters
     ----------
@@ -88,10 +89,14 @@ class Transcript:
 
     def add(self, role: Role, source: str = "", **facts: Any) -> NotebookNode:
         """Append a cell; ``facts`` go beside its role in the metadata."""
+        return self.insert(len(self.cells), role, source, **facts)
+
+    def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
+        """Put a cell before the one at ``index``."""
         make = new_code_cell if role == "code" else new_markdown_cell
         cell = make(source, id=secrets.token_hex(4))
         cell.metadata[KEY] = {"role": role, **facts}
-        self.cells.append(cell)
+        self.cells.insert(index, cell)
         return cell
 
     def drop(self, cell: NotebookNode) -> None:
@@ -171,16 +176,26 @@ class Transcript:
 
     # -- reading
 
-    def messages(self, *, seeing: bool = True) -> list[Message]:
+    def in_reach(self) -> list[NotebookNode]:
+        """Return the cells that a model reads: the last summary and what follows it."""
+        roles = [cell.metadata.get(KEY, {}).get("role") for cell in self.cells]
+        first = len(roles) - 1 - roles[::-1].index("summary") if "summary" in roles else 0
+        return self.cells[first:]
+
+    def messages(
+        self, cells: Iterable[NotebookNode] | None = None, *, seeing: bool = True
+    ) -> list[Message]:
         """Put the cells as the messages a model reads; a later call extends an earlier one's.
 
         Parameters
         ----------
+        cells
+            Which; by default those in reach.
         seeing
             Whether the model gets pictures, or is told of them in words.
         """
         messages: list[Message] = []
-        for cell in self.cells:
+        for cell in self.in_reach() if cells is None else cells:
             facts = cell.metadata.get(KEY, {})
             match facts.get("role"):
                 case "task":

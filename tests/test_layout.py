@@ -15,7 +15,7 @@ LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge", "bill", "pictures"},
     {"sandbox.guest", "sandbox.lockdown"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
-    {"sandbox.interpreter"},
+    {"sandbox.interpreter", "summary"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
     {"models", "sandbox"},
@@ -24,7 +24,8 @@ LAYERS = [
     {"sandbox.install", "session", "doctor"},
     {"magics", "kernel", "cli"},
 ]
-LOOP = ["errors", "protocol", "transcript", "models", "agent"]  # what carries a run
+# what carries a run
+LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "models", "agent"]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
 SANDBOX.remove("sandbox.install")  # a door
 GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
@@ -89,7 +90,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1700)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 1000), (SANDBOX, 1700)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

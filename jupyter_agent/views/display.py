@@ -143,7 +143,7 @@ class DisplayView:
         self._note(change, facts)
         shown = self._cells.setdefault(change.cell.id, _Shown())
         match facts["role"]:
-            case "prose":
+            case "prose" | "summary":
                 self._prose(change, shown)
             case "code":
                 self._code(change, shown, facts)
@@ -168,7 +168,7 @@ class DisplayView:
             parts = [*(progress.how_far() if self._live else []), *progress.where()]
             self._publish_header(self._header_id, parts, update=False)
         progress.step = max(progress.step, facts.get("step", 0))
-        if change.done and "usage" in facts and change.cell.id in self._cells:
+        if change.done and "usage" in facts:
             progress.bill.add(facts["usage"])
 
     def _header(self, *, force: bool) -> None:

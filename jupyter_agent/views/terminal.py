@@ -54,6 +54,12 @@ class TerminalView:
         match facts["role"]:
             case "task":
                 self._note(f"{facts['model']} in {facts['sandbox']}")
+            case "summary":
+                self._end_line()
+                self._note(
+                    f"summed up {facts['cells']} cells: the model's window of "
+                    f"{facts['window']:,} tokens is nearly full"
+                )
             case "prose":
                 self._grow(cell, "")
                 if change.done:

@@ -14,11 +14,12 @@ from typing import Any, Protocol, TypeVar
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
-from traitlets import Float, Int
+from traitlets import Bool, Float, Int
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
+from jupyter_agent.examples import EXAMPLES
 from jupyter_agent.protocol import Message, Model, ReplyReader, Usage
 from jupyter_agent.sandbox.outputs import clean_markdown, printable
 from jupyter_agent.transcript import KEY, Change, Transcript
@@ -72,6 +73,10 @@ class Agent(LoggingConfigurable):
     context_window = Int(
         0, min=0, help="Tokens that the model can read; 0 for what its server says."
     ).tag(config=True)
+
+    examples = Bool(False, help="Show the model a few examples first; small models need them.").tag(
+        config=True
+    )
 
     def __init__(
         self,
@@ -138,11 +143,15 @@ class Agent(LoggingConfigurable):
 
     def _messages(self, cells: list[NotebookNode] | None = None) -> list[Message]:
         seeing = self.model.name not in self.learnt.blind
-        return [_system(), *self.transcript.messages(cells, seeing=seeing)]
+        return [*self._head(), *self.transcript.messages(cells, seeing=seeing)]
+
+    def _head(self) -> list[Message]:
+        """Write what every request begins with."""
+        return [_system(), *(_examples() if self.examples else ())]
 
     def _size(self, cells: list[NotebookNode] | None = None) -> int:
         """Estimate the tokens of a request about these cells, by default the next one."""
-        return summary.size(cells or self.transcript.in_reach(), str(_system()["content"]))
+        return summary.size(cells or self.transcript.in_reach(), _characters(self._head()))
 
     async def _mended_reply(self, step: Step) -> AsyncGenerator[Change, None]:
         """Take a reply; where the server refuses what it was sent, mend that and ask again."""
@@ -357,6 +366,18 @@ class Agent(LoggingConfigurable):
 def _system() -> Message:
     text = resources.files("jupyter_agent").joinpath("system.md").read_text(encoding="utf-8")
     return Message(role="system", content=text.strip())
+
+
+def _examples() -> list[Message]:
+    """Tell the examples as a transcript of runs would."""
+    runs = Transcript()
+    for example in EXAMPLES:
+        runs.add("task", example.task)
+        runs.add("prose", example.prose, step=1)
+        shown = {"text": f"Output:\n{example.output}", "pictures": []}
+        runs.add("code", example.code, step=1, shown=shown)
+        runs.add("prose", example.answer, step=2)
+    return runs.messages()
 
 
 def _characters(messages: list[Message]) -> int:

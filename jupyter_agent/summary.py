@@ -42,14 +42,17 @@ def _facts(cell: NotebookNode) -> dict[str, Any]:
 # -- how much there is to read
 
 
-def size(cells: Sequence[NotebookNode], system: str) -> int:
-    """Estimate the tokens of a request: what the server counted last, and what came after that."""
+def size(cells: Sequence[NotebookNode], head: int) -> int:
+    """Estimate the tokens of a request: what the server counted last, and what came after that.
+
+    Where it counts nothing, the characters do, with so many of them before the cells.
+    """
     for index in reversed(range(_counted_from(cells), len(cells))):
         usage = _facts(cells[index]).get("usage", {})
         if usage and not usage.get("estimated"):
             since = [_output_size(cells[index]), *map(_cell_size, cells[index + 1 :])]
             return int(usage["prompt"]) + int(usage["completion"]) + sum(since)
-    return len(system) // _CHARACTERS_A_TOKEN + sum(map(_cell_size, cells))
+    return head // _CHARACTERS_A_TOKEN + sum(map(_cell_size, cells))
 
 
 def _counted_from(cells: Sequence[NotebookNode]) -> int:

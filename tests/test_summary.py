@@ -281,11 +281,11 @@ def test_what_a_server_counted_before_the_summary_is_not_counted_on() -> None:
     for number in range(1, 5):
         usage = {"prompt": 1_000 * number, "completion": 10, "cached": 0}
         transcript.add("prose", "x" * 40, step=number, usage=usage)
-    assert summary.size(transcript.in_reach(), "s" * 80) == 4_010
+    assert summary.size(transcript.in_reach(), 80) == 4_010
     transcript.insert(2, "summary", "y" * 40, last=transcript.cells[-1].id)
-    assert summary.size(transcript.in_reach(), "s" * 80) == 20 + 10 + 2 * 10
+    assert summary.size(transcript.in_reach(), 80) == 20 + 10 + 2 * 10
     transcript.add("prose", "z", usage={"prompt": 70, "completion": 5})
-    assert summary.size(transcript.in_reach(), "s" * 80) == 75
+    assert summary.size(transcript.in_reach(), 80) == 75
 
 
 async def test_the_user_may_set_the_window() -> None:

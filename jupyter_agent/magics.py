@@ -29,7 +29,7 @@ __all__ = ["AgentMagics", "register"]
 LINE_HELP = """\
 %%agent          the cell's text is the task; %%agent? lists its options
 %%sandbox        run your own code in the agent's sandbox
-%agent status    model, sandbox, limits, tokens
+%agent status    model, sandbox, limits, what was used
 %agent reset     a new sandbox; the session's runs are forgotten
 %agent help      this"""
 

@@ -51,6 +51,10 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         ("--timeout",),
         {"metavar": "S", "type": _seconds, "help": "most seconds the run may take"},
     ),
+    (
+        ("--budget",),
+        {"metavar": "TOKENS", "type": _count, "help": "most tokens the run may use"},
+    ),
     (("-q", "--quiet"), {"action": "store_true", "help": "show nothing but the answer"}),
 ]
 
@@ -63,5 +67,5 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Turn what was parsed into the arguments of `Session.run`."""
-    names = ("model", "max_steps", "data", "save", "timeout")
+    names = ("model", "max_steps", "data", "save", "timeout", "budget")
     return {name: getattr(options, name) for name in names}

@@ -39,11 +39,12 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that one reply cost, as the server counted them."""
+    """What one reply cost, as the server counted it: tokens, and US dollars where it says so."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
+    cost: float | None = None
 
     @property
     def total(self) -> int:

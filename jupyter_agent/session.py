@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 from traitlets import Bool, Unicode
 from traitlets.config import LoggingConfigurable
 
-from jupyter_agent.agent import Agent
+from jupyter_agent.agent import Agent, Learnt
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.sandbox import files
@@ -39,6 +39,7 @@ class Session(LoggingConfigurable):
         super().__init__(**kwargs)
         self.folder = folder or Path.cwd()
         self.transcript = Transcript()
+        self.learnt = Learnt()
         self.sandbox = self._new_sandbox(None)
 
     async def run(
@@ -50,6 +51,7 @@ class Session(LoggingConfigurable):
         data: list[str] | None = None,
         save: str | None = None,
         timeout: float | None = None,
+        budget: int | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Carry a task to its answer; yield every change of the transcript on the way.
 
@@ -61,6 +63,8 @@ class Session(LoggingConfigurable):
             Where to save the run, after every cell; a saved run that is there is gone on with.
         timeout
             Seconds.
+        budget
+            Tokens.
 
         Raises
         ------
@@ -73,9 +77,9 @@ class Session(LoggingConfigurable):
         self._save_to(save)
         await chosen.check()
         await self._share(data)
-        limits: dict[str, Any] = {"max_steps": max_steps, "max_seconds": timeout}
-        limits = {name: value for name, value in limits.items() if value is not None}
-        agent = Agent(chosen, self.sandbox, self.transcript, parent=self, **limits)
+        asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
+        limits: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        agent = Agent(chosen, self.sandbox, self.transcript, self.learnt, parent=self, **limits)
         fresh = not self.sandbox.alive
         await self.sandbox.start()
         note = self._note(fresh)
@@ -120,7 +124,7 @@ class Session(LoggingConfigurable):
             "limits": self.sandbox.describe_limits(),
             "folder": str(self.folder),
             "runs": f"{runs}, {len(self.transcript.cells)} cells",
-            "tokens": f"{self.transcript.usage.total:,}",
+            "used": str(self.transcript.bill),
             "saved": str(path) if path else "no; --save PATH does it",
         }
 

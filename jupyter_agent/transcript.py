@@ -16,8 +16,10 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
-from jupyter_agent.protocol import Message, Part, Usage, fenced
+from jupyter_agent.pictures import MIMES, fit
+from jupyter_agent.protocol import Message, Part, fenced
 
 __all__ = ["ANSI", "KEY", "Change", "Transcript", "brief"]
 
@@ -26,7 +28,7 @@ MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "end"]
+Role = Literal["task", "prose", "code", "summary", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Transcript:
     """A notebook of runs, the ways to write it and the messages it stands for.
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
-    are the model's, ``end`` says why a run has no answer. Other cells are the user's own.
+    are the model's, ``summary`` stands for the cells before it, ``end`` says why a run has no
+    answer. Other cells are the user's own.
 
     Parameters
     ----------
@@ -86,10 +89,14 @@ class Transcript:
 
     def add(self, role: Role, source: str = "", **facts: Any) -> NotebookNode:
         """Append a cell; ``facts`` go beside its role in the metadata."""
+        return self.insert(len(self.cells), role, source, **facts)
+
+    def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
+        """Put a cell before the one at ``index``."""
         make = new_code_cell if role == "code" else new_markdown_cell
         cell = make(source, id=secrets.token_hex(4))
         cell.metadata[KEY] = {"role": role, **facts}
-        self.cells.append(cell)
+        self.cells.insert(index, cell)
         return cell
 
     def drop(self, cell: NotebookNode) -> None:
@@ -111,6 +118,7 @@ class Transcript:
                 return
             case "update_display_data":
                 for shown in self._displays.get(display_id, ()):
+                    self._keep_picture(shown)
                     shown.data, shown.metadata = output.data, output.metadata
                 return
         if clear:
@@ -122,6 +130,13 @@ class Transcript:
             cell.outputs.append(output)
             if display_id:
                 self._displays.setdefault(display_id, []).append(output)
+
+    def _keep_picture(self, output: NotebookNode) -> None:
+        """Keep a picture that the model has read, before a later cell draws over it."""
+        for cell in self.cells:
+            for picture in cell.metadata.get(KEY, {}).get("shown", {}).get("pictures", ()):
+                if _drawn(cell, picture) is output and "data" not in picture:
+                    picture["data"] = "".join(output.data[picture["mime"]].split())
 
     def finish(self, cell: NotebookNode) -> None:
         """Record what the model reads of a code cell's outputs: cut once, the same ever after."""
@@ -161,10 +176,26 @@ class Transcript:
 
     # -- reading
 
-    def messages(self) -> list[Message]:
-        """Put the cells as the messages a model reads; a later call extends an earlier one's."""
+    def in_reach(self) -> list[NotebookNode]:
+        """Return the cells that a model reads: the last summary and what follows it."""
+        roles = [cell.metadata.get(KEY, {}).get("role") for cell in self.cells]
+        first = len(roles) - 1 - roles[::-1].index("summary") if "summary" in roles else 0
+        return self.cells[first:]
+
+    def messages(
+        self, cells: Iterable[NotebookNode] | None = None, *, seeing: bool = True
+    ) -> list[Message]:
+        """Put the cells as the messages a model reads; a later call extends an earlier one's.
+
+        Parameters
+        ----------
+        cells
+            Which; by default those in reach.
+        seeing
+            Whether the model gets pictures, or is told of them in words.
+        """
         messages: list[Message] = []
-        for cell in self.cells:
+        for cell in self.in_reach() if cells is None else cells:
             facts = cell.metadata.get(KEY, {})
             match facts.get("role"):
                 case "task":
@@ -173,7 +204,10 @@ class Transcript:
                 case "code":
                     _say(messages, "assistant", fenced(cell.source))
                     shown = facts.get("shown") or _shown(cell.outputs)
-                    _say(messages, "user", shown["text"], _pictures(cell, shown["pictures"]))
+                    pictures = list(_pictures(cell, shown["pictures"]))
+                    words = [] if seeing else [_in_words(p) for p in shown["pictures"]]
+                    text = "\n".join([shown["text"], *words])
+                    _say(messages, "user", text, pictures if seeing else ())
                 case "prose" | "end":
                     _say(messages, "assistant", cell.source)
                 case _ if cell.cell_type == "markdown":
@@ -187,10 +221,12 @@ class Transcript:
         return last.source if last and last.metadata.get(KEY, {}).get("role") == "prose" else ""
 
     @property
-    def usage(self) -> Usage:
-        """Tokens of all runs in this notebook, as far as servers counted them."""
-        parts = [cell.metadata.get(KEY, {}).get("usage", {}) for cell in self.cells]
-        return Usage(*(sum(part.get(f, 0) for part in parts) for f in Usage.__dataclass_fields__))
+    def bill(self) -> Bill:
+        """What all runs in this notebook cost."""
+        bill = Bill()
+        for cell in self.cells:
+            bill.add(cell.metadata.get(KEY, {}).get("usage", {}))
+        return bill
 
 
 def _empty() -> NotebookNode:
@@ -261,16 +297,21 @@ _OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n|$)")  # what a progress bar has drawn 
 def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     """Say what the model reads of outputs: text, and which pictures go with it."""
     texts = [text for text in map(_text_of, outputs) if text.strip()]
-    pictures = [
-        [index, mime]
-        for index, output in enumerate(outputs)
-        for mime in ("image/png", "image/jpeg", "image/gif")
-        if mime in output.get("data", {})
-    ]
     text = _cut("\n".join(text.rstrip("\n") for text in texts)) or "(none)"
-    if len(pictures) > MOST_PICTURES:
-        text += f"\n[{len(pictures) - MOST_PICTURES} more pictures are not shown]"
-    return {"text": f"Output:\n{text}", "pictures": pictures[:MOST_PICTURES]}
+    drawn = [
+        (index, next(mime for mime in MIMES if mime in output.data))
+        for index, output in enumerate(outputs)
+        if not output.get("data", {}).keys().isdisjoint(MIMES)
+    ]
+    pictures: list[dict[str, Any]] = []
+    for index, mime in drawn[:MOST_PICTURES]:
+        try:
+            pictures.append({"output": index, **fit(mime, outputs[index].data[mime])})
+        except ValueError as error:
+            text += f"\n[a picture {error}]"
+    if len(drawn) > MOST_PICTURES:
+        text += f"\n[{len(drawn) - MOST_PICTURES} more pictures are not shown]"
+    return {"text": f"Output:\n{text}", "pictures": pictures}
 
 
 def _text_of(output: NotebookNode) -> str:
@@ -299,8 +340,22 @@ def _cut(text: str) -> str:
     return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
 
 
-def _pictures(cell: NotebookNode, pictures: list[list[Any]]) -> Iterable[Part]:
-    for index, mime in pictures:
-        if index < len(cell.outputs) and mime in cell.outputs[index].get("data", {}):
-            data = "".join(cell.outputs[index].data[mime].split())
+def _pictures(cell: NotebookNode, pictures: list[dict[str, Any]]) -> Iterable[Part]:
+    """Yield the pictures that the model was given: as kept, or as they stand in the outputs."""
+    for picture in pictures:
+        mime, data = picture["mime"], picture.get("data", "")
+        if not data and (output := _drawn(cell, picture)):
+            data = "".join(output.get("data", {}).get(mime, "").split())
+        if data:
             yield Part(type="image_url", image_url={"url": f"data:{mime};base64,{data}"})
+
+
+def _drawn(cell: NotebookNode, picture: dict[str, Any]) -> NotebookNode | None:
+    """Find the output that a picture is in; None if the user has cleared the cell."""
+    outputs: list[NotebookNode] = cell.get("outputs", [])
+    return outputs[picture["output"]] if picture["output"] < len(outputs) else None
+
+
+def _in_words(picture: dict[str, Any]) -> str:
+    size = "x".join(map(str, picture.get("size", ())))
+    return f"[a picture{f' of {size} px' * bool(size)}, which you cannot see]"

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -56,7 +57,7 @@ class Recorder(ScriptedModel):
                 yield delta
 
 
-def agent_with(*replies: str, path: Path | None = None, **limits: float) -> Agent:
+def agent_with(*replies: str, path: Path | None = None, **limits: Any) -> Agent:
     return Agent(Recorder(list(replies)), Echo(), Transcript(path), **limits)
 
 
@@ -140,6 +141,20 @@ async def test_the_token_budget_stops_an_endless_reply() -> None:
     assert roles(agent) == ["task", "end"]
 
 
+async def test_the_token_budget_stops_before_a_call_it_does_not_cover(tmp_path: Path) -> None:
+    first = agent_with("**42**")
+    await run(first)
+    budget = first.transcript.bill.total * 3 // 2
+    path = tmp_path / "r.ipynb"
+    agent = agent_with(STEP.format("x"), STEP.format("y"), path=path, token_budget=budget)
+    with pytest.raises(LimitReached, match=rf"of {budget:,} tokens are used .* --budget"):
+        await run(agent)
+    assert len(agent.model.requests) == 1  # type: ignore[attr-defined]
+    assert 0 < agent.transcript.bill.total <= budget
+    assert [c.metadata[KEY]["role"] for c in nbformat.read(path, 4).cells] == roles(agent)
+    assert roles(agent) == ["task", "prose", "code", "end"]
+
+
 async def test_a_cancelled_run_leaves_a_whole_saved_notebook(tmp_path: Path) -> None:
     agent = agent_with(STEP.format("x"), STEP.format("forever"), path=tmp_path / "r.ipynb")
     task = asyncio.create_task(run(agent))
@@ -214,7 +229,7 @@ async def test_what_servers_count_is_recorded_with_the_step() -> None:
     await run(agent)
     usage = agent.transcript.cells[-1].metadata[KEY]["usage"]
     assert usage == {"prompt": 11, "completion": 5, "cached": 8}
-    assert agent.transcript.usage == Usage(11, 5, 8)
+    assert str(agent.transcript.bill) == "11 tokens in (8 cached), 5 out"
 
 
 async def test_the_models_markdown_makes_no_browser_fetch() -> None:

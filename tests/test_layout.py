@@ -12,11 +12,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
-    {"__init__", "errors", "protocol", "options", "bridge"},
+    {"__init__", "errors", "protocol", "options", "bridge", "bill", "pictures", "examples"},
     {"sandbox.guest", "sandbox.lockdown"},
     {"sandbox.figures"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
-    {"sandbox.interpreter"},
+    {"sandbox.interpreter", "summary"},
     {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
@@ -26,7 +26,8 @@ LAYERS = [
     {"sandbox.install", "session", "doctor"},
     {"magics", "kernel", "cli"},
 ]
-LOOP = ["errors", "protocol", "transcript", "models", "agent"]  # what carries a run
+# what carries a run
+LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "models", "agent"]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
 SANDBOX.remove("sandbox.install")  # a door
 GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
@@ -91,7 +92,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1950)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 1000), (SANDBOX, 1950)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from jupyter_agent.errors import ModelError, UsageError
+from jupyter_agent.examples import EXAMPLES
 from jupyter_agent.protocol import Delta, Message, ReplyReader, Usage, fenced
 
 if TYPE_CHECKING:
@@ -38,42 +39,6 @@ _REPORT = "Output:\n"  # how the message begins that tells what a cell put out
 _EXTRA = ("gguf", "numpy", "tokenizers")
 
 _SYSTEM = "You are a Python assistant. Reply with one short sentence and one python code block."
-
-
-class _Shot(NamedTuple):
-    """One example of a task and the reply wanted for it."""
-
-    task: str
-    prose: str
-    code: str
-
-
-# Their order and words were chosen by trial, with other names than the tasks tried. The model
-# copies the last of them most, so it is one that does not tempt it to misread a file.
-_SHOTS = (
-    _Shot("What is 12 + 30?", "I will add the two numbers.", "print(12 + 30)"),
-    _Shot(
-        "What is the mean age in people.csv?\n\nFiles you can read here: people.csv",
-        "I will read the file and take the mean of the column.",
-        'import pandas as pd\n\ndf = pd.read_csv("people.csv")\nprint(df["age"].mean())',
-    ),
-    _Shot(
-        "How many people in people.csv live in Paris city?\n\nFiles you can read here: people.csv",
-        "I will read the file and count the rows where the city is Paris.",
-        'import pandas as pd\n\ndf = pd.read_csv("people.csv")\n'
-        'print(len(df[df["city"] == "Paris"]))',
-    ),
-    _Shot(
-        "How many rows does sales.csv have?\n\nFiles you can read here: sales.csv",
-        "I will read the file and count its rows.",
-        'import pandas as pd\n\ndf = pd.read_csv("sales.csv")\nprint(len(df))',
-    ),
-    _Shot(
-        "What is the square root of 2?",
-        "I will use the function math.sqrt.",
-        "import math\n\nprint(math.sqrt(2))",
-    ),
-)
 
 
 def find_weights(path: str = "") -> Path:
@@ -191,7 +156,7 @@ def _code(reply: str) -> str | None:
 def _prompt(llama: Llama, task: str) -> list[int]:
     """Return the tokens of our examples and the task, up to where the reply begins."""
     turns = [("system", _SYSTEM)]
-    for shot in _SHOTS:
+    for shot in EXAMPLES:
         turns += [("user", shot.task), ("assistant", f"{shot.prose}\n{fenced(shot.code)}")]
     turns.append(("user", task))
     tokens = [token for role, text in turns for token in llama.turn(role, text)]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from nbformat import NotebookNode
 
+from jupyter_agent.bill import Bill
 from jupyter_agent.protocol import fenced
 from jupyter_agent.transcript import KEY, Change, brief
 
@@ -107,17 +108,16 @@ class _Progress:
     model: str = ""
     sandbox: str = ""
     step: int = 0
-    tokens: int = 0
-    estimated: bool = False
+    bill: Bill = field(default_factory=Bill)
     state: str = "working"
 
     def where(self) -> list[str]:
         return [self.model, self.sandbox]
 
     def how_far(self) -> list[str]:
-        tokens = f"{'~' * self.estimated}{self.tokens:,} tokens"
+        used = [str(self.bill)] if self.bill.total else []
         seconds = f"{time.monotonic() - self.started:.0f} s"
-        return [self.state, f"step {self.step}", *([tokens] if self.tokens else []), seconds]
+        return [self.state, f"step {self.step}", *used, seconds]
 
 
 class DisplayView:
@@ -143,7 +143,7 @@ class DisplayView:
         self._note(change, facts)
         shown = self._cells.setdefault(change.cell.id, _Shown())
         match facts["role"]:
-            case "prose":
+            case "prose" | "summary":
                 self._prose(change, shown)
             case "code":
                 self._code(change, shown, facts)
@@ -168,10 +168,8 @@ class DisplayView:
             parts = [*(progress.how_far() if self._live else []), *progress.where()]
             self._publish_header(self._header_id, parts, update=False)
         progress.step = max(progress.step, facts.get("step", 0))
-        if change.done and "usage" in facts and change.cell.id in self._cells:
-            usage = facts["usage"]
-            progress.tokens += usage["prompt"] + usage["completion"]
-            progress.estimated |= usage.get("estimated", False)
+        if change.done and "usage" in facts:
+            progress.bill.add(facts["usage"])
 
     def _header(self, *, force: bool) -> None:
         late = time.monotonic() - self._header_at > 1

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from nbformat import NotebookNode
 
+from jupyter_agent.bill import Bill
 from jupyter_agent.transcript import ANSI, KEY, Change, brief
 
 __all__ = ["TerminalView"]
@@ -38,8 +39,8 @@ class TerminalView:
         self._outputs: dict[str, list[Any]] = {}
         self._fresh = True  # whether the cursor stands at the start of a line
         self._answer = ""
-        self._steps = self._tokens = 0
-        self._estimated = False
+        self._steps = 0
+        self._bill = Bill()
 
     def __call__(self, change: Change) -> None:
         """Show a change."""
@@ -47,12 +48,18 @@ class TerminalView:
         self._steps = max(self._steps, facts.get("step", 0))
         self._answer = cell.source if change.done and facts["role"] == "prose" else ""
         if change.done and facts["role"] != "task":
-            self._count(facts.get("usage", {}))
+            self._bill.add(facts.get("usage", {}))
         if self._quiet:
             return
         match facts["role"]:
             case "task":
                 self._note(f"{facts['model']} in {facts['sandbox']}")
+            case "summary":
+                self._end_line()
+                self._note(
+                    f"summed up {facts['cells']} cells: the model's window of "
+                    f"{facts['window']:,} tokens is nearly full"
+                )
             case "prose":
                 self._grow(cell, "")
                 if change.done:
@@ -67,14 +74,9 @@ class TerminalView:
                 self._write(self._answer + "\n")
             return
         self._end_line()
-        tokens = f"{'~' * self._estimated}{self._tokens:,} tokens"
         seconds = time.monotonic() - self._started
         plural = "s" * (self._steps != 1)
-        self._note(f"{state} after {self._steps} step{plural}, {tokens}, {seconds:.0f} s")
-
-    def _count(self, usage: dict[str, Any]) -> None:
-        self._tokens += usage.get("prompt", 0) + usage.get("completion", 0)
-        self._estimated |= usage.get("estimated", False)
+        self._note(f"{state} after {self._steps} step{plural}, {self._bill}, {seconds:.0f} s")
 
     def outputs(self, cell_id: str, outputs: list[NotebookNode]) -> None:
         """Show what is new of a cell's outputs."""

@@ -1,0 +1,56 @@
+"""What steps cost together, in tokens and, where servers say it, in money."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["Bill"]
+
+
+@dataclass(slots=True)
+class Bill:
+    """The sum of what steps cost, as their cells record it; as text, a few words."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    cost: float | None = None  # US dollars; None while no server has named a price
+    estimated: bool = False  # some server did not count
+    unpriced: bool = False  # some server named no price
+
+    def add(self, usage: object) -> None:
+        """Add a step's; what is no number, in a file that somebody sent, counts nothing."""
+        if not isinstance(usage, Mapping):
+            return
+        tokens = [int(_number(usage.get(name)) or 0) for name in ("prompt", "completion", "cached")]
+        self.prompt += tokens[0]
+        self.completion += tokens[1]
+        self.cached += tokens[2]
+        self.estimated |= bool(usage.get("estimated"))
+        cost = _number(usage.get("cost"))
+        if cost is not None:
+            self.cost = (self.cost or 0) + cost
+        elif any(tokens):
+            self.unpriced = True
+
+    @property
+    def total(self) -> int:
+        """What is paid for: tokens read and written."""
+        return self.prompt + self.completion
+
+    def __str__(self) -> str:
+        about = "~" * self.estimated
+        cached = f" ({self.cached:,} cached)" if self.cached else ""
+        parts = [f"{about}{self.prompt:,} tokens in{cached}", f"{about}{self.completion:,} out"]
+        if self.cost is not None:
+            parts.append("at least " * self.unpriced + _price(self.cost))
+        return ", ".join(parts)
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) and 0 <= value < float("inf") else None
+
+
+def _price(dollars: float) -> str:
+    return "< $0.0001" if 0 < dollars < 0.0001 else f"${dollars:,.4f}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import random
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any, Protocol, TypeVar
 
@@ -16,15 +18,24 @@ from nbformat.v4 import new_output
 from traitlets import Float, Int
 from traitlets.config import LoggingConfigurable
 
+from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
-from jupyter_agent.protocol import Message, Model, ReplyReader, Usage
-from jupyter_agent.sandbox.outputs import clean_markdown, printable
-from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.models.faults import cut_short
+from jupyter_agent.protocol import Form, Message, Model, Usage
+from jupyter_agent.sandbox.outputs import clean_markdown
+from jupyter_agent.transcript import KEY, Change, Transcript, passing
 
 __all__ = ["Agent"]
 
 T = TypeVar("T")
 _CHARACTERS_A_TOKEN = 4  # a rule of thumb, for servers that do not count
+_MOST_CORRECTIONS = 2  # of one run
+_LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
+_CORRECTION = (
+    "The call held no Python code that could be read, and nothing was run. "
+    'Call python with {"code": "..."} as its arguments, or answer in words.'
+)
+_NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 
 
 class Kernel(Protocol):
@@ -39,13 +50,13 @@ class Kernel(Protocol):
 
 @dataclass(slots=True)
 class Step:
-    """The cells of one reply, while they are not done."""
+    """One reply and what became of its cells."""
 
-    number: int
-    prose: NotebookNode | None = None
-    code: NotebookNode | None = None
-    running: bool = False
-    usage: Usage | None = None
+    draft: Draft
+    whole: bool = False
+    to_run: list[NotebookNode] = field(default_factory=list)
+    running: NotebookNode | None = None
+    waiting: NotebookNode | None = None  # shown while we wait
 
 
 class Agent(LoggingConfigurable):
@@ -55,6 +66,21 @@ class Agent(LoggingConfigurable):
     max_seconds = Float(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
         config=True
     )
+    reply_timeout = Float(600, min=0.01, help="Most seconds one reply of the model may take.").tag(
+        config=True
+    )
+    reply_length = Int(200_000, min=1, help="Most characters one reply may have.").tag(config=True)
+    retries = Int(4, min=0, help="How often a reply is asked for again after a fault.").tag(
+        config=True
+    )
+    retry_seconds = Float(
+        120,
+        min=0,
+        help="So many seconds after it was first asked for, no reply is asked for again.",
+    ).tag(config=True)
+    retry_wait = Float(
+        1, min=0, help="Seconds before the first retry; twice as many before each one after it."
+    ).tag(config=True)
     token_budget = Int(0, min=0, help="Most tokens one run may use; 0 for no limit.").tag(
         config=True
     )
@@ -66,7 +92,7 @@ class Agent(LoggingConfigurable):
         self.model = model
         self.sandbox = sandbox
         self.transcript = transcript or Transcript()
-        self._deadline: float | None = None
+        self._deadline = math.inf
         self._spent = 0
 
     async def run(self, task: str, *, note: str = "") -> AsyncGenerator[Change, None]:
@@ -89,22 +115,24 @@ class Agent(LoggingConfigurable):
             The model could not be asked, or broke off.
         """
         loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + self.max_seconds if self.max_seconds else None
+        self._deadline = loop.time() + self.max_seconds if self.max_seconds else math.inf
         self._spent = 0
         run = secrets.token_hex(4)
-        step = Step(0)
+        step = self._step(0)
+        corrections = 0
         try:
             yield self._done(self.transcript.add("task", task, run=run, note=note))
             for number in range(1, self.max_steps + 1):
-                step = Step(number)
-                async with aclosing(self._reply(step)) as changes:
-                    async for change in changes:
-                        yield change
-                if step.code is None:
+                step = self._step(number)
+                for part in (self._reply, self._carry_out):
+                    async with aclosing(part(step)) as changes:
+                        async for change in changes:
+                            yield change
+                if step.draft.unread and corrections < _MOST_CORRECTIONS:
+                    corrections += 1
+                    yield self._done(self.transcript.add("correction", _CORRECTION))
+                elif not step.draft.code:
                     return
-                async with aclosing(self._execute(step)) as changes:
-                    async for change in changes:
-                        yield change
             raise LimitReached(
                 f"no answer after {self.max_steps} steps; raise c.Agent.max_steps or ask for less"
             )
@@ -114,59 +142,94 @@ class Agent(LoggingConfigurable):
                     yield change
             raise
 
-    # -- the two halves of a step
+    def _step(self, number: int) -> Step:
+        return Step(Draft(self.transcript, number, by=self.model.name))
+
+    # -- the reply
 
     async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
-        """Stream the model's reply into cells: prose, then code."""
-        messages = [_system(), *self.transcript.messages()]
-        self._check_budget()
-        reader = ReplyReader()
-        read = 0
-        async with aclosing(self._in_time(self.model.stream(messages))) as deltas:
-            async for delta in deltas:
-                read += len(delta.text)
-                step.usage = delta.usage or step.usage
-                over = reader.feed(delta.text)
-                for change in self._write(step, reader):
+        """Ask for the reply; after a fault that may pass, take back what came and ask again."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + self.retry_seconds
+        for tried in range(self.retries + 1):
+            try:
+                async with aclosing(self._ask(step)) as changes:
+                    async for change in changes:
+                        yield change
+                return
+            except ModelError as error:
+                seconds = self._seconds_to_wait(error, tried)
+                if not error.passing or tried == self.retries or loop.time() + seconds > latest:
+                    raise
+                problem = str(error)
+            for change in step.draft.drop():
+                yield change
+            step.draft = step.draft.anew()
+            async with aclosing(self._wait(step, seconds, problem)) as changes:
+                async for change in changes:
                     yield change
-                if over:
+
+    async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Stream one reply of the model into cells."""
+        form, draft = self.model.form, step.draft
+        messages = [_system(form), *self.transcript.messages(form)]
+        self._check_budget()
+        ends = asyncio.get_running_loop().time() + self.reply_timeout
+        async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
+            async for delta in deltas:
+                over = draft.read(delta)
+                for change in draft.write():
+                    yield change
+                if over and form == "text":
                     break
-                self._check_budget(read // _CHARACTERS_A_TOKEN)
-        reader.close()
-        for change in self._write(step, reader):
+                if draft.length > self.reply_length:
+                    limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
+                    raise cut_short(self.model.name, limit)
+                self._check_budget(draft.length // _CHARACTERS_A_TOKEN)
+        for change in draft.close():
             yield change
-        self._count(step, messages, read)
-        last = step.code or step.prose
-        if last is None:
-            raise ModelError(f"{self.model.name} gave an empty reply; ask again or another model")
-        if step.code is None:
-            yield self._done(last)
+        if not draft.cells and not draft.unread:
+            raise ModelError(
+                f"{self.model.name} gave an empty reply; ask again or another model",
+                kind="protocol",
+            )
+        self._count(draft, messages)
+        step.whole, step.to_run = True, draft.code
+        if draft.prose:
+            yield self._done(draft.prose)
 
-    def _write(self, step: Step, reader: ReplyReader) -> Iterator[Change]:
-        """Bring the step's cells up to what has been read."""
-        prose = clean_markdown(reader.prose)
-        if prose and step.prose is None:
-            step.prose = self.transcript.add("prose", step=step.number)
-        if step.prose and step.prose.source != prose:
-            step.prose.source = prose
-            yield Change(step.prose)
-        if reader.code is None:
-            return
-        code = printable(reader.code)
-        if step.code is None:
-            if step.prose:
-                yield Change(step.prose, done=True)
-            step.code = self.transcript.add("code", step=step.number)
-            yield Change(step.code)
-        if step.code.source != code:
-            step.code.source = code
-            yield Change(step.code)
+    def _seconds_to_wait(self, error: ModelError, tried: int) -> float:
+        """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
+        if error.retry_after is not None:
+            return error.retry_after * random.uniform(1, 1.1)
+        return min(self.retry_wait * 2**tried, _LONGEST_WAIT) * random.uniform(0.5, 1)
 
-    async def _execute(self, step: Step) -> AsyncGenerator[Change, None]:
-        """Run the step's code cell and fill in its outputs."""
-        cell = step.code
-        assert cell is not None
-        step.running = cell.metadata[KEY]["running"] = True
+    async def _wait(self, step: Step, seconds: float, problem: str) -> AsyncGenerator[Change, None]:
+        """Wait, and say so in a cell that passes."""
+        step.waiting = passing(clean_markdown(f"*Asking again in {seconds:.0f} s. {problem}*"))
+        yield Change(step.waiting)
+        async with self._by():
+            await asyncio.sleep(seconds)
+        yield _over(step.waiting)
+        step.waiting = None
+
+    # -- its cells
+
+    async def _carry_out(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Run the reply's cells in their order, up to the first that ends in an error."""
+        while step.to_run:
+            cell = step.to_run.pop(0)
+            async with aclosing(self._execute(step, cell)) as changes:
+                async for change in changes:
+                    yield change
+            if any(output.output_type == "error" for output in cell.outputs):
+                for change in self._leave_out(step):
+                    yield change
+
+    async def _execute(self, step: Step, cell: NotebookNode) -> AsyncGenerator[Change, None]:
+        """Run a code cell and fill in its outputs."""
+        step.running = cell
+        cell.metadata[KEY]["running"] = True
         self._save()
         yield Change(cell)
         async with aclosing(self._in_time(self.sandbox.execute(cell.source))) as outputs:
@@ -175,24 +238,33 @@ class Agent(LoggingConfigurable):
                 yield Change(cell)
         cell.execution_count = self.sandbox.execution_count
         self.transcript.finish(cell)
-        step.running = False
+        step.running = None
         yield self._done(cell)
+
+    def _leave_out(self, step: Step) -> Iterator[Change]:
+        """Say in the cells that are left, to the model and to the user, that they did not run."""
+        while step.to_run:
+            cell = step.to_run.pop(0)
+            self.transcript.add_output(cell, new_output("stream", name="stderr", text=_NOT_RUN))
+            self.transcript.finish(cell)
+            yield self._done(cell)
 
     # -- ends
 
     def _close(self, step: Step, error: BaseException) -> Iterator[Change]:
         """Leave the transcript whole: take back half a reply, say why the run has no answer."""
         with contextlib.suppress(TranscriptError):  # the disk is full: the error says it already
-            if step.running and step.code is not None:
+            if step.waiting:
+                yield _over(step.waiting)
+            if not step.whole:
+                yield from step.draft.drop()
+            if cell := step.running:
                 why = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
                 stopped = new_output("error", ename=why, evalue="stopped", traceback=[])
-                self.transcript.add_output(step.code, stopped)
-                self.transcript.finish(step.code)
-                yield Change(step.code, done=True)
-            elif step.usage is None:
-                for cell in filter(None, (step.prose, step.code)):
-                    self.transcript.drop(cell)
-                    yield Change(cell, done=True)
+                self.transcript.add_output(cell, stopped)
+                self.transcript.finish(cell)
+                yield Change(cell, done=True)
+            yield from self._leave_out(step)
             yield self._done(self.transcript.add("end", f"*Stopped: {_reason(error)}.*"))
 
     def _done(self, cell: NotebookNode) -> Change:
@@ -204,20 +276,39 @@ class Agent(LoggingConfigurable):
 
     # -- limits
 
-    async def _in_time(self, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Iterate until the run's time is up."""
+    async def _in_time(
+        self, source: AsyncGenerator[T, None], ends: float = math.inf
+    ) -> AsyncGenerator[T, None]:
+        """Iterate until the run's time is up, or a reply's, which ``ends`` at a time of its own."""
         async with aclosing(source):
             while True:
-                try:
-                    async with asyncio.timeout_at(self._deadline):
+                async with self._by(ends):
+                    try:
                         item = await anext(source)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise LimitReached(
-                        f"no answer after {self.max_seconds:g} s; raise c.Agent.max_seconds"
-                    ) from None
+                    except StopAsyncIteration:
+                        return
                 yield item
+
+    @contextlib.asynccontextmanager
+    async def _by(self, ends: float = math.inf) -> AsyncGenerator[None, None]:
+        """Give what is inside until the run's time is up, or until ``ends``."""
+        loop = asyncio.get_running_loop()
+        until = min(self._deadline, ends)
+        try:
+            async with asyncio.timeout_at(None if until == math.inf else until):
+                yield
+            if loop.time() < until:  # what never waits is not timed out by the loop
+                return
+        except TimeoutError:
+            if loop.time() < until:
+                raise
+        if until == self._deadline:
+            raise LimitReached(f"no answer after {self.max_seconds:g} s; raise c.Agent.max_seconds")
+        raise ModelError(
+            f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
+            "try again, or raise c.Agent.reply_timeout",
+            kind="timeout",
+        )
 
     def _check_budget(self, more: int = 0) -> None:
         if self.token_budget and self._spent + more >= self.token_budget:
@@ -226,20 +317,27 @@ class Agent(LoggingConfigurable):
                 "raise c.Agent.token_budget"
             )
 
-    def _count(self, step: Step, messages: list[Message], read: int) -> None:
+    def _count(self, draft: Draft, messages: list[Message]) -> None:
         """Record what the reply cost, as counted by the server or else estimated."""
-        counted = step.usage
-        step.usage = counted or Usage(_characters(messages) // _CHARACTERS_A_TOKEN, read // 4)
-        self._spent += step.usage.total
-        cell = step.code or step.prose
-        if cell:
-            estimated = {} if counted else {"estimated": True}
-            cell.metadata[KEY]["usage"] = asdict(step.usage) | estimated
+        usage = draft.usage or Usage(
+            _characters(messages) // _CHARACTERS_A_TOKEN, draft.length // _CHARACTERS_A_TOKEN
+        )
+        self._spent += usage.total
+        facts = {name: value for name, value in asdict(usage).items() if value is not None}
+        estimated = {} if draft.usage else {"estimated": True}
+        for cell in draft.cells[-1:]:
+            cell.metadata[KEY]["usage"] = facts | estimated
 
 
-def _system() -> Message:
-    text = resources.files("jupyter_agent").joinpath("system.md").read_text(encoding="utf-8")
-    return Message(role="system", content=text.strip())
+def _system(form: Form) -> Message:
+    """Read what the model is told first; the two forms differ in how to reply."""
+    home = resources.files("jupyter_agent")
+    text = home.joinpath("system.md").read_text(encoding="utf-8").strip()
+    before, _, rest = text.partition("<!-- reply -->\n")
+    reply, _, after = rest.partition("<!-- /reply -->\n")
+    if form == "tool":
+        reply = home.joinpath("reply_tool.md").read_text(encoding="utf-8")
+    return Message(role="system", content=before + reply + after)
 
 
 def _characters(messages: list[Message]) -> int:
@@ -249,6 +347,12 @@ def _characters(messages: list[Message]) -> int:
         len(content) if isinstance(content, str) else sum(len(p.get("text", "")) for p in content)
         for content in contents
     )
+
+
+def _over(cell: NotebookNode) -> Change:
+    """Take back a cell that was only shown."""
+    cell.source = ""
+    return Change(cell, done=True)
 
 
 def _reason(error: BaseException) -> str:

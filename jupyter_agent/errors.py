@@ -16,10 +16,13 @@ An error of the agent's own code is none of these: it is an output of its cell.
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = [
     "AgentError",
     "CodeError",
     "Interrupted",
+    "Kind",
     "LimitReached",
     "ModelError",
     "SandboxError",
@@ -44,8 +47,52 @@ class SandboxError(AgentError):
     """The sandbox could not start or is gone."""
 
 
+Kind = Literal[
+    "auth",  # the key is missing, wrong or not allowed this
+    "bad_request",  # the server cannot do what it was asked
+    "context",  # the messages do not fit the model's context window
+    "rate_limit",  # too many requests
+    "server",  # the server failed or is overloaded
+    "network",  # the connection could not be made, or broke
+    "timeout",  # the reply took too long
+    "truncated",  # the reply ended without its end mark
+    "protocol",  # what came is not what the wire protocol says
+]
+
+
 class ModelError(AgentError):
-    """The model could not be asked, or its reply could not be used."""
+    """The model could not be asked, or its reply could not be used.
+
+    Parameters
+    ----------
+    retry_after
+        Seconds that the server asks to wait.
+    window
+        The model's context window in tokens, where a ``context`` error tells it.
+    said
+        What the server said, uncut.
+    passing
+        Whether asking again may help; None leaves it to the kind.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind = "bad_request",
+        retry_after: float | None = None,
+        window: int | None = None,
+        said: str = "",
+        passing: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after = retry_after
+        self.window = window
+        self.said = said
+        self.passing = (
+            kind not in ("auth", "bad_request", "context") if passing is None else passing
+        )
 
 
 class TranscriptError(AgentError):

@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +17,27 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from jupyter_agent.errors import TranscriptError, UsageError
-from jupyter_agent.protocol import Message, Part, Usage, fenced
+from jupyter_agent.protocol import (
+    Cell,
+    Form,
+    Message,
+    Part,
+    Replied,
+    Said,
+    Turn,
+    Usage,
+    as_calls,
+    as_text,
+)
 
-__all__ = ["ANSI", "KEY", "Change", "Transcript", "brief"]
+__all__ = ["ANSI", "KEY", "Change", "Role", "Transcript", "brief", "passing"]
 
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "end"]
+Role = Literal["task", "prose", "code", "correction", "wait", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,8 @@ class Transcript:
     """A notebook of runs, the ways to write it and the messages it stands for.
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
-    are the model's, ``end`` says why a run has no answer. Other cells are the user's own.
+    are the model's, ``correction`` tells it what could not be read of its reply, ``end`` says why a
+    run has no answer. Other cells are the user's own.
 
     Parameters
     ----------
@@ -161,24 +173,35 @@ class Transcript:
 
     # -- reading
 
-    def messages(self) -> list[Message]:
-        """Put the cells as the messages a model reads; a later call extends an earlier one's."""
-        messages: list[Message] = []
+    def turns(self) -> list[Turn]:
+        """Tell the runs to no model in particular; a later call extends an earlier one's."""
+        turns: list[Turn] = []
+        last: Any = None  # the number of the reply that the cell before is of
         for cell in self.cells:
             facts = cell.metadata.get(KEY, {})
-            match facts.get("role"):
+            role, number = facts.get("role"), facts.get("step")
+            match role:
                 case "task":
                     notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
-                    _say(messages, "user", "\n\n".join(notes))
+                    turns.append(Said("\n\n".join(notes)))
+                case "prose":
+                    turns.append(Replied(cell.source, kept=facts.get("kept")))
                 case "code":
-                    _say(messages, "assistant", fenced(cell.source))
-                    shown = facts.get("shown") or _shown(cell.outputs)
-                    _say(messages, "user", shown["text"], _pictures(cell, shown["pictures"]))
-                case "prose" | "end":
-                    _say(messages, "assistant", cell.source)
+                    before = turns[-1] if turns and number == last else None
+                    if not isinstance(before, Replied):
+                        before = Replied("")
+                        turns.append(before)
+                    turns[-1] = replace(before, cells=(*before.cells, _ran(cell, facts)))
+                case "end":
+                    turns.append(Replied(cell.source))
                 case _ if cell.cell_type == "markdown":
-                    _say(messages, "user", cell.source)
-        return messages
+                    turns.append(Said(cell.source))
+            last = number if role in ("prose", "code") else None
+        return turns
+
+    def messages(self, form: Form = "text") -> list[Message]:
+        """Put the cells as the messages a model reads; a later call extends an earlier one's."""
+        return as_text(self.turns()) if form == "text" else as_calls(self.turns())
 
     @property
     def answer(self) -> str:
@@ -190,7 +213,17 @@ class Transcript:
     def usage(self) -> Usage:
         """Tokens of all runs in this notebook, as far as servers counted them."""
         parts = [cell.metadata.get(KEY, {}).get("usage", {}) for cell in self.cells]
-        return Usage(*(sum(part.get(f, 0) for part in parts) for f in Usage.__dataclass_fields__))
+        names = ("prompt", "completion", "cached")
+        prompt, completion, cached = (sum(part.get(n, 0) for part in parts) for n in names)
+        costs = [part["cost"] for part in parts if part.get("cost") is not None]
+        return Usage(prompt, completion, cached, sum(costs) if costs else None)
+
+
+def passing(source: str) -> NotebookNode:
+    """Make a cell that is shown for a while and never in the transcript."""
+    cell: NotebookNode = new_markdown_cell(source, id=secrets.token_hex(4))
+    cell.metadata[KEY] = {"role": "wait"}
+    return cell
 
 
 def _empty() -> NotebookNode:
@@ -221,6 +254,17 @@ def _read(path: Path) -> NotebookNode:
     return notebook
 
 
+def _ran(cell: NotebookNode, facts: dict[str, Any]) -> Cell:
+    shown = facts.get("shown") or _shown(cell.outputs)
+    return Cell(
+        cell.source,
+        call=facts.get("call") or f"c{cell.id}",  # nine letters and digits, as Mistral wants
+        text=shown["text"],
+        pictures=tuple(_pictures(cell, shown["pictures"])),
+        kept=facts.get("kept"),
+    )
+
+
 def _keep_mode(new: str, old: Path) -> None:
     """Give a file written anew the mode it had, or the one a new file has."""
     if old.exists():
@@ -230,26 +274,6 @@ def _keep_mode(new: str, old: Path) -> None:
         os.umask(mask)
         mode = 0o666 & ~mask
     Path(new).chmod(mode)
-
-
-def _say(
-    messages: list[Message],
-    role: Literal["user", "assistant"],
-    text: str,
-    pictures: Iterable[Part] = (),
-) -> None:
-    """Add to the talk; neighbours of one role become one message, as strict servers want."""
-    pictures = list(pictures)
-    if not messages or messages[-1]["role"] != role:
-        content: str | list[Part] = [Part(type="text", text=text), *pictures] if pictures else text
-        messages.append(Message(role=role, content=content))
-        return
-    before = messages[-1]["content"]
-    if isinstance(before, str) and not pictures:
-        messages[-1]["content"] = f"{before}\n\n{text}"
-    else:
-        parts = [Part(type="text", text=before)] if isinstance(before, str) else before
-        messages[-1]["content"] = [*parts, Part(type="text", text=text), *pictures]
 
 
 # -- what the model is shown of outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ def bare_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """No key and no default of this machine's decides a test."""
-    for name in ("HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "JUPYTER_AGENT_MODEL"):
-        monkeypatch.delenv(name, raising=False)
+    vendors = ("HF_", "OPENAI_", "ANTHROPIC_", "OLLAMA_", "JUPYTER_AGENT_")
+    for name in [name for name in os.environ if name.startswith(vendors)]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent/token")
     home = tmp_path_factory.mktemp("config")
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):

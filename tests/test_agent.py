@@ -199,7 +199,7 @@ async def test_a_consumer_that_leaves_ends_the_run_well() -> None:
 
 
 async def test_an_empty_reply_is_an_error_not_an_answer() -> None:
-    agent = agent_with("")
+    agent = agent_with("", retries=0)
     with pytest.raises(ModelError, match="empty reply"):
         await run(agent)
 

@@ -14,17 +14,19 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge"},
     {"sandbox.guest", "sandbox.lockdown"},
-    {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
-    {"sandbox.interpreter"},
+    {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
+    | {"models.faults"},
+    {"draft", "models.remote", "sandbox.interpreter"},
     {"sandbox.provisioner"},
-    {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
+    {"sandbox.kernel", "models.local", "models.scripted"}
+    | {"models.anthropic", "models.hub", "models.openai"},
     {"models", "sandbox"},
     {"agent"},
     {"views", "views.display", "views.terminal"},
     {"sandbox.install", "session", "doctor"},
     {"magics", "kernel", "cli"},
 ]
-LOOP = ["errors", "protocol", "transcript", "models", "agent"]  # what carries a run
+LOOP = ["errors", "protocol", "transcript", "draft", "models", "agent"]  # what carries a run
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
 SANDBOX.remove("sandbox.install")  # a door
 GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
@@ -89,7 +91,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1700)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 1000), (SANDBOX, 1700)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,7 +113,9 @@ class Draft:
 
     def _blocks(self) -> Iterator[tuple[int, str]]:
         if self._calls:
-            yield from ((index, call.code) for index, call in self._calls.items() if call.code)
+            for index, call in self._calls.items():
+                if code := call.code.rstrip().lstrip("\n"):  # as the code of a block
+                    yield index, code
         elif self._reader.code is not None and not self.unread:
             yield _FENCED, self._reader.code
 
@@ -123,7 +126,8 @@ class Draft:
         return self._add("code", facts)
 
     def _take_kept(self, *more: dict[str, Any]) -> dict[str, Any]:
-        kept, self._kept = [*self._kept, *more], []
+        kept = [_as_saved(each) for each in (*self._kept, *more)]
+        self._kept = []
         return {"kept": Kept(by=self._by, items=kept)} if kept else {}
 
     def _add(self, role: Role, facts: dict[str, Any]) -> NotebookNode:
@@ -132,6 +136,12 @@ class Draft:
     def _drop(self, cell: NotebookNode) -> Change:
         self._transcript.drop(cell)
         return Change(cell, done=True)
+
+
+def _as_saved(kept: dict[str, Any]) -> dict[str, Any]:
+    """Put keys in the order of a saved notebook's, so that a resumed run sends the same bytes."""
+    ordered: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True))
+    return ordered
 
 
 def _writable(text: str) -> str:

@@ -16,6 +16,7 @@ from .servers import ChatServer
 
 ROOT = Path(__file__).parent.parent
 PENGUINS = ROOT / "notebooks" / "data" / "penguins.csv"
+TOKEN = "hf_decoy"
 TIERS = ["bubblewrap", "landlock"]
 
 
@@ -52,6 +53,18 @@ def server() -> Iterator[ChatServer]:
     server = ChatServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def everywhere(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
+    """A server at which every model string ends up, with keys, and a token that is not for it."""
+    for name in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{name}_BASE_URL", server.url)
+        monkeypatch.setenv(f"{name}_API_KEY", f"sk-{name.lower()}")
+    monkeypatch.setenv("OLLAMA_HOST", server.url.removesuffix("/v1"))
+    monkeypatch.setenv("HF_INFERENCE_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return server
 
 
 @pytest.fixture(params=TIERS)

@@ -28,7 +28,7 @@ class Reply:
 
 
 FAULTS = """disconnect, no end mark, not json, error event, length, endless, slow, stall, empty,
-split""".replace("\n", " ").split(", ")
+split, html""".replace("\n", " ").split(", ")
 
 
 @dataclass
@@ -85,6 +85,8 @@ class ChatServer:
                     if reply.status != 200:
                         said = {"error": {"message": reply.text or "refused"}}
                         self.whole(reply.status, said, reply.headers)
+                    elif reply.fault == "html":
+                        self.whole(200, {}, {"content-type": "text/html"})
                     else:
                         self.answer(reply)
                 except OSError:
@@ -136,7 +138,7 @@ class ChatServer:
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
         self.model = f"{self.url}#test"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self._http.shutdown()
@@ -214,7 +216,7 @@ def _responses(reply: Reply) -> Iterator[bytes]:
             at = {"output_index": place, "item_id": "msg_1", "content_index": 0}
             yield event("response.output_text.delta", delta=piece, **at)
         place += 1
-    for index, arguments in enumerate(reply.calls):
+    for index, arguments in enumerate(reply.calls if reply.fault != "empty" else []):
         call = {"type": "function_call", "id": f"fc_{index}", "call_id": f"call_{index}"}
         call |= {"name": "python", "arguments": ""}
         yield event("response.output_item.added", output_index=place, item=call)

@@ -64,6 +64,8 @@ def failed(name: str, body: object) -> ModelError:
 def _told(name: str, refusal: _Refusal) -> ModelError:
     kind = _kind(refusal)
     said = ": ".join(filter(None, [str(refusal.status or ""), refusal.line]))
+    if refusal.retry_after:
+        said += f"; it asks to wait {refusal.retry_after:,.0f} s"
     advice = _ADVICE[kind]
     if refusal.status == 404:
         advice = "no such model or path ({said}); check the name and the URL"

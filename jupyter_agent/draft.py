@@ -42,6 +42,7 @@ class Draft:
         self._calls: dict[int, CallReader] = {}
         self._ids: dict[int, str] = {}
         self._code: dict[int, NotebookNode] = {}
+        self._written = 0  # characters of them that the cells show
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
 
@@ -74,7 +75,12 @@ class Draft:
         return not self._calls and self._reader.feed(delta.text)
 
     def write(self) -> Iterator[Change]:
-        """Bring the cells up to what has been read."""
+        """Bring the cells up to what has been read; a long reply, in steps of half a percent."""
+        if self.length - self._written > self.length // 200:
+            self._written = self.length
+            yield from self._write()
+
+    def _write(self) -> Iterator[Change]:
         shown = [fenced(arguments[:_MOST_UNREAD], "json") for arguments in self.unread]
         prose = clean_markdown(_writable("\n\n".join([self._reader.prose, *shown]).strip()))
         if prose and self.prose is None:
@@ -104,7 +110,7 @@ class Draft:
                 del self._calls[index]
                 if index in self._code:
                     yield self._drop(self._code.pop(index))
-        yield from self.write()
+        yield from self._write()
 
     def drop(self) -> Iterator[Change]:
         """Take the reply back."""

@@ -383,7 +383,8 @@ class CallReader:
     def feed(self, text: str) -> None:
         """Read more JSON."""
         self.arguments += text
-        if not self._at and (before := _BEFORE_CODE.match(self.arguments)):
+        early = len(self.arguments) < 10_000  # else the search would take time without end
+        if early and not self._at and (before := _BEFORE_CODE.match(self.arguments)):
             self._at = before.end()
         if self._at and (piece := _STRING_PIECE.match(self.arguments, self._at)):
             self.code += json.loads(f'"{piece[0]}"', strict=False)

@@ -279,7 +279,7 @@ def _keep_mode(new: str, old: Path) -> None:
 # -- what the model is shown of outputs
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
-_OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n|$)")  # what a progress bar has drawn over
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)  # what a progress bar has drawn over
 
 
 def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:

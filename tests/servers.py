@@ -23,6 +23,7 @@ class Reply:
     usage: dict[str, Any] | None = None  # as chat completions write it; others translate it
     delay: float = 0.0  # seconds before each piece
     calls: list[str] = field(default_factory=list)  # the arguments of native calls
+    signature: str = ""  # of each call, as Gemini sends it
     thought: str = ""  # reasoning that the model wants back
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -172,12 +173,14 @@ def _chat(reply: Reply) -> Iterator[bytes]:
             yield chunk({"content": piece})
         for index, arguments in enumerate(reply.calls):
             function = {"name": "python", "arguments": ""}
-            begin = {
+            begin: dict[str, Any] = {
                 "index": index,
                 "id": f"call_{index}",
                 "type": "function",
                 "function": function,
             }
+            if reply.signature:
+                begin["extra_content"] = {"google": {"thought_signature": reply.signature}}
             yield chunk({"tool_calls": [begin]})
             for piece in _pieces(arguments):
                 yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})

@@ -38,7 +38,7 @@ def load(name: str, **settings: Any) -> AnthropicModel:
             f'{name} wants Anthropic\'s client: run `pip install "jupyter-agent-kernel[anthropic]"`'
         )
     key = key_from("ANTHROPIC_API_KEY", name)
-    url = server_url(os.environ.get("ANTHROPIC_BASE_URL") or URL, "/messages", "/v1")
+    url = server_url(os.environ.get("ANTHROPIC_BASE_URL") or URL).removesuffix("/v1")
     return AnthropicModel(name, model=name.partition(":")[2], url=url, key=key, **settings)
 
 

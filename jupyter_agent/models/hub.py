@@ -75,7 +75,7 @@ def _is_hub(url: str) -> bool:
 
 def _chat_url(base: str) -> str:
     """Complete a base URL; a full one is used by the client exactly as it is."""
-    parts = urlsplit(server_url(base, "/chat/completions"))
+    parts = urlsplit(server_url(base))
     return parts._replace(path=(parts.path or "/v1") + "/chat/completions").geturl()
 
 
@@ -130,7 +130,7 @@ class HubModel(RemoteModel):
             async with aclosing(chunks):  # type: ignore[type-var]  # it is a generator
                 async for chunk in chunks:
                     for choice in (chunk.choices or [])[:1]:
-                        for delta in _read(choice.delta or {}, thoughts):
+                        for delta in _read(choice.delta, thoughts):
                             yield delta
                         if choice.finish_reason == "length":
                             raise cut_short(self.name)
@@ -158,26 +158,27 @@ class HubModel(RemoteModel):
         return wire
 
 
-def _read(delta: dict[str, Any], thoughts: dict[str, Any]) -> Iterator[Delta]:
+def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
     """Read a chunk's piece of the reply; thoughts are gathered until they are over."""
     for name in _THOUGHTS:
-        if piece := delta.get(name):
+        if piece := getattr(delta, name, None):
             thoughts[name] = thoughts[name] + piece if name in thoughts else piece
-    content, calls = delta.get("content"), delta.get("tool_calls") or []
+    content = getattr(delta, "content", None)
+    calls = [vars(call) for call in getattr(delta, "tool_calls", None) or []]  # with every field
     if thoughts and (content or calls):
         yield Delta(kept=dict(thoughts))
         thoughts.clear()
     if content:
         yield Delta(content)
     for place, call in enumerate(calls):
-        function = call.get("function") or {}
+        function = call.get("function")
         more = {k: v for k, v in call.items() if k not in ("index", "id", "type", "function") and v}
         index = call.get("index")
         yield Delta(
             call=Call(
                 index if isinstance(index, int) else place,
                 call.get("id") or "",
-                function.get("arguments") or "",
+                getattr(function, "arguments", None) or "",
             ),
             kept=more or None,
         )

@@ -35,10 +35,8 @@ def load(name: str, **settings: Any) -> OpenAIModel:
             "a server that speaks chat completions needs none: name it http://HOST/v1#NAME"
         )
     key = key_from("OPENAI_API_KEY", name)
-    base = server_url(
-        os.environ.get("OPENAI_BASE_URL") or URL, "/responses", "/chat/completions", "/v1"
-    )
-    return OpenAIModel(name, model=name.partition(":")[2], url=f"{base}/v1", key=key, **settings)
+    url = server_url(os.environ.get("OPENAI_BASE_URL") or URL).removesuffix("/v1") + "/v1"
+    return OpenAIModel(name, model=name.partition(":")[2], url=url, key=key, **settings)
 
 
 class OpenAIModel(RemoteModel):

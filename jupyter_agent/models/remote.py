@@ -160,8 +160,8 @@ def key_from(variable: str, name: str) -> str:
     raise UsageError(f"{name} wants a key: set {variable}{empty}")
 
 
-def server_url(base: str, *paths: str) -> str:
-    """Check a base URL and take from its end what the client will add.
+def server_url(base: str) -> str:
+    """Check a base URL, and take the path of a reply from its end.
 
     Raises
     ------
@@ -176,6 +176,6 @@ def server_url(base: str, *paths: str) -> str:
     if not there:
         raise UsageError(f"{base!r} is not a server's URL; write it as http://HOST:PORT/v1")
     path = parts.path.rstrip("/")
-    for end in paths:
+    for end in ("/chat/completions", "/responses", "/messages"):
         path = path.removesuffix(end)
     return parts._replace(path=path).geturl()

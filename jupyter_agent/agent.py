@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
+import math
+import random
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from typing import Any, Protocol, TypeVar
 
 from nbformat import NotebookNode
@@ -18,16 +18,25 @@ from traitlets import Bool, Float, Int
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
+from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
-from jupyter_agent.examples import EXAMPLES
-from jupyter_agent.protocol import Message, Model, ReplyReader, Usage
-from jupyter_agent.sandbox.outputs import clean_markdown, printable
-from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.models.faults import cut_short
+from jupyter_agent.protocol import Message, Model, Usage
+from jupyter_agent.request import Learnt, Requests, characters
+from jupyter_agent.sandbox.outputs import clean_markdown
+from jupyter_agent.transcript import KEY, Change, Transcript, passing
 
-__all__ = ["Agent", "Learnt"]
+__all__ = ["Agent"]
 
 T = TypeVar("T")
 _CHARACTERS_A_TOKEN = 4  # a rule of thumb, for servers that do not count
+_MOST_CORRECTIONS = 2  # of one run
+_LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
+_CORRECTION = (
+    "The call held no Python code that could be read, and nothing was run. "
+    'Call python with {"code": "..."} as its arguments, or answer in words.'
+)
+_NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 
 
 class Kernel(Protocol):
@@ -42,21 +51,13 @@ class Kernel(Protocol):
 
 @dataclass(slots=True)
 class Step:
-    """The cells of one reply, while they are not done."""
+    """One reply and what became of its cells."""
 
-    number: int
-    prose: NotebookNode | None = None
-    code: NotebookNode | None = None
-    running: bool = False
-    usage: Usage | None = None
-
-
-@dataclass(slots=True)
-class Learnt:
-    """What servers have told of their models, by name; a session keeps it from run to run."""
-
-    blind: set[str] = field(default_factory=set)
-    windows: dict[str, int] = field(default_factory=dict)  # tokens
+    draft: Draft
+    whole: bool = False
+    to_run: list[NotebookNode] = field(default_factory=list)
+    running: NotebookNode | None = None
+    waiting: NotebookNode | None = None  # shown while we wait
 
 
 class Agent(LoggingConfigurable):
@@ -66,6 +67,21 @@ class Agent(LoggingConfigurable):
     max_seconds = Float(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
         config=True
     )
+    reply_timeout = Float(600, min=0.01, help="Most seconds one reply of the model may take.").tag(
+        config=True
+    )
+    reply_length = Int(200_000, min=1, help="Most characters one reply may have.").tag(config=True)
+    retries = Int(4, min=0, help="How often a reply is asked for again after a fault.").tag(
+        config=True
+    )
+    retry_seconds = Float(
+        120,
+        min=0,
+        help="So many seconds after it was first asked for, no reply is asked for again.",
+    ).tag(config=True)
+    retry_wait = Float(
+        1, min=0, help="Seconds before the first retry; twice as many before each one after it."
+    ).tag(config=True)
     token_budget = Int(0, min=0, help="Most tokens one run may use; 0 for no limit.").tag(
         config=True
     )
@@ -91,7 +107,7 @@ class Agent(LoggingConfigurable):
         self.sandbox = sandbox
         self.transcript = transcript or Transcript()
         self.learnt = learnt or Learnt()
-        self._deadline: float | None = None
+        self._deadline = math.inf
         self._spent = 0
 
     async def run(self, task: str, *, note: str = "") -> AsyncGenerator[Change, None]:
@@ -114,22 +130,27 @@ class Agent(LoggingConfigurable):
             The model could not be asked, or broke off.
         """
         loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + self.max_seconds if self.max_seconds else None
+        self._deadline = loop.time() + self.max_seconds if self.max_seconds else math.inf
         self._spent = 0
+        self._requests = Requests(
+            self.model, self.transcript, self.learnt, self.examples, self.context_window
+        )
         run = secrets.token_hex(4)
-        step = Step(0)
+        step = self._step(0)
+        corrections = 0
         try:
             yield self._done(self.transcript.add("task", task, run=run, note=note))
             for number in range(1, self.max_steps + 1):
-                step = Step(number)
-                async with aclosing(self._mended_reply(step)) as changes:
-                    async for change in changes:
-                        yield change
-                if step.code is None:
+                step = self._step(number)
+                for part in (self._reply, self._carry_out):
+                    async with aclosing(part(step)) as changes:
+                        async for change in changes:
+                            yield change
+                if step.draft.unread and corrections < _MOST_CORRECTIONS:
+                    corrections += 1
+                    yield self._done(self.transcript.add("correction", _CORRECTION))
+                elif not step.draft.code:
                     return
-                async with aclosing(self._execute(step)) as changes:
-                    async for change in changes:
-                        yield change
             raise LimitReached(
                 f"no answer after {self.max_steps} steps; raise c.Agent.max_steps or ask for less"
             )
@@ -139,66 +160,99 @@ class Agent(LoggingConfigurable):
                     yield change
             raise
 
-    # -- what the model is sent
+    def _step(self, number: int) -> Step:
+        return Step(Draft(self.transcript, number, by=self.model.name))
 
-    def _messages(self, cells: list[NotebookNode] | None = None) -> list[Message]:
-        seeing = self.model.name not in self.learnt.blind
-        return [*self._head(), *self.transcript.messages(cells, seeing=seeing)]
+    # -- the reply
 
-    def _head(self) -> list[Message]:
-        """Write what every request begins with."""
-        return [_system(), *(_examples() if self.examples else ())]
-
-    def _size(self, cells: list[NotebookNode] | None = None) -> int:
-        """Estimate the tokens of a request about these cells, by default the next one."""
-        return summary.size(cells or self.transcript.in_reach(), _characters(self._head()))
-
-    async def _mended_reply(self, step: Step) -> AsyncGenerator[Change, None]:
-        """Take a reply; where the server refuses what it was sent, mend that and ask again."""
+    async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Ask for the reply; after a fault that can be mended or may pass, ask again."""
+        latest = asyncio.get_running_loop().time() + self.retry_seconds
+        tried = 0
         while True:
             async with aclosing(self._make_room()) as changes:
                 async for change in changes:
                     yield change
             try:
-                async with aclosing(self._reply(step)) as changes:
+                async with aclosing(self._ask(step)) as changes:
                     async for change in changes:
                         yield change
-            except ModelError as error:
-                if step.prose or step.code or not self._learn(error):
-                    raise
-            else:
                 return
+            except ModelError as error:
+                mended = not step.draft.cells and self._requests.learn(error)
+                seconds = self._seconds_to_wait(error, tried)
+                late = asyncio.get_running_loop().time() + seconds > latest
+                if not mended and (not error.passing or tried == self.retries or late):
+                    raise
+                problem = str(error)
+            for change in step.draft.drop():
+                yield change
+            step.draft = step.draft.anew()
+            if mended:
+                self.log.info("asking again, in another way: %s", problem)
+                continue
+            tried += 1
+            async with aclosing(self._wait(step, seconds, problem)) as changes:
+                async for change in changes:
+                    yield change
 
-    def _learn(self, error: ModelError) -> bool:
-        """Remember what a refusal tells of the model; return whether that mends the request."""
-        model = self.model.name
-        if model not in self.learnt.blind and _sees(self._messages()) and _refuses_pictures(error):
-            self.learnt.blind.add(model)
-            self.log.info("%s cannot see: pictures are told in words", model)
-            return True
-        if error.kind == "context":
-            refused = self._size()  # the estimate may be too low: its scale is what counts here
-            self.learnt.windows[model] = min(error.window or refused, refused)
-            return self._old_cells() > 0
-        return False
+    async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Stream one reply of the model into cells."""
+        form, draft = self.model.form, step.draft
+        messages = self._requests.messages()
+        asked = self._requests.size()
+        self._check_budget(asked)
+        ends = asyncio.get_running_loop().time() + self.reply_timeout
+        async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
+            async for delta in deltas:
+                over = draft.read(delta)
+                for change in draft.write():
+                    yield change
+                if over and form == "text":
+                    break
+                if draft.length > self.reply_length:
+                    limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
+                    raise cut_short(self.model.name, limit)
+                self._check_budget(asked + draft.length // _CHARACTERS_A_TOKEN)
+        for change in draft.close():
+            yield change
+        if not draft.cells and not draft.unread:
+            raise ModelError(
+                f"{self.model.name} gave an empty reply; ask again or another model",
+                kind="protocol",
+            )
+        usage = self._spend(draft.usage, messages, draft.length)
+        for cell in draft.cells[-1:]:
+            cell.metadata[KEY]["usage"] = usage
+        step.whole, step.to_run = True, draft.code
+        if draft.prose:
+            yield self._done(draft.prose)
+
+    def _seconds_to_wait(self, error: ModelError, tried: int) -> float:
+        """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
+        if error.retry_after is not None:
+            return error.retry_after * random.uniform(1, 1.1)
+        return min(self.retry_wait * 2**tried, _LONGEST_WAIT) * random.uniform(0.5, 1)
+
+    async def _wait(self, step: Step, seconds: float, problem: str) -> AsyncGenerator[Change, None]:
+        """Wait, and say so in a cell that passes."""
+        step.waiting = passing(clean_markdown(f"*Asking again in {seconds:.0f} s. {problem}*"))
+        yield Change(step.waiting)
+        async with self._by():
+            await asyncio.sleep(seconds)
+        yield _over(step.waiting)
+        step.waiting = None
 
     # -- long runs
 
-    @property
-    def _window(self) -> int:
-        """Tokens that the model can read; 0 if nobody knows."""
-        known = self.context_window or getattr(self.model, "window", None) or 0
-        learnt = self.learnt.windows.get(self.model.name, known)
-        return min(known, learnt) if known else learnt
-
-    def _old_cells(self) -> int:
-        """Say how many of the cells in reach can be summed up; a quarter of the window stays."""
-        return summary.split(self.transcript.in_reach(), self._window // 4)
-
     async def _make_room(self) -> AsyncGenerator[Change, None]:
         """Put a summary before the newest steps when the request nears the model's window."""
-        cells, window = self.transcript.in_reach(), self._window
-        if not window or self._size() <= window * 3 // 4 or not (old := self._old_cells()):
+        cells, window = self.transcript.in_reach(), self._requests.window
+        if (
+            not window
+            or self._requests.size() <= window * 3 // 4
+            or not (old := self._requests.old_cells())
+        ):
             return
         text, usage = await self._sum_up(cells[:old], most=window // 2)
         index = len(self.transcript.cells) - len(cells) + old
@@ -216,8 +270,8 @@ class Agent(LoggingConfigurable):
         The request extends earlier ones, so that it is cheap where prompts are cached. If it
         fails, heads and tails of the cells have to do.
         """
-        messages = self._messages([*cells, new_markdown_cell(summary.INSTRUCTION)])
-        self._check_budget(self._size(cells))
+        messages = self._requests.messages([*cells, new_markdown_cell(summary.INSTRUCTION)])
+        self._check_budget(self._requests.size(cells))
         text, counted = "", None
         try:
             async with aclosing(self._in_time(self.model.stream(messages))) as deltas:
@@ -233,60 +287,23 @@ class Agent(LoggingConfigurable):
         text = clean_markdown(text[:most]).strip()
         return text or summary.digest(cells, most), {"usage": usage}
 
-    # -- the two halves of a step
+    # -- its cells
 
-    async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
-        """Stream the model's reply into cells: prose, then code."""
-        messages = self._messages()
-        asked = self._size()
-        self._check_budget(asked)
-        reader = ReplyReader()
-        read = 0
-        async with aclosing(self._in_time(self.model.stream(messages))) as deltas:
-            async for delta in deltas:
-                read += len(delta.text)
-                step.usage = delta.usage or step.usage
-                over = reader.feed(delta.text)
-                for change in self._write(step, reader):
+    async def _carry_out(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Run the reply's cells in their order, up to the first that ends in an error."""
+        while step.to_run:
+            cell = step.to_run.pop(0)
+            async with aclosing(self._execute(step, cell)) as changes:
+                async for change in changes:
                     yield change
-                if over:
-                    break
-                self._check_budget(asked + read // _CHARACTERS_A_TOKEN)
-        reader.close()
-        for change in self._write(step, reader):
-            yield change
-        self._count(step, messages, read)
-        last = step.code or step.prose
-        if last is None:
-            raise ModelError(f"{self.model.name} gave an empty reply; ask again or another model")
-        if step.code is None:
-            yield self._done(last)
+            if any(output.output_type == "error" for output in cell.outputs):
+                for change in self._leave_out(step):
+                    yield change
 
-    def _write(self, step: Step, reader: ReplyReader) -> Iterator[Change]:
-        """Bring the step's cells up to what has been read."""
-        prose = clean_markdown(reader.prose)
-        if prose and step.prose is None:
-            step.prose = self.transcript.add("prose", step=step.number)
-        if step.prose and step.prose.source != prose:
-            step.prose.source = prose
-            yield Change(step.prose)
-        if reader.code is None:
-            return
-        code = printable(reader.code)
-        if step.code is None:
-            if step.prose:
-                yield Change(step.prose, done=True)
-            step.code = self.transcript.add("code", step=step.number)
-            yield Change(step.code)
-        if step.code.source != code:
-            step.code.source = code
-            yield Change(step.code)
-
-    async def _execute(self, step: Step) -> AsyncGenerator[Change, None]:
-        """Run the step's code cell and fill in its outputs."""
-        cell = step.code
-        assert cell is not None
-        step.running = cell.metadata[KEY]["running"] = True
+    async def _execute(self, step: Step, cell: NotebookNode) -> AsyncGenerator[Change, None]:
+        """Run a code cell and fill in its outputs."""
+        step.running = cell
+        cell.metadata[KEY]["running"] = True
         self._save()
         yield Change(cell)
         async with aclosing(self._in_time(self.sandbox.execute(cell.source))) as outputs:
@@ -295,24 +312,33 @@ class Agent(LoggingConfigurable):
                 yield Change(cell)
         cell.execution_count = self.sandbox.execution_count
         self.transcript.finish(cell)
-        step.running = False
+        step.running = None
         yield self._done(cell)
+
+    def _leave_out(self, step: Step) -> Iterator[Change]:
+        """Say in the cells that are left, to the model and to the user, that they did not run."""
+        while step.to_run:
+            cell = step.to_run.pop(0)
+            self.transcript.add_output(cell, new_output("stream", name="stderr", text=_NOT_RUN))
+            self.transcript.finish(cell)
+            yield self._done(cell)
 
     # -- ends
 
     def _close(self, step: Step, error: BaseException) -> Iterator[Change]:
         """Leave the transcript whole: take back half a reply, say why the run has no answer."""
         with contextlib.suppress(TranscriptError):  # the disk is full: the error says it already
-            if step.running and step.code is not None:
+            if step.waiting:
+                yield _over(step.waiting)
+            if not step.whole:
+                yield from step.draft.drop()
+            if cell := step.running:
                 why = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
                 stopped = new_output("error", ename=why, evalue="stopped", traceback=[])
-                self.transcript.add_output(step.code, stopped)
-                self.transcript.finish(step.code)
-                yield Change(step.code, done=True)
-            elif step.usage is None:
-                for cell in filter(None, (step.prose, step.code)):
-                    self.transcript.drop(cell)
-                    yield Change(cell, done=True)
+                self.transcript.add_output(cell, stopped)
+                self.transcript.finish(cell)
+                yield Change(cell, done=True)
+            yield from self._leave_out(step)
             yield self._done(self.transcript.add("end", f"*Stopped: {_reason(error)}.*"))
 
     def _done(self, cell: NotebookNode) -> Change:
@@ -324,20 +350,39 @@ class Agent(LoggingConfigurable):
 
     # -- limits
 
-    async def _in_time(self, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Iterate until the run's time is up."""
+    async def _in_time(
+        self, source: AsyncGenerator[T, None], ends: float = math.inf
+    ) -> AsyncGenerator[T, None]:
+        """Iterate until the run's time is up, or a reply's, which ``ends`` at a time of its own."""
         async with aclosing(source):
             while True:
-                try:
-                    async with asyncio.timeout_at(self._deadline):
+                async with self._by(ends):
+                    try:
                         item = await anext(source)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise LimitReached(
-                        f"no answer after {self.max_seconds:g} s; raise c.Agent.max_seconds"
-                    ) from None
+                    except StopAsyncIteration:
+                        return
                 yield item
+
+    @contextlib.asynccontextmanager
+    async def _by(self, ends: float = math.inf) -> AsyncGenerator[None, None]:
+        """Give what is inside until the run's time is up, or until ``ends``."""
+        loop = asyncio.get_running_loop()
+        until = min(self._deadline, ends)
+        try:
+            async with asyncio.timeout_at(None if until == math.inf else until):
+                yield
+            if loop.time() < until:  # what never waits is not timed out by the loop
+                return
+        except TimeoutError:
+            if loop.time() < until:
+                raise
+        if until == self._deadline:
+            raise LimitReached(f"no answer after {self.max_seconds:g} s; raise c.Agent.max_seconds")
+        raise ModelError(
+            f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
+            "try again, or raise c.Agent.reply_timeout",
+            kind="timeout",
+        )
 
     def _check_budget(self, more: int) -> None:
         """Stop before a call that the budget does not cover, and in a reply that outgrows it."""
@@ -347,63 +392,18 @@ class Agent(LoggingConfigurable):
                 f"takes {more:,} or more; raise --budget (c.Agent.token_budget)"
             )
 
-    def _count(self, step: Step, messages: list[Message], read: int) -> None:
-        """Record what the reply cost."""
-        usage = self._spend(step.usage, messages, read)
-        step.usage = step.usage or Usage()
-        cell = step.code or step.prose
-        if cell:
-            cell.metadata[KEY]["usage"] = usage
-
     def _spend(self, counted: Usage | None, messages: list[Message], read: int) -> dict[str, Any]:
         """Return what a reply cost, as counted by the server or else estimated."""
-        usage = counted or Usage(_characters(messages) // _CHARACTERS_A_TOKEN, read // 4)
+        usage = counted or Usage(characters(messages) // _CHARACTERS_A_TOKEN, read // 4)
         self._spent += usage.total
         known = {name: value for name, value in asdict(usage).items() if value is not None}
         return known | ({} if counted else {"estimated": True})
 
 
-def _system() -> Message:
-    text = resources.files("jupyter_agent").joinpath("system.md").read_text(encoding="utf-8")
-    return Message(role="system", content=text.strip())
-
-
-def _examples() -> list[Message]:
-    """Tell the examples as a transcript of runs would."""
-    runs = Transcript()
-    for example in EXAMPLES:
-        runs.add("task", example.task)
-        runs.add("prose", example.prose, step=1)
-        shown = {"text": f"Output:\n{example.output}", "pictures": []}
-        runs.add("code", example.code, step=1, shown=shown)
-        runs.add("prose", example.answer, step=2)
-    return runs.messages()
-
-
-def _characters(messages: list[Message]) -> int:
-    """Count the characters of messages, without their pictures."""
-    contents = [message["content"] for message in messages]
-    return sum(
-        len(content) if isinstance(content, str) else sum(len(p.get("text", "")) for p in content)
-        for content in contents
-    )
-
-
-def _sees(messages: list[Message]) -> bool:
-    contents = [message["content"] for message in messages]
-    return any(not isinstance(c, str) and any("image_url" in p for p in c) for c in contents)
-
-
-# how servers say that a model takes no pictures, or no content but text
-_NO_PICTURES = re.compile(
-    r"image|picture|vision|visual|multi-?modal|modalit|content must be a string|valid string", re.I
-)
-
-
-def _refuses_pictures(error: ModelError) -> bool:
-    """Tell whether a server has refused a request for its pictures (llama.cpp does it by 500)."""
-    said = error.said or str(error).partition(": ")[2]  # without the name of the model
-    return error.kind in ("bad_request", "server") and bool(_NO_PICTURES.search(said))
+def _over(cell: NotebookNode) -> Change:
+    """Take back a cell that was only shown."""
+    cell.source = ""
+    return Change(cell, done=True)
 
 
 def _reason(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from jupyter_agent.sandbox.provisioner import REMEDIES, check_landlock
 __all__ = ["Finding", "examine"]
 
 KERNELSPECS = ("jupyter-agent", "python3-sandboxed")
-KEYS = ("HF_TOKEN", "OPENAI_API_KEY", "JUPYTER_AGENT_API_KEY")
+KEYS = ("HF_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "JUPYTER_AGENT_API_KEY")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,58 @@
 """The reply protocol: what a model is sent, what it streams back, and how its reply is read.
 
-A message is OpenAI's chat form, which every adapter can send or translate. A reply is Markdown:
-prose, then at most one fenced ``python`` block. A reply without that block is the answer.
+A run is told as turns: what the user said, what the model replied, what came out. They are put to
+a model in one of two forms. As text, a reply is Markdown: prose, then at most one fenced
+``python`` block. As tool, the code is the argument of a native call. In both a reply without code
+is the answer. A message is OpenAI's chat form, which every adapter can send or translate.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import tokenize
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Literal, NotRequired, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
-__all__ = ["Delta", "Message", "Model", "Part", "ReplyReader", "Usage", "fenced"]
+__all__ = [
+    "TOOL",
+    "Call",
+    "CallReader",
+    "Cell",
+    "Delta",
+    "Form",
+    "Kept",
+    "Message",
+    "Model",
+    "Part",
+    "Replied",
+    "ReplyReader",
+    "Said",
+    "ToolCall",
+    "Turn",
+    "Usage",
+    "as_calls",
+    "as_text",
+    "fenced",
+]
+
+Form = Literal["text", "tool"]
+
+TOOL: dict[str, Any] = {
+    "name": "python",
+    "description": "Run Python code as the next cell of the notebook and read what it puts out.",
+    "parameters": {
+        "type": "object",
+        "properties": {"code": {"type": "string", "description": "The cell's source."}},
+        "required": ["code"],
+        "additionalProperties": False,
+    },
+}
+
+
+# -- what a run is, told to no model in particular
 
 
 class ImageURL(TypedDict):
@@ -30,21 +69,150 @@ class Part(TypedDict):
     image_url: NotRequired[ImageURL]
 
 
+class Kept(TypedDict):
+    """What a model wants back as it gave it, such as its signed thoughts, and whose it is."""
+
+    by: str
+    items: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the user said, or we did."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Code of a reply, and what the model reads of its outputs."""
+
+    code: str
+    call: str
+    text: str
+    pictures: tuple[Part, ...] = ()
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """What the model replied: prose, and the cells it wrote."""
+
+    prose: str
+    cells: tuple[Cell, ...] = ()
+    kept: Kept | None = None
+
+
+Turn = Said | Replied
+
+
+# -- what a model is sent
+
+
+class Function(TypedDict):
+    """What a call names, and its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A native call in a message; ``kept`` is sent by the adapter that knows it."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+    kept: NotRequired[Kept]
+
+
 class Message(TypedDict):
     """One turn of the talk between us and a model."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str | list[Part]
+    tool_calls: NotRequired[list[ToolCall]]
+    tool_call_id: NotRequired[str]
+    kept: NotRequired[Kept]
+
+
+def as_text(turns: Iterable[Turn]) -> list[Message]:
+    """Write turns as Markdown; a longer run's messages begin with a shorter one's."""
+    messages: list[Message] = []
+    for turn in turns:
+        match turn:
+            case Said(text):
+                _say(messages, "user", text)
+            case Replied(prose, cells):
+                if prose or not cells:
+                    _say(messages, "assistant", prose)
+                for cell in cells:
+                    _say(messages, "assistant", fenced(cell.code))
+                    _say(messages, "user", cell.text, cell.pictures)
+    return messages
+
+
+def as_calls(turns: Iterable[Turn]) -> list[Message]:
+    """Write turns with native calls, each with its result; pictures follow in a user message."""
+    messages: list[Message] = []
+    for turn in turns:
+        match turn:
+            case Said(text):
+                _say(messages, "user", text)
+            case Replied(prose, cells, kept):
+                reply = Message(role="assistant", content=prose)
+                if cells:
+                    reply["tool_calls"] = [_call(cell) for cell in cells]
+                if kept:
+                    reply["kept"] = kept
+                messages.append(reply)
+                for cell in cells:
+                    result = Message(role="tool", content=cell.text, tool_call_id=cell.call)
+                    messages.append(result)
+                if pictures := [picture for cell in cells for picture in cell.pictures]:
+                    _say(messages, "user", "The pictures among these outputs:", pictures)
+    return messages
+
+
+def _call(cell: Cell) -> ToolCall:
+    arguments = json.dumps({"code": cell.code}, ensure_ascii=False)
+    function = Function(name=TOOL["name"], arguments=arguments)
+    call = ToolCall(id=cell.call, type="function", function=function)
+    if cell.kept:
+        call["kept"] = cell.kept
+    return call
+
+
+def _say(
+    messages: list[Message],
+    role: Literal["user", "assistant"],
+    text: str,
+    pictures: Iterable[Part] = (),
+) -> None:
+    """Add to the talk; neighbours of one role become one message, as strict servers want."""
+    pictures = list(pictures)
+    if not messages or messages[-1]["role"] != role:
+        content: str | list[Part] = [Part(type="text", text=text), *pictures] if pictures else text
+        messages.append(Message(role=role, content=content))
+        return
+    before = messages[-1]["content"]
+    if isinstance(before, str) and not pictures:
+        messages[-1]["content"] = f"{before}\n\n{text}"
+    else:
+        parts = [Part(type="text", text=before)] if isinstance(before, str) else before
+        messages[-1]["content"] = [*parts, Part(type="text", text=text), *pictures]
+
+
+# -- what a model streams back
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one reply cost, as the server counted it: tokens, and US dollars where it says so."""
+    """Tokens that one reply cost, as the server counted them, and its price where it says it."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
-    cost: float | None = None
+    cost: float | None = None  # US dollars
 
     @property
     def total(self) -> int:
@@ -53,11 +221,25 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A piece of a native call: which of the reply's calls, and more of its arguments."""
+
+    index: int
+    id: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a reply as it streams in: some text, or the bill at its end."""
+    """A piece of a reply as it streams in: text, a call, or the bill at its end.
+
+    What is ``kept`` belongs to the call that comes with it, or else to what comes next.
+    """
 
     text: str = ""
     usage: Usage | None = None
+    call: Call | None = None
+    kept: dict[str, Any] | None = None
 
 
 class Model(Protocol):
@@ -68,6 +250,12 @@ class Model(Protocol):
     """
 
     name: str
+    window: int | None  # tokens of the messages and the reply together, as far as it is known
+
+    @property
+    def form(self) -> Form:
+        """How it is asked to reply; either form of reply is understood."""
+        ...
 
     async def check(self) -> None:
         """Raise `UsageError` if it is plain already that no reply will come; spend nothing."""
@@ -166,6 +354,52 @@ def _ends_in_string(code: str) -> bool:
     except SyntaxError:
         pass
     return False
+
+
+_BEFORE_CODE = re.compile(  # a flat object up to its member "code"
+    r"""\s*\{\s*(?:"(?!code")(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^"\s,{}\[\]]+)\s*,\s*)*"""
+    r"""\"code"\s*:\s*\"""",
+    re.DOTALL,
+)
+_STRING_PIECE = re.compile(
+    r"""(?:[^"\\]|\\["\\/bfnrt]
+    |\\u[dD][89abAB][0-9a-fA-F]{2}(?=\\u[0-9a-fA-F]{4}|[^\\]|\\[^u])
+    |\\u(?![dD][89abAB])[0-9a-fA-F]{4})*""",
+    re.VERBOSE,
+)
+
+
+class CallReader:
+    """Read ``code`` out of a call's arguments while their JSON arrives.
+
+    `code` is what may be shown now. It only grows, until `close` reads the whole once more.
+    """
+
+    def __init__(self) -> None:
+        self.code = ""
+        self.arguments = ""
+        self._at = 0  # where in the arguments the unread rest of the string begins
+
+    def feed(self, text: str) -> None:
+        """Read more JSON."""
+        self.arguments += text
+        early = len(self.arguments) < 10_000  # else the search would take time without end
+        if early and not self._at and (before := _BEFORE_CODE.match(self.arguments)):
+            self._at = before.end()
+        if self._at and (piece := _STRING_PIECE.match(self.arguments, self._at)):
+            self.code += json.loads(f'"{piece[0]}"', strict=False)
+            self._at = piece.end()
+
+    def close(self) -> bool:
+        """Tell whether the arguments hold code; a missing closing brace is forgiven."""
+        try:
+            whole = json.loads(self.arguments, strict=False)
+        except ValueError:
+            return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
+        code = whole.get("code") if isinstance(whole, dict) else None
+        if isinstance(code, str):
+            self.code = code
+        return isinstance(code, str)
 
 
 def fenced(code: str, language: str = "python") -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from traitlets import Bool, Unicode
+from traitlets import Bool, Dict, Enum, Unicode
 from traitlets.config import LoggingConfigurable
 
-from jupyter_agent.agent import Agent, Learnt
+from jupyter_agent.agent import Agent
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models import choose_model, load_model
+from jupyter_agent.protocol import Form
+from jupyter_agent.request import Learnt
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.transcript import KEY, Change, Transcript
@@ -31,6 +33,16 @@ class Session(LoggingConfigurable):
     """
 
     model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
+    model_options = Dict(
+        help="Fields added to each request to the model's server, such as {'temperature': 0}."
+    ).tag(config=True)
+    reply_form: Enum[Form | None] = Enum(  # type: ignore[assignment]  # it knows no literals
+        ("text", "tool"),
+        None,
+        allow_none=True,
+        help="How the model is asked for code: as text or in calls of a tool; "
+        "None for what suits it best.",
+    ).tag(config=True)
     keep_spare = Bool(
         False, help="After a run keep a spare kernel, so that a reset or a crash costs no time."
     ).tag(config=True)
@@ -73,7 +85,9 @@ class Session(LoggingConfigurable):
         """
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
-        chosen = load_model(choose_model(model or self.model))
+        chosen = load_model(
+            choose_model(model or self.model), options=self.model_options, form=self.reply_form
+        )
         self._save_to(save)
         await chosen.check()
         await self._share(data)

@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,16 +19,26 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.pictures import MIMES, fit
-from jupyter_agent.protocol import Message, Part, fenced
+from jupyter_agent.protocol import (
+    Cell,
+    Form,
+    Message,
+    Part,
+    Replied,
+    Said,
+    Turn,
+    as_calls,
+    as_text,
+)
 
-__all__ = ["ANSI", "KEY", "Change", "Transcript", "brief"]
+__all__ = ["ANSI", "KEY", "Change", "Role", "Transcript", "brief", "passing"]
 
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "summary", "end"]
+Role = Literal["task", "prose", "code", "summary", "correction", "wait", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +56,9 @@ class Transcript:
     """A notebook of runs, the ways to write it and the messages it stands for.
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
-    are the model's, ``summary`` stands for the cells before it, ``end`` says why a run has no
-    answer. Other cells are the user's own.
+    are the model's, ``summary`` stands for the cells before it, ``correction`` tells the model what
+    could not be read of its reply, ``end`` says why a run has no answer. Other cells are the user's
+    own.
 
     Parameters
     ----------
@@ -182,10 +193,42 @@ class Transcript:
         first = len(roles) - 1 - roles[::-1].index("summary") if "summary" in roles else 0
         return self.cells[first:]
 
-    def messages(
+    def turns(
         self, cells: Iterable[NotebookNode] | None = None, *, seeing: bool = True
+    ) -> list[Turn]:
+        """Tell cells to no model in particular; see `messages`."""
+        turns: list[Turn] = []
+        last: Any = None  # the number of the reply that the cell before is of
+        for cell in self.in_reach() if cells is None else cells:
+            facts = cell.metadata.get(KEY, {})
+            role, number = facts.get("role"), facts.get("step")
+            match role:
+                case "task":
+                    notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
+                    turns.append(Said("\n\n".join(notes)))
+                case "prose":
+                    turns.append(Replied(cell.source, kept=facts.get("kept")))
+                case "code":
+                    before = turns[-1] if turns and number == last else None
+                    if not isinstance(before, Replied):
+                        before = Replied("")
+                        turns.append(before)
+                    turns[-1] = replace(before, cells=(*before.cells, _ran(cell, facts, seeing)))
+                case "end":
+                    turns.append(Replied(cell.source))
+                case _ if cell.cell_type == "markdown":
+                    turns.append(Said(cell.source))
+            last = number if role in ("prose", "code") else None
+        return turns
+
+    def messages(
+        self,
+        form: Form = "text",
+        cells: Iterable[NotebookNode] | None = None,
+        *,
+        seeing: bool = True,
     ) -> list[Message]:
-        """Put the cells as the messages a model reads; a later call extends an earlier one's.
+        """Put cells as the messages a model reads; a later call extends an earlier one's.
 
         Parameters
         ----------
@@ -194,25 +237,8 @@ class Transcript:
         seeing
             Whether the model gets pictures, or is told of them in words.
         """
-        messages: list[Message] = []
-        for cell in self.in_reach() if cells is None else cells:
-            facts = cell.metadata.get(KEY, {})
-            match facts.get("role"):
-                case "task":
-                    notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
-                    _say(messages, "user", "\n\n".join(notes))
-                case "code":
-                    _say(messages, "assistant", fenced(cell.source))
-                    shown = facts.get("shown") or _shown(cell.outputs)
-                    pictures = list(_pictures(cell, shown["pictures"]))
-                    words = [] if seeing else [_in_words(p) for p in shown["pictures"]]
-                    text = "\n".join([shown["text"], *words])
-                    _say(messages, "user", text, pictures if seeing else ())
-                case "prose" | "end":
-                    _say(messages, "assistant", cell.source)
-                case _ if cell.cell_type == "markdown":
-                    _say(messages, "user", cell.source)
-        return messages
+        turns = self.turns(cells, seeing=seeing)
+        return as_text(turns) if form == "text" else as_calls(turns)
 
     @property
     def answer(self) -> str:
@@ -227,6 +253,13 @@ class Transcript:
         for cell in self.cells:
             bill.add(cell.metadata.get(KEY, {}).get("usage", {}))
         return bill
+
+
+def passing(source: str) -> NotebookNode:
+    """Make a cell that is shown for a while and never in the transcript."""
+    cell: NotebookNode = new_markdown_cell(source, id=secrets.token_hex(4))
+    cell.metadata[KEY] = {"role": "wait"}
+    return cell
 
 
 def _empty() -> NotebookNode:
@@ -257,6 +290,18 @@ def _read(path: Path) -> NotebookNode:
     return notebook
 
 
+def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:
+    shown = facts.get("shown") or _shown(cell.outputs)
+    words = [] if seeing else [_in_words(picture) for picture in shown["pictures"]]
+    return Cell(
+        cell.source,
+        call=facts.get("call") or f"c{cell.id}",  # nine letters and digits, as Mistral wants
+        text="\n".join([shown["text"], *words]),
+        pictures=tuple(_pictures(cell, shown["pictures"])) if seeing else (),
+        kept=facts.get("kept"),
+    )
+
+
 def _keep_mode(new: str, old: Path) -> None:
     """Give a file written anew the mode it had, or the one a new file has."""
     if old.exists():
@@ -268,30 +313,10 @@ def _keep_mode(new: str, old: Path) -> None:
     Path(new).chmod(mode)
 
 
-def _say(
-    messages: list[Message],
-    role: Literal["user", "assistant"],
-    text: str,
-    pictures: Iterable[Part] = (),
-) -> None:
-    """Add to the talk; neighbours of one role become one message, as strict servers want."""
-    pictures = list(pictures)
-    if not messages or messages[-1]["role"] != role:
-        content: str | list[Part] = [Part(type="text", text=text), *pictures] if pictures else text
-        messages.append(Message(role=role, content=content))
-        return
-    before = messages[-1]["content"]
-    if isinstance(before, str) and not pictures:
-        messages[-1]["content"] = f"{before}\n\n{text}"
-    else:
-        parts = [Part(type="text", text=before)] if isinstance(before, str) else before
-        messages[-1]["content"] = [*parts, Part(type="text", text=text), *pictures]
-
-
 # -- what the model is shown of outputs
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
-_OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n|$)")  # what a progress bar has drawn over
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)  # what a progress bar has drawn over
 
 
 def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from .servers import ChatServer
 
 ROOT = Path(__file__).parent.parent
 PENGUINS = ROOT / "notebooks" / "data" / "penguins.csv"
+TOKEN = "hf_decoy"
 TIERS = ["bubblewrap", "landlock"]
 
 
@@ -23,8 +25,9 @@ def bare_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """No key and no default of this machine's decides a test."""
-    for name in ("HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "JUPYTER_AGENT_MODEL"):
-        monkeypatch.delenv(name, raising=False)
+    vendors = ("HF_", "OPENAI_", "ANTHROPIC_", "OLLAMA_", "JUPYTER_AGENT_")
+    for name in [name for name in os.environ if name.startswith(vendors)]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent/token")
     home = tmp_path_factory.mktemp("config")
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
@@ -50,6 +53,18 @@ def server() -> Iterator[ChatServer]:
     server = ChatServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def everywhere(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
+    """A server at which every model string ends up, with keys, and a token that is not for it."""
+    for name in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{name}_BASE_URL", server.url)
+        monkeypatch.setenv(f"{name}_API_KEY", f"sk-{name.lower()}")
+    monkeypatch.setenv("OLLAMA_HOST", server.url.removesuffix("/v1"))
+    monkeypatch.setenv("HF_INFERENCE_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return server
 
 
 @pytest.fixture(params=TIERS)

@@ -18,9 +18,10 @@ from nbformat.v4 import new_output
 from jupyter_agent.agent import Agent
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.scripted import ScriptedModel
-from jupyter_agent.protocol import Delta, Message, Usage
+from jupyter_agent.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.transcript import KEY, Transcript
 
+FENCE = "```"
 STEP = "I compute.\n\n```python\n{}\n```\n"
 
 
@@ -37,10 +38,53 @@ class Echo:
         self.execution_count = len(self.ran)
         try:
             yield new_output("stream", name="stdout", text=f"{code}\n")
+            if code == "fail":
+                yield new_output("error", ename="E", evalue="", traceback=["E"])
             while code == "forever":
                 await asyncio.sleep(0.01)
         finally:
             self.interrupted = code == "forever"
+
+
+class Talker:
+    """A model whose replies are written as the pieces they arrive in."""
+
+    name = "talker"
+    window: int | None = None
+
+    def __init__(self, *replies: list[Delta], form: Form = "tool") -> None:
+        self.form: Form = form
+        self.replies = list(replies)
+        self.requests: list[str] = []
+
+    async def check(self) -> None:
+        pass
+
+    async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
+        self.requests.append(json.dumps(messages))
+        for delta in self.replies.pop(0):
+            yield delta
+            await asyncio.sleep(0)
+
+
+def calls(*codes: str, text: str = "", kept: dict[str, str] | None = None) -> list[Delta]:
+    """A reply that makes native calls, in small pieces."""
+    deltas = [Delta(kept=kept)] if kept else []
+    deltas += [Delta(text)] if text else []
+    for index, code in enumerate(codes):
+        deltas.append(Delta(call=Call(index, f"id-{index}")))
+        arguments = code if code.startswith("{") else json.dumps({"code": code})
+        pieces = [arguments[i : i + 3] for i in range(0, len(arguments), 3)]
+        deltas += [Delta(call=Call(index, arguments=piece)) for piece in pieces]
+    return deltas
+
+
+def said(text: str) -> list[Delta]:
+    return [Delta(text)]
+
+
+def talk(*replies: list[Delta], form: Form = "tool", path: Path | None = None) -> Agent:
+    return Agent(Talker(*replies, form=form), Echo(), Transcript(path))
 
 
 class Recorder(ScriptedModel):
@@ -214,7 +258,7 @@ async def test_a_consumer_that_leaves_ends_the_run_well() -> None:
 
 
 async def test_an_empty_reply_is_an_error_not_an_answer() -> None:
-    agent = agent_with("")
+    agent = agent_with("", retries=0)
     with pytest.raises(ModelError, match="empty reply"):
         await run(agent)
 
@@ -239,3 +283,131 @@ async def test_the_models_markdown_makes_no_browser_fetch() -> None:
         agent.transcript.answer
         == "See !\u2060[x](http://evil/?d=1) <\u2060img src=//evil> and `<\u2060b>` ok"
     )
+
+
+# -- native calls
+
+
+@pytest.mark.parametrize("form", ["text", "tool"])
+async def test_either_kind_of_reply_is_understood_whichever_was_asked_for(form: Form) -> None:
+    by_call = talk(calls("x = 1", text="I set x."), said("Done."), form=form)
+    by_text = talk(said(f"I set x.\n\n{FENCE}python\nx = 1\n{FENCE}"), said("Done."), form=form)
+    for agent in (by_call, by_text):
+        await run(agent)
+        cells = [(cell.cell_type, cell.source) for cell in agent.transcript.cells]
+        assert cells == [
+            ("markdown", "Do it"),
+            ("markdown", "I set x."),
+            ("code", "x = 1"),
+            ("markdown", "Done."),
+        ]
+
+
+async def test_code_of_a_call_streams_into_its_cell() -> None:
+    agent = talk(calls("first = 1\nsecond = 2"), said("Done."))
+    seen = [c.cell.source async for c in agent.run("Do it") if c.cell.cell_type == "code"]
+    growing = sorted(set(seen), key=len)
+    assert len(growing) > 5
+    assert all(after.startswith(before) for before, after in pairwise(growing))
+    assert growing[-1] == "first = 1\nsecond = 2"
+
+
+async def test_calls_run_in_order_up_to_the_first_error_and_each_gets_a_result() -> None:
+    agent = talk(calls("a", "fail", "c", "d"), said("Done."))
+    await run(agent)
+    assert agent.sandbox.ran == ["a", "fail"]  # type: ignore[attr-defined]
+    assert roles(agent) == ["task", "code", "code", "code", "code", "prose"]
+    for cell in agent.transcript.cells[3:5]:
+        assert cell.outputs[0].text.startswith("Not run: a cell before it")
+        assert cell.execution_count is None
+    _, _, reply, *results = json.loads(agent.model.requests[-1])  # type: ignore[attr-defined]
+    ids = [call["id"] for call in reply["tool_calls"]]
+    assert ids == ["id-0", "id-1", "id-2", "id-3"]
+    assert [result["tool_call_id"] for result in results] == ids
+    assert results[0]["content"] == "Output:\na"
+    assert results[3]["content"].startswith("Output:\nNot run")
+
+
+async def test_a_call_cut_off_by_the_user_leaves_the_rest_not_run() -> None:
+    agent = talk(calls("forever", "b"))
+    async with aclosing(agent.run("Do it")) as changes:
+        async for change in changes:
+            if change.cell.get("outputs"):
+                break
+    assert roles(agent) == ["task", "code", "code", "end"]
+    assert agent.transcript.cells[1].outputs[-1].ename == "KeyboardInterrupt"
+    assert agent.transcript.cells[2].outputs[0].text.startswith("Not run")
+
+
+async def test_a_block_before_a_call_only_shows_what_the_call_does() -> None:
+    text = f"I set x.\n\n{FENCE}python\nx = 1\n{FENCE}\n"
+    agent = talk(calls("x = 1", text=text), said("Done."))
+    await run(agent)
+    assert agent.sandbox.ran == ["x = 1"]  # type: ignore[attr-defined]
+    assert [cell.source for cell in agent.transcript.cells] == [
+        "Do it",
+        "I set x.",
+        "x = 1",
+        "Done.",
+    ]
+
+
+UNREADABLE = '{"cmd": ["ls"]}'
+
+
+@pytest.mark.parametrize("form", ["text", "tool"])
+async def test_a_call_without_code_is_corrected_twice_then_its_text_stands(form: Form) -> None:
+    agent = talk(*[calls(UNREADABLE, text="I look.")] * 3, form=form)
+    await run(agent)
+    assert agent.sandbox.ran == []  # type: ignore[attr-defined]
+    assert roles(agent) == ["task", "prose", "correction", "prose", "correction", "prose"]
+    assert agent.transcript.answer == f"I look.\n\n{FENCE}json\n{UNREADABLE}\n{FENCE}"
+    requests = agent.model.requests  # type: ignore[attr-defined]
+    for before, after in pairwise(requests):
+        assert after.startswith(before[:-1])
+    assert json.loads(requests[-1])[-1]["content"].startswith("The call held no Python code")
+
+
+async def test_a_corrected_model_goes_on() -> None:
+    agent = talk(calls("a", UNREADABLE), calls(UNREADABLE), calls("b"), said("Done."))
+    await run(agent)
+    assert agent.sandbox.ran == ["a", "b"]  # type: ignore[attr-defined]
+    assert agent.transcript.answer == "Done."
+
+
+@pytest.mark.parametrize("form", ["text", "tool"])
+async def test_thirty_steps_and_a_resume_extend_what_was_sent_before(
+    form: Form, tmp_path: Path
+) -> None:
+    thought = {"type": "thinking", "signature": "é=="}
+    replies = [calls(f"x{i}", f"y{i}", text=f"Step {i}.", kept=thought) for i in range(29)]
+    agent = talk(*replies, said("Done."), form=form, path=tmp_path / "run.ipynb")
+    agent.max_steps = 30
+    await run(agent)
+    again = Agent(
+        Talker(calls("z"), said("Done."), form=form),
+        Echo(),
+        Transcript.open(tmp_path / "run.ipynb"),
+    )
+    await run(again, "More")
+    requests = agent.model.requests + again.model.requests  # type: ignore[attr-defined]
+    assert len(requests) == 32
+    for before, after in pairwise(requests):
+        assert after.startswith(before[:-1])
+    assert requests[-1].count("signature") == (29 if form == "tool" else 0)
+
+
+async def test_what_a_model_wants_back_is_kept_with_the_cell_that_follows() -> None:
+    signed = {"type": "thinking", "signature": "abc"}
+    agent = talk(calls("x", kept=signed), said("Done."))
+    await run(agent)
+    assert agent.transcript.cells[1].metadata[KEY]["kept"] == {"by": "talker", "items": [signed]}
+    [reply] = [m for m in agent.transcript.messages("tool") if "tool_calls" in m]
+    assert reply["tool_calls"][0]["kept"]["items"] == [signed]
+    assert "signature" not in str(agent.transcript.messages("text"))
+
+
+async def test_surrogates_reach_no_file(tmp_path: Path) -> None:
+    agent = talk(calls('{"code": "a = \\"\\ud800\\""}'), said("b\ud800"), path=tmp_path / "r.ipynb")
+    await run(agent)
+    assert nbformat.read(tmp_path / "r.ipynb", as_version=4).cells[1].source == 'a = "?"'

@@ -15,19 +15,24 @@ LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge", "bill", "pictures", "examples"},
     {"sandbox.guest", "sandbox.lockdown"},
     {"sandbox.figures"},
-    {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
-    {"sandbox.interpreter", "summary"},
+    {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
+    | {"models.faults"},
+    {"draft", "models.remote", "sandbox.interpreter", "summary"},
     {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
-    {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
+    {"sandbox.kernel", "models.local", "models.scripted"}
+    | {"models.anthropic", "models.hub", "models.openai"},
     {"models", "sandbox"},
+    {"request"},
+    {"request"},
     {"agent"},
     {"views", "views.display", "views.terminal"},
     {"sandbox.install", "session", "doctor"},
     {"magics", "kernel", "cli"},
 ]
 # what carries a run
-LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "models", "agent"]
+LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
+LOOP += ["models", "agent"]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
 SANDBOX.remove("sandbox.install")  # a door
 GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
@@ -92,7 +97,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 1000), (SANDBOX, 1950)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 1450), (SANDBOX, 1950)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

@@ -20,10 +20,11 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from PIL import Image
 
-from jupyter_agent.agent import Agent, Learnt
+from jupyter_agent.agent import Agent
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.pictures import MOST_BYTES, MOST_SIDE, fit
+from jupyter_agent.request import Learnt
 from jupyter_agent.transcript import KEY, Transcript
 
 from .servers import ChatServer, Reply

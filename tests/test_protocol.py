@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.protocol import ReplyReader, fenced
+from jupyter_agent.protocol import CallReader, ReplyReader, fenced
 
 F = "```"
 CASES = {
@@ -104,3 +106,83 @@ def test_a_fence_is_longer_than_any_in_the_code() -> None:
     reader.feed(fenced(code))
     reader.close()
     assert reader.code == code
+
+
+# -- calls
+
+
+def read_call(arguments: str, size: int = 1) -> tuple[CallReader, list[str]]:
+    """Read a call in pieces; return what was shown of its code on the way too."""
+    reader, shown = CallReader(), []
+    for start in range(0, len(arguments), size):
+        reader.feed(arguments[start : start + size])
+        shown.append(reader.code)
+    return reader, shown
+
+
+CODES = st.one_of(
+    st.text(max_size=40), st.text(alphabet='"\\/bnu{}:,d8 \n\u00e9\U0001f30d', max_size=40)
+)
+
+
+@given(
+    CODES,
+    st.booleans(),
+    st.sampled_from([None, 2]),
+    st.dictionaries(st.text(max_size=5), CODES | st.integers() | st.booleans(), max_size=2),
+)
+def test_code_is_read_from_json_in_pieces_of_every_size(
+    code: str, ascii_only: bool, indent: int | None, others: dict[str, object]
+) -> None:
+    others.pop("code", None)
+    arguments = json.dumps({**others, "code": code}, ensure_ascii=ascii_only, indent=indent)
+    for size in range(1, len(arguments) + 1):
+        reader, shown = read_call(arguments, size)
+        assert reader.close()
+        assert reader.code == code
+        assert all(code.startswith(each) for each in shown)
+
+
+def test_code_appears_while_its_json_arrives() -> None:
+    reader, shown = read_call('{"title": "t", "code": "a = 1\\nb = 2", "x": [1]}')
+    assert "a = 1\nb" in shown
+    assert reader.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ('{"code": "a\nb"}', "a\nb"),  # small models forget to escape line ends
+        ('{"code": "a"', "a"),
+        ('{"more": {"code": 1}, "code": "a"}', "a"),
+        ('{"code": "\\ud83c\\udf0d"}', "\U0001f30d"),
+    ],
+)
+def test_json_that_is_nearly_right_is_read(arguments: str, code: str) -> None:
+    reader, _ = read_call(arguments)
+    assert reader.close()
+    assert reader.code == code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "{}",
+        "print(1)",
+        '{"code": "a',
+        '{"code": 1}',
+        '{"cmd": "ls"}',
+        '["a"]',
+        '{"code": "a\\x"}',
+        "{" * 99_999,
+    ],
+)
+def test_a_call_without_whole_code_is_told(arguments: str) -> None:
+    reader, _ = read_call(arguments, 50_000)
+    assert not reader.close()
+
+
+@given(st.text(alphabet='{}[]":,\\ codeu01x\n', max_size=60), st.integers(1, 5))
+def test_no_arguments_are_too_odd(arguments: str, size: int) -> None:
+    read_call(arguments, size)[0].close()

@@ -17,9 +17,10 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent import summary
-from jupyter_agent.agent import Agent, Learnt
+from jupyter_agent.agent import Agent
 from jupyter_agent.errors import LimitReached, ModelError
-from jupyter_agent.protocol import Delta, Message, Usage
+from jupyter_agent.protocol import Delta, Form, Message, Usage
+from jupyter_agent.request import Learnt
 from jupyter_agent.transcript import KEY, Change, Transcript
 from jupyter_agent.views.display import DisplayView
 from jupyter_agent.views.terminal import TerminalView
@@ -59,6 +60,7 @@ class Reader:
         counts: bool = True,
     ) -> None:
         self.name = "reader"
+        self.form: Form = "text"
         self.window = window
         self.requests: list[list[Message]] = []
         self.asked_to_sum_up: list[list[Message]] = []

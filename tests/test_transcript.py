@@ -220,3 +220,11 @@ def test_a_file_in_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> No
         Transcript.open(tmp_path / "gone" / "run.ipynb")
     with pytest.raises(UsageError, match="that is a folder"):
         Transcript.open(tmp_path)
+
+
+def test_a_long_line_is_read_in_no_time_to_speak_of() -> None:
+    transcript = Transcript()
+    cell = transcript.add("code", "x")
+    transcript.add_output(cell, stream("x" * 2_000_000))  # hours, if each character began a search
+    transcript.finish(cell)
+    assert cell.metadata.jupyter_agent.shown["text"].startswith("Output:\nxxx")

@@ -6,15 +6,19 @@ Each wire protocol has a file of its own, imported when a model of its kind is a
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.protocol import Model
+from jupyter_agent.protocol import Form, Model
 
 __all__ = ["FORMS", "choose_model", "load_model"]
 
 FORMS = {
     "hf:ORG/NAME": "a model on the Hugging Face Hub, through Inference Providers (HF_TOKEN)",
-    "openai:NAME": "OpenAI, or the server at OPENAI_BASE_URL (OPENAI_API_KEY)",
+    "openai:NAME": "OpenAI, or the server at OPENAI_BASE_URL that speaks its Responses API "
+    "(OPENAI_API_KEY)",
+    "anthropic:NAME": "Anthropic, or the server at ANTHROPIC_BASE_URL (ANTHROPIC_API_KEY)",
     "http://HOST/v1#NAME": "any OpenAI-compatible server (JUPYTER_AGENT_API_KEY if it wants a key)",
     "ollama:NAME": "Ollama on this machine, or at OLLAMA_HOST",
     "local": "SmolLM2-135M on this machine, to try the machinery: no key, no network",
@@ -39,13 +43,23 @@ def choose_model(asked: str = "") -> str:
         return HUB_DEFAULT
     raise UsageError(
         "no model is named: give -m MODEL or set JUPYTER_AGENT_MODEL, for example "
-        "hf:ORG/NAME after `hf auth login`, openai:NAME with OPENAI_API_KEY, ollama:NAME, "
+        "hf:ORG/NAME after `hf auth login`, openai:NAME with OPENAI_API_KEY, anthropic:NAME with "
+        "ANTHROPIC_API_KEY, ollama:NAME, "
         "http://HOST/v1#NAME, or local (a small demo model)"
     )
 
 
-def load_model(name: str) -> Model:
+def load_model(
+    name: str, *, options: Mapping[str, Any] | None = None, form: Form | None = None
+) -> Model:
     """Make the model that a string names; nothing is sent or spent yet.
+
+    Parameters
+    ----------
+    options
+        Fields that are added to each request to a server, as they are.
+    form
+        How replies are asked for; None for what suits the server best.
 
     Raises
     ------
@@ -53,11 +67,20 @@ def load_model(name: str) -> Model:
         The string has none of the `FORMS`, a key is missing, or a file cannot be used.
     """
     kind, _, rest = name.partition(":")
+    settings: dict[str, Any] = {"options": options, "form": form}
     match kind:
-        case "hf" | "openai" | "ollama" | "http" | "https" if rest:
-            from jupyter_agent.models.hub import load
+        case "hf" | "ollama" | "http" | "https" if rest:
+            from jupyter_agent.models import hub
 
-            return load(name)
+            return hub.load(name, **settings)
+        case "openai" if rest:
+            from jupyter_agent.models import openai
+
+            return openai.load(name, **settings)
+        case "anthropic" if rest:
+            from jupyter_agent.models import anthropic
+
+            return anthropic.load(name, **settings)
         case "local":
             from jupyter_agent.models.local import LocalModel
 

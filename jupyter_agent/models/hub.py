@@ -7,26 +7,29 @@ connection, so that the server stops generating.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from jupyter_agent.errors import AgentError, ModelError, UsageError
-from jupyter_agent.protocol import Delta, Message, Usage
+from jupyter_agent.errors import UsageError
+from jupyter_agent.models.faults import broken_off, cut_short
+from jupyter_agent.models.remote import RemoteModel, server_url
+from jupyter_agent.protocol import TOOL, Call, Delta, Message, Usage
 
 __all__ = ["HubModel", "load"]
 
 NO_KEY = "none"  # the client sends the user's Hub token wherever it is given no key
-OPENAI_URL = "https://api.openai.com/v1"
+HUB_URL = "https://router.huggingface.co/v1"
+HUB_DOMAINS = ("huggingface.co", "huggingface.cloud", "hf.co")  # hf.space runs anybody's code
 OLLAMA_URL = "http://127.0.0.1:11434"
+_WINDOWS = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx")
+_THOUGHTS = ("reasoning_content", "reasoning_details")  # which some servers want back with calls
 
 
-def load(name: str) -> HubModel:
-    """Make the model of an ``hf:``, ``openai:``, ``ollama:`` or ``http(s):`` string.
+def load(name: str, **settings: Any) -> HubModel:
+    """Make the model of an ``hf:``, ``ollama:`` or ``http(s):`` string.
 
     Raises
     ------
@@ -36,22 +39,22 @@ def load(name: str) -> HubModel:
     kind, _, rest = name.partition(":")
     match kind:
         case "hf":
-            return HubModel(name, model=rest, key=_hub_token(name))
-        case "openai":
-            key = os.environ.get("OPENAI_API_KEY", "").strip()
-            if not key:
-                raise UsageError(f"{name} wants a key: set OPENAI_API_KEY")
-            base = os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-            return HubModel(name, model=rest, url=_chat_url(base), key=key)
+            url = _chat_url(os.environ.get("HF_INFERENCE_ENDPOINT") or HUB_URL)
+            bill_to = os.environ.get("JUPYTER_AGENT_BILL_TO", "").strip()
+            key = _hub_token(name)
+            return HubModel(name, model=rest, url=url, key=key, bill_to=bill_to, **settings)
         case "ollama":
             host = os.environ.get("OLLAMA_HOST") or OLLAMA_URL
             base = host if "://" in host else f"http://{host}"
-            return HubModel(name, model=rest, url=_chat_url(base), key=NO_KEY)
+            return HubModel(name, model=rest, url=_chat_url(base), key=NO_KEY, **settings)
     base, _, model = name.partition("#")
     if not model:
         raise UsageError(f"{name!r} names no model: write it after a #, as in {base}#NAME")
-    key = os.environ.get("JUPYTER_AGENT_API_KEY", "").strip() or NO_KEY
-    return HubModel(name, model=model, url=_chat_url(base), key=key)
+    url = _chat_url(base)
+    key = os.environ.get("JUPYTER_AGENT_API_KEY", "").strip()
+    if not key:
+        key = _hub_token(name) if _is_hub(url) else NO_KEY
+    return HubModel(name, model=model, url=url, key=key, **settings)
 
 
 def _hub_token(name: str) -> str:
@@ -63,138 +66,142 @@ def _hub_token(name: str) -> str:
     return token
 
 
+def _is_hub(url: str) -> bool:
+    """Tell whether a URL is of the Hub, such as a dedicated endpoint's."""
+    parts = urlsplit(url)
+    host = f".{parts.hostname}"
+    return parts.scheme == "https" and host.endswith(tuple(f".{each}" for each in HUB_DOMAINS))
+
+
 def _chat_url(base: str) -> str:
     """Complete a base URL; a full one is used by the client exactly as it is."""
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{base!r} is not a server's URL; write it as http://HOST:PORT/v1")
-    path = parts.path.rstrip("/") or "/v1"
-    if not path.endswith("/chat/completions"):
-        path += "/chat/completions"
-    return parts._replace(path=path).geturl()
+    parts = urlsplit(server_url(base))
+    return parts._replace(path=(parts.path or "/v1") + "/chat/completions").geturl()
 
 
-class HubModel:
-    """A model that speaks chat completions.
+class HubModel(RemoteModel):
+    """A model that speaks chat completions."""
 
-    Parameters
-    ----------
-    url
-        The full URL of its chat completions; None for the Hub's Inference Providers.
-    key
-        Sent to that URL and nowhere else.
-    """
+    optional = ("tools",)
 
-    def __init__(self, name: str, *, model: str, key: str, url: str | None = None) -> None:
-        self.name = name
-        self._model = model
-        self._url = url
-        self._key = key
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"  # never the key
+    def __init__(self, name: str, *, bill_to: str = "", **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._headers = {"X-HF-Bill-To": bill_to} if bill_to else None
 
     async def check(self) -> None:
-        """See that a server listens at the URL; the Hub and what goes by a proxy is not tried.
-
-        Raises
-        ------
-        UsageError
-            Nobody listens there.
-        """
-        parts = urlsplit(self._url or "")
-        if not parts.hostname or parts.scheme in getproxies():
-            return
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        """See that a server listens at the URL, and ask it for the model's context window."""
+        await super().check()
         try:
-            async with asyncio.timeout(10):
-                _, writer = await asyncio.open_connection(parts.hostname, port)
-        except (OSError, TimeoutError) as error:
-            reason = getattr(error, "strerror", None) or "no answer within 10 s"
-            raise UsageError(
-                f"no server answers at {parts.scheme}://{parts.netloc} ({reason}); "
-                "is it running, and is the address right?"
-            ) from None
-        writer.close()
+            async with asyncio.timeout(5):
+                listed = await self._listed()
+            self.window = _window(listed, self._model)
+        except Exception:  # many servers keep no such list: it is learnt from an error then
+            self.window = None
 
-    async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
-        """Yield the reply; a stream that ends without its end mark raises `ModelError`."""
+    async def _listed(self) -> Any:
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # both are documented
+            build_hf_headers,
+            get_async_session,
+        )
+
+        headers = build_hf_headers(token=self._key)
+        async with get_async_session() as session:
+            answer = await session.get(
+                self._url.replace("/chat/completions", "/models"), headers=headers
+            )
+            return answer.raise_for_status().json()
+
+    async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         from huggingface_hub import AsyncInferenceClient
 
+        tools = [{"type": "function", "function": TOOL}] if self.form == "tool" else None
+        fields = self._fields(**{"tools": tools} if tools else {})
+        thoughts: dict[str, Any] = {}
         finished = False
-        try:
-            async with AsyncInferenceClient(base_url=self._url, api_key=self._key) as client:
-                chunks: AsyncIterable[Any] = await client.chat_completion(
-                    list(messages), model=self._model, stream=True
-                )
-                async with aclosing(chunks):  # type: ignore[type-var]  # it is a generator
-                    async for chunk in chunks:
-                        for choice in chunk.choices[:1]:
-                            finished |= self._ended(choice.finish_reason)
-                            if choice.delta and choice.delta.content:
-                                yield Delta(choice.delta.content)
-                        if usage := getattr(chunk, "usage", None):
-                            yield Delta(usage=_usage(usage))
-        except AgentError:
-            raise
-        except Exception as error:
-            raise ModelError(f"{self.name}: {await _explain(error)}") from error
-        if not finished:
-            raise ModelError(f"{self.name} broke off in the middle of its reply; try again")
-
-    def _ended(self, reason: object) -> bool:
-        if reason == "length":
-            raise ModelError(
-                f"{self.name} reached the server's length limit in the middle of its reply; "
-                "raise that limit or ask for less"
+        async with AsyncInferenceClient(
+            base_url=self._url, api_key=self._key, headers=self._headers
+        ) as client:
+            chunks: AsyncIterable[Any] = await client.chat_completion(
+                [self._wire(message) for message in messages],
+                model=self._model,
+                stream=True,
+                extra_body=fields,
             )
-        return bool(reason)
+            async with aclosing(chunks):  # type: ignore[type-var]  # it is a generator
+                async for chunk in chunks:
+                    for choice in (chunk.choices or [])[:1]:
+                        for delta in _read(choice.delta, thoughts):
+                            yield delta
+                        if choice.finish_reason == "length":
+                            raise cut_short(self.name)
+                        finished |= bool(choice.finish_reason)
+                    if usage := getattr(chunk, "usage", None):
+                        yield Delta(usage=_usage(usage))
+        if not finished:
+            raise broken_off(self.name)
+
+    def _wire(self, message: Message) -> dict[str, Any]:
+        """Write a message for the server, with what it gave us to keep."""
+        wire: dict[str, Any] = {**message}
+        if calls := wire.get("tool_calls"):
+            wire["tool_calls"] = [self._with_kept({**call}) for call in calls]
+            first = calls[0].get("kept")
+            if first and "kept" not in wire:  # of a reply without prose
+                wire["kept"] = first
+        return self._with_kept(wire, _THOUGHTS)
+
+    def _with_kept(self, wire: dict[str, Any], only: tuple[str, ...] = ()) -> dict[str, Any]:
+        kept = wire.pop("kept", None)
+        if kept and kept["by"] == self.name:
+            for item in kept["items"]:
+                wire |= {k: v for k, v in item.items() if (k in only) == bool(only)}
+        return wire
+
+
+def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
+    """Read a chunk's piece of the reply; thoughts are gathered until they are over."""
+    for name in _THOUGHTS:
+        if piece := getattr(delta, name, None):
+            thoughts[name] = thoughts[name] + piece if name in thoughts else piece
+    content = getattr(delta, "content", None)
+    calls = [vars(call) for call in getattr(delta, "tool_calls", None) or []]  # with every field
+    if thoughts and (content or calls):
+        yield Delta(kept=dict(thoughts))
+        thoughts.clear()
+    if content:
+        yield Delta(content)
+    for place, call in enumerate(calls):
+        function = call.get("function")
+        more = {k: v for k, v in call.items() if k not in ("index", "id", "type", "function") and v}
+        index = call.get("index")
+        yield Delta(
+            call=Call(
+                index if isinstance(index, int) else place,
+                call.get("id") or "",
+                getattr(function, "arguments", None) or "",
+            ),
+            kept=more or None,
+        )
 
 
 def _usage(usage: Any) -> Usage:
-    details = getattr(usage, "prompt_tokens_details", None)
+    details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0)
+    cost = usage.get("cost")  # OpenRouter says it
+    return Usage(
+        usage.get("prompt_tokens") or 0,
+        usage.get("completion_tokens") or 0,
+        cached or 0,
+        cost=cost if isinstance(cost, int | float) else None,
+    )
 
 
-async def _explain(error: Exception) -> str:
-    """Say in one line what went wrong and what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
-
-    response = getattr(error, "response", None)
-    if isinstance(error, HfHubHTTPError) and response is not None:
-        said = await _body(response)
-        match response.status_code:
-            case 401 | 403:
-                return f"the key was refused ({response.status_code}{said}); check it"
-            case 404:
-                return f"no such model or path (404{said}); check the name and the URL"
-            case 429:
-                return f"too many requests (429{said}); wait and try again"
-            case code if code >= 500:
-                return f"the server failed ({code}{said}); try again"
-            case code:
-                return f"the server refused the request ({code}{said})"
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, which forbids every request; unset it"
-    if isinstance(error, InferenceTimeoutError):
-        return "the server did not answer in time; try again"
-    if isinstance(error, json.JSONDecodeError):
-        return "the server sent what is not JSON; is that its chat completions URL?"
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "connect" in type(error).__name__.lower():
-        return f"no server answers there ({text}); is it running?"
-    return f"{text}; try again"
-
-
-async def _body(response: Any) -> str:
-    """Read what the server said about a refusal, as one line."""
-    try:
-        text = (await response.aread()).decode(errors="replace")
-        said = json.loads(text)
-        said = said.get("error", said) if isinstance(said, dict) else said
-        said = said.get("message", said) if isinstance(said, dict) else said
-    except Exception:  # the connection is gone, or it is no JSON: the status code has to do
-        return ""
-    line = " ".join(str(said).split())[:200]
-    return f": {line}" if line else ""
+def _window(listed: Any, model: str) -> int | None:
+    """Find a model's context window, in tokens, in a server's list of models."""
+    name, _, provider = model.partition(":")
+    entries = listed["data"]
+    [entry] = [e for e in entries if e["id"] in (model, name)] or entries
+    providers = [p for p in entry.get("providers", ()) if provider in ("", p.get("provider"))]
+    places = [entry, entry.get("meta") or {}, *providers]
+    sizes = [place[key] for place in places for key in _WINDOWS if place.get(key)]
+    return min(int(size) for size in sizes) if sizes else None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.examples import EXAMPLES
-from jupyter_agent.protocol import Delta, Message, ReplyReader, Usage, fenced
+from jupyter_agent.protocol import Delta, Form, Message, ReplyReader, Usage, fenced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +72,9 @@ class LocalModel:
     On busy cores one BLAS thread is the faster: set ``OPENBLAS_NUM_THREADS=1`` before Python
     starts. The replies are the same.
     """
+
+    form: Form = "text"
+    window: int | None = None  # it cuts what it reads itself; no summary of its own is any use
 
     def __init__(self, path: str = "") -> None:
         if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:

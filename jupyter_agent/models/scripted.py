@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from jupyter_agent.errors import ModelError, UsageError
-from jupyter_agent.protocol import Delta, Message, ReplyReader
+from jupyter_agent.protocol import Delta, Form, Message, ReplyReader
 
 __all__ = ["ScriptedModel"]
 
@@ -22,6 +22,9 @@ _PIECE = re.compile(r"\s*\S+\s?|\s+")  # about a token
 
 class ScriptedModel:
     """Replies with texts that were written before, one after another."""
+
+    form: Form = "text"
+    window: int | None = None
 
     def __init__(self, replies: list[str], *, name: str = "scripted") -> None:
         self.name = name

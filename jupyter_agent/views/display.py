@@ -147,7 +147,9 @@ class DisplayView:
                 self._prose(change, shown)
             case "code":
                 self._code(change, shown, facts)
-        self._header(force=change.done)
+            case "wait":
+                self._progress.state = change.cell.source.strip("*") or "working"
+        self._header(force=change.done or facts["role"] == "wait")
 
     def finish(self, state: str) -> None:
         """Say how the run ended."""

@@ -64,6 +64,9 @@ class TerminalView:
                 self._grow(cell, "")
                 if change.done:
                     self._end_line()
+            case "wait" if cell.source:
+                self._end_line()
+                self._note(cell.source.strip("*"))
             case "code":
                 self._code(cell, done=change.done or facts.get("running", False))
 

@@ -1,0 +1,155 @@
+"""The cells of one reply while it streams in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from nbformat import NotebookNode
+
+from jupyter_agent.protocol import CallReader, Delta, Kept, ReplyReader, Usage, fenced
+from jupyter_agent.sandbox.outputs import clean_markdown, printable
+from jupyter_agent.transcript import Change, Role, Transcript
+
+__all__ = ["Draft"]
+
+_MOST_UNREAD = 2_000  # characters of a call without code that are kept as prose
+_FENCED = -1  # where a block of the text stands among the calls
+
+
+class Draft:
+    """Writes a reply into cells: its prose, then its code.
+
+    Code comes as a fenced block or as native calls, whichever was asked for. Where there are
+    calls, a fenced block before them only shows what they do, and text after them is left out.
+
+    Parameters
+    ----------
+    by
+        The model; what it wants back is kept for it alone.
+    """
+
+    def __init__(self, transcript: Transcript, number: int, by: str) -> None:
+        self.prose: NotebookNode | None = None
+        self.usage: Usage | None = None
+        self.length = 0  # characters read
+        self.unread: list[str] = []  # the arguments of calls in which no code was found
+        self._transcript = transcript
+        self._number = number
+        self._by = by
+        self._reader = ReplyReader()
+        self._calls: dict[int, CallReader] = {}
+        self._ids: dict[int, str] = {}
+        self._code: dict[int, NotebookNode] = {}
+        self._written = 0  # characters of them that the cells show
+        self._kept: list[dict[str, Any]] = []  # for the cell that comes next
+        self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
+
+    def anew(self) -> Draft:
+        """Begin the same reply again."""
+        return Draft(self._transcript, self._number, self._by)
+
+    @property
+    def code(self) -> list[NotebookNode]:
+        """The code cells, in the order in which they run."""
+        return list(self._code.values())
+
+    @property
+    def cells(self) -> list[NotebookNode]:
+        """All cells of the reply."""
+        return [*filter(None, [self.prose]), *self.code]
+
+    def read(self, delta: Delta) -> bool:
+        """Take in a piece; return whether what follows in the text is none of the reply's."""
+        self.usage = delta.usage or self.usage
+        self.length += len(delta.text)
+        if call := delta.call:
+            self.length += len(call.arguments)
+            self._calls.setdefault(call.index, CallReader()).feed(call.arguments)
+            self._ids[call.index] = call.id or self._ids.get(call.index, "")
+        if delta.kept and call:
+            self._kept_by_call.setdefault(call.index, []).append(delta.kept)
+        elif delta.kept:
+            self._kept.append(delta.kept)
+        return not self._calls and self._reader.feed(delta.text)
+
+    def write(self) -> Iterator[Change]:
+        """Bring the cells up to what has been read; a long reply, in steps of half a percent."""
+        if self.length - self._written > self.length // 200:
+            self._written = self.length
+            yield from self._write()
+
+    def _write(self) -> Iterator[Change]:
+        shown = [fenced(arguments[:_MOST_UNREAD], "json") for arguments in self.unread]
+        prose = clean_markdown(_writable("\n\n".join([self._reader.prose, *shown]).strip()))
+        if prose and self.prose is None:
+            self.prose = self._add("prose", self._take_kept())
+        if self.prose and self.prose.source != prose:
+            self.prose.source = prose
+            yield Change(self.prose)
+        if self._calls and _FENCED in self._code:
+            yield self._drop(self._code.pop(_FENCED))
+        for index, code in self._blocks():
+            if index not in self._code:
+                if self.prose and not self._code:
+                    yield Change(self.prose, done=True)
+                self._code[index] = self._begin(index)
+                yield Change(self._code[index])
+            cell = self._code[index]
+            if cell.source != (source := printable(_writable(code))):
+                cell.source = source
+                yield Change(cell)
+
+    def close(self) -> Iterator[Change]:
+        """Read what is left when the reply has ended whole."""
+        self._reader.close()
+        for index, call in list(self._calls.items()):
+            if not call.close() or not call.code.strip():
+                self.unread.append(call.arguments)
+                del self._calls[index]
+                if index in self._code:
+                    yield self._drop(self._code.pop(index))
+        yield from self._write()
+
+    def drop(self) -> Iterator[Change]:
+        """Take the reply back."""
+        for cell in self.cells:
+            yield self._drop(cell)
+
+    def _blocks(self) -> Iterator[tuple[int, str]]:
+        if self._calls:
+            for index, call in self._calls.items():
+                if code := call.code.rstrip().lstrip("\n"):  # as the code of a block
+                    yield index, code
+        elif self._reader.code is not None and not self.unread:
+            yield _FENCED, self._reader.code
+
+    def _begin(self, index: int) -> NotebookNode:
+        facts = self._take_kept(*self._kept_by_call.get(index, ()))
+        if call := self._ids.get(index):
+            facts["call"] = call
+        return self._add("code", facts)
+
+    def _take_kept(self, *more: dict[str, Any]) -> dict[str, Any]:
+        kept = [_as_saved(each) for each in (*self._kept, *more)]
+        self._kept = []
+        return {"kept": Kept(by=self._by, items=kept)} if kept else {}
+
+    def _add(self, role: Role, facts: dict[str, Any]) -> NotebookNode:
+        return self._transcript.add(role, step=self._number, **facts)
+
+    def _drop(self, cell: NotebookNode) -> Change:
+        self._transcript.drop(cell)
+        return Change(cell, done=True)
+
+
+def _as_saved(kept: dict[str, Any]) -> dict[str, Any]:
+    """Put keys in the order of a saved notebook's, so that a resumed run sends the same bytes."""
+    ordered: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True))
+    return ordered
+
+
+def _writable(text: str) -> str:
+    """Replace lone surrogates, which no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,197 @@
+"""What went wrong while a model was asked: every client's exceptions, read as `ModelError`.
+
+Clients are told apart by what their exceptions carry (a response, a body, the names of their
+classes), so that none of them has to be imported.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+
+from jupyter_agent.errors import Kind, ModelError
+
+__all__ = ["broken_off", "cut_short", "failed", "fault"]
+
+_WINDOW = re.compile(
+    r"""context[ _]length[ _]exceeded | exceed_context_size | context\ window
+    | maximum\ context\ length | prompt\ is\ too\ long | context\ (?:size|length|limit)
+    | (?:token\ count|tokens)[^.]{0,40}\ exceeds?\ [^.]{0,40}maximum\ number\ of\ tokens
+    | too\ large\ for\ model\ with""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_SIZES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"context (?:length|window|size|limit)[^0-9]{0,40}?(\d[\d,]{2,})",  # OpenAI, vLLM
+        r"> ?(\d[\d,]{2,}) (?:tokens )?maximum",  # Anthropic
+        r"maximum number of tokens allowed \((\d[\d,]{2,})\)",  # Gemini
+        r"model with (\d[\d,]{2,}) maximum context",  # Mistral
+        r"n_ctx\D{1,5}(\d{3,})",  # llama.cpp
+    )
+]
+_OUT_OF_MONEY = re.compile(r"insufficient_quota|billing_hard_limit")
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What a server answered instead of a reply."""
+
+    status: int  # 0 for an error inside a stream
+    said: str
+    line: str  # what it said, made for reading
+    retry_after: float | None = None
+
+
+async def fault(name: str, error: Exception) -> ModelError:
+    """Say in one line what went wrong with the model ``name``, and what to do."""
+    refusal = await _refusal(error)
+    if refusal is None:
+        kind, text = _explain(error)
+        return ModelError(f"{name}: {text}", kind=kind)
+    return _told(name, refusal)
+
+
+def failed(name: str, body: object) -> ModelError:
+    """Say what a server told inside a stream."""
+    return _told(name, _Refusal(0, f"{body}", _line(body)))
+
+
+def _told(name: str, refusal: _Refusal) -> ModelError:
+    kind = _kind(refusal)
+    said = ": ".join(filter(None, [str(refusal.status or ""), refusal.line]))
+    if refusal.retry_after:
+        said += f"; it asks to wait {refusal.retry_after:,.0f} s"
+    advice = _ADVICE[kind]
+    if refusal.status == 404:
+        advice = "no such model or path ({said}); check the name and the URL"
+    return ModelError(
+        f"{name}: {advice.format(said=said)}",
+        kind=kind,
+        retry_after=refusal.retry_after,
+        window=_window(refusal.said) if kind == "context" else None,
+        said=refusal.said,
+    )
+
+
+def broken_off(name: str) -> ModelError:
+    """Say that a reply ended without its end mark."""
+    return ModelError(f"{name} broke off in the middle of its reply; try again", kind="truncated")
+
+
+def cut_short(name: str, limit: str = "the server's length limit") -> ModelError:
+    """Say that a reply reached a limit, and would reach it again."""
+    return ModelError(
+        f"{name} reached {limit} in the middle of its reply; raise that limit or ask for less",
+        kind="truncated",
+        passing=False,
+    )
+
+
+_ADVICE: dict[Kind, str] = {
+    "auth": "the key was refused ({said}); check it",
+    "bad_request": "the server refused the request ({said})",
+    "context": "the run is longer than the model can read ({said})",
+    "rate_limit": "too many requests ({said}); wait and try again",
+    "server": "the server failed ({said}); try again",
+    "timeout": "the server did not answer in time ({said}); try again",
+}
+
+
+def _kind(refusal: _Refusal) -> Kind:
+    match refusal.status:
+        case 401 | 402 | 403:
+            return "auth"
+        case 429:
+            return "auth" if _OUT_OF_MONEY.search(refusal.said) else "rate_limit"
+        case 408 | 504:
+            return "timeout"
+        case 400 | 413 | 422 | 500 | 0 if _WINDOW.search(refusal.said):
+            return "context"
+        case 0:
+            return "rate_limit" if "rate_limit" in refusal.said else "server"
+        case status if status >= 500:
+            return "server"
+    return "bad_request"
+
+
+def _window(said: str) -> int | None:
+    found = filter(None, (pattern.search(said) for pattern in _SIZES))
+    return next((int(match[1].replace(",", "")) for match in found), None)
+
+
+async def _refusal(error: Exception) -> _Refusal | None:
+    """Read the server's answer that an exception stands for, if it is one."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", 0)
+    if response is not None and status >= 400:
+        try:
+            said = (await response.aread()).decode(errors="replace")
+        except Exception:  # the connection is gone: the status code has to do
+            said = ""
+        return _Refusal(status, said, _line(_parsed(said)), _retry_after(response.headers))
+    names = _names(error)
+    if "APIError" in names and not names & {"APIConnectionError"}:  # inside a stream
+        body = getattr(error, "body", None) or str(error)
+        return _Refusal(0, f"{body}", _line(_parsed(body)))
+    if "TextGenerationError" in names:
+        body = error.args[0] if error.args else ""
+        return _Refusal(0, f"{body}", _line(body))
+    return None
+
+
+def _parsed(body: object) -> object:
+    try:
+        return json.loads(body) if isinstance(body, str) else body
+    except ValueError:
+        return body
+
+
+def _line(body: Any) -> str:
+    """Take the one line that matters from what a server said."""
+    for key in ("error", "message", "detail"):
+        body = body.get(key, body) if isinstance(body, dict) else body
+    text = "" if isinstance(body, str) and body.lstrip().startswith("<") else str(body or "")
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:200]}…"
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Read how long to wait: seconds, or a date (RFC 9110, 10.2.3)."""
+    value = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return None
+
+
+def _explain(error: BaseException) -> tuple[Kind, str]:
+    """Say what an exception means that no server answered with."""
+    names = _names(error) | _names(error.__cause__)
+    if "APIConnectionError" in names and error.__cause__:  # which says no more than that
+        error = error.__cause__
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "OfflineModeIsEnabled" in names:
+        return "bad_request", "HF_HUB_OFFLINE is set, which forbids every request; unset it"
+    if any("Timeout" in name for name in names):
+        return "timeout", "the server did not answer in time; try again"
+    if "JSONDecodeError" in names:
+        return "protocol", "the server sent what is not JSON; is that the right URL?"
+    if "ConnectError" in names or "ConnectionRefusedError" in names:
+        return "network", f"no server answers there ({text}); is it running?"
+    if names & {"TransportError", "APIConnectionError", "OSError"}:
+        return "network", f"the connection broke ({text}); try again"
+    return "protocol", f"the reply could not be read ({type(error).__name__}: {text})"
+
+
+def _names(error: BaseException | None) -> set[str]:
+    """Name the classes of an exception; that of JSON is a plain ValueError to most."""
+    return {each.__name__ for each in type(error).__mro__}

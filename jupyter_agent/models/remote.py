@@ -1,0 +1,181 @@
+"""What every model behind a URL has in common: its address, its options, and how faults are told.
+
+A request holds what the wire protocol cannot do without and what the user set. Where a server
+refuses a field by name, it is asked again without it, and never with it again: no table of models
+says who takes what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from jupyter_agent.errors import AgentError, ModelError, UsageError
+from jupyter_agent.models.faults import fault
+from jupyter_agent.protocol import Delta, Form, Message
+
+__all__ = ["RemoteModel", "key_from", "server_url"]
+
+_refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # fields by URL and model
+
+
+class RemoteModel:
+    """A model that is asked over HTTP.
+
+    Parameters
+    ----------
+    name
+        As the user wrote it.
+    model
+        What the server calls it.
+    url
+        The server's base URL, or the full one of its replies.
+    key
+        Sent to that URL and nowhere else.
+    options
+        Fields that the user adds to each request, as they are.
+    form
+        How replies are asked for; empty for what suits the server best.
+    """
+
+    best_form: Form = "text"
+    optional: tuple[str, ...] = ()  # fields that are sent unasked, and can be done without
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: str,
+        url: str,
+        key: str,
+        options: Mapping[str, Any] | None = None,
+        form: Form | None = None,
+    ) -> None:
+        self.name = name
+        self.window: int | None = None
+        self._model = model
+        self._url = url
+        self._key = key
+        self._options = dict(options or {})
+        self._form: Form = form or self.best_form
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"  # never the key
+
+    @property
+    def form(self) -> Form:
+        """How replies are asked for: as text where the server refuses tools."""
+        return "text" if "tools" in self.refused else self._form
+
+    @property
+    def refused(self) -> set[str]:
+        """The fields that this server has refused for this model since Python started."""
+        return _refused[self._url, self._model]
+
+    async def check(self) -> None:
+        """See that a server listens at the URL; what goes by a proxy is not tried.
+
+        Raises
+        ------
+        UsageError
+            Nobody listens there.
+        """
+        parts = urlsplit(self._url)
+        if not parts.hostname or parts.scheme in getproxies():
+            return
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(10):
+                _, writer = await asyncio.open_connection(parts.hostname, port)
+        except (OSError, TimeoutError) as error:
+            reason = getattr(error, "strerror", None) or "no answer within 10 s"
+            raise UsageError(
+                f"no server answers at {parts.scheme}://{parts.netloc} ({reason}); "
+                "is it running, and is the address right?"
+            ) from None
+        writer.close()
+
+    async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
+        """Yield the reply; whatever goes wrong raises `ModelError`."""
+        while True:
+            begun = False
+            try:
+                async with aclosing(self._deltas(messages)) as deltas:
+                    async for delta in deltas:
+                        begun = True
+                        yield delta
+                return
+            except AgentError:
+                raise
+            except Exception as error:
+                problem = await fault(self.name, error)
+                if begun or not self._learn(problem):
+                    raise problem from error
+
+    def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
+        """Ask once, by this server's client; raise what the client raises."""
+        raise NotImplementedError
+
+    def _fields(self, **ours: Any) -> dict[str, Any]:
+        """Put together the fields of a request that this server has not refused."""
+        fields = ours | self._options
+        return {name: value for name, value in fields.items() if name not in self.refused}
+
+    def _learn(self, problem: ModelError) -> bool:
+        """Leave out a field that the server names in its refusal; return whether to ask again."""
+        if problem.kind != "bad_request":
+            return False
+        for field in (*self._options, *self.optional):
+            named = re.search(rf"(?<![\w.-]){re.escape(field)}(?!\w)", problem.said)
+            if named and field not in self.refused:
+                self.refused.add(field)
+                logging.getLogger(__name__).warning(
+                    "%s refuses %r; asked again without it", self.name, field
+                )
+                if field == "tools":  # the messages were written for them
+                    problem.passing, problem.retry_after = True, 0.0
+                return field != "tools"
+        return False
+
+
+def key_from(variable: str, name: str) -> str:
+    """Read a key from the environment.
+
+    Raises
+    ------
+    UsageError
+        It is not set, or it is empty.
+    """
+    if key := os.environ.get(variable, "").strip():
+        return key
+    empty = ", which is empty" * (variable in os.environ)
+    raise UsageError(f"{name} wants a key: set {variable}{empty}")
+
+
+def server_url(base: str) -> str:
+    """Check a base URL, and take the path of a reply from its end.
+
+    Raises
+    ------
+    UsageError
+        It is not a URL of HTTP.
+    """
+    try:
+        parts = urlsplit(base.strip())
+        there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        there = False
+    if not there:
+        raise UsageError(f"{base!r} is not a server's URL; write it as http://HOST:PORT/v1")
+    path = parts.path.rstrip("/")
+    for end in ("/chat/completions", "/responses", "/messages"):
+        path = path.removesuffix(end)
+    return parts._replace(path=path).geturl()

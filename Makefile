@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint live bench clean
 
 demo: $(VENV)/demo
 	@rm -f demo.ipynb
@@ -30,6 +30,9 @@ lint: $(VENV)/test
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+live: $(VENV)/test  # asks real services: those whose keys are in the environment
+	$(BIN)/python -m pytest -m live -rA -s tests/test_live.py
+
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/load_time.py
 
@@ -45,7 +48,7 @@ $(VENV)/demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/test: pyproject.toml $(VENV)/demo
 	@echo "Installing what the tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet -e ".[local]" --group dev
+	@$(BIN)/python -m pip install --quiet -e ".[anthropic,local,openai]" --group dev
 	@touch $@
 
 clean:

@@ -333,13 +333,14 @@ class Agent(LoggingConfigurable):
             if not step.whole:
                 yield from step.draft.drop()
             if cell := step.running:
-                why = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
-                stopped = new_output("error", ename=why, evalue="stopped", traceback=[])
+                name = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
+                stopped = new_output("error", ename=name, evalue="stopped", traceback=[])
                 self.transcript.add_output(cell, stopped)
                 self.transcript.finish(cell)
                 yield Change(cell, done=True)
             yield from self._leave_out(step)
-            yield self._done(self.transcript.add("end", f"*Stopped: {_reason(error)}.*"))
+            why = clean_markdown(f"*Stopped: {_reason(error)}.*")  # with what a server said
+            yield self._done(self.transcript.add("end", why))
 
     def _done(self, cell: NotebookNode) -> Change:
         self._save()

@@ -162,6 +162,28 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     assert "Traceback" in done.stderr
 
 
+def test_a_wait_is_shown_and_options_reach_the_server(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply("no <b>\x1b[2J", status=500), Reply(ANSWER)]
+    words = ["run", "How many?", "-m", server.model, "-o", "run.ipynb", "--Agent.retry_wait=0"]
+    done = agent(folder, *words, "--Session.model_options={'temperature': 0.5}")
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"[agent] Asking again in 0 s. {server.model}: the server failed (500: no <\u2060b>[2J); try"
+        in done.stderr
+    )
+    assert done.stdout == ANSWER
+    assert [request.body["temperature"] for request in server.requests] == [0.5, 0.5]
+    cells = nbformat.read(folder / "run.ipynb", as_version=4).cells
+    assert [cell.source for cell in cells] == ["How many?", ANSWER.strip()]
+
+
+def test_the_hubs_offline_mode_is_named(folder: Path, server: ChatServer) -> None:
+    done = agent(folder, "run", "x", "-m", server.model, HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert done.stderr.endswith("HF_HUB_OFFLINE is set, which forbids every request; unset it\n")
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_models_stream_stops_the_run(
     folder: Path, server: ChatServer, number: signal.Signals

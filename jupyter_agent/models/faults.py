@@ -156,7 +156,7 @@ def _line(body: Any) -> str:
     for key in ("error", "message", "detail"):
         body = body.get(key, body) if isinstance(body, dict) else body
     text = "" if isinstance(body, str) and body.lstrip().startswith("<") else str(body or "")
-    line = " ".join(text.split())
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())  # it may be a terminal's
     return line if len(line) <= 200 else f"{line[:200]}…"
 
 

@@ -25,6 +25,7 @@ HUB_URL = "https://router.huggingface.co/v1"
 HUB_DOMAINS = ("huggingface.co", "huggingface.cloud", "hf.co")  # hf.space runs anybody's code
 OLLAMA_URL = "http://127.0.0.1:11434"
 _WINDOWS = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx")
+_SIGNATURES = ("extra_content",)  # of a call: Gemini wants them back
 _THOUGHTS = ("reasoning_content", "reasoning_details")  # which some servers want back with calls
 
 
@@ -143,19 +144,24 @@ class HubModel(RemoteModel):
     def _wire(self, message: Message) -> dict[str, Any]:
         """Write a message for the server, with what it gave us to keep."""
         wire: dict[str, Any] = {**message}
+        kept = [wire.pop("kept", None)]
         if calls := wire.get("tool_calls"):
-            wire["tool_calls"] = [self._with_kept({**call}) for call in calls]
-            first = calls[0].get("kept")
-            if first and "kept" not in wire:  # of a reply without prose
-                wire["kept"] = first
-        return self._with_kept(wire, _THOUGHTS)
-
-    def _with_kept(self, wire: dict[str, Any], only: tuple[str, ...] = ()) -> dict[str, Any]:
-        kept = wire.pop("kept", None)
-        if kept and kept["by"] == self.name:
-            for item in kept["items"]:
-                wire |= {k: v for k, v in item.items() if (k in only) == bool(only)}
+            wire["tool_calls"] = [{**call} for call in calls]
+            for call in wire["tool_calls"]:
+                kept.append(call.pop("kept", None))
+                more = self._kept(kept[-1:])
+                call |= {name: more[name] for name in more if name in _SIGNATURES}
+            more = self._kept(kept)
+            wire |= {name: more[name] for name in _THOUGHTS if name in more}
         return wire
+
+    def _kept(self, kept: list[Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for item in [
+            item for each in kept if each and each["by"] == self.name for item in each["items"]
+        ]:
+            fields |= item
+        return fields
 
 
 def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
@@ -172,7 +178,7 @@ def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
         yield Delta(content)
     for place, call in enumerate(calls):
         function = call.get("function")
-        more = {k: v for k, v in call.items() if k not in ("index", "id", "type", "function") and v}
+        more = {name: call[name] for name in _SIGNATURES if call.get(name)}
         index = call.get("index")
         yield Delta(
             call=Call(

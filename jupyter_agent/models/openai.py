@@ -122,7 +122,9 @@ def _items(message: Message, by: str) -> Iterator[dict[str, Any]]:
 
 
 def _kept(kept: Kept | None, by: str) -> list[dict[str, Any]]:
-    return kept["items"] if kept and kept["by"] == by else []
+    """Return what this model gave us to keep; a notebook from elsewhere may hold other things."""
+    items = kept["items"] if kept and kept["by"] == by else []
+    return [item for item in items if item.get("type") == "reasoning" or item.keys() == {"phase"}]
 
 
 def _part(part: Any) -> dict[str, Any]:

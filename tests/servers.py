@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +62,7 @@ class ChatServer:
     requests: list[Request] = field(default_factory=list)
     hung_up: threading.Event = field(default_factory=threading.Event)
     listed: list[dict[str, Any]] = field(default_factory=list)  # at /models
+    writer: Callable[[list[dict[str, Any]]], str] | None = None  # of replies, if none is left
 
     def __post_init__(self) -> None:
         server = self
@@ -80,7 +81,10 @@ class ChatServer:
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers["content-length"]))
-                server.requests.append(Request(self.path, dict(self.headers), raw))
+                request = Request(self.path, dict(self.headers), raw)
+                server.requests.append(request)
+                if server.writer and not server.replies:
+                    server.replies.append(Reply(server.writer(request.messages)))
                 reply = server.replies.pop(0)
                 try:
                     if reply.status != 200:

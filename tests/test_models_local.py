@@ -9,12 +9,16 @@ import struct
 import sys
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from jupyter_agent.errors import ModelError, UsageError
+from jupyter_agent.models import load_model
 from jupyter_agent.models.local import CONTEXT, LocalModel, find_weights, load
 from jupyter_agent.protocol import Message, Model, Part, ReplyReader, Usage, fenced
+
+from .servers import ChatServer
 
 ISLANDS = ["Torgersen"] * 3 + ["Dream"] * 5 + ["Biscoe"] * 4
 SHORT = "What is 2 + 2?"
@@ -231,6 +235,22 @@ async def test_a_message_that_reports_no_output_is_a_task(model: LocalModel) -> 
 
 
 # -- tokens
+
+
+async def test_a_real_model_behind_a_server_says_what_it_says_here(
+    model: LocalModel, server: ChatServer
+) -> None:
+    def write(messages: list[dict[str, Any]]) -> str:
+        reply, _ = asyncio.run(ask(model, cast("list[Message]", messages)))
+        return reply
+
+    here, _ = await ask(model, asking(DEMO))
+    server.writer = write
+    remote = load_model(server.model)
+    there = [delta.text async for delta in remote.stream(asking(DEMO))]
+    assert "".join(there) == here
+    assert len([piece for piece in there if piece]) > 5
+    assert "read_csv" in code_in(here)
 
 
 def test_text_split_into_tokens_and_joined_again_is_the_same() -> None:

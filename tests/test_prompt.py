@@ -76,3 +76,21 @@ def test_the_rules_are_short_and_their_numbers_true() -> None:
     assert "the first four of a cell" in rules
     for fact in ("live on", "no network", "`input()` does not work", "tools", "cannot be changed"):
         assert fact in rules
+
+
+async def test_a_model_that_calls_is_told_how_to_call_and_nothing_of_blocks(
+    server: ChatServer,
+) -> None:
+    server.replies = [Reply("7")] * 2
+    rules = []
+    for form in ("text", "tool"):
+        agent = Agent(load_model(server.model, form=form), One())
+        async for _ in agent.run("How many rows?"):
+            pass
+        rules.append(server.requests[-1].messages[0]["content"])
+    text, tool = rules
+    assert "a call of the tool `python`" in tool
+    assert "code block" in text
+    assert "code block" not in tool
+    assert "reply -->" not in text + tool
+    assert text.partition("How the cells run:")[2] == tool.partition("How the cells run:")[2] != ""

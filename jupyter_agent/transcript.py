@@ -26,7 +26,7 @@ MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "end"]
+Role = Literal["task", "prose", "code", "end", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Transcript:
     """A notebook of runs, the ways to write it and the messages it stands for.
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
-    are the model's, ``end`` says why a run has no answer. Other cells are the user's own.
+    are the model's, ``end`` says why a run has no answer, ``own`` is code that the user ran in the
+    sandbox. Other cells are the user's too.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ class Transcript:
 
     def add(self, role: Role, source: str = "", **facts: Any) -> NotebookNode:
         """Append a cell; ``facts`` go beside its role in the metadata."""
-        make = new_code_cell if role == "code" else new_markdown_cell
+        make = new_code_cell if role in ("code", "own") else new_markdown_cell
         cell = make(source, id=secrets.token_hex(4))
         cell.metadata[KEY] = {"role": role, **facts}
         self.cells.append(cell)
@@ -174,11 +175,28 @@ class Transcript:
                     _say(messages, "assistant", fenced(cell.source))
                     shown = facts.get("shown") or _shown(cell.outputs)
                     _say(messages, "user", shown["text"], _pictures(cell, shown["pictures"]))
+                case "own":
+                    if text := facts["shown"]["text"]:  # else there was no room for it
+                        _say(messages, "user", text, _pictures(cell, facts["shown"]["pictures"]))
                 case "prose" | "end":
                     _say(messages, "assistant", cell.source)
                 case _ if cell.cell_type == "markdown":
                     _say(messages, "user", cell.source)
         return messages
+
+    def recorded(self, task: str) -> list[NotebookNode]:
+        """Find the cells of the last finished run of a task, that of the task first."""
+        found: list[NotebookNode] = []
+        for cell in reversed(self.cells):
+            role = cell.metadata.get(KEY, {}).get("role")
+            found.insert(0, cell)
+            if role == "task":
+                if cell.source == task and _finished(found):
+                    return found
+                found = []
+            elif role not in ("prose", "code", "end"):
+                found = []
+        return []
 
     @property
     def answer(self) -> str:
@@ -191,6 +209,10 @@ class Transcript:
         """Tokens of all runs in this notebook, as far as servers counted them."""
         parts = [cell.metadata.get(KEY, {}).get("usage", {}) for cell in self.cells]
         return Usage(*(sum(part.get(f, 0) for part in parts) for f in Usage.__dataclass_fields__))
+
+
+def _finished(run: list[NotebookNode]) -> bool:
+    return len(run) > 1 and run[-1].metadata[KEY]["role"] == "prose"
 
 
 def _empty() -> NotebookNode:

@@ -15,11 +15,11 @@ LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge"},
     {"sandbox.guest", "sandbox.lockdown"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
-    {"sandbox.interpreter"},
+    {"sandbox.interpreter", "sandbox.replies"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
     {"models", "sandbox"},
-    {"agent"},
+    {"agent", "owncells"},
     {"views", "views.display", "views.terminal"},
     {"sandbox.install", "session", "doctor"},
     {"magics", "kernel", "cli"},
@@ -89,7 +89,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1700)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1950)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

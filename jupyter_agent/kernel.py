@@ -70,6 +70,15 @@ class _Cell:
     allow_stdin: bool
 
 
+class AgentKernelApp(IPKernelApp):
+    """An ipykernel without subshells, and without the thread that would hand requests to them."""
+
+    def init_control(self, context: Any) -> None:
+        """Have a control thread, for interrupts, and the main one."""
+        super().init_control(context)
+        self.shell_channel_thread = None
+
+
 class AgentKernel(Kernel):
     """Forwards cells to the sandbox; carries ``%%agent`` cells out itself."""
 
@@ -169,6 +178,18 @@ class AgentKernel(Kernel):
 
     # -- cells
 
+    def _abort_queues(self, *args: Any) -> None:
+        """Abort the cells that wait behind one that failed, and none that is still to come."""
+        if not hasattr(self, "_main_asyncio_lock"):  # before ipykernel 7
+            super()._abort_queues(*args)
+            return
+        self._aborting = True
+        self._keep(self._stop_aborting())
+
+    async def _stop_aborting(self) -> None:
+        async with self._main_asyncio_lock:  # where they stand in line
+            self._aborting = False
+
     async def do_execute(
         self,
         code: str,
@@ -184,7 +205,7 @@ class AgentKernel(Kernel):
             silent=silent,
             store_history=store_history,
             user_expressions=user_expressions or {},
-            late=functools.partial(self._publish, parent=parent, count=count),
+            late=functools.partial(self._publish, parent=parent),
         )
         ident = self._get_shell_context_var(self._shell_parent_ident)
         cell = _Cell(code, count, request, parent, ident, allow_stdin)
@@ -231,18 +252,16 @@ class AgentKernel(Kernel):
                 async for output in outputs:
                     if output.output_type == "error":
                         error = output
-                    self._publish(output, cell.parent, cell.count)
+                    self._publish(output, cell.parent)
         finally:
             self._forwarding = False
         if reply := self._session.sandbox.reply:
             return dict(reply)
         return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
 
-    def _publish(self, output: NotebookNode, parent: Message, count: int) -> None:
+    def _publish(self, output: NotebookNode, parent: Message) -> None:
         """Send an output of the sandbox's, whose display ids are none of ours."""
         content = {name: value for name, value in output.items() if name != "output_type"}
-        if output.output_type == "execute_result":
-            content["execution_count"] = count
         if "data" in content:
             transient = content.get("transient", {})
             content["transient"] = {name: f"sandbox-{value}" for name, value in transient.items()}
@@ -423,7 +442,8 @@ def plainly_prose(code: str) -> bool:
 
 def main() -> None:
     """Be the kernel of ``kernelspec/jupyter-agent``."""
-    IPKernelApp.launch_instance(kernel_class=AgentKernel)
+    # no streams of its own: flushing them takes longer than most cells
+    AgentKernelApp.launch_instance(kernel_class=AgentKernel, outstream_class=None)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass, field
+
 from nbformat import NotebookNode
 
 from jupyter_agent.protocol import fenced
@@ -16,44 +19,36 @@ MOST_READ_OF_ONE = 4_000  # characters of one cell's code, and of its outputs, t
 MOST_READ = 20_000  # characters of all of them
 
 
+@dataclass(slots=True)
+class Ran:
+    """A cell that ran; a notebook's cell is made of it only when a task comes."""
+
+    code: str
+    fresh: bool = False  # it ran in another kernel than the one before it
+    execution_count: int | None = None
+    outputs: list[NotebookNode] = field(default_factory=list)
+    weight: int = 0
+
+    def hear(self, output: NotebookNode) -> None:
+        """Take an output, while there is room."""
+        self.weight += weight(output)
+        if self.weight <= MOST_KEPT:
+            self.outputs.append(output)
+
+
 class OwnCells:
     """The user's own cells, in the order in which they ran."""
 
     def __init__(self) -> None:
-        self._kept = Transcript()
-        self._weight = 0  # of the cell that is running
+        self._ran: deque[Ran] = deque(maxlen=MOST_CELLS)
 
-    @property
-    def cells(self) -> list[NotebookNode]:
-        """The cells that no task has followed yet."""
-        return self._kept.cells
+    def __len__(self) -> int:
+        return len(self._ran)
 
-    def add(self, code: str) -> NotebookNode:
+    def add(self, code: str) -> Ran:
         """Begin a cell; beyond `MOST_CELLS` the oldest is forgotten."""
-        del self.cells[: -MOST_CELLS + 1]
-        self._weight = 0
-        return self._kept.add("own", code)
-
-    def hear(self, cell: NotebookNode, output: NotebookNode) -> None:
-        """Add an output, while there is room."""
-        self._weight += weight(output)
-        if self._weight <= MOST_KEPT:
-            self._kept.add_output(cell, output)
-
-    def finish(self, cell: NotebookNode, *, fresh: bool) -> None:
-        """Write what the model is to read of a cell.
-
-        Parameters
-        ----------
-        fresh
-            Whether it ran in another kernel than the cell before it.
-        """
-        self._kept.finish(cell)
-        shown = cell.metadata[KEY]["shown"]
-        parts = ["I ran:", fenced(_cut(cell.source)), _cut(shown["text"])]
-        shown["text"] = "\n".join(parts)
-        if fresh:
-            _mark_fresh(cell)
+        self._ran.append(Ran(code))
+        return self._ran[-1]
 
     def move_to(self, transcript: Transcript, *, fresh: bool) -> bool:
         """Put all cells at the end of a transcript, those that fit for the model to read.
@@ -68,9 +63,10 @@ class OwnCells:
         bool
             Whether that is still to be said.
         """
-        cells, self._kept = self.cells, Transcript()
-        if fresh and cells and transcript.cells:
-            _mark_fresh(cells[0])
+        if fresh and self._ran and transcript.cells:
+            self._ran[0].fresh = True
+        cells = [_write(ran, transcript) for ran in self._ran]
+        self._ran.clear()
         characters, pictures, left_out = MOST_READ, MOST_PICTURES, 0
         for cell in reversed(cells):
             shown = cell.metadata[KEY]["shown"]
@@ -83,13 +79,21 @@ class OwnCells:
         if 0 < left_out < len(cells):
             shown = cells[left_out].metadata[KEY]["shown"]
             shown["text"] = f"[{left_out} earlier cells of mine are left out]\n{shown['text']}"
-        transcript.cells.extend(cells)
         return fresh and not cells
 
 
-def _mark_fresh(cell: NotebookNode) -> None:
+def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
+    """Make a cell of what ran."""
+    cell = transcript.add("own", ran.code)
+    cell.execution_count = ran.execution_count
+    for output in ran.outputs:
+        transcript.add_output(cell, output)
+    transcript.finish(cell)
     shown = cell.metadata[KEY]["shown"]
-    shown["text"] = f"[the kernel was new here: what was defined before is gone]\n{shown['text']}"
+    first = "[the kernel was new here: what was defined before is gone]\nI ran:"
+    parts = [first if ran.fresh else "I ran:", fenced(_cut(ran.code)), _cut(shown["text"])]
+    shown["text"] = "\n".join(parts)
+    return cell
 
 
 def _cut(text: str) -> str:

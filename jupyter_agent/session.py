@@ -143,19 +143,19 @@ class Session(LoggingConfigurable):
         answer, request
             As `Sandbox.execute` has them.
         """
-        cell = self._own.add(code) if keep else None
+        earlier = bool(self.transcript.cells or len(self._own))
+        ran = self._own.add(code) if keep else None
         try:
             outputs = self.sandbox.execute(code, answer=answer, request=request)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output
-                    if cell:
-                        self._own.hear(cell, output)
+                    if ran:
+                        ran.hear(output)
         finally:
-            if cell:
-                cell.execution_count = self.sandbox.execution_count
-                earlier = bool(self.transcript.cells) or self._own.cells[0] is not cell
-                self._own.finish(cell, fresh=self._fresh() and earlier)
+            if ran:
+                ran.execution_count = self.sandbox.execution_count
+                ran.fresh = self._fresh() and earlier
 
     def _fresh(self) -> bool:
         """Tell whether the kernel is another than the one that knew the transcript's variables."""

@@ -466,10 +466,11 @@ class _Kernel:
 
     async def _listen(self, channel: str) -> None:
         """Take messages off a socket so that it never fills; drop what cannot be read."""
-        source = getattr(self.client, f"{channel}_channel")
+        source, session = getattr(self.client, f"{channel}_channel"), self.client.session
         while True:
             try:
-                message = await source.get_msg(timeout=None)
+                _, frames = session.feed_identities(await source.socket.recv_multipart())
+                message = session.deserialize(frames)
             except asyncio.CancelledError:
                 raise
             except Exception as error:

@@ -360,6 +360,8 @@ class AgentKernel(Kernel):
 
     async def do_history(self, *args: Any, **asked: Any) -> Reply:
         """Read the sandbox's history, which is this session's alone."""
+        if not self._session.sandbox.alive:
+            return {"status": "ok", "history": []}
         names = ("hist_access_type", "output", "raw")
         return await self._ask("history_request", **dict(zip(names, args, strict=False)), **asked)
 

@@ -99,6 +99,11 @@ def test_a_notebook_lives_in_the_sandbox(lab: Lab) -> None:
         notebook.done(gone)
         assert notebook.text(gone) == "False"
         expect(notebook.cells.nth(gone).locator(".jp-InputPrompt").first).to_have_text("[1]:")
+        page.keyboard.press("Control+s")  # JupyterLab asks for a name first
+        page.locator(".jp-Dialog input[type=text]").fill("agent.ipynb")
+        page.keyboard.press("Enter")
+        notebook.path = lab.folder / "agent.ipynb"
+        expect(page.locator(".lm-TabBar-tabLabel", has_text="agent.ipynb")).to_be_visible()
         saved = notebook.save()
         assert saved.metadata.kernelspec.name == "jupyter-agent"
         nbformat.validate(saved)

@@ -1,28 +1,47 @@
 """The agent kernel: a front process that holds the agent and hands every cell to its sandbox.
 
 It runs no code of the user's or the agent's itself, so a notebook on this kernel has plain cells
-that anyone can run again, and the keys stay in a process that runs none of them.
+that anyone can run again, and the keys stay in a process that runs none of them. What the sandbox
+sends is read by `outputs` and `replies` before a client gets it.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
+import contextlib
+import functools
+import keyword
+import re
 import shlex
+import signal
+from collections.abc import Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+import zmq.asyncio
+from ipykernel._version import kernel_protocol_version
+from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
+from IPython.core.usage import default_banner
 from nbformat import NotebookNode
+from traitlets import Bool, Float
 
 from jupyter_agent import __version__
-from jupyter_agent.errors import AgentError, CodeError, Interrupted, UsageError
-from jupyter_agent.options import add_run_options, run_arguments
+from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageError
+from jupyter_agent.options import CELL_OPTIONS, run_arguments
+from jupyter_agent.sandbox.kernel import Request
+from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.session import Session
 from jupyter_agent.views.display import AnswerView, DisplayView
 
 __all__ = ["AgentKernel"]
+
+Message = dict[str, Any]
+Reply = dict[str, Any]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,26 +51,112 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"%%agent: {message}; write the task below that line")
 
 
+def _parser() -> _Parser:
+    parser = _Parser("%%agent", add_help=False, description="The task stands below this line.")
+    for flags, settings in CELL_OPTIONS:
+        parser.add_argument(*flags, **settings)
+    return parser
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A cell to run, and who asked for it."""
+
+    code: str
+    count: int
+    request: Request
+    parent: Message
+    ident: Any
+    allow_stdin: bool
+
+
+class AgentKernelApp(IPKernelApp):
+    """An ipykernel without subshells, and without the thread that would hand requests to them."""
+
+    def init_control(self, context: Any) -> None:
+        """Have a control thread, for interrupts, and the main one."""
+        super().init_control(context)
+        self.shell_channel_thread = None
+
+
 class AgentKernel(Kernel):
     """Forwards cells to the sandbox; carries ``%%agent`` cells out itself."""
 
+    prose = Bool(
+        False, help="Whether a cell that is plainly prose, and no code, is a task for the agent."
+    ).tag(config=True)
+
     implementation = "jupyter_agent"
     implementation_version = __version__
-    banner = f"jupyter_agent {__version__}: cells run in a sandbox; %%agent hands one to a model"
-    language_info = {  # noqa: RUF012  # as the base class has it
-        "name": "python",
-        "mimetype": "text/x-python",
-        "file_extension": ".py",
-        "codemirror_mode": {"name": "ipython", "version": 3},
-        "pygments_lexer": "ipython3",
-        "nbconvert_exporter": "python",
-    }
+    banner = f"{default_banner}jupyter_agent {__version__}: cells run in a sandbox; %%agent?\n"
+    language_info = IPythonKernel.language_info
+    help_links = IPythonKernel.help_links
+    # what a client may ask while a cell runs; all else would reach the sandbox from two threads
+    control_msg_types = [  # noqa: RUF012  # as the base class has it
+        "connect_request",
+        "debug_request",
+        "interrupt_request",
+        "kernel_info_request",
+        "shutdown_request",
+        "usage_request",
+    ]
+    _execute_sleep = Float(0)  # the base class waits for its own streams, which are not used
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._session = Session(parent=self, keep_spare=True)
-        self._running: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one that runs cells
+        self._running: asyncio.Task[Reply] | None = None
+        self._forwarding = False  # code runs that the sandbox can be asked to stop
+        self._asked: asyncio.Future[str] | None = None  # what the user is asked on stdin
+        self._tasks: set[asyncio.Task[None]] = set()
+        assert self.session
+        self._wire = self.session
+
+    def start(self) -> None:
+        """Begin to listen, and to start the sandbox."""
+        super().start()
+        self.io_loop.add_callback(self._begin)
+
+    async def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        self._keep(self._listen_on_stdin())
+        self._session.sandbox.warm_up()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def pre_handler_hook(self) -> None:
+        """Leave SIGINT to `_interrupt`: here no code runs that it could stop."""
+
+    def post_handler_hook(self) -> None:
+        """Have nothing to put back."""
+
+    # -- what is said about this kernel
+
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        """What a client learns first (message spec: kernel_info_reply)."""
+        return {
+            "protocol_version": kernel_protocol_version,
+            "implementation": self.implementation,
+            "implementation_version": self.implementation_version,
+            "language_info": self.language_info,
+            "banner": self.banner,
+            "help_links": self.help_links,
+            "supported_features": [],  # no debugger and no subshells in the sandbox
+        }
+
+    @property
+    def execution_count(self) -> int:
+        """The number of the next cell: the sandbox counts."""
+        return self._session.sandbox.next_count
+
+    @execution_count.setter
+    def execution_count(self, value: int) -> None:
+        """Leave the counting to the sandbox."""
 
     # -- the outlet that views write to
 
@@ -67,71 +172,129 @@ class AgentKernel(Kernel):
         """Write to ``stdout`` or ``stderr``."""
         self._send("stream", {"name": name, "text": text})
 
-    def _send(self, kind: str, content: dict[str, Any]) -> None:
-        self.send_response(self.iopub_socket, kind, content)
+    def _send(self, kind: str, content: dict[str, Any], parent: Message | None = None) -> None:
+        parent = parent or self.get_parent("shell")
+        self._wire.send(self.iopub_socket, kind, content, parent, ident=self._topic(kind))
 
-    # -- requests
+    # -- cells
+
+    def _abort_queues(self, *args: Any) -> None:
+        """Abort the cells that wait behind one that failed, and none that is still to come."""
+        if not hasattr(self, "_main_asyncio_lock"):  # before ipykernel 7
+            super()._abort_queues(*args)
+            return
+        self._aborting = True
+        self._keep(self._stop_aborting())
+
+    async def _stop_aborting(self) -> None:
+        async with self._main_asyncio_lock:  # where they stand in line
+            self._aborting = False
 
     async def do_execute(
-        self, code: str, silent: bool, *_args: Any, **_kwargs: Any
-    ) -> dict[str, Any]:
+        self,
+        code: str,
+        silent: bool,
+        store_history: bool = True,
+        user_expressions: dict[str, str] | None = None,
+        allow_stdin: bool = False,
+        **_: Any,
+    ) -> Reply:
         """Run a cell (message spec: execute_request)."""
-        first, _, body = code.partition("\n")
-        if first.split()[:1] == ["%%agent"]:
-            work = self._agent(first.removeprefix("%%agent"), body.removesuffix("\n"))
-        elif first.split()[:1] == ["%agent"]:
-            work = self._command(code.strip().removeprefix("%agent").strip())
-        else:
-            work = self._forward(code.removeprefix("%%sandbox\n"), silent=silent)
-        self._loop = asyncio.get_running_loop()
-        self._running = self._loop.create_task(work)
+        parent, count = self.get_parent("shell"), self.execution_count
+        request = Request(
+            silent=silent,
+            store_history=store_history,
+            user_expressions=user_expressions or {},
+            late=functools.partial(self._publish, parent=parent),
+        )
+        ident = self._get_shell_context_var(self._shell_parent_ident)
+        cell = _Cell(code, count, request, parent, ident, allow_stdin)
+        self._running = asyncio.get_running_loop().create_task(self._carry_out(cell))
         try:
-            await self._running
+            return await self._running
         except asyncio.CancelledError:
-            return self._failed(Interrupted("stopped"))
+            return self._failed(Interrupted("stopped"), cell)
         except AgentError as error:
-            return self._failed(error)
+            return self._failed(error, cell)
         finally:
             self._running = None
-        return self._reply("ok", payload=[], user_expressions={})
 
-    def _reply(self, status: str, **content: Any) -> dict[str, Any]:
-        return {"status": status, "execution_count": self.execution_count, **content}
+    async def _carry_out(self, cell: _Cell) -> Reply:
+        first, _, body = cell.code.lstrip("\n").partition("\n")
+        name = (first.split() or [""])[0]
+        if name == "%%agent":
+            line = first.strip().removeprefix("%%agent")
+            return await self._counted(cell, self._agent(line, body.removesuffix("\n")))
+        if name == "%agent" and not body.strip():
+            words = " ".join(first.split()[1:])
+            return await self._counted(cell, self._command(words))
+        if cell.code.strip() in ("%%agent?", "%agent?", "?%%agent", "?%agent"):
+            return await self._counted(cell, self._nothing()) | {"payload": [_help()]}
+        if self.prose and plainly_prose(cell.code):
+            return await self._counted(cell, self._agent("", cell.code.strip()))
+        if name == "%%sandbox":  # written for a notebook with the magics; here every cell is
+            cell = replace(cell, code=body)
+        return await self._forward(cell)
 
-    def _failed(self, error: AgentError) -> dict[str, Any]:
-        name, _, value = str(error).partition(": ")
+    async def _forward(self, cell: _Cell) -> Reply:
+        """Run a cell of the user's in the sandbox; its error is the sandbox's own."""
+        ask = functools.partial(self._ask_user, cell)
+        outputs = self._session.execute(
+            cell.code,
+            keep=cell.request.store_history and not cell.request.silent,
+            answer=ask if cell.allow_stdin else None,
+            request=cell.request,
+        )
+        error = NotebookNode(ename="SandboxError", evalue="no reply", traceback=[])
+        self._forwarding = True
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if output.output_type == "error":
+                        error = output
+                    self._publish(output, cell.parent)
+        finally:
+            self._forwarding = False
+        if reply := self._session.sandbox.reply:
+            return dict(reply)
+        return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
+
+    def _publish(self, output: NotebookNode, parent: Message) -> None:
+        """Send an output of the sandbox's, whose display ids are none of ours."""
+        content = {name: value for name, value in output.items() if name != "output_type"}
+        if "data" in content:
+            transient = content.get("transient", {})
+            content["transient"] = {name: f"sandbox-{value}" for name, value in transient.items()}
+        self._send(output.output_type, content, parent)
+
+    async def _counted(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
+        """Do what a cell says out here, and have it counted and remembered as any other."""
+        try:
+            outputs = self._session.execute(cell.code, request=cell.request)
+            async with aclosing(outputs):
+                async for _ in outputs:
+                    pass
+        except SandboxError:  # what the work itself says is better to read
+            pass
+        except BaseException:
+            work.close()
+            raise
+        await work
+        return _reply("ok", cell)
+
+    def _failed(self, error: AgentError, cell: _Cell) -> Reply:
         facts = {"ename": type(error).__name__, "evalue": str(error)}
-        if isinstance(error, CodeError):
-            facts = {"ename": name, "evalue": value}
         content = {**facts, "traceback": error._render_traceback_()}
         self._send("error", content)
-        return self._reply("error", **content)
+        return _reply("error", cell) | content
 
-    async def _forward(self, code: str, *, silent: bool) -> None:
-        failure = None
-        async with aclosing(self._session.execute(code)) as outputs:
-            async for output in outputs:
-                if output.output_type == "error":
-                    failure = CodeError(f"{output.ename}: {output.evalue}", output.traceback)
-                elif not silent:
-                    self._send(output.output_type, self._content(output))
-        if failure:
-            raise failure
-
-    def _content(self, output: NotebookNode) -> dict[str, Any]:
-        content = {name: value for name, value in output.items() if name != "output_type"}
-        if output.output_type == "execute_result":
-            content["execution_count"] = self.execution_count
-        return content
+    # -- the agent
 
     async def _agent(self, line: str, task: str) -> None:
-        parser = _Parser("%%agent", add_help=False)
-        add_run_options(parser)
-        parser.add_argument("--save")
-        options = parser.parse_args(shlex.split(line))
+        options = _parser().parse_args(shlex.split(line))
         metadata = self.get_parent("shell").get("metadata", {})
         view = AnswerView(self) if options.quiet else DisplayView(self, live="cellId" in metadata)
-        changes = self._session.run(task, **run_arguments(options))
+        changes = self._session.run(task, replay=not options.rerun, **run_arguments(options))
         state = "stopped"
         try:
             async with aclosing(changes):
@@ -141,55 +304,148 @@ class AgentKernel(Kernel):
         finally:
             view.finish(state)
 
-    async def _command(self, command: str) -> None:
-        match command:
-            case "status":
-                lines = [f"{name:<8} {value}\n" for name, value in self._session.status().items()]
-                self.stream("stdout", "".join(lines))
-            case "reset":
-                await self._session.reset()
-                self.stream("stdout", "The sandbox is new and the session's runs are forgotten.\n")
-            case _:
-                raise UsageError(f"%agent does not know {command!r}: it takes status or reset")
+    async def _command(self, words: str) -> None:
+        self.stream("stdout", f"{await self._session.command(words)}\n")
 
-    async def do_complete(self, code: str, cursor_pos: int) -> dict[str, Any]:
+    async def _nothing(self) -> None:
+        pass
+
+    # -- stdin
+
+    async def _ask_user(self, cell: _Cell, prompt: str, password: bool) -> str:
+        """Ask the client that sent a cell what its code asks (message spec: input_request)."""
+        self._asked = asyncio.get_running_loop().create_future()
+        content = {"prompt": printable(prompt), "password": password}
+        socket, kind = self.stdin_socket, "input_request"
+        self._wire.send(socket, kind, content, cell.parent, ident=cell.ident)
+        try:
+            return await self._asked
+        finally:
+            self._asked = None
+
+    async def _listen_on_stdin(self) -> None:
+        """Take what the user answers; what nobody asked for is dropped."""
+        socket = zmq.asyncio.Socket(self.stdin_socket)
+        while True:
+            try:
+                _, frames = self._wire.feed_identities(await socket.recv_multipart())
+                value = self._wire.deserialize(frames)["content"]["value"]
+            except Exception as error:  # unsigned or malformed: each raises something else
+                self.log.warning("an answer on stdin was dropped: %s", error)
+                continue
+            if self._asked and not self._asked.done():
+                self._asked.set_result(str(value))
+
+    # -- other requests
+
+    async def do_complete(self, code: str, cursor_pos: int | None) -> Reply:
         """Complete in the sandbox."""
         return await self._ask("complete_request", code=code, cursor_pos=cursor_pos)
 
     async def do_inspect(
-        self, code: str, cursor_pos: int, detail_level: int = 0, *_: Any, **__: Any
-    ) -> dict[str, Any]:
+        self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Any = ()
+    ) -> Reply:
         """Inspect in the sandbox."""
         return await self._ask(
-            "inspect_request", code=code, cursor_pos=cursor_pos, detail_level=detail_level
+            "inspect_request",
+            code=code,
+            cursor_pos=cursor_pos,
+            detail_level=detail_level,
+            omit_sections=sorted(omit_sections),
         )
 
-    async def do_is_complete(self, code: str) -> dict[str, Any]:
+    async def do_is_complete(self, code: str) -> Reply:
         """Ask the sandbox whether code is whole."""
         return await self._ask("is_complete_request", code=code)
 
-    async def _ask(self, kind: str, **content: Any) -> dict[str, Any]:
-        try:
-            return await self._session.sandbox.ask(kind, content)
-        except AgentError as error:
-            return {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
+    async def do_history(self, *args: Any, **asked: Any) -> Reply:
+        """Read the sandbox's history, which is this session's alone."""
+        if not self._session.sandbox.alive:
+            return {"status": "ok", "history": []}
+        names = ("hist_access_type", "output", "raw")
+        return await self._ask("history_request", **dict(zip(names, args, strict=False)), **asked)
 
-    async def do_shutdown(self, restart: bool) -> dict[str, Any]:
-        """End the sandbox too, on the loop it belongs to: this is the control thread's."""
-        if self._loop:
-            closed = asyncio.run_coroutine_threadsafe(self._session.close(), self._loop)
-            await asyncio.wrap_future(closed)
-        return {"status": "ok", "restart": restart}
+    async def _ask(self, kind: str, **content: Any) -> Reply:
+        try:
+            return dict(await self._session.sandbox.ask(kind, content))
+        except AgentError as error:
+            facts = {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
+            return {"status": "error", **facts}
+
+    async def do_debug_request(self, msg: Message) -> Reply:
+        """Say that there is no debugger (the sandbox starts without debugpy, for speed)."""
+        return {
+            "type": "response",
+            "request_seq": msg.get("seq", 0),
+            "command": msg.get("command", ""),
+            "success": False,
+            "message": "the agent kernel has no debugger",
+        }
+
+    # -- ends
 
     def _send_interrupt_children(self) -> None:
-        """Stop what runs here instead of signalling it (called on an interrupt_request)."""
-        if self._running and self._loop:
-            self._loop.call_soon_threadsafe(self._running.cancel)
+        """Stop what runs (called on an interrupt_request, in the control thread)."""
+        self._loop.call_soon_threadsafe(self._interrupt)
+
+    def _interrupt(self) -> None:
+        """Ask the user's code to stop as a kernel does; cancel anything else that runs."""
+        if self._forwarding and self._session.sandbox.alive:
+            self._keep(self._session.sandbox.interrupt())
+        elif self._running:
+            self._running.cancel()
+
+    async def do_shutdown(self, restart: bool) -> Reply:
+        """End the sandbox too, on the loop it belongs to: this is the control thread's."""
+        closed = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+        await asyncio.wrap_future(closed)
+        return {"status": "ok", "restart": restart}
+
+    async def _close(self) -> None:
+        """Stop what runs, so that a run is saved as it stands, then end the sandbox."""
+        if running := self._running:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({running}, timeout=5)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await self._session.close()
+
+
+def _reply(status: str, cell: _Cell) -> Reply:
+    return {"status": status, "execution_count": cell.count, "payload": [], "user_expressions": {}}
+
+
+def _help() -> Reply:
+    text = _parser().format_help()
+    return {"source": "page", "data": {"text/plain": text}, "start": 0}
+
+
+_WORD = re.compile(r"[(\"']?[A-Za-z][A-Za-z'\u2019-]*[)\"']?[.,;:!?]*")
+
+
+def plainly_prose(code: str) -> bool:
+    """Tell whether a cell is a sentence and certainly no Python, whole or broken.
+
+    It does not parse, is mostly words, begins with one that is no keyword, and has at least four
+    of them.
+    """
+    words = code.split()
+    if len(words) < 4 or not _WORD.fullmatch(words[0]) or keyword.iskeyword(words[0]):
+        return False
+    if sum(_WORD.fullmatch(word) is not None for word in words) < 0.8 * len(words):
+        return False
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return True
+    return False
 
 
 def main() -> None:
     """Be the kernel of ``kernelspec/jupyter-agent``."""
-    IPKernelApp.launch_instance(kernel_class=AgentKernel)
+    # no streams of its own: flushing them takes longer than most cells
+    AgentKernelApp.launch_instance(kernel_class=AgentKernel, outstream_class=None)
 
 
 if __name__ == "__main__":

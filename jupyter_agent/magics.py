@@ -17,7 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from jupyter_agent.options import RUN_OPTIONS, run_arguments
+from jupyter_agent.options import CELL_OPTIONS, run_arguments
 
 if TYPE_CHECKING:
     from jupyter_agent.session import Session
@@ -26,16 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentMagics", "register"]
 
-LINE_HELP = """\
-%%agent          the cell's text is the task; %%agent? lists its options
-%%sandbox        run your own code in the agent's sandbox
-%agent status    model, sandbox, limits, what was used
-%agent reset     a new sandbox; the session's runs are forgotten
-%agent help      this"""
-
 
 def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for flags, settings in reversed(RUN_OPTIONS):
+    for flags, settings in reversed(CELL_OPTIONS):
         function = argument(*flags, **settings)(function)
     return function
 
@@ -56,7 +49,6 @@ class AgentMagics(Magics):
 
     @magic_arguments()
     @_with_run_options
-    @argument("--save", metavar="PATH", help="save the run as a notebook, after every cell")
     @line_cell_magic
     def agent(self, line: str, cell: str | None = None) -> None:
         """Carry a task to its answer: ``%%agent [options]``, and the task below that line.
@@ -65,35 +57,19 @@ class AgentMagics(Magics):
         it happens. What you write reaches the model exactly as typed. As a line magic:
         ``%agent status``, ``%agent reset``, ``%agent help``.
         """
-        if cell is None:
-            self._command(line.strip())
-        else:
-            self._run(parse_argstring(self.agent, line), cell.removesuffix("\n"))
-
-    def _command(self, command: str) -> None:
         from jupyter_agent.bridge import shared_bridge
 
-        match command:
-            case "status":
-                for name, value in self.session.status().items():
-                    print(f"{name:<8} {value}")  # noqa: T201
-            case "reset":
-                shared_bridge().call(self.session.reset())
-                print("The sandbox is new and the session's runs are forgotten.")  # noqa: T201
-            case "help" | "":
-                print(LINE_HELP)  # noqa: T201
-            case _:
-                raise UsageError(
-                    f"%agent does not know {command!r}: it takes status, reset or help; "
-                    "a task goes below a line %%agent"
-                )
+        if cell is None:
+            print(shared_bridge().call(self.session.command(line.strip())))  # noqa: T201
+        else:
+            self._run(parse_argstring(self.agent, line), cell.removesuffix("\n"))
 
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.bridge import shared_bridge
         from jupyter_agent.errors import Interrupted
 
         view = self._view(quiet=options.quiet)
-        changes = self.session.run(task, **run_arguments(options))
+        changes = self.session.run(task, replay=not options.rerun, **run_arguments(options))
         state = "stopped"
         try:
             with closing(shared_bridge().iterate(changes)) as iterator:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["RUN_OPTIONS", "add_run_options", "run_arguments"]
+__all__ = ["CELL_OPTIONS", "LINE_HELP", "RUN_OPTIONS", "add_run_options", "run_arguments"]
+
+LINE_HELP = """\
+%%agent          the cell's text is the task; %%agent? lists its options
+%%sandbox        run your own code in the agent's sandbox
+%agent status    model, sandbox, limits, what was used
+%agent reset     a new sandbox; the session's runs are forgotten
+%agent help      this"""
 
 
 def _count(text: str) -> int:
@@ -56,6 +63,21 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         {"metavar": "TOKENS", "type": _count, "help": "most tokens the run may use"},
     ),
     (("-q", "--quiet"), {"action": "store_true", "help": "show nothing but the answer"}),
+]
+CELL_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    *RUN_OPTIONS,
+    (
+        ("--save",),
+        {"metavar": "PATH", "help": "save the run as a notebook, after every cell"},
+    ),
+    (
+        ("--rerun",),
+        {
+            "action": "store_true",
+            "help": "ask the model even if PATH holds a finished run of this task, "
+            "whose code would else run again without it",
+        },
+    ),
 ]
 
 

@@ -81,6 +81,7 @@ class Said:
     """What the user said, or we did."""
 
     text: str
+    pictures: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,8 @@ def as_text(turns: Iterable[Turn]) -> list[Message]:
     messages: list[Message] = []
     for turn in turns:
         match turn:
-            case Said(text):
-                _say(messages, "user", text)
+            case Said(text, pictures):
+                _say(messages, "user", text, pictures)
             case Replied(prose, cells):
                 if prose or not cells:
                     _say(messages, "assistant", prose)
@@ -156,8 +157,8 @@ def as_calls(turns: Iterable[Turn]) -> list[Message]:
     messages: list[Message] = []
     for turn in turns:
         match turn:
-            case Said(text):
-                _say(messages, "user", text)
+            case Said(text, pictures):
+                _say(messages, "user", text, pictures)
             case Replied(prose, cells, kept):
                 reply = Message(role="assistant", content=prose)
                 if cells:
@@ -168,8 +169,8 @@ def as_calls(turns: Iterable[Turn]) -> list[Message]:
                 for cell in cells:
                     result = Message(role="tool", content=cell.text, tool_call_id=cell.call)
                     messages.append(result)
-                if pictures := [picture for cell in cells for picture in cell.pictures]:
-                    _say(messages, "user", "The pictures among these outputs:", pictures)
+                if drawn := [picture for cell in cells for picture in cell.pictures]:
+                    _say(messages, "user", "The pictures among these outputs:", drawn)
     return messages
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -14,10 +15,12 @@ from traitlets.config import LoggingConfigurable
 from jupyter_agent.agent import Agent
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models import choose_model, load_model
+from jupyter_agent.options import LINE_HELP
+from jupyter_agent.owncells import OwnCells
 from jupyter_agent.protocol import Form
 from jupyter_agent.request import Learnt
 from jupyter_agent.sandbox import files
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
 from jupyter_agent.transcript import KEY, Change, Transcript
 
 __all__ = ["Session"]
@@ -53,6 +56,8 @@ class Session(LoggingConfigurable):
         self.transcript = Transcript()
         self.learnt = Learnt()
         self.sandbox = self._new_sandbox(None)
+        self._own = OwnCells()
+        self._known: object = None  # the kernel that knows the transcript's variables
 
     async def run(
         self,
@@ -64,6 +69,7 @@ class Session(LoggingConfigurable):
         save: str | None = None,
         timeout: float | None = None,
         budget: int | None = None,
+        replay: bool = False,
     ) -> AsyncGenerator[Change, None]:
         """Carry a task to its answer; yield every change of the transcript on the way.
 
@@ -77,6 +83,9 @@ class Session(LoggingConfigurable):
             Seconds.
         budget
             Tokens.
+        replay
+            Whether a finished run of this task that is recorded at ``save`` takes the model's
+            place: its cells are shown again, and their code runs again.
 
         Raises
         ------
@@ -85,18 +94,23 @@ class Session(LoggingConfigurable):
         """
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
+        if replay and save and (cells := self._at(save).recorded(task)):
+            self._save_to(save)
+            async with aclosing(self._replay(cells)) as changes:
+                async for change in changes:
+                    yield change
+            return
         chosen = load_model(
             choose_model(model or self.model), options=self.model_options, form=self.reply_form
         )
-        self._save_to(save)
+        opened = self._save_to(save)
         await chosen.check()
         await self._share(data)
         asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
         limits: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         agent = Agent(chosen, self.sandbox, self.transcript, self.learnt, parent=self, **limits)
-        fresh = not self.sandbox.alive
         await self.sandbox.start()
-        note = self._note(fresh)
+        note = self._note(self._own.move_to(self.transcript, fresh=self._fresh() or opened))
         async with aclosing(agent.run(task, note=note)) as changes:
             async for change in changes:
                 if change.cell.metadata[KEY]["role"] == "task":
@@ -107,17 +121,94 @@ class Session(LoggingConfigurable):
             self.sandbox.spare = True
             await self.sandbox.start()
 
-    async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
-        """Run the user's own code in the sandbox and yield its outputs."""
-        async with aclosing(self.sandbox.execute(code)) as outputs:
-            async for output in outputs:
-                yield output
+    async def _replay(self, cells: list[NotebookNode]) -> AsyncGenerator[Change, None]:
+        """Show a run that is recorded, and run its code again; the record stays as it is."""
+        await self.sandbox.start()
+        scratch = Transcript()
+        for recorded in cells:
+            cell = copy.deepcopy(recorded)
+            facts = cell.metadata[KEY]
+            facts.pop("usage", None)
+            if facts["role"] == "task":
+                model = f"{facts.get('model', 'a model')}, as recorded (--rerun asks anew)"
+                facts.update(model=model, sandbox=self.sandbox.describe())
+            if facts["role"] == "code":
+                cell.outputs = []
+                facts["running"] = True
+                yield Change(cell)
+                async with aclosing(self.sandbox.execute(cell.source)) as outputs:
+                    async for output in outputs:
+                        scratch.add_output(cell, output)
+                        yield Change(cell)
+                facts.pop("running")
+            yield Change(cell, done=True)
+        self._fresh()
+
+    async def execute(
+        self,
+        code: str,
+        *,
+        keep: bool = False,
+        answer: Answer | None = None,
+        request: Request | None = None,
+    ) -> AsyncGenerator[NotebookNode, None]:
+        """Run the user's own code in the sandbox and yield its outputs.
+
+        Parameters
+        ----------
+        keep
+            Whether the agent reads of it with its next task.
+        answer, request
+            As `Sandbox.execute` has them.
+        """
+        earlier = bool(self.transcript.cells or len(self._own))
+        ran = self._own.add(code) if keep else None
+        try:
+            outputs = self.sandbox.execute(code, answer=answer, request=request)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield output
+                    if ran:
+                        ran.hear(output)
+        finally:
+            if ran:
+                ran.execution_count = self.sandbox.execution_count
+                ran.fresh = self._fresh() and earlier
+
+    def _fresh(self) -> bool:
+        """Tell whether the kernel is another than the one that knew the transcript's variables."""
+        before, self._known = self._known, (self.sandbox, self.sandbox.generation)
+        return before != self._known
+
+    async def command(self, words: str) -> str:
+        """Do what ``%agent WORDS`` asks for and return what there is to say.
+
+        Raises
+        ------
+        UsageError
+            It is none of status, reset and help.
+        """
+        match words:
+            case "status":
+                return "\n".join(f"{name:<8} {value}" for name, value in self.status().items())
+            case "reset":
+                await self.reset()
+                return "The sandbox is new and the session's runs are forgotten."
+            case "help" | "":
+                return LINE_HELP
+        raise UsageError(
+            f"%agent does not know {words!r}: it takes status, reset or help; "
+            "a task goes below a line %%agent"
+        )
 
     async def reset(self) -> None:
         """Forget the transcript and the variables; the next run starts afresh."""
         self.transcript = Transcript()
+        self._own = OwnCells()
         if self.sandbox.alive:
             await self.sandbox.restart()
+        else:
+            await self.sandbox.close()
 
     async def close(self) -> None:
         """End the sandbox and leave nothing behind."""
@@ -145,20 +236,26 @@ class Session(LoggingConfigurable):
     def _new_sandbox(self, data: list[str] | None) -> Sandbox:
         return Sandbox(self.folder, data=data, parent=self)
 
-    def _save_to(self, save: str | None) -> None:
-        """Save this session's runs at a path from now on."""
-        path = (self.folder / Path(save).expanduser()).absolute() if save else None
-        if path is None or path == self.transcript.path:
-            return
-        transcript = Transcript.open(path)
+    def _at(self, save: str) -> Transcript:
+        """Return the transcript that is saved at a path, or would be."""
+        path = (self.folder / Path(save).expanduser()).absolute()
+        return self.transcript if path == self.transcript.path else Transcript.open(path)
+
+    def _save_to(self, save: str | None) -> bool:
+        """Save this session's runs at a path from now on; tell whether it held some already."""
+        transcript = self._at(save) if save else self.transcript
+        if transcript is self.transcript:
+            return False
         if self.transcript.cells and transcript.cells:
             raise UsageError(
-                f"{str(path)!r} holds another run, and this session has runs of its own; "
-                "name another file, or forget them with %agent reset"
+                f"{str(transcript.path)!r} holds another run, and this session has runs of its "
+                "own; name another file, or forget them with %agent reset"
             )
         if transcript.cells:
             self.transcript = transcript
-        self.transcript.path = path
+            return True
+        self.transcript.path = transcript.path
+        return False
 
     async def _share(self, data: list[str] | None) -> None:
         """Let the sandbox read these paths; other ones than before need a new sandbox."""

@@ -38,7 +38,7 @@ MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "summary", "correction", "wait", "end"]
+Role = Literal["task", "prose", "code", "own", "summary", "correction", "wait", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Transcript:
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
     are the model's, ``summary`` stands for the cells before it, ``correction`` tells the model what
-    could not be read of its reply, ``end`` says why a run has no answer. Other cells are the user's
-    own.
+    could not be read of its reply, ``end`` says why a run has no answer, ``own`` is code that the
+    user ran in the sandbox. Other cells are the user's too.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class Transcript:
 
     def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
         """Put a cell before the one at ``index``."""
-        make = new_code_cell if role == "code" else new_markdown_cell
+        make = new_code_cell if role in ("code", "own") else new_markdown_cell
         cell = make(source, id=secrets.token_hex(4))
         cell.metadata[KEY] = {"role": role, **facts}
         self.cells.insert(index, cell)
@@ -214,6 +214,9 @@ class Transcript:
                         before = Replied("")
                         turns.append(before)
                     turns[-1] = replace(before, cells=(*before.cells, _ran(cell, facts, seeing)))
+                case "own":
+                    if text := facts["shown"]["text"]:  # else there was no room for it
+                        turns.append(_told(cell, text, facts["shown"]["pictures"], seeing))
                 case "end":
                     turns.append(Replied(cell.source))
                 case _ if cell.cell_type == "markdown":
@@ -240,6 +243,20 @@ class Transcript:
         turns = self.turns(cells, seeing=seeing)
         return as_text(turns) if form == "text" else as_calls(turns)
 
+    def recorded(self, task: str) -> list[NotebookNode]:
+        """Find the cells of the last finished run of a task, that of the task first."""
+        found: list[NotebookNode] = []
+        for cell in reversed(self.cells):
+            role = cell.metadata.get(KEY, {}).get("role")
+            found.insert(0, cell)
+            if role == "task":
+                if cell.source == task and _finished(found):
+                    return found
+                found = []
+            elif role not in ("prose", "code", "summary", "correction", "end"):
+                found = []
+        return []
+
     @property
     def answer(self) -> str:
         """The answer of the last run; empty if it has none."""
@@ -260,6 +277,10 @@ def passing(source: str) -> NotebookNode:
     cell: NotebookNode = new_markdown_cell(source, id=secrets.token_hex(4))
     cell.metadata[KEY] = {"role": "wait"}
     return cell
+
+
+def _finished(run: list[NotebookNode]) -> bool:
+    return len(run) > 1 and run[-1].metadata[KEY]["role"] == "prose"
 
 
 def _empty() -> NotebookNode:
@@ -300,6 +321,11 @@ def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:
         pictures=tuple(_pictures(cell, shown["pictures"])) if seeing else (),
         kept=facts.get("kept"),
     )
+
+
+def _told(cell: NotebookNode, text: str, pictures: list[dict[str, Any]], seeing: bool) -> Said:
+    words = [] if seeing else [_in_words(picture) for picture in pictures]
+    return Said("\n".join([text, *words]), tuple(_pictures(cell, pictures)) if seeing else ())
 
 
 def _keep_mode(new: str, old: Path) -> None:

@@ -73,6 +73,7 @@ class NotebookPage:
     page: Page
     path: Path
     requests: list[str] = field(default_factory=list, repr=False)
+    kernel: str = "Python 3 (ipykernel)"
 
     @property
     def cells(self) -> Locator:
@@ -147,7 +148,7 @@ class NotebookPage:
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         # not the toolbar's circle: it shows idle before there is a kernel, and whoever runs a cell
         # then is asked to select one
-        idle = self.page.get_by_text("Python 3 (ipykernel) | Idle", exact=True)
+        idle = self.page.get_by_text(f"{self.kernel} | Idle", exact=True)
         expect(idle).to_be_visible(timeout=PATIENCE)
 
     def _choose(self, *entries: str) -> None:
@@ -210,6 +211,23 @@ def opened(
         notebook = NotebookPage(page, path)
         page.on("request", lambda request: notebook.requests.append(request.url))
         page.goto(f"{lab.url}/doc/tree/{path.relative_to(lab.folder)}?reset")
+        notebook._settle()
+        yield notebook
+    finally:
+        page.close()
+
+
+@contextmanager
+def launched(lab: Lab, browser: BrowserContext, kernel: str) -> Iterator[NotebookPage]:
+    """Make a new notebook from the launcher."""
+    page = browser.new_page()
+    try:
+        page.set_viewport_size({"width": 1280, "height": 1400})
+        page.goto(f"{lab.url}/lab?reset")
+        card = page.locator(f'.jp-LauncherCard[title="{kernel}"]').first
+        expect(page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
+        card.click(timeout=PATIENCE)
+        notebook = NotebookPage(page, lab.folder / "Untitled.ipynb", kernel=kernel)
         notebook._settle()
         yield notebook
     finally:

@@ -17,15 +17,14 @@ LAYERS = [
     {"sandbox.figures"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.faults"},
-    {"draft", "models.remote", "sandbox.interpreter", "summary"},
+    {"draft", "models.remote", "sandbox.interpreter", "sandbox.replies", "summary"},
     {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.local", "models.scripted"}
     | {"models.anthropic", "models.hub", "models.openai"},
     {"models", "sandbox"},
     {"request"},
-    {"request"},
-    {"agent"},
+    {"agent", "owncells"},
     {"views", "views.display", "views.terminal"},
     {"sandbox.install", "session", "doctor"},
     {"magics", "kernel", "cli"},
@@ -97,7 +96,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 1450), (SANDBOX, 1950)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 1450), (SANDBOX, 2250)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+from jupyter_agent.sandbox.replies import Reply, read_reply
 
-__all__ = ["Answer", "Sandbox"]
+__all__ = ["Answer", "Request", "Sandbox"]
 
 # Answers an input_request of the guest's, given its prompt and whether it asks for a password.
 Answer = Callable[[str, bool], Awaitable[str]]
@@ -33,11 +35,26 @@ _SILENT = logging.getLogger("jupyter_agent.sandbox.manager")  # it would log wha
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
-Mail = tuple[str, Any]  # "iopub" or "shell" and a message; "died" and an exit code
+Mail = tuple[str, dict[str, Any]]  # a channel's name and a message
 MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
 SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
+MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 LARGEST_MESSAGE = 128 << 20  # bytes; libzmq drops the connection on a larger one
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How a user's own cell is to run (message spec: execute_request).
+
+    It has no limit but the user's patience. ``late`` is given what threads and tasks of the cell
+    put out when it is over.
+    """
+
+    silent: bool = False
+    store_history: bool = True
+    user_expressions: dict[str, str] = field(default_factory=dict)
+    late: Callable[[NotebookNode], None] | None = None
 
 
 class Sandbox(LoggingConfigurable):
@@ -84,6 +101,9 @@ class Sandbox(LoggingConfigurable):
         self.folder = (folder or Path.cwd()).resolve()
         self.data = data
         self.execution_count: int | None = None
+        self.reply: Reply | None = None
+        self.generation = 0  # how many kernels have held this sandbox's variables
+        self._loss = ""  # how a kernel died that nobody has been told of
         self._kernel: _Kernel | None = None
         self._spare: asyncio.Task[_Kernel] | None = None
         self._settling: asyncio.Task[None] | None = None
@@ -102,7 +122,12 @@ class Sandbox(LoggingConfigurable):
     @property
     def alive(self) -> bool:
         """Whether a kernel is there that holds variables."""
-        return self._kernel is not None
+        return self._kernel is not None and not self._kernel.ended
+
+    @property
+    def next_count(self) -> int:
+        """The number that the next cell will have."""
+        return self._kernel.count + 1 if self._kernel and self.alive else 1
 
     @property
     def _provisioner(self) -> SandboxProvisioner | None:
@@ -163,10 +188,19 @@ class Sandbox(LoggingConfigurable):
         SandboxError
             It cannot start, or no tier of isolation works on this machine.
         """
+        if self._kernel and self._kernel.ended:
+            await self._bury(self._kernel.ended)
         if self._kernel is None:
             spare, self._spare = self._spare, None
             self._kernel = await (spare or self._launch())
+            self.generation += 1
         self._prepare_spare()
+
+    def warm_up(self) -> None:
+        """Begin to start a kernel, so that the first cell need not wait for it."""
+        if self._kernel is None and self._spare is None:
+            self._spare = asyncio.create_task(self._launch())
+            self._spare.add_done_callback(_heard)
 
     def _prepare_spare(self) -> None:
         """Start a spare kernel in the background, and end it when nothing has run for long."""
@@ -203,6 +237,7 @@ class Sandbox(LoggingConfigurable):
         """Put a new kernel in the place of the one that is there."""
         await self._settled()
         kernel, self._kernel = self._kernel, None
+        self._loss = ""
         if kernel:
             self._end_aside(kernel.close())
         await self.start()
@@ -238,6 +273,7 @@ class Sandbox(LoggingConfigurable):
             settling.cancel()
             await asyncio.wait({settling})
         await self._end()
+        self._loss = ""
         self._end_spare()
         await asyncio.gather(*self._ending)
 
@@ -246,29 +282,43 @@ class Sandbox(LoggingConfigurable):
         if kernel:
             await kernel.close()
 
+    async def _bury(self, death: str) -> None:
+        """End a kernel that has died while no cell ran; the next one says so."""
+        self._loss = f"{death}; its variables and files are gone"
+        await self._end()
+
     # -- work
 
     async def execute(
-        self, code: str, *, answer: Answer | None = None
+        self, code: str, *, answer: Answer | None = None, request: Request | None = None
     ) -> AsyncGenerator[NotebookNode, None]:
         """Run code and yield its outputs as they come, until the kernel is idle and has replied.
 
         An error of the code, the kernel's death and a limit that was hit are outputs. Closing the
-        iterator early interrupts the code.
+        iterator early interrupts the code. What the kernel replied then stands in `reply`.
 
         Parameters
         ----------
         answer
             Answers what the code asks by ``input()``; without it that raises in the guest.
+        request
+            How a user's own cell is to run; without it the limits of a cell hold.
         """
+        self.reply = None
         await self._settled()
         await self.start()
         assert self._kernel
-        request = _execution(code, allow_stdin=answer is not None)
-        msg_id = self._kernel.send("execute_request", request)
-        cell = _Cell(self._kernel, msg_id, answer, admit=frozenset(self.admit))
-        deadline = asyncio.get_running_loop().time() + (self.cell_timeout or float("inf"))
+        content = _execution(code, request or Request(), allow_stdin=answer is not None)
+        talk = self._kernel.send("execute_request", content)
+        cell = _Cell(talk, answer, admit=frozenset(self.admit))
+        limited = request is None
+        timeout = self.cell_timeout if limited else 0
+        deadline = asyncio.get_running_loop().time() + (timeout or float("inf"))
         try:
+            if self._loss:
+                loss, self._loss = self._loss, ""
+                text = f"{loss}; this cell runs in a new one\n"
+                yield new_output("stream", name="stderr", text=text)
             while cell.waiting:
                 try:
                     async with asyncio.timeout_at(cell.until(deadline)):
@@ -278,38 +328,46 @@ class Sandbox(LoggingConfigurable):
                     yield _notice("SandboxDied", f"{death}; its variables and files are gone")
                     return
                 except TimeoutError:
-                    yield _notice(*cell.lateness(self.cell_timeout))
+                    yield _notice(*cell.lateness(timeout))
                     return
-                if cell.outputs > self.most_outputs or cell.size > self.most_output << 20:
+                if limited and self._too_much(cell):
                     limits = f"{self.most_outputs:,} outputs or {self.most_output} MiB"
                     yield _notice("OutputLimit", f"more than {limits}; the cell was interrupted")
                     return
                 if output is not None:
                     yield output
         finally:
-            cell.close()
-            self.execution_count = cell.execution_count
+            self.execution_count, self.reply = cell.execution_count, cell.reply
             if cell.waiting and self._kernel is not None:
                 await self._stop(cell)
+            else:
+                cell.close(request.late if request else None)
 
-    async def ask(self, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    def _too_much(self, cell: _Cell) -> bool:
+        return cell.outputs > self.most_outputs or cell.size > self.most_output << 20
+
+    async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
         """Send a request such as ``complete_request`` and return the content of its reply.
 
-        Not while code runs: the kernel would answer only afterwards.
+        While code runs the kernel answers only afterwards.
         """
         await self._settled()
         await self.start()
         assert self._kernel
-        msg_id = self._kernel.send(kind, content)
+        talk = self._kernel.send(kind, content)
         try:
             while True:
-                source, message = await self._kernel.next()
-                if source == "shell" and _parent(message) == msg_id:
-                    reply = message.get("content")
-                    return reply if isinstance(reply, dict) else {"status": "error"}
+                source, message = await talk.next()
+                if source == "shell":
+                    return read_reply(str(message.get("msg_type")), message.get("content"))
         except EOFError as death:
-            await self._end()
+            await self._bury(str(death))
             raise SandboxError(f"{death}; the next cell starts in a new one") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            talk.kernel.dropped += 1
+            raise SandboxError(f"the sandbox's kernel replied with {error}") from None
+        finally:
+            talk.close()
 
     async def interrupt(self) -> None:
         """Ask the running code to stop (message spec: interrupt_request)."""
@@ -318,6 +376,7 @@ class Sandbox(LoggingConfigurable):
 
     async def _stop(self, cell: _Cell) -> None:
         """Interrupt and return soon; a kernel that is slow stops before the next cell."""
+        cell.hush()
         await self.interrupt()
         self._settling = asyncio.create_task(self._settle(cell))
         await asyncio.wait({self._settling}, timeout=0.5)
@@ -330,6 +389,7 @@ class Sandbox(LoggingConfigurable):
                     await cell.next()
         if cell.waiting:
             await self._end()
+        cell.close()
 
     async def _settled(self) -> None:
         if self._settling:
@@ -344,8 +404,11 @@ class _Kernel:
         self.manager = manager
         self.client = manager.client()
         self.dropped = 0
+        self.count = 0  # of the last cell
+        self.ended = ""  # how it ended, once it has
         self.log = log
-        self._inbox: asyncio.Queue[Mail] = asyncio.Queue(MOST_WAITING)
+        self._talks: dict[str, _Talk] = {}  # under way, by the request's id
+        self._late: dict[str, Callable[[NotebookNode], None]] = {}  # the last that are over
         self._listeners: list[asyncio.Task[None]] = []
         self._monitors: list[zmq.asyncio.Socket] = []
 
@@ -390,42 +453,37 @@ class _Kernel:
     async def _ready(self) -> None:
         """Wait for an answer, and for iopub to be heard: its first messages would else be lost."""
         answered = heard = False
-        self.client.kernel_info()
+        talk = self.send("kernel_info_request", {})
         while not (answered and heard):
             try:
                 async with asyncio.timeout(1 if answered else None):
-                    source, _ = await self.next()
+                    source, _ = await talk.next()
             except TimeoutError:
-                self.client.kernel_info()
+                talk.close()
+                talk = self.send("kernel_info_request", {})
                 continue
             answered |= source == "shell"
             heard |= source == "iopub"
+        talk.close()
 
-    def send(self, kind: str, content: dict[str, Any]) -> str:
-        """Send a request and return its id.
+    def send(self, kind: str, content: dict[str, Any]) -> _Talk:
+        """Send a request.
 
         The session counts its ids up: the guest could sign answers to a request still to come.
         """
         request = self.client.session.msg(kind, content)
         msg_id = request["header"]["msg_id"] = request["msg_id"] = secrets.token_hex(16)
+        self._talks[msg_id] = talk = _Talk(self, msg_id)
         self.client.shell_channel.send(request)
-        return msg_id
+        return talk
 
-    async def next(self) -> Mail:
-        """Return the next message.
-
-        Raises
-        ------
-        EOFError
-            The kernel has died, or its connection was dropped and with it what it carried.
-        """
-        source, message = await self._inbox.get()
-        if source == "died":
-            raise EOFError(f"the sandbox's kernel died (exit code {message})")
-        if source == "lost":
-            size = f"{LARGEST_MESSAGE >> 20} MiB"
-            raise EOFError(f"the sandbox's kernel sent more than {size} at once and was ended")
-        return source, message
+    def over(self, msg_id: str, late: Callable[[NotebookNode], None] | None) -> None:
+        """Take nothing more for a request, but what comes late."""
+        self._talks.pop(msg_id, None)
+        if late:
+            self._late[msg_id] = late
+            for old in list(self._late)[:-MOST_LATE]:
+                del self._late[old]
 
     async def close(self) -> None:
         """End the kernel and leave nothing behind."""
@@ -441,10 +499,11 @@ class _Kernel:
 
     async def _listen(self, channel: str) -> None:
         """Take messages off a socket so that it never fills; drop what cannot be read."""
-        source = getattr(self.client, f"{channel}_channel")
+        source, session = getattr(self.client, f"{channel}_channel"), self.client.session
         while True:
             try:
-                message = await source.get_msg(timeout=None)
+                _, frames = session.feed_identities(await source.socket.recv_multipart())
+                message = session.deserialize(frames)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -454,8 +513,23 @@ class _Kernel:
                 if not source.is_alive():
                     return
                 continue
-            if channel != "iopub" or _worth_keeping(message):
-                await self._inbox.put((channel, message))
+            await self._deliver(channel, message)
+
+    async def _deliver(self, channel: str, message: dict[str, Any]) -> None:
+        """Hand a message to who waits for it: echoes, comms and strays are nobody's."""
+        if message.get("msg_type") in _IDLE_TALK:
+            return
+        parent = _parent(message)
+        if talk := self._talks.get(parent):
+            await talk.put((channel, message))
+        elif late := self._late.get(parent):
+            try:
+                output = read_output(str(message.get("msg_type")), message.get("content"))
+            except (ValueError, TypeError, RecursionError):
+                self.dropped += 1
+            else:
+                if output is not None and channel == "iopub":
+                    late(output)
 
     async def _mind(self, monitor: zmq.asyncio.Socket) -> None:
         """Say so when libzmq has dropped the connection of a kernel that goes on living."""
@@ -463,26 +537,71 @@ class _Kernel:
             await monitor.recv_multipart()
             await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection drops too
             if not self._watcher.done():
-                await self._inbox.put(("lost", None))
+                size = f"{LARGEST_MESSAGE >> 20} MiB"
+                self._end(f"the sandbox's kernel sent more than {size} at once and was ended")
 
     async def _watch(self) -> None:
         """Say so when the process ends."""
         assert self.manager.provisioner
         with contextlib.suppress(ProcessLookupError):
-            await self._inbox.put(("died", await self.manager.provisioner.wait()))
+            code = await self.manager.provisioner.wait()
+            self._end(f"the sandbox's kernel died (exit code {code})")
+
+    def _end(self, how: str) -> None:
+        self.ended = self.ended or how
+        for talk in self._talks.values():
+            talk.wake()
+
+
+class _Talk:
+    """One request and what comes back for it, in the order in which it came."""
+
+    def __init__(self, kernel: _Kernel, msg_id: str) -> None:
+        self.kernel = kernel
+        self._msg_id = msg_id
+        self._mail: asyncio.Queue[Mail | None] = asyncio.Queue(MOST_WAITING)
+
+    async def put(self, mail: Mail) -> None:
+        await self._mail.put(mail)
+
+    def wake(self) -> None:
+        """Let who waits look whether the kernel has ended; who is behind will see for himself."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._mail.put_nowait(None)
+
+    async def next(self) -> Mail:
+        """Return the next message.
+
+        Raises
+        ------
+        EOFError
+            The kernel has died, or its connection was dropped and with it what it carried.
+        """
+        over = self.kernel.ended and self._mail.empty()
+        mail = None if over else await self._mail.get()
+        if mail is None:
+            raise EOFError(self.kernel.ended)
+        return mail
+
+    def close(self, late: Callable[[NotebookNode], None] | None = None) -> None:
+        """Take no more messages, and hold none up that is on its way here."""
+        self.kernel.over(self._msg_id, late)
+        while not self._mail.empty():
+            self._mail.get_nowait()
 
 
 class _Cell:
     """What is still to come of one execution, and how much has."""
 
     def __init__(
-        self, kernel: _Kernel, msg_id: str, answer: Answer | None, *, admit: Set[str]
+        self, talk: _Talk, answer: Answer | None = None, *, admit: Set[str] = frozenset()
     ) -> None:
         self.waiting = {"idle", "reply"}
         self.outputs = self.size = 0
         self.execution_count: int | None = None
-        self._kernel = kernel
-        self._msg_id = msg_id
+        self.reply: Reply | None = None
+        self._talk = talk
+        self._kernel = talk.kernel
         self._answer = answer
         self._admit = admit
         self._answering: asyncio.Task[None] | None = None
@@ -502,10 +621,8 @@ class _Cell:
         return "TimeLimit", f"the cell ran longer than {timeout:g} s and was interrupted"
 
     async def next(self) -> NotebookNode | None:
-        """Take the next message; return the output it holds, if it holds one of this cell."""
-        source, message = await self._kernel.next()
-        if _parent(message) != self._msg_id:
-            return None
+        """Take the next message; return the output it holds, if it holds one."""
+        source, message = await self._talk.next()
         if source == "stdin":
             self._hear(message)
             return None
@@ -536,10 +653,15 @@ class _Cell:
             text = END_OF_FILE
         self._kernel.client.input(text)
 
-    def close(self) -> None:
+    def hush(self) -> None:
         """Stop answering."""
         if self._answering:
             self._answering.cancel()
+
+    def close(self, late: Callable[[NotebookNode], None] | None = None) -> None:
+        """Be done with this cell."""
+        self.hush()
+        self._talk.close(late)
 
     def _read(self, message: dict[str, Any]) -> NotebookNode | None:
         kind, content = message.get("msg_type"), message.get("content")
@@ -547,11 +669,12 @@ class _Cell:
             match kind, content:
                 case "status", {"execution_state": "idle"}:
                     self.waiting.discard("idle")
-                case "execute_reply", {"execution_count": int(count)}:
-                    self.execution_count = count
-                    self.waiting.discard("reply")
                 case "execute_reply", _:
                     self.waiting.discard("reply")
+                    self.reply = read_reply("execute_reply", content)
+                    count = self.reply["execution_count"]
+                    assert isinstance(count, int)
+                    self.execution_count = self._kernel.count = count
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
                 case _:
@@ -561,26 +684,25 @@ class _Cell:
         return None
 
 
-def _execution(code: str, *, allow_stdin: bool) -> dict[str, Any]:
+def _execution(code: str, request: Request, *, allow_stdin: bool) -> dict[str, Any]:
     """Write an execute_request; one that aborted others would throw the next cell away."""
     return {
         "code": code,
-        "silent": False,
-        "store_history": True,
-        "user_expressions": {},
+        "silent": request.silent,
+        "store_history": request.store_history,
+        "user_expressions": request.user_expressions,
         "allow_stdin": allow_stdin,
         "stop_on_error": False,
     }
 
 
-def _parent(message: dict[str, Any]) -> object:
+def _parent(message: dict[str, Any]) -> str:
     parent = message.get("parent_header")
-    return parent.get("msg_id") if isinstance(parent, dict) else None
+    msg_id = parent.get("msg_id") if isinstance(parent, dict) else None
+    return msg_id if isinstance(msg_id, str) else ""
 
 
-def _worth_keeping(message: dict[str, Any]) -> bool:
-    """Tell whether anybody waits for a message: comms, echoes and the like fill the inbox else."""
-    return message.get("msg_type") not in ("comm_msg", "comm_open", "comm_close", "execute_input")
+_IDLE_TALK = ("comm_msg", "comm_open", "comm_close", "execute_input")
 
 
 def _notice(name: str, why: str) -> NotebookNode:

@@ -1,0 +1,104 @@
+"""What the user has run in the sandbox since the last task, for the agent to read."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from nbformat import NotebookNode
+
+from jupyter_agent.protocol import fenced
+from jupyter_agent.sandbox.outputs import weight
+from jupyter_agent.transcript import KEY, MOST_PICTURES, Transcript
+
+__all__ = ["OwnCells"]
+
+MOST_CELLS = 200  # that are kept until a task comes
+MOST_KEPT = 500_000  # characters of one cell's outputs, pictures too
+MOST_READ_OF_ONE = 4_000  # characters of one cell's code, and of its outputs, that the model reads
+MOST_READ = 20_000  # characters of all of them
+
+
+@dataclass(slots=True)
+class Ran:
+    """A cell that ran; a notebook's cell is made of it only when a task comes."""
+
+    code: str
+    fresh: bool = False  # it ran in another kernel than the one before it
+    execution_count: int | None = None
+    outputs: list[NotebookNode] = field(default_factory=list)
+    weight: int = 0
+
+    def hear(self, output: NotebookNode) -> None:
+        """Take an output, while there is room."""
+        self.weight += weight(output)
+        if self.weight <= MOST_KEPT:
+            self.outputs.append(output)
+
+
+class OwnCells:
+    """The user's own cells, in the order in which they ran."""
+
+    def __init__(self) -> None:
+        self._ran: deque[Ran] = deque(maxlen=MOST_CELLS)
+
+    def __len__(self) -> int:
+        return len(self._ran)
+
+    def add(self, code: str) -> Ran:
+        """Begin a cell; beyond `MOST_CELLS` the oldest is forgotten."""
+        self._ran.append(Ran(code))
+        return self._ran[-1]
+
+    def move_to(self, transcript: Transcript, *, fresh: bool) -> bool:
+        """Put all cells at the end of a transcript, those that fit for the model to read.
+
+        Parameters
+        ----------
+        fresh
+            Whether the kernel knows nothing of what is in the transcript already.
+
+        Returns
+        -------
+        bool
+            Whether that is still to be said.
+        """
+        if fresh and self._ran and transcript.cells:
+            self._ran[0].fresh = True
+        cells = [_write(ran, transcript) for ran in self._ran]
+        self._ran.clear()
+        characters, pictures, left_out = MOST_READ, MOST_PICTURES, 0
+        for cell in reversed(cells):
+            shown = cell.metadata[KEY]["shown"]
+            characters -= len(shown["text"])
+            if characters < 0:
+                shown.update(text="", pictures=[])
+                left_out += 1
+            shown["pictures"] = shown["pictures"][:pictures]
+            pictures -= len(shown["pictures"])
+        if 0 < left_out < len(cells):
+            shown = cells[left_out].metadata[KEY]["shown"]
+            shown["text"] = f"[{left_out} earlier cells of mine are left out]\n{shown['text']}"
+        return fresh and not cells
+
+
+def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
+    """Make a cell of what ran."""
+    cell = transcript.add("own", ran.code)
+    cell.execution_count = ran.execution_count
+    for output in ran.outputs:
+        transcript.add_output(cell, output)
+    transcript.finish(cell)
+    shown = cell.metadata[KEY]["shown"]
+    first = "[the kernel was new here: what was defined before is gone]\nI ran:"
+    parts = [first if ran.fresh else "I ran:", fenced(_cut(ran.code)), _cut(shown["text"])]
+    shown["text"] = "\n".join(parts)
+    return cell
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MOST_READ_OF_ONE:
+        return text
+    half = MOST_READ_OF_ONE // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"

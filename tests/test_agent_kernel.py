@@ -1,0 +1,694 @@
+"""The agent kernel as a faithful proxy: what a plain ipykernel notebook does, this one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import jupyter_kernel_test as jkt  # type: ignore[import-untyped]
+import nbformat
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager, start_new_kernel
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
+
+from jupyter_agent.kernel import plainly_prose
+from jupyter_agent.sandbox.outputs import read_output
+from jupyter_agent.transcript import ANSI
+
+from .servers import ChatServer, Reply, descendants
+from .test_sandboxed_kernel import Protocol, wait_until
+
+Content = dict[str, Any]
+
+
+@dataclass
+class Kernel:
+    """A kernel that is up, and what it was asked on stdin."""
+
+    manager: KernelManager
+    client: BlockingKernelClient
+    asked: list[tuple[str, bool]] = field(default_factory=list)
+
+    def run(self, code: str, **options: Any) -> tuple[Content, list[tuple[str, Content]]]:
+        """Run a cell to its reply and to idle; return the reply and what was published."""
+        published = []
+
+        def take(message: dict[str, Any]) -> None:
+            published.append((message["msg_type"], message["content"]))
+
+        def answer(message: dict[str, Any]) -> None:
+            self.asked.append((message["content"]["prompt"], message["content"]["password"]))
+            self.client.input("Ada")
+
+        reply = self.client.execute_interactive(
+            code, timeout=40, output_hook=take, stdin_hook=answer, **options
+        )
+        return reply["content"], published
+
+    def shell(self, kind: str) -> dict[str, Any]:
+        """Wait for a reply of this kind."""
+        while (message := self.client.get_shell_msg(timeout=20))["msg_type"] != kind:
+            pass
+        return message
+
+    def iopub(self, key: str, text: str) -> dict[str, Any]:
+        """Wait until a message says this."""
+        while text not in (m := self.client.get_iopub_msg(timeout=20))["content"].get(key, ""):
+            pass
+        return m
+
+    def late(self) -> list[tuple[str, Content]]:
+        """Take what is published still."""
+        found: list[tuple[str, Content]] = []
+        while True:
+            try:
+                message = self.client.get_iopub_msg(timeout=1)
+            except Empty:
+                return found
+            found.append((message["msg_type"], message["content"]))
+
+
+def said(published: list[tuple[str, Content]]) -> str:
+    """Join what was printed and shown."""
+    return "".join(
+        content.get("text")
+        or content.get("data", {}).get("text/plain")
+        or content.get("evalue", "")
+        for kind, content in published
+        if kind not in ("status", "execute_input")
+    )
+
+
+@contextmanager
+def kernel(folder: Path, *arguments: str) -> Iterator[Kernel]:
+    """Start an agent kernel of one's own."""
+    manager, client = start_new_kernel(
+        kernel_name="jupyter-agent", cwd=str(folder), extra_arguments=list(arguments)
+    )
+    try:
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def start(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], Kernel]]:
+    """Start kernels in a folder of their own; each kind once for this module."""
+    folder = tmp_path_factory.mktemp("work")
+    kernels: dict[str, Kernel] = {}
+
+    def start(name: str) -> Kernel:
+        if name not in kernels:
+            kernels[name] = Kernel(*start_new_kernel(kernel_name=name, cwd=str(folder)))
+        return kernels[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        yield start
+    for kernel in kernels.values():
+        kernel.client.stop_channels()
+        kernel.manager.shutdown_kernel()
+
+
+@pytest.fixture(scope="module")
+def plain(start: Callable[[str], Kernel]) -> Kernel:
+    return start("python3")
+
+
+@pytest.fixture(scope="module")
+def agent(start: Callable[[str], Kernel]) -> Kernel:
+    return start("jupyter-agent")
+
+
+# -- the messaging protocol
+
+
+class TestProtocol(Protocol, jkt.KernelTests):  # type: ignore[misc]  # it ships no types
+    """All that jupyter_kernel_test can test, and what the sandboxed kernel is held to besides."""
+
+    kernel_name = "jupyter-agent"
+    # the front process chooses the tier; there are no comms, and so no use for subshells
+    test_the_tier_is_the_one_asked_for = None  # type: ignore[assignment]
+    test_a_comm_opens_and_answers = None  # type: ignore[assignment]
+    test_a_subshell_answers_while_a_cell_runs = None  # type: ignore[assignment]
+
+
+class TestWelcome(jkt.IopubWelcomeTests):  # type: ignore[misc]
+    kernel_name, support_iopub_welcome = "jupyter-agent", True
+
+
+# -- the same cells on a plain ipykernel and on this one
+
+NUMBERS = r"[\d.]+(e[+-]?\d+)? ?[nmµμ]?s\b"  # times, which differ from run to run
+CELLS: list[str | tuple[str, Content]] = [
+    "x = 1",
+    "x",
+    "x;",
+    "",
+    "   \n\n",
+    "# only a comment",
+    "_ + 1, __, _2",
+    "print('a'); print('b', end='')",
+    "import sys; print('out'); print('err', file=sys.stderr)",
+    "for i in range(3):\n    print(i)\ni",
+    "class A:\n    'A thing.'\n    def __init__(self, n): self.n = n\n    def __repr__(self): return f'A({self.n})'\nA(3)",
+    "class H:\n    def _repr_html_(self): return '<b>bold</b><script>1</script>'\n    def __repr__(self): return 'H'\nH()",
+    "def gen(n):\n    while n:\n        got = yield n\n        n -= 1\n        print('got', got)\ng = gen(3); next(g), g.send('s'), list(g)",
+    "[*map(lambda v: v ** 2, range(5))]",
+    "{'b': 1, 'a': [1, 2, {'c': None}], 'long': list(range(60))}",
+    "import asyncio\nawait asyncio.sleep(0.01, 'slept')",
+    "async def agen():\n    for i in range(3):\n        yield i\n        await asyncio.sleep(0)\n[i async for i in agen()]",
+    "async with asyncio.timeout(5):\n    print('in time')",
+    "await asyncio.gather(*(asyncio.sleep(0, n) for n in 'abc'))",
+    "from dataclasses import dataclass\n@dataclass\nclass P:\n    a: int\n    b: str = 'b'\nP(1)",
+    "match [1, 2]:\n    case [a, b]:\n        r = a + b\nr",
+    "from contextlib import contextmanager\n@contextmanager\ndef cm():\n    print('in')\n    yield 5\n    print('out')\nwith cm() as v: print(v)",
+    "1/0",
+    "def f(): raise ValueError('deep', 1)\ndef g2(): f()\ng2()",
+    "try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise RuntimeError('chained') from e",
+    "import = 7q",
+    "def broken(:\n  pass",
+    "raise SystemExit",
+    "raise KeyboardInterrupt('mine')",
+    "assert 0, 'why'",
+    "undefined_name",
+    "raise ExceptionGroup('many', [ValueError(1), TypeError('two')])",
+    "import warnings; warnings.warn_explicit('careful', UserWarning, 'f.py', 3)",
+    "%%time\nsum(range(10))",
+    "%timeit -n1 -r1 pass",
+    "%%timeit -n1 -r2\npass",
+    "%who_ls int",
+    "%precision 3",
+    "3.14159",
+    "%precision %r",
+    "%%capture held\nprint('hidden')",
+    "held.stdout",
+    "%no_such_magic",
+    "%%no_such_magic\nbody",
+    "!echo shell; echo more",
+    "lines = !printf 'a\\nb\\n'\nlines",
+    "%%bash\necho from bash",
+    "%pwd?",
+    "zip?",
+    "A??",
+    "nothing_at_all?",
+    "*int*?",
+    "%recall 2",
+    "%history -l 2",
+    "In[2], Out[2]",
+    "from IPython.display import *\ndisplay(HTML('<i>x</i>'), Markdown('*m*'), 'text')",
+    "Math('x^2')",
+    "JSON({'a': [1, 2]})",
+    "SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>')",
+    "Javascript('1')",
+    "display({'application/vnd.plotly.v1+json': {'data': [], 'layout': {}}, 'text/plain': 'p'}, raw=True)",
+    "h = display('first', display_id='d1')",
+    "update_display('second', display_id='d1')",
+    "display('a'); clear_output(wait=True); display('b')",
+    "print('gone'); clear_output(); print('stays')",
+    "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.title('t'); plt.show()",
+    "fig, ax = plt.subplots(figsize=(2, 1)); ax.bar([1], [2])",
+    "import pandas as pd\ndf = pd.DataFrame({'a': [1, 2], 'b': ['x', None]})\ndf",
+    "df.describe()",
+    "df.style.highlight_max(subset=['a'])",
+    "df.a.nope",
+    "from tqdm import tqdm\nfor _ in tqdm(range(3), bar_format='{n_fmt}/{total_fmt}', mininterval=1e9): pass",
+    "name = input('name? '); name",
+    "import getpass; len(getpass.getpass('key? '))",
+    ("input('nobody? ')", {"allow_stdin": False}),
+    "breakpoint",
+    ("y = 5", {"user_expressions": {"a": "y + 1", "b": "nope", "c": "A(4)"}}),
+    ("1/0", {"user_expressions": {"a": "1"}}),
+    ("print('quiet'); 5", {"silent": True}),
+    ("1/0", {"silent": True}),
+    ("z = 7; z", {"store_history": False}),
+    "z",
+    ("1/0", {"stop_on_error": False}),
+    "sys.stdout.write('no newline')",
+    "print('é ü \\U0001f600 \\u2028 \\x1b[31mred\\x1b[0m')",
+    "print('a\\rb\\bc\\x07')",
+    "import logging; logging.getLogger('t').warning('logged')",
+    "del x\nx",
+    "get_ipython().set_next_input('offered')",
+    "get_ipython().run_cell('1+1').result",
+    "%reset -f",
+    "sorted(k for k in dir() if len(k) == 1)",
+]
+
+
+def normal(content: Content) -> str:
+    """Write a message so that it can be compared: without times, addresses and temporary names.
+
+    In the sandbox `!command` has a pipe where a plain kernel has a terminal, which ends lines by
+    a carriage return too.
+    """
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False).replace(r"\r\n", r"\n")
+    return re.sub(r"0x[0-9a-f]+|[^\s\"]*ipykernel_\d+", "", re.sub(NUMBERS, "TIME", text))
+
+
+def filtered(kind: str, content: Content) -> Content:
+    """Put an output of a plain kernel's through the filter that stands before the sandbox."""
+    output = read_output(kind, content)
+    return content if output is None else {k: v for k, v in output.items() if k != "output_type"}
+
+
+def comparable(published: list[tuple[str, Content]]) -> list[tuple[str, str]]:
+    """Join neighbouring pieces of a stream, whose size is a matter of time."""
+    found: list[tuple[str, Content]] = []
+    for kind, content in published:
+        before = found[-1] if found else ("", {})
+        if kind == "stream" == before[0] and before[1]["name"] == content["name"]:
+            before[1]["text"] += content["text"]
+            continue
+        if "data" in content:
+            name = content.pop("transient", {}).get("display_id", "")
+            content["id"] = name.removeprefix("sandbox-")
+        found.append((kind, content))
+    return [(kind, normal(content)) for kind, content in found]
+
+
+def plain_reply(reply: Content) -> Content:
+    """Leave out what is deprecated (engine_info); filter what shows objects."""
+    for value in reply.get("user_expressions", {}).values():
+        value.update(filtered("display_data" if value["status"] == "ok" else "error", value))
+    if reply["status"] == "error":
+        reply.update(filtered("error", reply))
+    return {name: value for name, value in reply.items() if name != "engine_info"}
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=range(len(CELLS)))
+def test_a_cell_does_what_it_does_on_a_plain_kernel(
+    plain: Kernel, agent: Kernel, cell: str | tuple[str, Content]
+) -> None:
+    code, options = (cell, {}) if isinstance(cell, str) else cell
+    expected, wanted = plain.run(code, **options)
+    reply, published = agent.run(code, **options)
+    wanted = [(kind, filtered(kind, content)) for kind, content in wanted]
+    assert comparable(published) == comparable(wanted)
+    assert normal(reply) == normal(plain_reply(expected))
+    assert agent.asked == plain.asked
+
+
+REQUESTS: list[tuple[str, Content]] = [
+    ("complete_request", {"code": "impor", "cursor_pos": 5}),
+    ("complete_request", {"code": "number.bit_", "cursor_pos": 11}),
+    ("complete_request", {"code": "open('nothing_h", "cursor_pos": 15}),
+    ("complete_request", {"code": "%%ti", "cursor_pos": 4}),
+    ("complete_request", {"code": "zi", "cursor_pos": 2}),
+    ("inspect_request", {"code": "number", "cursor_pos": 6, "detail_level": 0}),
+    ("inspect_request", {"code": "zip(", "cursor_pos": 4, "detail_level": 1}),
+    ("inspect_request", {"code": "nothing", "cursor_pos": 7, "detail_level": 0}),
+    ("is_complete_request", {"code": "for x in y:"}),
+    ("is_complete_request", {"code": "1 + 1"}),
+    ("is_complete_request", {"code": "1 +* 1"}),
+    ("history_request", {"hist_access_type": "tail", "n": 2, "raw": True, "output": False}),
+    ("history_request", {"hist_access_type": "tail", "n": 2, "raw": True, "output": True}),
+    ("history_request", {"hist_access_type": "search", "pattern": "numb*", "n": 1, "raw": True, "output": False}),
+    ("comm_info_request", {"target_name": "nobody"}),
+    ("connect_request", {}),
+]  # fmt: skip
+
+
+def reply_to(kernel: Kernel, kind: str, content: Content) -> Content:
+    client = kernel.client
+    client.shell_channel.send(client.session.msg(kind, content))
+    reply: Content = kernel.shell(kind.replace("request", "reply"))["content"]
+    for completion in reply.get("metadata", {}).get("_jupyter_types_experimental", ()):
+        completion["type"] = ""  # jedi has 400 ms to find it
+    for entry in reply.get("history", ()):
+        entry[0] = 0  # a plain kernel counts the sessions of all its starts
+    return {name: value for name, value in reply.items() if not name.endswith("_port")}
+
+
+@pytest.mark.parametrize(("kind", "content"), REQUESTS, ids=range(len(REQUESTS)))
+def test_a_request_is_answered_as_by_a_plain_kernel(
+    plain: Kernel, agent: Kernel, kind: str, content: Content
+) -> None:
+    for each in (plain, agent):
+        each.run("number = 12; number")
+    assert normal(reply_to(agent, kind, content)) == normal(reply_to(plain, kind, content))
+
+
+def test_the_kernel_says_what_it_is(plain: Kernel, agent: Kernel) -> None:
+    reply, expected = (reply_to(kernel, "kernel_info_request", {}) for kernel in (agent, plain))
+    for name in ("status", "protocol_version", "language_info", "help_links"):
+        assert reply[name] == expected[name]
+    assert reply["banner"].startswith("Python 3")
+    assert reply["supported_features"] == []
+    control = agent.client.control_channel
+    control.send(agent.client.session.msg("debug_request", {"seq": 3, "command": "debugInfo"}))
+    answer = agent.client.get_control_msg(timeout=10)["content"]
+    assert (answer["success"], answer["request_seq"]) == (False, 3)
+
+
+# -- while a cell runs, and after
+
+
+def test_what_is_asked_while_a_cell_runs_is_answered_afterwards(agent: Kernel) -> None:
+    agent.client.execute("import time\nprint('on', flush=True)\ntime.sleep(1); known = 1")
+    agent.iopub("text", "on")
+    asked = agent.client.complete("kno")
+    assert agent.shell("execute_reply")["content"]["status"] == "ok"
+    reply = agent.shell("complete_reply")
+    assert reply["parent_header"]["msg_id"] == asked
+    assert "known" in reply["content"]["matches"]
+    agent.late()
+
+
+def test_an_error_aborts_the_cells_in_line_and_no_others(agent: Kernel) -> None:
+    client = agent.client
+    ids = [client.execute(code) for code in ("import time; time.sleep(0.5); 1/0", "2", "3")]
+    statuses = {}
+    for _ in ids:
+        reply = agent.shell("execute_reply")
+        statuses[reply["parent_header"]["msg_id"]] = reply["content"]["status"]
+    assert [statuses[msg_id] for msg_id in ids] == ["error", "aborted", "aborted"]
+    assert agent.run("4")[0]["status"] == "ok"
+    ids = [client.execute(code, stop_on_error=False) for code in ("1/0", "5")]
+    assert [agent.shell("execute_reply")["content"]["status"] for _ in ids] == ["error", "ok"]
+    agent.late()
+
+
+def test_threads_and_tasks_are_heard_when_their_cell_is_over(agent: Kernel) -> None:
+    code = (
+        "import asyncio, threading, time\n"
+        "def work():\n    time.sleep(0.3); print('from the thread')\n"
+        "threading.Thread(target=work).start()\n"
+        "async def task():\n    await asyncio.sleep(0.3); print('from the task')\n"
+        "held = asyncio.create_task(task())"
+    )
+    agent.run(code)
+    text = said(agent.late())
+    assert "from the thread" in text
+    assert "from the task" in text
+
+
+def test_an_interrupt_ends_a_cell_as_a_plain_kernel_does(plain: Kernel, agent: Kernel) -> None:
+    replies = []
+    for kernel in (plain, agent):
+        kernel.client.execute("kept = 7\nprint('going', flush=True)\nwhile True: pass")
+        kernel.iopub("text", "going")
+        kernel.manager.interrupt_kernel()
+        reply = kernel.shell("execute_reply")["content"]
+        assert "while True" in ANSI.sub("", "".join(reply["traceback"]))
+        replies.append((reply["status"], reply["ename"], reply["evalue"]))
+        kernel.late()
+        assert said(kernel.run("kept")[1]) == "7"
+    assert replies[0] == replies[1]
+
+
+def test_an_interrupt_ends_a_question(agent: Kernel) -> None:
+    agent.client.execute("input('who? ')", allow_stdin=True)
+    assert agent.client.get_stdin_msg(timeout=20)["content"]["prompt"] == "who? "
+    agent.manager.interrupt_kernel()
+    assert agent.shell("execute_reply")["content"]["ename"] == "KeyboardInterrupt"
+    agent.client.input("too late")
+    agent.late()
+    assert said(agent.run("input('and now? ')")[1]) == "'Ada'"
+
+
+def test_what_the_guest_writes_in_a_prompt_obeys_no_terminal(agent: Kernel) -> None:
+    agent.run("input('\\x1b]0;title\\x07name? ')")
+    assert agent.asked[-1] == ("name? ", False)
+
+
+def test_what_an_output_must_not_hold_never_reaches_the_page(agent: Kernel) -> None:
+    code = (
+        "from IPython.display import *\n"
+        "get_ipython().kernel.session.send(get_ipython().kernel.iopub_socket, 'display_data',\n"
+        "    {'data': {'text/html': '<script>1</script><b>b</b>'}, 'metadata': {}},\n"
+        "    parent=get_ipython().kernel.get_parent(), metadata={'jupyter_agent': {'op': 'cell'}})\n"
+        "get_ipython().payload_manager.write_payload({'source': 'edit_magic', 'filename': '/etc/x'})\n"
+        "get_ipython().payload_manager.write_payload("
+        "{'source': 'page', 'data': {'text/html': '<script>', 'text/plain': 'p'}, 'start': 0})"
+    )
+    messages: list[dict[str, Any]] = []
+    reply = agent.client.execute_interactive(code, timeout=20, output_hook=messages.append)
+    page = {"source": "page", "data": {"text/plain": "p"}, "start": 0}
+    assert reply["content"]["payload"] == [page]
+    shown = next(m for m in messages if m["msg_type"] == "display_data")
+    assert shown["content"]["data"]["text/html"] == "<b>b</b>"
+    assert shown["metadata"] == {}
+
+
+# -- death
+
+
+def sandbox_of(kernel: Kernel) -> int:
+    """Find the process group leader of the sandbox: the first child of the front process."""
+    assert kernel.manager.provisioner
+    return descendants(kernel.manager.provisioner.pid)[0]  # type: ignore[attr-defined]
+
+
+def test_the_notebook_survives_its_sandbox(agent: Kernel) -> None:
+    agent.run("lost = 1")
+    agent.client.execute("print('busy', flush=True)\nimport time; time.sleep(600)")
+    agent.iopub("text", "busy")
+    os.kill(sandbox_of(agent), signal.SIGKILL)
+    reply = agent.shell("execute_reply")["content"]
+    assert reply["ename"] == "SandboxDied"
+    assert "its variables and files are gone" in reply["evalue"]
+    agent.late()
+    assert agent.run("'lost' in globals()")[0]["execution_count"] == 1
+    dead = sandbox_of(agent)
+    os.kill(dead, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{dead}").exists())
+    reply, published = agent.run("6 * 7")
+    assert reply["status"] == "ok"
+    assert "died (exit code" in said(published)
+    assert said(published).endswith("this cell runs in a new one\n42")
+    assert agent.run("1")[0]["execution_count"] == 2
+
+
+@pytest.mark.parametrize("doing", ["nothing", "x", "loop"])
+def test_nothing_is_left_when_the_front_process_is_killed(
+    folder: Path, tmp_path: Path, doing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with kernel(folder) as mine:
+        if doing != "nothing":
+            mine.run("x = 1")
+        if doing == "loop":
+            mine.client.execute("print('on', flush=True)\nwhile True: pass")
+            mine.iopub("text", "on")
+        front: int = mine.manager.provisioner.pid  # type: ignore[union-attr]
+        wait_until(lambda: len(descendants(front)) > 1)
+        started = descendants(front)
+        os.kill(front, signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+        for left in tmp_path.glob("jupyter-agent-*"):  # an empty folder, for the next start
+            os.utime(left, (0, 0))
+        mine.manager.restart_kernel(now=True)  # as Jupyter Server does
+        mine.client.wait_for_ready(timeout=40)
+        assert said(mine.run("'x' in globals()")[1]) == "False"
+        assert mine.manager.provisioner
+        mine.manager.shutdown_kernel()
+    wait_until(lambda: not list(tmp_path.glob("jupyter-agent-*")))
+
+
+def test_a_restart_starts_both_anew(folder: Path) -> None:
+    with kernel(folder) as mine:
+        mine.run("x = 1")
+        before = descendants(os.getpid())
+        mine.manager.restart_kernel()
+        mine.client.wait_for_ready(timeout=40)
+        reply, published = mine.run("'x' in globals()")
+        assert (reply["execution_count"], said(published)) == (1, "False")
+        front: int = mine.manager.provisioner.pid  # type: ignore[union-attr]
+        assert not {front, *descendants(front)} & set(before)
+
+
+# -- the agent in it
+
+
+def fence(code: str) -> str:
+    return f"```python\n{code}\n```"
+
+
+def test_the_agent_reads_what_the_user_ran(folder: Path, server: ChatServer) -> None:
+    server.replies = [
+        Reply(f"I look.\n{fence('print(price + 1)')}"),
+        Reply("It is **43**."),
+        Reply("Gone."),
+    ]
+    with kernel(folder) as mine:
+        mine.run("price = 42; price")
+        mine.run("1/0")
+        mine.run("print('long ' * 5000)")
+        mine.run("'unseen'", silent=True)
+        reply, published = mine.run(f"%%agent -m {server.model}\nOne more than {{price}}?")
+        assert reply["status"] == "ok"
+        assert reply["execution_count"] == 4
+        assert "It is **43**." in said(published)
+        first = server.requests[0].messages[1]["content"]
+        assert first.startswith(f"I ran:\n{fence('price = 42; price')}\nOutput:\n42\n\nI ran:")
+        assert "ZeroDivisionError: division by zero" in first
+        assert "characters left out" in first
+        assert len(first) < 10_000
+        assert "unseen" not in first
+        assert "One more than {price}?" in first
+        assert mine.run("price")[0]["execution_count"] == 6  # 5 is the agent's own cell
+        assert "run_cell_magic('agent'" in said(mine.run("print(In[4])")[1])
+        os.kill(sandbox_of(mine), signal.SIGKILL)
+        wait_until(lambda: mine.run("1")[0]["status"] == "ok")
+        mine.run(f"%%agent -m {server.model}\nAnd now?")
+        then = server.requests[-1].messages
+        assert then[:2] == server.requests[0].messages[:2]
+        assert "[the kernel was new here" in then[-1]["content"]
+
+
+def test_the_line_magic_answers_out_here(agent: Kernel) -> None:
+    _, published = agent.run("%agent status")
+    assert "bubblewrap, reads" in said(published)
+    assert "%agent status" in said(agent.run("%agent help")[1])
+    assert "--save" in agent.run("%%agent?")[0]["payload"][0]["data"]["text/plain"]
+    assert "in a cell of its own" in said(agent.run("x = 1\n%agent status")[1])
+    for code in ("%agent what", "%%agent --what\nx", "%%agent -m gpt\nx", "%%agent"):
+        assert agent.run(code)[0]["ename"] == "UsageError"
+    assert "%%agent" in reply_to(agent, "complete_request", {"code": "%%ag", "cursor_pos": 4})["matches"]  # fmt: skip
+
+
+def test_an_interrupt_ends_a_run_and_keeps_the_variables(folder: Path, server: ChatServer) -> None:
+    server.replies = [
+        Reply(f"x\n{fence('made = 5')}"),
+        Reply("and " * 5, fault="endless"),
+        Reply("done"),
+    ]
+    with kernel(folder) as mine:
+        mine.client.execute(f"%%agent -m {server.model}\nGo on.")
+        wait_until(lambda: len(server.requests) == 2)
+        mine.manager.interrupt_kernel()
+        assert mine.shell("execute_reply")["content"]["ename"] == "Interrupted"
+        assert server.hung_up.wait(20)
+        mine.late()
+        assert said(mine.run("made")[1]) == "5"
+
+
+def test_a_recorded_run_takes_the_models_place(folder: Path, server: ChatServer) -> None:
+    cell = f"%%agent -m {server.model} --save run.ipynb\nMake it."
+    server.replies = [Reply(f"I make it.\n{fence('made = 6 * 7; print(made)')}"), Reply("**42**")]
+    cells = ["%agent status", cell, "made"]
+    assert texts(execute(folder, *cells))[2] == ["42"]
+    assert len(server.requests) == 2
+    record = (folder / "run.ipynb").read_text()
+    shown = texts(execute(folder, *cells))
+    assert len(server.requests) == 2  # nobody was asked
+    assert "as recorded (--rerun asks anew)" in shown[1][0]
+    assert shown[1][1:5] == ["I make it.", "made = 6 * 7; print(made)", "42\n", "**42**"]
+    assert shown[2] == ["42"]
+    assert (folder / "run.ipynb").read_text() == record
+    server.replies = [Reply("Again: **42**")]
+    assert "Again: **42**" in texts(execute(folder, cell.replace("--save", "--rerun --save")))[0]
+    assert len(server.requests) == 3
+    server.replies = [Reply("Another.")]
+    assert "Another." in texts(execute(folder, cell.replace("Make it", "Make another")))[0]
+
+
+def test_prose_goes_to_the_agent_only_where_asked_for(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply("It is **12**.")]
+    cell = "How many of them are there?"
+    with kernel(folder, "--AgentKernel.prose=True", f"--Session.model={server.model}") as mine:
+        assert "It is **12**." in said(mine.run(cell)[1])
+        assert mine.run("import numpy as")[0]["ename"] == "SyntaxError"
+    with kernel(folder) as mine:
+        mine.run(cell)
+    assert len(server.requests) == 1
+
+
+def test_code_is_never_taken_for_prose() -> None:
+    for code in [cell if isinstance(cell, str) else cell[0] for cell in CELLS]:
+        assert not plainly_prose(code), code
+    for code in ("print hello big world", "for x in range(3", "if a is not b then", "x y z", "a b"):
+        assert plainly_prose(code) == (code == "print hello big world")
+    for text in ("What is the mean of each species?", "Plot it again, but with a log axis"):
+        assert plainly_prose(text)
+
+
+# -- clients
+
+
+def execute(folder: Path, *cells: str) -> NotebookNode:
+    notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, kernel_name="jupyter-agent", resources=resources).execute()
+    nbformat.validate(notebook)
+    return notebook
+
+
+def texts(notebook: NotebookNode) -> list[list[str]]:
+    return [
+        [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
+        for cell in notebook.cells
+    ]
+
+
+def test_papermill_and_nbconvert_run_a_notebook(folder: Path) -> None:
+    parameters = new_code_cell("n = 1", metadata={"tags": ["parameters"]})
+    cells = [parameters, new_code_cell("print(n, len(open('penguins.csv').readlines()))")]
+    notebook = new_notebook(cells=cells)
+    notebook.metadata.kernelspec = {"name": "jupyter-agent", "display_name": "x", "language": "python"}  # fmt: skip
+    nbformat.write(notebook, folder / "in.ipynb")
+    for command in (
+        ["papermill", "in.ipynb", "mill.ipynb", "-p", "n", "5"],
+        ["nbconvert", "--to", "notebook", "--execute", "in.ipynb", "--output", "conv.ipynb"],
+    ):
+        subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, check=True)  # fmt: skip
+    for name, text in (("mill", "5 345\n"), ("conv", "1 345\n")):
+        done = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+        assert done.cells[-1].outputs[0].text == text
+
+
+def test_a_console_works_and_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("tmux"):
+        pytest.fail("tmux is missing; .ci/run installs it")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (folder / "s.md").write_text(
+        f"I look.\n{fence('print(name)')}\n<!-- next reply -->\nDone it.\n"
+    )
+    tmux = ["tmux", "-L", f"ja-agent-{os.getpid()}"]
+    console = f"{sys.executable} -m jupyter_console --kernel jupyter-agent; echo left $?"
+    start = ["new-session", "-d", "-x", "100", "-y", "50", "-c", str(folder), console + "; cat"]
+    subprocess.run([*tmux, *start], check=True)
+
+    def screen() -> str:
+        return subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=False).stdout  # fmt: skip
+
+    def type_in(*keys: str, then: str) -> None:
+        subprocess.run([*tmux, "send-keys", *keys, "Enter"], check=True)
+        wait_until(lambda: then in screen(), screen)
+
+    try:
+        wait_until(lambda: "In [1]:" in screen(), screen)
+        assert "cells run in a sandbox" in screen()
+        type_in("open('penguins.csv').readline()[:7]", then="Out[1]: 'species'")
+        type_in("name = input('who? ')", then="who?")
+        type_in("Ada", then="In [3]:")
+        type_in("print('go' + 'ing', flush=True); __import__('time').sleep(600)", then="going")
+        subprocess.run([*tmux, "send-keys", "C-c"], check=True)
+        wait_until(lambda: "KeyboardInterrupt" in screen() and "In [4]:" in screen(), screen)
+        subprocess.run([*tmux, "send-keys", "%%agent -m scripted:s.md", "Enter"], check=True)
+        subprocess.run([*tmux, "send-keys", "Who is it?", "Escape", "Enter"], check=True)
+        wait_until(lambda: "Done it." in screen() and "In [5]:" in screen(), screen)
+        type_in("exit", then="left 0")
+        wait_until(lambda: not list(tmp_path.glob("jupyter-agent-*")))
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=False)

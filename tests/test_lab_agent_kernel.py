@@ -1,0 +1,122 @@
+"""A notebook on the agent kernel in a real JupyterLab, from the launcher to run all."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+import nbformat
+import pytest
+from playwright.sync_api import expect
+
+from .conftest import PENGUINS
+from .lab import PATIENCE, Lab, NotebookPage, browsing, launched, serving
+
+pytestmark = pytest.mark.timeout(240)
+
+F = "```"
+SCRIPT = f"I look.\n\n{F}python\nprint(price * 2)\n{F}\n<!-- next reply -->\nIt is **84**.\n"
+PLOT = "import matplotlib.pyplot as plt\nprice = 42\nplt.plot([1, 4, 9]);"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("served") / "work"
+    folder.mkdir()
+    shutil.copy(PENGUINS, folder)
+    (folder / "s.md").write_text(SCRIPT)
+    with serving(folder, tmp_path_factory.mktemp("home")) as lab:
+        yield lab
+
+
+def write(notebook: NotebookPage, code: str) -> int:
+    """Write code into the last cell; return its number."""
+    cell = notebook.cells.last
+    cell.locator(".cm-content").click()
+    notebook.page.keyboard.insert_text(code)
+    return notebook.cells.count() - 1
+
+
+def run(notebook: NotebookPage, code: str) -> int:
+    """Write code into the last cell and run it, which makes a new one."""
+    index = write(notebook, code)
+    notebook.page.keyboard.press("Shift+Enter")
+    expect(notebook.cells).to_have_count(index + 2)
+    return index
+
+
+def complete(notebook: NotebookPage, index: int, text: str) -> None:
+    """Press Tab until it has worked: JupyterLab gives a kernel one second to complete."""
+    written = notebook.cells.nth(index).locator(".cm-content")
+    for _ in range(12):
+        notebook.page.keyboard.press("Tab")
+        with contextlib.suppress(AssertionError):
+            expect(written).to_have_text(text, timeout=5000)
+            return
+    raise AssertionError(written.inner_text())
+
+
+def test_a_notebook_lives_in_the_sandbox(lab: Lab) -> None:
+    with browsing() as browser, launched(lab, browser, "Python 3 (agent)") as notebook:
+        page = notebook.page
+        plot = run(notebook, PLOT)
+        notebook.done(plot)
+        expect(notebook.cells.nth(plot).locator("img")).to_be_visible()
+
+        price = write(notebook, "pric")
+        complete(notebook, price, "price")
+        page.keyboard.press("Shift+Enter")
+        notebook.done(price)
+        assert notebook.text(price) == "42"
+
+        asked = run(notebook, "name = input('who? ')\nprint('hello', name)")
+        box = page.locator(".jp-Stdin-input")
+        box.fill("Ada", timeout=PATIENCE)
+        box.press("Enter")
+        notebook.done(asked)
+        assert "hello Ada" in notebook.text(asked)
+        expect(box).to_have_count(0)
+
+        agent = run(notebook, "%%agent -m scripted:s.md\nTwice the price?")
+        notebook.done(agent)
+        assert "It is 84." in notebook.text(agent)
+        assert "bubblewrap, reads work/" in notebook.text(agent)
+
+        loop = run(notebook, "print('going', flush=True)\nwhile True: pass")
+        expect(notebook.outputs(loop).first).to_have_text("going", timeout=PATIENCE)
+        notebook.interrupt()
+        notebook.done(loop)
+        assert "KeyboardInterrupt" in notebook.text(loop)
+        after = run(notebook, "price + 1")
+        notebook.done(after)
+        assert notebook.text(after) == "43"
+        notebook.screenshot("agent-kernel")
+
+        page.locator('[data-command="notebook:restart-kernel"]').first.click()
+        page.get_by_role("button", name="Confirm Kernel Restart").or_(page.locator(".jp-mod-accept")).first.click()  # fmt: skip
+        gone = run(notebook, "'price' in globals()")
+        notebook.done(gone)
+        assert notebook.text(gone) == "False"
+        expect(notebook.cells.nth(gone).locator(".jp-InputPrompt").first).to_have_text("[1]:")
+        page.keyboard.press("Control+s")  # JupyterLab asks for a name first
+        page.locator(".jp-Dialog input[type=text]").fill("agent.ipynb")
+        page.keyboard.press("Enter")
+        notebook.path = lab.folder / "agent.ipynb"
+        expect(page.locator(".lm-TabBar-tabLabel", has_text="agent.ipynb")).to_be_visible()
+        saved = notebook.save()
+        assert saved.metadata.kernelspec.name == "jupyter-agent"
+        nbformat.validate(saved)
+
+        # without what waits for the user
+        saved.cells = [
+            cell for n, cell in enumerate(saved.cells[:-1]) if n not in (asked, loop, gone)
+        ]
+        nbformat.write(saved, notebook.path)
+        page.goto(f"{lab.url}/doc/tree/{notebook.path.name}?reset")
+        notebook._settle()
+        notebook.run_all()
+        expect(notebook.cells.nth(0).locator("img")).to_be_visible()
+        assert "It is 84." in notebook.text(2)
+        assert notebook.text(3) == "43"
+        notebook.screenshot("agent-kernel-run-all")

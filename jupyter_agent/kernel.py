@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shlex
+import threading
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from ipykernel.kernelbase import Kernel
 from nbformat import NotebookNode
 
 from jupyter_agent import __version__
+from jupyter_agent.ask import asker
+from jupyter_agent.commands import carry_out
 from jupyter_agent.errors import AgentError, CodeError, Interrupted, UsageError
 from jupyter_agent.options import add_run_options, run_arguments
 from jupyter_agent.session import Session
@@ -52,6 +55,7 @@ class AgentKernel(Kernel):
         self._session = Session(parent=self, keep_spare=True)
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that runs cells
+        self._asker_id: Any = None
 
     # -- the outlet that views write to
 
@@ -76,6 +80,8 @@ class AgentKernel(Kernel):
         self, code: str, silent: bool, *_args: Any, **_kwargs: Any
     ) -> dict[str, Any]:
         """Run a cell (message spec: execute_request)."""
+        if code.strip() == "%agent stop":  # from a subshell, while a cell runs
+            return self._stop()
         first, _, body = code.partition("\n")
         if first.split()[:1] == ["%%agent"]:
             work = self._agent(first.removeprefix("%%agent"), body.removesuffix("\n"))
@@ -93,6 +99,12 @@ class AgentKernel(Kernel):
             return self._failed(error)
         finally:
             self._running = None
+        return self._reply("ok", payload=[], user_expressions={})
+
+    def _stop(self) -> dict[str, Any]:
+        stopped = self._running is not None
+        self._send_interrupt_children()
+        self.stream("stdout", "Stopped.\n" if stopped else "No run is going on.\n")
         return self._reply("ok", payload=[], user_expressions={})
 
     def _reply(self, status: str, **content: Any) -> dict[str, Any]:
@@ -131,7 +143,9 @@ class AgentKernel(Kernel):
         options = parser.parse_args(shlex.split(line))
         metadata = self.get_parent("shell").get("metadata", {})
         view = AnswerView(self) if options.quiet else DisplayView(self, live="cellId" in metadata)
-        changes = self._session.run(task, **run_arguments(options))
+        able = self.get_parent("shell").get("content", {}).get("allow_stdin", False)
+        ask = asker(self._read_line, shown=not options.quiet) if able else None
+        changes = self._session.run(task, **run_arguments(options), asker=ask)
         state = "stopped"
         try:
             async with aclosing(changes):
@@ -142,15 +156,35 @@ class AgentKernel(Kernel):
             view.finish(state)
 
     async def _command(self, command: str) -> None:
-        match command:
-            case "status":
-                lines = [f"{name:<8} {value}\n" for name, value in self._session.status().items()]
-                self.stream("stdout", "".join(lines))
-            case "reset":
-                await self._session.reset()
-                self.stream("stdout", "The sandbox is new and the session's runs are forgotten.\n")
-            case _:
-                raise UsageError(f"%agent does not know {command!r}: it takes status or reset")
+        self.stream("stdout", await carry_out(self._session, command) + "\n")
+
+    async def _read_line(self, prompt: str) -> str:
+        """Ask in the front end (message spec: input_request); the sandbox goes on meanwhile."""
+        assert self.session
+        content, given_up = {"prompt": prompt, "password": False}, threading.Event()
+        parent = self.get_parent("shell")
+        while self.stdin_socket.poll(0):
+            self.stdin_socket.recv_multipart()  # answers to what was asked before
+        self.session.send(self.stdin_socket, "input_request", content, parent, ident=self._asker_id)
+
+        def wait() -> None:
+            while not (given_up.is_set() or self.stdin_socket.poll(50)):
+                pass
+
+        waiting = asyncio.get_running_loop().run_in_executor(None, wait)
+        try:
+            await asyncio.shield(waiting)
+        finally:
+            given_up.set()
+            await waiting
+        _, reply = self.session.recv(self.stdin_socket)
+        return str(reply["content"]["value"]) if reply else ""
+
+    def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:
+        """Keep who asked for a cell, to ask back."""
+        if channel == "shell":
+            self._asker_id = ident
+        super().set_parent(ident, parent, channel)
 
     async def do_complete(self, code: str, cursor_pos: int) -> dict[str, Any]:
         """Complete in the sandbox."""

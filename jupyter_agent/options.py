@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["RUN_OPTIONS", "add_run_options", "run_arguments"]
+__all__ = ["POLICIES", "RUN_OPTIONS", "VALUE_OPTIONS", "add_run_options", "run_arguments"]
+
+
+POLICIES = ["always", "risky", "never"]  # when to ask the user
 
 
 def _count(text: str) -> int:
@@ -22,6 +25,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -51,7 +58,44 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         ("--timeout",),
         {"metavar": "S", "type": _seconds, "help": "most seconds the run may take"},
     ),
+    (
+        ("--ask",),
+        {
+            "choices": POLICIES,
+            "help": "ask before each cell, before tools marked ask=True (the default), or never",
+        },
+    ),
     (("-q", "--quiet"), {"action": "store_true", "help": "show nothing but the answer"}),
+]
+
+VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (
+        ("-i", "--input"),
+        {
+            "metavar": "NAMES",
+            "type": _names,
+            "action": "extend",
+            "help": "variables of yours that the agent gets, separated by commas",
+        },
+    ),
+    (
+        ("-o", "--output"),
+        {
+            "metavar": "NAMES",
+            "type": _names,
+            "action": "extend",
+            "help": "variables of the agent's that you get when the run ends",
+        },
+    ),
+    (
+        ("-t", "--tool"),
+        {
+            "metavar": "NAMES",
+            "type": _names,
+            "action": "extend",
+            "help": "functions of yours that the agent may call, beside those marked @tool",
+        },
+    ),
 ]
 
 
@@ -63,5 +107,5 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Turn what was parsed into the arguments of `Session.run`."""
-    names = ("model", "max_steps", "data", "save", "timeout")
+    names = ("model", "max_steps", "data", "save", "timeout", "ask")
     return {name: getattr(options, name) for name in names}

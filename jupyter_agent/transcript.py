@@ -26,7 +26,7 @@ MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "end"]
+Role = Literal["task", "prose", "code", "reminder", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Transcript:
     """A notebook of runs, the ways to write it and the messages it stands for.
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
-    are the model's, ``end`` says why a run has no answer. Other cells are the user's own.
+    are the model's, ``reminder`` says what an answer lacks, ``end`` why a run has none. Other
+    cells are the user's own.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ class Transcript:
                     _say(messages, "user", shown["text"], _pictures(cell, shown["pictures"]))
                 case "prose" | "end":
                     _say(messages, "assistant", cell.source)
-                case _ if cell.cell_type == "markdown":
+                case _ if cell.cell_type == "markdown":  # a reminder, or one of the user's own
                     _say(messages, "user", cell.source)
         return messages
 

@@ -13,21 +13,30 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge"},
-    {"sandbox.guest", "sandbox.lockdown"},
+    {"sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
+    {"sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
-    {"sandbox.interpreter"},
-    {"sandbox.provisioner"},
+    {"ask", "sandbox.interpreter", "values"},
+    {"sandbox.provisioner", "tools"},
     {"sandbox.kernel", "models.hub", "models.local", "models.scripted"},
     {"models", "sandbox"},
-    {"agent"},
+    {"agent", "border"},
     {"views", "views.display", "views.terminal"},
     {"sandbox.install", "session", "doctor"},
+    {"commands"},
     {"magics", "kernel", "cli"},
 ]
 LOOP = ["errors", "protocol", "transcript", "models", "agent"]  # what carries a run
+BORDER = ["ask", "border", "sandbox.guest_calls", "sandbox.guest_values", "tools", "values"]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
-SANDBOX.remove("sandbox.install")  # a door
-GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
+SANDBOX = [name for name in SANDBOX if name not in [*BORDER, "sandbox.install"]]  # a door
+GUEST = [
+    "sandbox.__main__",
+    "sandbox.guest",
+    "sandbox.guest_calls",
+    "sandbox.guest_values",
+    "sandbox.lockdown",
+]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -83,13 +92,13 @@ def test_what_runs_in_the_sandbox_imports_nothing_of_ours_but_itself() -> None:
 
 def test_public_names_are_declared() -> None:
     for name in sorted(MODULES):
-        if name in ("sandbox.__main__", "sandbox", "views", "sandbox.guest", "sandbox.lockdown"):
+        if name in ("sandbox", "views", *GUEST):
             continue
         module = importlib.import_module(f"jupyter_agent.{name}".removesuffix(".__init__"))
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1700)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 650), (SANDBOX, 1800), (BORDER, 1350)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

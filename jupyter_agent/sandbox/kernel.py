@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.guest_values import Buffer
 from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 
@@ -36,6 +37,8 @@ _SILENT.propagate = False
 Mail = tuple[str, Any]  # "iopub" or "shell" and a message; "died" and an exit code
 MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
+_CALLS = "jupyter_agent.sandbox.guest_calls"
+MOST_PARTS = 1 << 20  # of one value
 LARGEST_MESSAGE = 128 << 20  # bytes; libzmq drops the connection on a larger one
 
 
@@ -66,6 +69,12 @@ class Sandbox(LoggingConfigurable):
     most_output = Int(20, min=1, help="MiB of outputs of a cell before it is interrupted.").tag(
         config=True
     )
+    most_value = Int(1024, min=1, help="MiB that may come out at once: results, a file.").tag(
+        config=True
+    )
+    value_timeout = Float(60, min=1, help="Seconds a value may take to go in or come out.").tag(
+        config=True
+    )
     spare = Bool(False, help="Keep another kernel started, for a fast restart.").tag(config=True)
     spare_seconds = Float(
         600, min=1, help="Seconds without work after which a spare kernel is ended."
@@ -78,6 +87,7 @@ class Sandbox(LoggingConfigurable):
         self.folder = (folder or Path.cwd()).resolve()
         self.data = data
         self.execution_count: int | None = None
+        self.starts = 0  # kernels that there have been: another one has no variables
         self._kernel: _Kernel | None = None
         self._spare: asyncio.Task[_Kernel] | None = None
         self._settling: asyncio.Task[None] | None = None
@@ -149,6 +159,7 @@ class Sandbox(LoggingConfigurable):
         if self._kernel is None:
             spare, self._spare = self._spare, None
             self._kernel = await (spare or self._launch())
+            self.starts += 1
         self._prepare_spare()
 
     def _prepare_spare(self) -> None:
@@ -259,6 +270,42 @@ class Sandbox(LoggingConfigurable):
             if cell.waiting and self._kernel is not None:
                 await self._stop(cell)
 
+    async def call(self, function: str, parts: Sequence[Buffer]) -> list[bytearray]:
+        """Call a function of `guest_calls` with bytes and return the bytes it sends back.
+
+        Raises
+        ------
+        SandboxError
+            It did not come to an end, or sent something else.
+        """
+        await self._settled()
+        await self.start()
+        assert self._kernel
+        code = f"__import__({_CALLS!r}, fromlist=['']).serve({function!r})"
+        request = _execution(code, allow_stdin=False) | {"store_history": False}
+        cell = _Cell(self._kernel, self._kernel.send("execute_request", request, parts))
+        cell.parcel = _Parcel(self.most_value << 20)
+        failure = ""
+        try:
+            async with asyncio.timeout(self.value_timeout):
+                while cell.waiting:
+                    output = await cell.next()
+                    if output is not None and output.output_type == "error":
+                        failure = f"{output.ename}: {output.evalue}"[:500]
+        except EOFError as death:
+            await self._end()
+            raise SandboxError(f"{death}; nothing was handed over") from None
+        except TimeoutError:
+            failure = f"it took more than {self.value_timeout:g} s; see c.Sandbox.value_timeout"
+        finally:
+            cell.close()
+            if cell.waiting and self._kernel is not None:
+                await self._stop(cell)
+        if failure or not cell.parcel.whole:
+            why = failure or cell.parcel.fault or "it sent no result"
+            raise SandboxError(f"the sandbox could not {function!r}: {why}")
+        return cell.parcel.parts
+
     async def ask(self, kind: str, content: dict[str, Any]) -> dict[str, Any]:
         """Send a request such as ``complete_request`` and return the content of its reply.
 
@@ -311,6 +358,7 @@ class _Kernel:
         self.manager = manager
         self.client = manager.client()
         self.dropped = 0
+        self.expected = ""  # the request whose comm messages are of use
         self.log = log
         self._inbox: asyncio.Queue[Mail] = asyncio.Queue(MOST_WAITING)
         self._listeners: list[asyncio.Task[None]] = []
@@ -368,13 +416,15 @@ class _Kernel:
             answered |= source == "shell"
             heard |= source == "iopub"
 
-    def send(self, kind: str, content: dict[str, Any]) -> str:
+    def send(self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer] = ()) -> str:
         """Send a request and return its id.
 
         The session counts its ids up: the guest could sign answers to a request still to come.
         """
         request = self.client.session.msg(kind, content)
         msg_id = request["header"]["msg_id"] = request["msg_id"] = secrets.token_hex(16)
+        request["buffers"] = list(buffers)
+        self.expected = msg_id if buffers else ""
         self.client.shell_channel.send(request)
         return msg_id
 
@@ -421,7 +471,8 @@ class _Kernel:
                 if not source.is_alive():
                     return
                 continue
-            if channel != "iopub" or _worth_keeping(message):
+            wanted = _worth_keeping(message) or _parent(message) == self.expected
+            if channel != "iopub" or wanted:
                 await self._inbox.put((channel, message))
 
     async def _mind(self, monitor: zmq.asyncio.Socket) -> None:
@@ -446,6 +497,7 @@ class _Cell:
         self.waiting = {"idle", "reply"}
         self.outputs = self.size = 0
         self.execution_count: int | None = None
+        self.parcel: _Parcel | None = None
         self._kernel = kernel
         self._msg_id = msg_id
         self._answer = answer
@@ -516,6 +568,8 @@ class _Cell:
                     self.waiting.discard("reply")
                 case "execute_reply", _:
                     self.waiting.discard("reply")
+                case "comm_msg", {"data": data} if self.parcel:
+                    self.parcel.add(data, message["buffers"])
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
                 case _:
@@ -523,6 +577,66 @@ class _Cell:
         except (ValueError, TypeError, RecursionError):
             self._kernel.dropped += 1
         return None
+
+
+class _Parcel:
+    """Bytes that come in pieces: first a message that says how many, then theirs.
+
+    Parameters
+    ----------
+    most
+        Bytes that may come in all.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.parts: list[bytearray] = []
+        self.fault = ""
+        self._most = most
+        self._announced = False
+        self._place = (0, 0)  # of the next byte: in which part, and where in it
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was announced has come, and nothing else."""
+        return self._announced and not self.fault and self._place[0] == len(self.parts)
+
+    def add(self, data: object, buffers: list[memoryview]) -> None:
+        """Take a message; note what is wrong with it."""
+        try:
+            if not self._announced:
+                self._announce(data)
+            for buffer in buffers:
+                self._fill(buffer)
+        except (ValueError, TypeError) as error:
+            self.fault = self.fault or str(error)
+
+    def _announce(self, sizes: object) -> None:
+        if not isinstance(sizes, list) or any(type(n) is not int or n < 0 for n in sizes):
+            raise ValueError("it sent something else than a value")
+        if sum(sizes) > self._most or len(sizes) > MOST_PARTS:
+            raise ValueError(
+                f"it has {sum(sizes):,} bytes in {len(sizes):,} parts, more than "
+                f"{self._most >> 20:,} MiB in {MOST_PARTS:,}; raise c.Sandbox.most_value"
+            )
+        self.parts = [bytearray(size) for size in sizes]
+        self._announced = True
+        self._skip_empty(0)
+
+    def _fill(self, piece: memoryview) -> None:
+        part, start = self._place
+        end = start + piece.nbytes
+        if self.fault or part >= len(self.parts) or end > len(self.parts[part]):
+            raise ValueError("it sent more than it announced")
+        self.parts[part][start:end] = piece
+        if end < len(self.parts[part]):
+            self._place = (part, end)
+        else:
+            self._skip_empty(part + 1)
+
+    def _skip_empty(self, part: int) -> None:
+        while part < len(self.parts) and not self.parts[part]:
+            part += 1
+        self._place = (part, 0)
 
 
 def _execution(code: str, *, allow_stdin: bool) -> dict[str, Any]:

@@ -119,10 +119,11 @@ def fetch(request: tuple[str, int]) -> Any:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         return f"{error.strerror}"
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        return "it is no regular file"
     with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            return "it is no regular file"
         if facts.st_size > most:
             return f"it has {facts.st_size:,} bytes, more than {most:,}"
         return file.read(most)

@@ -259,8 +259,9 @@ class _Writer:
         import pandas as pd
 
         dtype = column.dtype
-        if isinstance(dtype, np.dtype):
+        if isinstance(dtype, np.dtype) or type(dtype).__name__ == "NumpyEADtype":
             values = column.to_numpy()
+            dtype = values.dtype
             return self._objects(values) if dtype.kind == "O" else self.array(values)
         values = getattr(column, "array", column)
         match dtype:

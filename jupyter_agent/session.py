@@ -64,6 +64,7 @@ class Session(LoggingConfigurable):
         super().__init__(**kwargs)
         self.results: dict[str, object] = {}  # of the last run, by name
         self._functions = [*self.tools, *tools]
+        self._border: Border | None = None  # the last run's: its values and tools live on
         self.folder = folder or Path.cwd()
         self.transcript = Transcript()
         self.sandbox = self._new_sandbox(None)
@@ -122,6 +123,7 @@ class Session(LoggingConfigurable):
         offered = self._tools(tools or {}, None if policy == "never" else asker or _nobody)
         await self._share(data)
         border = Border(self.sandbox, offered, inputs=inputs or {}, outputs=outputs)
+        self._border = border
         limits: dict[str, Any] = {"max_steps": max_steps, "max_seconds": timeout}
         limits = {name: value for name, value in limits.items() if value is not None}
         agent = Agent(chosen, border, self.transcript, parent=self, **limits)
@@ -146,7 +148,9 @@ class Session(LoggingConfigurable):
 
     async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
         """Run the user's own code in the sandbox and yield its outputs."""
-        async with aclosing(self.sandbox.execute(code)) as outputs:
+        if self._border is None:
+            self._border = Border(self.sandbox, self._tools({}, _nobody), inputs={}, outputs=())
+        async with aclosing(self._border.execute(code)) as outputs:
             async for output in outputs:
                 yield output
 
@@ -184,6 +188,7 @@ class Session(LoggingConfigurable):
     async def reset(self) -> None:
         """Forget the transcript and the variables; the next run starts afresh."""
         self.transcript = Transcript()
+        self._border = None
         if self.sandbox.alive:
             await self.sandbox.restart()
 

@@ -112,6 +112,7 @@ class Session(LoggingConfigurable):
         ResultError
             The run has ended without one of ``outputs``; the others are there.
         """
+        self.results = {}
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
         chosen = load_model(choose_model(model or self.model))

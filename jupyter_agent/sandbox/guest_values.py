@@ -28,6 +28,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 MOST_DEPTH = 100
 MOST_TREE = 32 << 20  # bytes of JSON
+MOST_DIGITS = 1 << 16  # of one number
 PIECE = 8 << 20  # bytes of one message
 CAN = (
     "numbers, text, bytes, dates, lists and dicts of them, numpy arrays, pandas, polars and Arrow "
@@ -80,8 +81,10 @@ def encode(value: object) -> list[Buffer]:
         A part of it cannot cross.
     """
     writer = _Writer()
-    tree = writer.node(value)
-    return [json.dumps(tree, allow_nan=False, separators=(",", ":")).encode(), *writer.buffers]
+    tree = json.dumps(writer.node(value), allow_nan=False, separators=(",", ":")).encode()
+    if len(tree) > MOST_TREE:
+        raise Unfit("it is too much for a list or a dict; an array or a table can cross")
+    return [tree, *writer.buffers]
 
 
 def decode(parts: Sequence[Buffer]) -> Any:
@@ -139,7 +142,7 @@ class _Writer:
         if kind in _PLAIN:
             return value
         if kind is int:
-            return value if abs(value) < 1 << 63 else {"is": "int", "hex": hex(value)}
+            return value if abs(value) < 1 << 63 else {"is": "int", "hex": _digits(hex(value))}
         if kind is float:
             return value if math.isfinite(value) else {"is": "float", "text": repr(value)}
         if self._depth >= MOST_DEPTH:
@@ -396,6 +399,13 @@ def _numpy(values: Any) -> Any:
     return np.asarray(values)
 
 
+def _digits(text: str) -> str:
+    """Return a number's digits, if they are not so many that to reckon with them takes long."""
+    if len(text) > MOST_DIGITS:
+        raise Unfit(f"a number of {len(text):,} digits cannot cross; one of {MOST_DIGITS:,} can")
+    return text
+
+
 def _zone(tz: Any) -> Any:
     """Write a time zone: its name, or its seconds from UTC."""
     match tz:
@@ -444,7 +454,7 @@ _WRITERS: dict[type, Callable[[_Writer, Any], Any]] = {
         "is": "timedelta",
         "parts": [v.days, v.seconds, v.microseconds],
     },
-    decimal.Decimal: lambda _, v: {"is": "decimal", "text": str(v)},
+    decimal.Decimal: lambda _, v: {"is": "decimal", "text": _digits(str(v))},
     fractions.Fraction: lambda w, v: {
         "is": "fraction",
         "parts": [w.node(v.numerator), w.node(v.denominator)],
@@ -843,7 +853,7 @@ def _of_text(column: Any) -> Any:
 
 
 _READERS: dict[str, Callable[[_Reader, Any], Any]] = {
-    "int": lambda _, n: int(n["hex"][: 1 << 20], 16),
+    "int": lambda _, n: int(_digits(n["hex"]), 16),
     "float": lambda _, n: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[n["text"]],
     "dict": _Reader._dict,
     "tuple": lambda r, n: tuple(r.values(n["items"])),
@@ -862,7 +872,7 @@ _READERS: dict[str, Callable[[_Reader, Any], Any]] = {
         tzinfo=_read_zone(n["tz"]), fold=n["fold"]
     ),
     "timedelta": lambda _, n: dt.timedelta(*map(int, _list(n["parts"]))),
-    "decimal": lambda _, n: decimal.Decimal(n["text"][:10_000]),
+    "decimal": lambda _, n: decimal.Decimal(_digits(n["text"])),
     "fraction": lambda r, n: fractions.Fraction(*map(int, r.values(n["parts"]))),
     "uuid": lambda _, n: uuid.UUID(n["text"]),
     "scalar": lambda r, n: r._expect(n["array"], "array")[()],

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from jupyter_agent.agent import Agent
     from jupyter_agent.sandbox.kernel import Sandbox
     from jupyter_agent.session import Session
+    from jupyter_agent.tools import tool
     from jupyter_agent.transcript import Change, Transcript
 
-__all__ = ["Agent", "Change", "Sandbox", "Session", "Transcript", "load_ipython_extension"]
+__all__ = ["Agent", "Change", "Sandbox", "Session", "Transcript", "load_ipython_extension", "tool"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "Sandbox": "sandbox.kernel",
     "Session": "session",
     "Transcript": "transcript",
+    "tool": "tools",
 }
 
 

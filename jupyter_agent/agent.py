@@ -7,7 +7,7 @@ import contextlib
 import math
 import random
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -42,7 +42,10 @@ _NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 class Kernel(Protocol):
     """Anything that runs a cell and streams its outputs."""
 
-    execution_count: int | None
+    @property
+    def execution_count(self) -> int | None:
+        """The count of the last cell."""
+        ...
 
     def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
         """Yield the outputs of ``code``; closing early interrupts it."""
@@ -110,17 +113,21 @@ class Agent(LoggingConfigurable):
         self._deadline = math.inf
         self._spent = 0
 
-    async def run(self, task: str, *, note: str = "") -> AsyncGenerator[Change, None]:
+    async def run(
+        self, task: str, *, note: str = "", lacks: Callable[[], Awaitable[str]] | None = None
+    ) -> AsyncGenerator[Change, None]:
         """Yield every change that the run makes to the transcript.
 
         A code cell is yielded before it runs: what its source holds when the iteration goes on
-        is what runs. Closing or cancelling the iteration stops model and sandbox, and leaves the
-        transcript whole and saved.
+        is what runs, or nothing if its metadata say why it was ``refused``. Closing or cancelling
+        the iteration stops model and sandbox, and leaves the transcript whole and saved.
 
         Parameters
         ----------
         note
             Facts that the model reads after the task, such as the files it can read.
+        lacks
+            Says what an answer still lacks, which the model is then asked for; empty for nothing.
 
         Raises
         ------
@@ -150,7 +157,10 @@ class Agent(LoggingConfigurable):
                     corrections += 1
                     yield self._done(self.transcript.add("correction", _CORRECTION))
                 elif not step.draft.code:
-                    return
+                    lack = await lacks() if lacks else ""
+                    if not lack or number == self.max_steps:
+                        return
+                    yield self._done(self.transcript.add("reminder", lack))
             raise LimitReached(
                 f"no answer after {self.max_steps} steps; raise c.Agent.max_steps or ask for less"
             )
@@ -306,11 +316,13 @@ class Agent(LoggingConfigurable):
         cell.metadata[KEY]["running"] = True
         self._save()
         yield Change(cell)
-        async with aclosing(self._in_time(self.sandbox.execute(cell.source))) as outputs:
+        refused = cell.metadata[KEY].get("refused")
+        running = self.sandbox.execute(cell.source) if refused is None else _refusal(refused)
+        async with aclosing(self._in_time(running)) as outputs:
             async for output in outputs:
                 self.transcript.add_output(cell, output)
                 yield Change(cell)
-        cell.execution_count = self.sandbox.execution_count
+        cell.execution_count = self.sandbox.execution_count if refused is None else None
         self.transcript.finish(cell)
         step.running = None
         yield self._done(cell)
@@ -405,6 +417,12 @@ def _over(cell: NotebookNode) -> Change:
     """Take back a cell that was only shown."""
     cell.source = ""
     return Change(cell, done=True)
+
+
+async def _refusal(reason: str) -> AsyncGenerator[NotebookNode, None]:
+    """Stand for the outputs of a cell that the user did not let run."""
+    why = f"the user did not let this cell run: {reason}"
+    yield new_output("error", ename="Refused", evalue=why, traceback=[f"Refused: {why}"])
 
 
 def _reason(error: BaseException) -> str:

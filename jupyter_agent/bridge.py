@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import queue
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 __all__ = ["Bridge", "shared_bridge"]
 
 T = TypeVar("T")
+Errand = Callable[[], None]
 _END: Any = object()
 
 
@@ -25,25 +28,62 @@ class Bridge:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._mail: defaultdict[int, queue.SimpleQueue[Errand | None]] = defaultdict(
+            queue.SimpleQueue
+        )
+        self._tasks: dict[int, asyncio.Task[Any]] = {}  # what each thread waits for
         threading.Thread(target=self._loop.run_forever, name="jupyter_agent", daemon=True).start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and return its result; a KeyboardInterrupt cancels it first."""
+        """Run a coroutine and return its result; a KeyboardInterrupt cancels it first.
+
+        Meanwhile the main thread calls what the coroutine gives to `do_here`.
+        """
         result: Future[T] = Future()
-        tasks: list[asyncio.Task[T]] = []
+        thread = threading.get_ident()
+        mail = self._mail[thread]
 
         def begin() -> None:  # in the caller's context: IPython keeps the current cell there
-            tasks.append(self._loop.create_task(coroutine))
-            tasks[0].add_done_callback(functools.partial(_hand_over, result))
+            task = self._tasks[thread] = self._loop.create_task(coroutine)
+            task.add_done_callback(functools.partial(_hand_over, result, mail))
 
         self._loop.call_soon_threadsafe(begin)
         while True:
             try:
-                return result.result()
+                errand = mail.get()
+                if errand:
+                    errand()
+                if result.done():
+                    return result.result()
             except KeyboardInterrupt:
                 if result.done():
                     raise
-                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                self._loop.call_soon_threadsafe(lambda: self._tasks[thread].cancel())
+
+    def stop(self) -> bool:
+        """Interrupt what the main thread waits for, as from a subshell; tell if there was any."""
+        task = self._tasks.get(threading.main_thread().ident or 0)
+        if task is None or task.done():
+            return False
+        self._loop.call_soon_threadsafe(task.cancel)
+        return True
+
+    async def do_here(self, function: Callable[[], T]) -> T:
+        """Have the main thread call a function, such as `input`, while it waits for us."""
+        done: Future[T] = Future()
+
+        def errand() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+
+        self._mail[threading.main_thread().ident or 0].put(errand)
+        return await asyncio.wrap_future(done)
 
     def iterate(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         """Iterate an async generator. After an interrupt it may still yield its last items."""
@@ -58,13 +98,16 @@ class Bridge:
             self.call(source.aclose())
 
 
-def _hand_over(result: Future[T], task: asyncio.Task[T]) -> None:
+def _hand_over(
+    result: Future[T], mail: queue.SimpleQueue[Errand | None], task: asyncio.Task[T]
+) -> None:
     if task.cancelled():
         result.set_exception(KeyboardInterrupt())
     elif error := task.exception():
         result.set_exception(error)
     else:
         result.set_result(task.result())
+    mail.put(None)
 
 
 @functools.cache

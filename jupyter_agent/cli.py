@@ -96,6 +96,7 @@ def _configuration(traits: list[str]) -> Config:
 
 
 async def _run(options: argparse.Namespace, config: Config) -> int:
+    from jupyter_agent.ask import asker
     from jupyter_agent.session import Session
     from jupyter_agent.views.terminal import TerminalView
 
@@ -106,7 +107,8 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
     session = Session(config=config)
     state = "stopped"
     try:
-        changes = session.run(options.task, **run_arguments(options))
+        ask = asker(_read_line, shown=not options.quiet) if sys.stdin.isatty() else None
+        changes = session.run(options.task, **run_arguments(options), asker=ask)
         async with aclosing(changes):
             async for change in changes:
                 view(change)
@@ -117,6 +119,22 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
                 view.finish(state)
         await session.close()
     return ANSWERED
+
+
+async def _read_line(prompt: str) -> str:
+    """Read a line of the terminal's; unlike a thread in `input` this can be given up."""
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
 
 
 def _fail(error: AgentError | TraitError, options: argparse.Namespace, code: int) -> int:

@@ -7,6 +7,7 @@
     ├── SandboxError       the sandbox could not start or is gone
     ├── ModelError         the model could not be asked, or its reply could not be used
     ├── TranscriptError    a notebook could not be read or written
+    ├── ResultError        a result that was asked for did not come out
     ├── LimitReached       a run used up its steps, its time or its tokens
     ├── Interrupted        the user stopped a run
     └── CodeError          code that the user ran in the sandbox raised
@@ -25,6 +26,7 @@ __all__ = [
     "Kind",
     "LimitReached",
     "ModelError",
+    "ResultError",
     "SandboxError",
     "TranscriptError",
     "UsageError",
@@ -97,6 +99,10 @@ class ModelError(AgentError):
 
 class TranscriptError(AgentError):
     """A notebook could not be read or written."""
+
+
+class ResultError(AgentError):
+    """A run ended without a result that was asked for, or with one that cannot cross."""
 
 
 class LimitReached(AgentError):

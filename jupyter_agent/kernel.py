@@ -31,6 +31,8 @@ from nbformat import NotebookNode
 from traitlets import Bool, Float
 
 from jupyter_agent import __version__
+from jupyter_agent.ask import asker
+from jupyter_agent.commands import carry_out
 from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageError
 from jupyter_agent.options import CELL_OPTIONS, run_arguments
 from jupyter_agent.sandbox.kernel import Request
@@ -224,14 +226,14 @@ class AgentKernel(Kernel):
         name = (first.split() or [""])[0]
         if name == "%%agent":
             line = first.strip().removeprefix("%%agent")
-            return await self._counted(cell, self._agent(line, body.removesuffix("\n")))
+            return await self._counted(cell, self._agent(cell, line, body.removesuffix("\n")))
         if name == "%agent" and not body.strip():
             words = " ".join(first.split()[1:])
             return await self._counted(cell, self._command(words))
         if cell.code.strip() in ("%%agent?", "%agent?", "?%%agent", "?%agent"):
             return await self._counted(cell, self._nothing()) | {"payload": [_help()]}
         if self.prose and plainly_prose(cell.code):
-            return await self._counted(cell, self._agent("", cell.code.strip()))
+            return await self._counted(cell, self._agent(cell, "", cell.code.strip()))
         if name == "%%sandbox":  # written for a notebook with the magics; here every cell is
             cell = replace(cell, code=body)
         return await self._forward(cell)
@@ -290,11 +292,17 @@ class AgentKernel(Kernel):
 
     # -- the agent
 
-    async def _agent(self, line: str, task: str) -> None:
+    async def _agent(self, cell: _Cell, line: str, task: str) -> None:
         options = _parser().parse_args(shlex.split(line))
         metadata = self.get_parent("shell").get("metadata", {})
         view = AnswerView(self) if options.quiet else DisplayView(self, live="cellId" in metadata)
-        changes = self._session.run(task, replay=not options.rerun, **run_arguments(options))
+        read = functools.partial(self._ask_user, cell, password=False)
+        changes = self._session.run(
+            task,
+            replay=not options.rerun,
+            **run_arguments(options),
+            asker=asker(read, shown=not options.quiet) if cell.allow_stdin else None,
+        )
         state = "stopped"
         try:
             async with aclosing(changes):
@@ -305,7 +313,11 @@ class AgentKernel(Kernel):
             view.finish(state)
 
     async def _command(self, words: str) -> None:
-        self.stream("stdout", f"{await self._session.command(words)}\n")
+        if words == "stop":
+            said = "No run is going on; the stop button ends one."
+        else:
+            said = await carry_out(self._session, words)
+        self.stream("stdout", f"{said}\n")
 
     async def _nothing(self) -> None:
         pass

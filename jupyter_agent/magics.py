@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -17,9 +18,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from jupyter_agent.options import CELL_OPTIONS, run_arguments
+from jupyter_agent.options import CELL_OPTIONS, VALUE_OPTIONS, run_arguments
 
 if TYPE_CHECKING:
+    from jupyter_agent.ask import Ask
     from jupyter_agent.session import Session
     from jupyter_agent.views.display import AnswerView, DisplayView
     from jupyter_agent.views.terminal import TerminalView
@@ -28,7 +30,7 @@ __all__ = ["AgentMagics", "register"]
 
 
 def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for flags, settings in reversed(CELL_OPTIONS):
+    for flags, settings in reversed([*CELL_OPTIONS, *VALUE_OPTIONS]):
         function = argument(*flags, **settings)(function)
     return function
 
@@ -55,21 +57,37 @@ class AgentMagics(Magics):
 
         A model writes cells, which run in a sandboxed kernel of their own; you see each step as
         it happens. What you write reaches the model exactly as typed. As a line magic:
-        ``%agent status``, ``%agent reset``, ``%agent help``.
+        ``%agent status``, ``files``, ``fetch``, ``stop``, ``reset``, ``help``.
         """
-        from jupyter_agent.bridge import shared_bridge
-
         if cell is None:
-            print(shared_bridge().call(self.session.command(line.strip())))  # noqa: T201
+            self._command(line.strip())
         else:
             self._run(parse_argstring(self.agent, line), cell.removesuffix("\n"))
+
+    def _command(self, command: str) -> None:
+        from jupyter_agent.bridge import shared_bridge
+        from jupyter_agent.commands import carry_out
+
+        if command == "stop":
+            stopped = shared_bridge().stop()
+            print("Stopped." if stopped else "No run is going on.")  # noqa: T201
+        else:
+            print(shared_bridge().call(carry_out(self.session, command)))  # noqa: T201
 
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.bridge import shared_bridge
         from jupyter_agent.errors import Interrupted
 
         view = self._view(quiet=options.quiet)
-        changes = self.session.run(task, replay=not options.rerun, **run_arguments(options))
+        changes = self.session.run(
+            task,
+            replay=not options.rerun,
+            **run_arguments(options),
+            inputs=self._named(options.input),
+            outputs=options.output or (),
+            tools=self._tools(options.tool),
+            asker=self._asker(shown=not options.quiet),
+        )
         state = "stopped"
         try:
             with closing(shared_bridge().iterate(changes)) as iterator:
@@ -80,6 +98,54 @@ class AgentMagics(Magics):
             raise Interrupted("the run was stopped; its cells so far stand") from None
         finally:
             view.finish(state)
+            self._variables.update(self.session.results)
+
+    @property
+    def _variables(self) -> dict[str, object]:
+        """The user's variables."""
+        assert self.shell
+        return self.shell.user_ns
+
+    def _named(self, names: list[str] | None) -> dict[str, object]:
+        """Look up the user's variables."""
+        values = {}
+        for name in names or ():
+            if name not in self._variables:
+                raise UsageError(f"there is no variable {name!r} here; set it first")
+            values[name] = self._variables[name]
+        return values
+
+    def _tools(self, names: list[str] | None) -> dict[str, object]:
+        """Look up the user's functions, ``-t a,b.method``, and add those marked as tools."""
+        from jupyter_agent.tools import marked
+
+        tools = marked(self._variables)
+        for name in names or ():
+            first, *rest = name.split(".")
+            value = self._named([first])[first]
+            for part in rest:
+                if not hasattr(value, part):
+                    raise UsageError(f"there is no {name!r}: no {part!r} in {first!r}")
+                value = getattr(value, part)
+            tools[name.rpartition(".")[2]] = value
+        return tools
+
+    def _asker(self, *, shown: bool) -> Ask | None:
+        """Return what asks the user, where the front end can."""
+        from jupyter_agent.ask import asker
+        from jupyter_agent.bridge import shared_bridge
+
+        kernel = getattr(self.shell, "kernel", None)
+        if kernel is None:
+            able = sys.stdin.isatty()
+        else:
+            parent = kernel.get_parent("shell") or {}
+            able = parent.get("content", {}).get("allow_stdin", False)
+
+        async def read(prompt: str) -> str:
+            return await shared_bridge().do_here(functools.partial(input, prompt))
+
+        return asker(read, shown=shown) if able else None
 
     def _view(self, *, quiet: bool) -> AnswerView | DisplayView | TerminalView:
         """Choose how to show a run: a terminal wants text, a front end that names its cells all."""

@@ -5,14 +5,26 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["CELL_OPTIONS", "LINE_HELP", "RUN_OPTIONS", "add_run_options", "run_arguments"]
+__all__ = [
+    "CELL_OPTIONS",
+    "LINE_HELP",
+    "POLICIES",
+    "RUN_OPTIONS",
+    "VALUE_OPTIONS",
+    "add_run_options",
+    "run_arguments",
+]
 
 LINE_HELP = """\
 %%agent          the cell's text is the task; %%agent? lists its options
 %%sandbox        run your own code in the agent's sandbox
 %agent status    model, sandbox, limits, what was used
+%agent files     what the agent has written to its working folder
+%agent fetch     copy one of them out: %agent fetch NAME [DEST] [--force]
+%agent stop      stop a run, from another console of this kernel (a subshell)
 %agent reset     a new sandbox; the session's runs are forgotten
 %agent help      this"""
+POLICIES = ["always", "risky", "never"]  # when to ask the user
 
 
 def _count(text: str) -> int:
@@ -29,6 +41,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -62,6 +78,13 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         ("--budget",),
         {"metavar": "TOKENS", "type": _count, "help": "most tokens the run may use"},
     ),
+    (
+        ("--ask",),
+        {
+            "choices": POLICIES,
+            "help": "ask before each cell, before tools marked ask=True (the default), or never",
+        },
+    ),
     (("-q", "--quiet"), {"action": "store_true", "help": "show nothing but the answer"}),
 ]
 CELL_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -80,6 +103,36 @@ CELL_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     ),
 ]
 
+VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (
+        ("-i", "--input"),
+        {
+            "metavar": "NAMES",
+            "type": _names,
+            "action": "extend",
+            "help": "variables of yours that the agent gets, separated by commas",
+        },
+    ),
+    (
+        ("-o", "--output"),
+        {
+            "metavar": "NAMES",
+            "type": _names,
+            "action": "extend",
+            "help": "variables of the agent's that you get when the run ends",
+        },
+    ),
+    (
+        ("-t", "--tool"),
+        {
+            "metavar": "NAMES",
+            "type": _names,
+            "action": "extend",
+            "help": "functions of yours that the agent may call, beside those marked @tool",
+        },
+    ),
+]
+
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Give a parser the flags of a run."""
@@ -89,5 +142,5 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Turn what was parsed into the arguments of `Session.run`."""
-    names = ("model", "max_steps", "data", "save", "timeout", "budget")
+    names = ("model", "max_steps", "data", "save", "timeout", "budget", "ask")
     return {name: getattr(options, name) for name in names}

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from traitlets import Bool, Dict, Enum, Unicode
+from traitlets import Bool, Dict, Enum, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent.agent import Agent
-from jupyter_agent.errors import UsageError
+from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
+from jupyter_agent.border import Border
+from jupyter_agent.errors import ResultError, SandboxError, UsageError
 from jupyter_agent.models import choose_model, load_model
-from jupyter_agent.options import LINE_HELP
+from jupyter_agent.options import POLICIES
 from jupyter_agent.owncells import OwnCells
-from jupyter_agent.protocol import Form
+from jupyter_agent.protocol import Form, Model
 from jupyter_agent.request import Learnt
 from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.guest_values import decode, encode
 from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
+from jupyter_agent.sandbox.outputs import printable
+from jupyter_agent.tools import Tool, Tools, find
 from jupyter_agent.transcript import KEY, Change, Transcript
 
 __all__ = ["Session"]
@@ -33,6 +39,8 @@ class Session(LoggingConfigurable):
     ----------
     folder
         Where relative paths start: the notebook's folder, or where the command was typed.
+    tools
+        Functions that the agent may call, in every run.
     """
 
     model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
@@ -50,8 +58,27 @@ class Session(LoggingConfigurable):
         False, help="After a run keep a spare kernel, so that a reset or a crash costs no time."
     ).tag(config=True)
 
-    def __init__(self, folder: Path | None = None, **kwargs: Any) -> None:
+    tools = List(
+        Unicode(), help="Functions the agent may call, each as package.module:function."
+    ).tag(config=True)
+    tool_calls = Int(1000, min=1, help="Calls of tools that one cell may make.").tag(config=True)
+    ask = Enum(
+        POLICIES,
+        "risky",
+        help="Ask the user before each cell (always), before tools marked so (risky), or never.",
+    ).tag(config=True)
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        tools: Sequence[Callable[..., object] | str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.results: dict[str, object] = {}  # of the last run, by name
+        self._functions = [*self.tools, *tools]
+        self._border: Border | None = None  # the last run's: its values and tools live on
         self.folder = folder or Path.cwd()
         self.transcript = Transcript()
         self.learnt = Learnt()
@@ -70,6 +97,11 @@ class Session(LoggingConfigurable):
         timeout: float | None = None,
         budget: int | None = None,
         replay: bool = False,
+        inputs: Mapping[str, object] | None = None,
+        outputs: Sequence[str] = (),
+        tools: Mapping[str, object] | None = None,
+        ask: str | None = None,
+        asker: Ask | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Carry a task to its answer; yield every change of the transcript on the way.
 
@@ -86,44 +118,86 @@ class Session(LoggingConfigurable):
         replay
             Whether a finished run of this task that is recorded at ``save`` takes the model's
             place: its cells are shown again, and their code runs again.
+        inputs
+            Values that the agent finds as variables.
+        outputs
+            Variables of the agent's that are wanted; `results` holds them when the run has ended.
+        tools
+            Functions that the agent may call, by name, beside the session's.
+        ask
+            When to ask the user: ``always``, ``risky`` or ``never``; None as the session says.
+        asker
+            Asks the user; without it nobody can be asked, and the answer is no.
 
         Raises
         ------
         UsageError
             Something asked for cannot be done: nothing was started or spent.
+        ResultError
+            The run has ended without one of ``outputs``; the others are there.
         """
+        self.results = {}
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
-        if replay and save and (cells := self._at(save).recorded(task)):
-            self._save_to(save)
-            async with aclosing(self._replay(cells)) as changes:
-                async for change in changes:
-                    yield change
-            return
-        chosen = load_model(
-            choose_model(model or self.model), options=self.model_options, form=self.reply_form
-        )
+        recorded = self._at(save).recorded(task) if replay and save else []
+        chosen = None if recorded else self._model(model)
         opened = self._save_to(save)
-        await chosen.check()
+        if chosen:
+            await chosen.check()
+        policy = ask or self.ask
+        if policy == "always" and asker is None:
+            raise UsageError(f"cannot ask before each cell: {NOBODY}")
+        offered = self._tools(tools or {}, None if policy == "never" else asker or _nobody)
         await self._share(data)
-        asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
-        limits: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        agent = Agent(chosen, self.sandbox, self.transcript, self.learnt, parent=self, **limits)
-        await self.sandbox.start()
-        note = self._note(self._own.move_to(self.transcript, fresh=self._fresh() or opened))
-        async with aclosing(agent.run(task, note=note)) as changes:
+        border = Border(self.sandbox, offered, inputs=inputs or {}, outputs=outputs)
+        self._border = border
+        await border.furnish()
+        if chosen is None:
+            changes = self._replay(recorded, border)
+        else:
+            asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
+            limits = {name: value for name, value in asked.items() if value is not None}
+            changes = self._carry_out(task, chosen, border, opened=opened, limits=limits)
+        if policy == "always" and asker:
+            changes = with_approval(changes, asker)
+        async with aclosing(changes):
             async for change in changes:
-                if change.cell.metadata[KEY]["role"] == "task":
-                    facts = {"model": chosen.name, "sandbox": self.sandbox.describe()}
-                    change.cell.metadata[KEY].update(facts)
                 yield change
+        self.results = border.results
+        if border.missing:
+            raise ResultError(f"the run ended without a result: {'; '.join(border.missing)}")
         if self.keep_spare and self.sandbox.alive:
             self.sandbox.spare = True
             await self.sandbox.start()
 
-    async def _replay(self, cells: list[NotebookNode]) -> AsyncGenerator[Change, None]:
+    def _model(self, named: str) -> Model:
+        name = choose_model(named or self.model)
+        return load_model(name, options=self.model_options, form=self.reply_form)
+
+    async def _carry_out(
+        self,
+        task: str,
+        model: Model,
+        border: Border,
+        *,
+        opened: bool,
+        limits: dict[str, Any],
+    ) -> AsyncGenerator[Change, None]:
+        """Have the agent carry a task out."""
+        agent = Agent(model, border, self.transcript, self.learnt, parent=self, **limits)
+        fresh = self._own.move_to(self.transcript, fresh=self._fresh() or opened)
+        note = "\n\n".join(filter(None, [self._note(fresh), border.note()]))
+        async with aclosing(agent.run(task, note=note, lacks=border.collect)) as changes:
+            async for change in changes:
+                if change.cell.metadata[KEY]["role"] == "task":
+                    facts = {"model": model.name, "sandbox": self.sandbox.describe()}
+                    change.cell.metadata[KEY].update(facts)
+                yield change
+
+    async def _replay(
+        self, cells: list[NotebookNode], border: Border
+    ) -> AsyncGenerator[Change, None]:
         """Show a run that is recorded, and run its code again; the record stays as it is."""
-        await self.sandbox.start()
         scratch = Transcript()
         for recorded in cells:
             cell = copy.deepcopy(recorded)
@@ -136,12 +210,14 @@ class Session(LoggingConfigurable):
                 cell.outputs = []
                 facts["running"] = True
                 yield Change(cell)
-                async with aclosing(self.sandbox.execute(cell.source)) as outputs:
-                    async for output in outputs:
-                        scratch.add_output(cell, output)
-                        yield Change(cell)
+                if "refused" not in facts:
+                    async with aclosing(border.execute(cell.source)) as outputs:
+                        async for output in outputs:
+                            scratch.add_output(cell, output)
+                            yield Change(cell)
                 facts.pop("running")
             yield Change(cell, done=True)
+        await border.collect()
         self._fresh()
 
     async def execute(
@@ -161,10 +237,12 @@ class Session(LoggingConfigurable):
         answer, request
             As `Sandbox.execute` has them.
         """
+        if self._border is None:
+            self._border = Border(self.sandbox, self._tools({}, _nobody), inputs={}, outputs=())
         earlier = bool(self.transcript.cells or len(self._own))
         ran = self._own.add(code) if keep else None
         try:
-            outputs = self.sandbox.execute(code, answer=answer, request=request)
+            outputs = self._border.execute(code, answer=answer, request=request)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output
@@ -180,31 +258,42 @@ class Session(LoggingConfigurable):
         before, self._known = self._known, (self.sandbox, self.sandbox.generation)
         return before != self._known
 
-    async def command(self, words: str) -> str:
-        """Do what ``%agent WORDS`` asks for and return what there is to say.
+    async def files(self) -> list[tuple[str, int]]:
+        """List what the agent has written to its working folder, with sizes in bytes."""
+        match decode(await self.sandbox.call("files", encode(None))):
+            case list(found) if all(_names_file(one) for one in found):
+                return [(printable(name)[:500], size) for name, size in found]
+        raise SandboxError("the sandbox could not list its files: it sent something else")
+
+    async def fetch(self, name: str, to: str = "", *, overwrite: bool = False) -> Path:
+        """Copy a file of the agent's out of its working folder.
+
+        Parameters
+        ----------
+        to
+            A file or a folder; by default the session's folder.
 
         Raises
         ------
         UsageError
-            It is none of status, reset and help.
+            There is no such file, or one in its place here that was not to be overwritten.
         """
-        match words:
-            case "status":
-                return "\n".join(f"{name:<8} {value}" for name, value in self.status().items())
-            case "reset":
-                await self.reset()
-                return "The sandbox is new and the session's runs are forgotten."
-            case "help" | "":
-                return LINE_HELP
-        raise UsageError(
-            f"%agent does not know {words!r}: it takes status, reset or help; "
-            "a task goes below a line %%agent"
-        )
+        path = self._place_for(name, to, overwrite=overwrite)
+        match decode(
+            await self.sandbox.call("fetch", encode((name, self.sandbox.most_value << 20)))
+        ):
+            case bytes(content):
+                _write(path, content, overwrite=overwrite)
+                return path
+            case str(why):
+                raise UsageError(f"cannot fetch {name!r}: {printable(why)[:200]}")
+        raise SandboxError(f"cannot fetch {name!r}: the sandbox sent something else")
 
     async def reset(self) -> None:
         """Forget the transcript and the variables; the next run starts afresh."""
         self.transcript = Transcript()
         self._own = OwnCells()
+        self._border = None
         if self.sandbox.alive:
             await self.sandbox.restart()
         else:
@@ -232,6 +321,18 @@ class Session(LoggingConfigurable):
             "used": str(self.transcript.bill),
             "saved": str(path) if path else "no; --save PATH does it",
         }
+
+    def _place_for(self, name: str, to: str, *, overwrite: bool) -> Path:
+        path = self.folder / Path(to).expanduser()
+        path = path / Path(name).name if path.is_dir() else path
+        if path.exists() and not overwrite:
+            raise UsageError(f"{str(path)!r} is there already; name another, or say --force")
+        return path
+
+    def _tools(self, more: Mapping[str, object], ask: Ask | None) -> Tools:
+        own = [Tool.of(find(one) if isinstance(one, str) else one) for one in self._functions]
+        named = [Tool.of(function, name) for name, function in more.items()]
+        return Tools([*own, *named], ask=ask, most_calls=self.tool_calls)
 
     def _new_sandbox(self, data: list[str] | None) -> Sandbox:
         return Sandbox(self.folder, data=data, parent=self)
@@ -275,3 +376,25 @@ class Session(LoggingConfigurable):
         if fresh and any(cell.cell_type == "code" for cell in self.transcript.cells):
             notes.append("The kernel is new: variables and files of earlier cells are gone.")
         return "\n".join(notes)
+
+
+async def _nobody(_question: Question) -> Verdict:
+    return Verdict(allowed=False, reason=NOBODY)
+
+
+def _names_file(found: object) -> bool:
+    match found:
+        case (str(), int()):
+            return True
+    return False
+
+
+def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
+    """Write a file that is new, or put it in the place of another; follow no link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+    flags |= os.O_TRUNC if overwrite else os.O_EXCL
+    try:
+        with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}; name another") from None

@@ -38,7 +38,7 @@ MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
-Role = Literal["task", "prose", "code", "own", "summary", "correction", "wait", "end"]
+Role = Literal["task", "prose", "code", "own", "summary", "correction", "reminder", "wait", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Transcript:
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
     are the model's, ``summary`` stands for the cells before it, ``correction`` tells the model what
-    could not be read of its reply, ``end`` says why a run has no answer, ``own`` is code that the
-    user ran in the sandbox. Other cells are the user's too.
+    could not be read of its reply, ``reminder`` what its answer lacks, ``end`` says why a run has
+    none, ``own`` is code that the user ran in the sandbox. Other cells are the user's too.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ class Transcript:
                 if cell.source == task and _finished(found):
                     return found
                 found = []
-            elif role not in ("prose", "code", "summary", "correction", "end"):
+            elif role not in ("prose", "code", "summary", "correction", "reminder", "end"):
                 found = []
         return []
 

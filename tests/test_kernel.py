@@ -85,7 +85,7 @@ async def test_errors_and_bad_input_are_error_replies(client: AsyncKernelClient)
         ("1/0", "ZeroDivisionError", "division by zero"),
         ("%%agent -m gpt\nx", "UsageError", "unknown model 'gpt'"),
         ("%%agent --what\nx", "UsageError", "write the task below that line"),
-        ("%agent what", "UsageError", "it takes status, reset or help"),
+        ("%agent what", "UsageError", "it takes status, files, fetch"),
     ):
         reply = await client.execute_interactive(code, output_hook=lambda _: None, timeout=40)
         assert reply["content"]["status"] == "error"

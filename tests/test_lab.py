@@ -305,6 +305,32 @@ def test_the_stop_button_stops_a_run(lab: Lab, browser: BrowserContext) -> None:
     assert saved.cells[1].outputs[-1].ename == "Interrupted"
 
 
+# -- asking
+
+
+def test_an_input_box_asks_before_each_cell(lab: Lab, browser: BrowserContext) -> None:
+    cells = [fence(f"print('cell', {n} * {n})") for n in (11, 12)]
+    task = written(lab.folder / "asked.md", *cells, "The answer.")
+    task = task.replace("--data", "--ask always --data")
+    path = lab.write("asked.ipynb", "%load_ext jupyter_agent", task)
+    with opened(lab, browser, path) as notebook:
+        notebook.run(0)
+        notebook.start(1)
+        box = notebook.cells.nth(1).locator("input.jp-Stdin-input").last
+        for answer, follows in (("y", "cell 121"), ("n too early", "The answer.")):
+            expect(box).to_be_visible(timeout=40_000)
+            assert "[e]dit" in notebook.text(1)
+            box.fill(answer)
+            box.press("Enter")
+            expect(notebook.cells.nth(1)).to_contain_text(follows, timeout=40_000)
+        notebook.done(1)
+        shown = notebook.text(1)
+        assert "cell 121" in shown
+        assert "Refused: the user did not let this cell run: too early" in shown
+        assert "cell 144" not in shown
+        assert "The answer." in shown
+
+
 # -- what a hostile run can do
 
 

@@ -13,28 +13,44 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge", "bill", "pictures", "examples"},
-    {"sandbox.guest", "sandbox.lockdown"},
-    {"sandbox.figures"},
+    {"sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
+    {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.faults"},
-    {"draft", "models.remote", "sandbox.interpreter", "sandbox.replies", "summary"},
+    {
+        "ask",
+        "draft",
+        "models.remote",
+        "sandbox.interpreter",
+        "sandbox.replies",
+        "summary",
+        "values",
+    },
     {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.local", "models.scripted"}
     | {"models.anthropic", "models.hub", "models.openai"},
-    {"models", "sandbox"},
+    {"models", "sandbox", "tools"},
     {"request"},
-    {"agent", "owncells"},
+    {"agent", "border", "owncells"},
     {"views", "views.display", "views.terminal"},
     {"sandbox.install", "session", "doctor"},
+    {"commands"},
     {"magics", "kernel", "cli"},
 ]
 # what carries a run
 LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
 LOOP += ["models", "agent"]
+BORDER = ["ask", "border", "sandbox.guest_calls", "sandbox.guest_values", "tools", "values"]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
-SANDBOX.remove("sandbox.install")  # a door
-GUEST = ["sandbox.__main__", "sandbox.guest", "sandbox.lockdown"]
+SANDBOX = [name for name in SANDBOX if name not in [*BORDER, "sandbox.install"]]  # a door
+GUEST = [
+    "sandbox.__main__",
+    "sandbox.guest",
+    "sandbox.guest_calls",
+    "sandbox.guest_values",
+    "sandbox.lockdown",
+]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -90,13 +106,13 @@ def test_what_runs_in_the_sandbox_imports_nothing_of_ours_but_itself() -> None:
 
 def test_public_names_are_declared() -> None:
     for name in sorted(MODULES):
-        if name in ("sandbox.__main__", "sandbox", "views", "sandbox.guest", "sandbox.lockdown"):
+        if name in ("sandbox", "views", *GUEST):
             continue
         module = importlib.import_module(f"jupyter_agent.{name}".removesuffix(".__init__"))
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 1450), (SANDBOX, 2250)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 1450), (SANDBOX, 2350), (BORDER, 1350)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

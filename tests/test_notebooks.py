@@ -38,6 +38,21 @@ def test_the_first_run_shows_table_error_plot_and_answer(tmp_path: Path) -> None
     assert "5076.0" in notebook.cells[4].outputs[0].data["text/plain"]
 
 
+def test_your_data_come_and_go_and_the_key_stays(tmp_path: Path) -> None:
+    work = tmp_path / "notebooks"
+    shutil.copytree(ROOT / "notebooks", work)
+    notebook = nbformat.read(work / "02-your-data.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=50, resources={"metadata": {"path": str(work)}}).execute()
+    outputs = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+    assert "4716.0    167         -3.5" in outputs["summary"][0].data["text/plain"]
+    assert "image/png" in outputs["figure"][0].data
+    looked = next(str(found) for source, found in outputs.items() if "gc.get_objects" in source)
+    assert "'celsius': -2.8" in looked
+    assert " 0 with the key; False" in looked
+    assert "sk-station" not in str(outputs.values())
+    assert (work / "summary.csv").read_text().startswith("island,mean,count,temperature\n")
+
+
 def test_shipped_notebooks_hold_no_outputs() -> None:
     for path in NOTEBOOKS:
         for cell in nbformat.read(path, as_version=4).cells:

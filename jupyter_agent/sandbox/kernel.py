@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.guest_values import Buffer
 from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.sandbox.replies import Reply, read_reply
@@ -40,6 +41,8 @@ MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in i
 SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
 MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
+_CALLS = "jupyter_agent.sandbox.guest_calls"
+MOST_PARTS = 1 << 20  # of one value
 LARGEST_MESSAGE = 128 << 20  # bytes; libzmq drops the connection on a larger one
 
 
@@ -89,6 +92,12 @@ class Sandbox(LoggingConfigurable):
         help="Mime types that pass out of the sandbox as they are, beside those that cannot run or "
         "fetch; 'text/html' among them is no longer sanitised.",
     ).tag(config=True)
+    most_value = Int(1024, min=1, help="MiB that may come out at once: results, a file.").tag(
+        config=True
+    )
+    value_timeout = Float(60, min=1, help="Seconds a value may take to go in or come out.").tag(
+        config=True
+    )
     spare = Bool(False, help="Keep another kernel started, for a fast restart.").tag(config=True)
     spare_seconds = Float(
         600, min=1, help="Seconds without work after which a spare kernel is ended."
@@ -346,6 +355,43 @@ class Sandbox(LoggingConfigurable):
     def _too_much(self, cell: _Cell) -> bool:
         return cell.outputs > self.most_outputs or cell.size > self.most_output << 20
 
+    async def call(self, function: str, parts: Sequence[Buffer]) -> list[bytearray]:
+        """Call a function of `guest_calls` with bytes and return the bytes it sends back.
+
+        Raises
+        ------
+        SandboxError
+            It did not come to an end, or sent something else.
+        """
+        await self._settled()
+        await self.start()
+        assert self._kernel
+        code = f"__import__({_CALLS!r}, fromlist=['']).serve({function!r})"
+        request = _execution(code, Request(store_history=False), allow_stdin=False)
+        cell = _Cell(self._kernel.send("execute_request", request, parts))
+        cell.parcel = _Parcel(self.most_value << 20)
+        failure = ""
+        try:
+            async with asyncio.timeout(self.value_timeout):
+                while cell.waiting:
+                    output = await cell.next()
+                    if output is not None and output.output_type == "error":
+                        failure = f"{output.ename}: {output.evalue}"[:500]
+        except EOFError as death:
+            await self._bury(str(death))
+            raise SandboxError(f"{death}; nothing was handed over") from None
+        except TimeoutError:
+            failure = f"it took more than {self.value_timeout:g} s; see c.Sandbox.value_timeout"
+        finally:
+            if cell.waiting and self._kernel is not None:
+                await self._stop(cell)
+            else:
+                cell.close()
+        if failure or not cell.parcel.whole:
+            why = failure or cell.parcel.fault or "it sent no result"
+            raise SandboxError(f"the sandbox could not {function!r}: {why}")
+        return cell.parcel.parts
+
     async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
         """Send a request such as ``complete_request`` and return the content of its reply.
 
@@ -466,14 +512,15 @@ class _Kernel:
             heard |= source == "iopub"
         talk.close()
 
-    def send(self, kind: str, content: dict[str, Any]) -> _Talk:
-        """Send a request.
+    def send(self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer] = ()) -> _Talk:
+        """Send a request; with buffers, values may come back as comm messages.
 
         The session counts its ids up: the guest could sign answers to a request still to come.
         """
         request = self.client.session.msg(kind, content)
         msg_id = request["header"]["msg_id"] = request["msg_id"] = secrets.token_hex(16)
-        self._talks[msg_id] = talk = _Talk(self, msg_id)
+        request["buffers"] = list(buffers)
+        self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers))
         self.client.shell_channel.send(request)
         return talk
 
@@ -517,10 +564,11 @@ class _Kernel:
 
     async def _deliver(self, channel: str, message: dict[str, Any]) -> None:
         """Hand a message to who waits for it: echoes, comms and strays are nobody's."""
-        if message.get("msg_type") in _IDLE_TALK:
-            return
         parent = _parent(message)
-        if talk := self._talks.get(parent):
+        talk = self._talks.get(parent)
+        if message.get("msg_type") in _IDLE_TALK and not (talk and talk.values):
+            return
+        if talk:
             await talk.put((channel, message))
         elif late := self._late.get(parent):
             try:
@@ -556,8 +604,9 @@ class _Kernel:
 class _Talk:
     """One request and what comes back for it, in the order in which it came."""
 
-    def __init__(self, kernel: _Kernel, msg_id: str) -> None:
+    def __init__(self, kernel: _Kernel, msg_id: str, *, values: bool) -> None:
         self.kernel = kernel
+        self.values = values  # whether comm messages for it are of use
         self._msg_id = msg_id
         self._mail: asyncio.Queue[Mail | None] = asyncio.Queue(MOST_WAITING)
 
@@ -600,6 +649,7 @@ class _Cell:
         self.outputs = self.size = 0
         self.execution_count: int | None = None
         self.reply: Reply | None = None
+        self.parcel: _Parcel | None = None
         self._talk = talk
         self._kernel = talk.kernel
         self._answer = answer
@@ -675,6 +725,8 @@ class _Cell:
                     count = self.reply["execution_count"]
                     assert isinstance(count, int)
                     self.execution_count = self._kernel.count = count
+                case "comm_msg", {"data": data} if self.parcel:
+                    self.parcel.add(data, message["buffers"])
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
                 case _:
@@ -682,6 +734,66 @@ class _Cell:
         except (ValueError, TypeError, RecursionError):
             self._kernel.dropped += 1
         return None
+
+
+class _Parcel:
+    """Bytes that come in pieces: first a message that says how many, then theirs.
+
+    Parameters
+    ----------
+    most
+        Bytes that may come in all.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.parts: list[bytearray] = []
+        self.fault = ""
+        self._most = most
+        self._announced = False
+        self._place = (0, 0)  # of the next byte: in which part, and where in it
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was announced has come, and nothing else."""
+        return self._announced and not self.fault and self._place[0] == len(self.parts)
+
+    def add(self, data: object, buffers: list[memoryview]) -> None:
+        """Take a message; note what is wrong with it."""
+        try:
+            if not self._announced:
+                self._announce(data)
+            for buffer in buffers:
+                self._fill(buffer)
+        except (ValueError, TypeError) as error:
+            self.fault = self.fault or str(error)
+
+    def _announce(self, sizes: object) -> None:
+        if not isinstance(sizes, list) or any(type(n) is not int or n < 0 for n in sizes):
+            raise ValueError("it sent something else than a value")
+        if sum(sizes) > self._most or len(sizes) > MOST_PARTS:
+            raise ValueError(
+                f"it has {sum(sizes):,} bytes in {len(sizes):,} parts, more than "
+                f"{self._most >> 20:,} MiB in {MOST_PARTS:,}; raise c.Sandbox.most_value"
+            )
+        self.parts = [bytearray(size) for size in sizes]
+        self._announced = True
+        self._skip_empty(0)
+
+    def _fill(self, piece: memoryview) -> None:
+        part, start = self._place
+        end = start + piece.nbytes
+        if self.fault or part >= len(self.parts) or end > len(self.parts[part]):
+            raise ValueError("it sent more than it announced")
+        self.parts[part][start:end] = piece
+        if end < len(self.parts[part]):
+            self._place = (part, end)
+        else:
+            self._skip_empty(part + 1)
+
+    def _skip_empty(self, part: int) -> None:
+        while part < len(self.parts) and not self.parts[part]:
+            part += 1
+        self._place = (part, 0)
 
 
 def _execution(code: str, request: Request, *, allow_stdin: bool) -> dict[str, Any]:

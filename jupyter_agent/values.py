@@ -1,0 +1,116 @@
+"""The user's values: into the sandbox, back out of it, and what the model is told of them."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+
+from jupyter_agent.errors import UsageError
+from jupyter_agent.sandbox.guest_values import Buffer, Unfit, decode, encode
+from jupyter_agent.sandbox.outputs import printable
+
+__all__ = ["check_name", "describe", "pack", "unpack"]
+
+MOST_COLUMNS = 30  # named in a description
+MOST_PREVIEW = 1000  # characters of one value
+
+_brief = reprlib.Repr()
+_brief.maxdict = _brief.maxlist = _brief.maxtuple = _brief.maxset = 5
+_brief.maxstring = _brief.maxother = 80
+
+
+def check_name(name: str) -> str:
+    """Return a name that a variable can have.
+
+    Raises
+    ------
+    UsageError
+        It cannot.
+    """
+    if not name.isidentifier():
+        raise UsageError(f"{name!r} is no variable's name; name variables, as in -i df,limit")
+    return name
+
+
+def pack(values: Mapping[str, object]) -> dict[str, list[memoryview]]:
+    """Make ready what goes in.
+
+    Raises
+    ------
+    UsageError
+        One cannot cross; it says which, why and what could.
+    """
+    packed = {}
+    for name, value in values.items():
+        try:
+            packed[check_name(name)] = [memoryview(part) for part in encode(value)]
+        except Unfit as unfit:
+            raise UsageError(f"{name}{unfit.where}: {unfit.why}") from None
+    return packed
+
+
+def unpack(reply: Sequence[Buffer], names: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    """Read the guest's reply to ``give``: what came out, and what is wrong with the rest."""
+    values: dict[str, object] = {}
+    faults = []
+    given = decode(reply)
+    for name in names:
+        match given.get(name) if isinstance(given, dict) else None:
+            case None:
+                faults.append(f"`{name}` is not set")
+            case str(why):
+                faults.append(printable(why)[:500])
+            case parts:
+                try:
+                    values[name] = decode(parts)
+                except (ValueError, TypeError) as error:
+                    faults.append(f"`{name}` cannot be read: {printable(str(error))[:300]}")
+                except ImportError as error:
+                    faults.append(f"`{name}` needs {error.name}, which the host does not have")
+    return values, faults
+
+
+def describe(name: str, value: object) -> str:
+    """Say what a variable holds: its type, its shape and a little of it."""
+    kind = type(value).__name__
+    dtypes = _dtypes(value)
+    shape = getattr(value, "shape", None)
+    if dtypes is not None and isinstance(shape, tuple):
+        head = f"{kind}, {shape[0]:,} rows x {len(dtypes):,} columns: {_columns(dtypes)}"
+        return f"- `{name}`: {head}\n\n{_indented(_preview(value))}"
+    if isinstance(shape, tuple):
+        sides = " x ".join(f"{side:,}" for side in shape)
+        return f"- `{name}`: {kind} of {getattr(value, 'dtype', '')}, {sides or 'one value'}"
+    if isinstance(value, bytes | bytearray):
+        return f"- `{name}`: {kind}, {len(value):,} bytes"
+    size = f", {len(value):,} in all" if isinstance(value, dict | list | tuple | set) else ""
+    return f"- `{name}`: {kind}{size}: {printable(_brief.repr(value))}"
+
+
+def _dtypes(value: object) -> dict[str, str] | None:
+    """Return the types of a table's columns, whoever made it."""
+    match type(value).__module__.partition(".")[0], type(value).__name__:
+        case "pandas", "DataFrame":
+            return {str(name): str(kind) for name, kind in value.dtypes.items()}  # type: ignore[attr-defined]
+        case "polars", "DataFrame":
+            return {name: str(kind) for name, kind in value.schema.items()}  # type: ignore[attr-defined]
+        case "pyarrow", "Table" | "RecordBatch":
+            return {field.name: str(field.type) for field in value.schema}  # type: ignore[attr-defined]
+    return None
+
+
+def _columns(dtypes: dict[str, str]) -> str:
+    named = [f"{name} ({kind})" for name, kind in list(dtypes.items())[:MOST_COLUMNS]]
+    more = len(dtypes) - len(named)
+    return printable(", ".join(named)) + (f" and {more:,} more" if more else "")
+
+
+def _preview(table: object) -> str:
+    """Show the first rows as they print."""
+    rows = table.slice(0, 3) if hasattr(table, "slice") else table.head(3)  # type: ignore[attr-defined]
+    rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
+    return printable(str(rows))[:MOST_PREVIEW]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"      {line}" for line in text.splitlines())

@@ -1,0 +1,240 @@
+"""Asking the user, at every door: yes, no with a reason, an edit; and where nobody can be asked."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+
+from jupyter_agent.ask import NOBODY, Question, Verdict, asker
+
+F = "```"
+COMMAND = [str(Path(sys.executable).with_name("jupyter")), "agent"]
+DOORS = {"python3": "%load_ext jupyter_agent", "jupyter-agent": "1"}
+
+
+@pytest.fixture
+def script(folder: Path) -> str:
+    """Three cells and an answer."""
+    cells = [f"{F}python\nprint('cell {n}')\n{F}" for n in (1, 2, 3)]
+    (folder / "s.md").write_text("\n<!-- next reply -->\n".join([*cells, "The answer."]))
+    return "scripted:s.md"
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdict"),
+    [
+        (["y"], Verdict(allowed=True)),
+        (["Yes "], Verdict(allowed=True)),
+        (["n"], Verdict(allowed=False, reason="the user said no")),
+        (["no, use the median"], Verdict(allowed=False, reason="use the median")),
+        (["e", "a = 1", "", "a", "."], Verdict(allowed=True, edited="a = 1\n\na")),
+        (["", "what?", "y"], Verdict(allowed=True)),
+        (["", "", ""], Verdict(allowed=False, reason="the user gave no answer")),
+        ([], Verdict(allowed=False, reason=NOBODY)),
+    ],
+    ids=str,
+)
+async def test_what_is_typed_is_understood(lines: list[str], verdict: Verdict) -> None:
+    prompts = []
+
+    async def read(prompt: str) -> str:
+        prompts.append(prompt)
+        if not lines:
+            raise EOFError
+        return lines.pop(0)
+
+    assert await asker(read, shown=False)(Question("code", "print(1)")) == verdict
+    assert prompts[0].startswith("print(1)\n\nRun this? [y]es, [n]o and why, [e]dit: ")
+
+
+# -- in a notebook
+
+
+@asynccontextmanager
+async def started(kernel: str, folder: Path) -> AsyncIterator[AsyncKernelClient]:
+    manager = AsyncKernelManager(kernel_name=kernel)
+    await manager.start_kernel(cwd=str(folder))
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=40)
+        client.execute(DOORS[kernel])
+        yield client
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+
+
+async def typed(client: AsyncKernelClient, code: str, *answers: str) -> str:
+    """Run a cell as somebody who answers what is asked; return all that is shown."""
+    lines = list(answers)
+    shown: list[str] = []
+
+    def hear(message: dict) -> None:  # type: ignore[type-arg]
+        content = message["content"]
+        shown.append(content.get("text") or content.get("data", {}).get("text/plain") or "")
+        if message["msg_type"] == "error":
+            shown.append(f"{content['ename']}: {content['evalue']}")
+
+    def ask(message: dict) -> None:  # type: ignore[type-arg]
+        shown.append(message["content"]["prompt"])
+        client.input(lines.pop(0))
+
+    await client.execute_interactive(
+        code, output_hook=hear, stdin_hook=ask, allow_stdin=bool(answers), timeout=50
+    )
+    assert lines == []
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize("kernel", DOORS)
+async def test_each_cell_is_asked_for(kernel: str, folder: Path, script: str) -> None:
+    run = f"%%agent -m {script} --ask always --save run.ipynb\nGo"
+    async with started(kernel, folder) as client:
+        shown = await typed(client, run, "y", "no: too early", "e", "print('other')", ".")
+        assert "cell 1\n" in shown
+        assert "cell 2\n" not in shown.replace("print('cell 2')", "")
+        assert "Refused: the user did not let this cell run: too early" in shown
+        assert "other\n" in shown
+        assert "The answer." in shown
+        refused = await typed(client, f"%%agent -m {script} --ask always\nGo")
+        assert "cannot ask before each cell: nobody can be asked here" in refused
+    assert "print('other')" in (folder / "run.ipynb").read_text()
+
+
+async def test_a_tool_marked_so_is_asked_for_in_the_users_thread(folder: Path) -> None:
+    (folder / "s.md").write_text(f"{F}python\nprint(drop('x'))\n{F}\n<!-- next reply -->\nDone.")
+    define = (
+        "from jupyter_agent import tool\n@tool(ask=True)\ndef drop(name: str) -> str:\n"
+        "    print('host has it')\n    return f'dropped {name}'"
+    )
+    async with started("python3", folder) as client:
+        await typed(client, define)
+        shown = await typed(client, "%%agent -m scripted:s.md\nGo", "y")
+        assert "drop('x')\n\nRun this? [y]es, [n]o and why: " in shown
+        assert "host has it" in shown
+        assert "dropped x\n" in shown
+        shown = await typed(client, "%%agent -m scripted:s.md\nGo", "n not now")
+        assert "drop() was not called: not now" in shown
+        shown = await typed(client, "%%agent -m scripted:s.md\nGo")
+        assert "drop() was not called: nobody can be asked here" in shown
+        shown = await typed(client, "%%agent -m scripted:s.md --ask never\nGo")
+        assert "dropped x\n" in shown
+
+
+async def test_a_run_is_stopped_from_a_subshell(folder: Path) -> None:
+    code = "print('begun', flush=True)\nimport time\ntime.sleep(60)"
+    (folder / "s.md").write_text(f"{F}python\n{code}\n{F}\n<!-- next reply -->\nDone.")
+    async with started("python3", folder) as client:
+        control = client.session.msg("create_subshell_request")
+        client.control_channel.send(control)
+        subshell = (await client.get_control_msg(timeout=20))["content"]["subshell_id"]
+        assert "No run is going on" in await typed(client, "%agent stop")
+        run = client.execute("%%agent -m scripted:s.md\nGo")
+        stop = client.session.msg(
+            "execute_request",
+            {"code": "%agent stop", "silent": False, "allow_stdin": False, "user_expressions": {}},
+        )
+        stop["header"]["subshell_id"] = subshell
+        shown = ""
+        while "Interrupted" not in shown:
+            message = await client.get_iopub_msg(timeout=40)
+            content = message["content"]
+            shown += content.get("text") or content.get("ename") or ""
+            if "begun" in shown and stop:
+                client.shell_channel.send(stop)
+                stop = {}
+        assert "Stopped." in shown
+        reply = await client.get_shell_msg(timeout=20)
+        while reply["parent_header"]["msg_id"] != run:
+            reply = await client.get_shell_msg(timeout=20)
+        assert reply["content"]["status"] == "error"
+
+
+# -- in a terminal
+
+
+class Terminal:
+    """A command in a terminal of its own."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self._end, inner = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *words], cwd=folder, stdin=inner, stdout=inner, stderr=inner,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(inner)
+        self.shown = ""
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + 40
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self._end], [], [], 0.5)[0]:
+                try:
+                    self.shown += os.read(self._end, 65536).decode(errors="replace")
+                except OSError:
+                    break
+        head, found, self.shown = self.shown.partition(text)
+        assert found, head
+
+    def type_in(self, line: str) -> None:
+        os.write(self._end, f"{line}\n".encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+@pytest.fixture
+def terminal(folder: Path, script: str) -> Iterator[Terminal]:
+    terminal = Terminal(folder, "run", "Go", "-m", script, "--ask", "always")
+    yield terminal
+    terminal.close()
+
+
+def test_in_a_terminal_each_cell_is_asked_for(terminal: Terminal) -> None:
+    terminal.wait_for("[e]dit: ")
+    terminal.type_in("y")
+    terminal.wait_for("\ncell 1")
+    terminal.wait_for("[e]dit: ")
+    terminal.type_in("n too early")
+    terminal.wait_for("Refused: the user did not let this cell run: too early")
+    terminal.wait_for("[e]dit: ")
+    terminal.type_in("e")
+    terminal.wait_for("a full stop alone ends it")
+    terminal.type_in("print('ot' + 'her')")
+    terminal.type_in(".")
+    terminal.wait_for("\nother")
+    terminal.wait_for("The answer.")
+    assert terminal.process.wait(20) == 0
+
+
+def test_ctrl_c_at_a_question_ends_the_run(terminal: Terminal) -> None:
+    terminal.wait_for("[e]dit: ")
+    terminal.process.send_signal(2)
+    terminal.wait_for("interrupted")
+    assert terminal.process.wait(20) == 130
+
+
+def test_without_a_terminal_it_is_refused_before_anything_is_spent(
+    folder: Path, script: str
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, "run", "Go", "-m", script, "--ask", "always"],
+        cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot ask before each cell: nobody can be asked here" in done.stderr

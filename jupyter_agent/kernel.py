@@ -20,7 +20,8 @@ from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, CodeError, Interrupted, UsageError
 from jupyter_agent.options import add_run_options, run_arguments
 from jupyter_agent.session import Session
-from jupyter_agent.views.display import AnswerView, DisplayView
+from jupyter_agent.views.display import AnswerView, DisplayView, KernelOutlet, show_recorded
+from jupyter_agent.views.runs import GHOST, Note, Runs, digest
 
 __all__ = ["AgentKernel"]
 
@@ -50,22 +51,10 @@ class AgentKernel(Kernel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._session = Session(parent=self, keep_spare=True)
+        self._runs = Runs()
+        self._runs.listen(self)
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that runs cells
-
-    # -- the outlet that views write to
-
-    def display(
-        self, data: dict[str, Any], metadata: dict[str, Any], *, display_id: str, update: bool
-    ) -> None:
-        """Send a mime bundle, or change the one that has this id."""
-        kind = "update_display_data" if update else "display_data"
-        transient = {"display_id": display_id}
-        self._send(kind, {"data": data, "metadata": metadata, "transient": transient})
-
-    def stream(self, name: str, text: str) -> None:
-        """Write to ``stdout`` or ``stderr``."""
-        self._send("stream", {"name": name, "text": text})
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
         self.send_response(self.iopub_socket, kind, content)
@@ -82,7 +71,9 @@ class AgentKernel(Kernel):
         elif first.split()[:1] == ["%agent"]:
             work = self._command(code.strip().removeprefix("%agent").strip())
         else:
-            work = self._forward(code.removeprefix("%%sandbox\n"), silent=silent)
+            ghost = self._runs.ghost(Note.of(self.get_parent("shell")))
+            code = code.removeprefix("%%sandbox\n")
+            work = self._refuse() if ghost else self._forward(code, silent=silent)
         self._loop = asyncio.get_running_loop()
         self._running = self._loop.create_task(work)
         try:
@@ -118,6 +109,12 @@ class AgentKernel(Kernel):
         if failure:
             raise failure
 
+    async def _refuse(self) -> None:
+        self._print(f"{GHOST}\n")
+
+    def _print(self, text: str) -> None:
+        self._send("stream", {"name": "stdout", "text": text})
+
     def _content(self, output: NotebookNode) -> dict[str, Any]:
         content = {name: value for name, value in output.items() if name != "output_type"}
         if output.output_type == "execute_result":
@@ -129,8 +126,17 @@ class AgentKernel(Kernel):
         add_run_options(parser)
         parser.add_argument("--save")
         options = parser.parse_args(shlex.split(line))
-        metadata = self.get_parent("shell").get("metadata", {})
-        view = AnswerView(self) if options.quiet else DisplayView(self, live="cellId" in metadata)
+        note = Note.of(self.get_parent("shell"))
+        outlet = KernelOutlet(self)
+        if not options.quiet and note.held:
+            show_recorded(outlet, note)
+            return
+        view: AnswerView | DisplayView = AnswerView(outlet)
+        if not options.quiet:
+            view = DisplayView(
+                outlet, anchor=note.cell_id, digest=digest(note.source), replaces=note.run
+            )
+            self._runs.add(view)
         changes = self._session.run(task, **run_arguments(options))
         state = "stopped"
         try:
@@ -145,10 +151,10 @@ class AgentKernel(Kernel):
         match command:
             case "status":
                 lines = [f"{name:<8} {value}\n" for name, value in self._session.status().items()]
-                self.stream("stdout", "".join(lines))
+                self._print("".join(lines))
             case "reset":
                 await self._session.reset()
-                self.stream("stdout", "The sandbox is new and the session's runs are forgotten.\n")
+                self._print("The sandbox is new and the session's runs are forgotten.\n")
             case _:
                 raise UsageError(f"%agent does not know {command!r}: it takes status or reset")
 

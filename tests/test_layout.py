@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
-    {"__init__", "errors", "protocol", "options", "bridge"},
+    {"__init__", "errors", "protocol", "options", "bridge", "views.runs"},
     {"sandbox.guest", "sandbox.lockdown"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"},
     {"sandbox.interpreter"},

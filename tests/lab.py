@@ -47,6 +47,30 @@ _WATCH = """cell => {
         window.shown.push(texts.join('\\n'));
     }).observe(cell, {subtree: true, childList: true, characterData: true});
 }"""
+# JupyterLab says how the kernel is in its status bar, Notebook 7 in the toolbar only
+_READY = """() => {
+    const bar = document.querySelector('#jp-main-statusbar');
+    if (bar) return /\\| (Idle|Busy)/.test(bar.textContent);
+    const kernel = document.querySelector('.jp-KernelName, .jp-Toolbar-kernelName');
+    const circle = document.querySelector('.jp-Notebook-ExecutionIndicator');
+    return /Python 3/.test(kernel?.textContent) && /idle|busy/.test(circle?.dataset.status);
+}"""
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """JupyterLab or Notebook 7, of the Python that runs the tests or of another."""
+
+    name: str = "lab"
+    python: str = sys.executable
+
+    @property
+    def module(self) -> str:
+        return "notebook" if self.name.startswith("notebook") else "jupyterlab"
+
+    @property
+    def path(self) -> str:
+        return "notebooks" if self.name.startswith("notebook") else "doc/tree"
 
 
 @dataclass
@@ -55,6 +79,8 @@ class Lab:
 
     url: str
     folder: Path
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    home: Path = Path()
 
     def write(self, name: str, *sources: str) -> Path:
         """Put a notebook with these code cells into the served folder."""
@@ -147,8 +173,7 @@ class NotebookPage:
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         # not the toolbar's circle: it shows idle before there is a kernel, and whoever runs a cell
         # then is asked to select one
-        idle = self.page.get_by_text("Python 3 (ipykernel) | Idle", exact=True)
-        expect(idle).to_be_visible(timeout=PATIENCE)
+        self.page.wait_for_function(_READY, timeout=PATIENCE)
 
     def _choose(self, *entries: str) -> None:
         """Go through the menus to a command."""
@@ -161,22 +186,38 @@ class NotebookPage:
 
 
 @contextmanager
-def serving(folder: Path, home: Path) -> Iterator[Lab]:
-    """Serve a folder with JupyterLab, all of whose own files are in ``home``."""
+def serving(
+    folder: Path, home: Path, front_end: FrontEnd | None = None, *, live: bool = True
+) -> Iterator[Lab]:
+    """Serve a folder with a front end, with our extension or without.
+
+    Parameters
+    ----------
+    home
+        Where all of its own files are.
+    """
+    front_end = front_end or FrontEnd()
     port = _free_port()
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     quiet = '{"fetchNews": "false", "checkForUpdates": false}'
     (settings / "notification.jupyterlab-settings").write_text(quiet)
-    command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser"]
+    if not live:
+        config = home / "config" / "labconfig"
+        config.mkdir(parents=True)
+        off = '{"disabledExtensions": {"jupyter-agent-kernel": true}}'
+        (config / "page_config.json").write_text(off)
+    command = [front_end.python, "-m", front_end.module, "--allow-root", "--no-browser"]
     command += ["--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
     command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.news_url=None"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with (home / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=home, env=_environment(home), stdout=log, stderr=log)
+        server = subprocess.Popen(
+            command, cwd=home, env=_environment(home, front_end), stdout=log, stderr=log
+        )
         try:
-            lab = Lab(f"http://127.0.0.1:{port}", folder)
+            lab = Lab(f"http://127.0.0.1:{port}", folder, front_end, home)
             _wait_for(lab, server, home / "log")
             yield lab
         finally:
@@ -209,14 +250,14 @@ def opened(
         page.set_viewport_size({"width": 1280, "height": height})
         notebook = NotebookPage(page, path)
         page.on("request", lambda request: notebook.requests.append(request.url))
-        page.goto(f"{lab.url}/doc/tree/{path.relative_to(lab.folder)}?reset")
+        page.goto(f"{lab.url}/{lab.front_end.path}/{path.relative_to(lab.folder)}?reset")
         notebook._settle()
         yield notebook
     finally:
         page.close()
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: Path, front_end: FrontEnd) -> dict[str, str]:
     names = {
         "IPYTHONDIR": "ipython",
         "JUPYTER_CONFIG_DIR": "config",
@@ -227,7 +268,8 @@ def _environment(home: Path) -> dict[str, str]:
     }
     kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     own = {name: str(home / folder) for name, folder in names.items()}
-    return kept | own | {"HF_TOKEN_PATH": "/nonexistent/token"}
+    path = f"{Path(front_end.python).parent}{os.pathsep}{os.environ['PATH']}"
+    return kept | own | {"HF_TOKEN_PATH": "/nonexistent/token", "PATH": path}
 
 
 def _free_port() -> int:

@@ -19,7 +19,14 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    Locator,
+    Page,
+    TimeoutError,  # noqa: A004
+    expect,
+    sync_playwright,
+)
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM = shutil.which("chromium") or ""
@@ -82,10 +89,10 @@ class Lab:
     front_end: FrontEnd = field(default_factory=FrontEnd)
     home: Path = Path()
 
-    def write(self, name: str, *sources: str) -> Path:
+    def write(self, name: str, *sources: str, kernel: str = "python3") -> Path:
         """Put a notebook with these code cells into the served folder."""
         notebook = nbformat.v4.new_notebook(
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+            metadata={"kernelspec": {"name": kernel, "display_name": "Python 3"}},
             cells=[nbformat.v4.new_code_cell(source) for source in sources],
         )
         nbformat.write(notebook, self.folder / name)
@@ -98,11 +105,35 @@ class NotebookPage:
 
     page: Page
     path: Path
+    url: str
     requests: list[str] = field(default_factory=list, repr=False)
 
     @property
     def cells(self) -> Locator:
         return self.page.locator(".jp-Notebook .jp-Cell")
+
+    def choose(self, *entries: str) -> None:
+        """Go through the menus to a command."""
+        for entry in entries:
+            text = self.page.get_by_text(entry, exact=True)
+            self.page.locator(".lm-MenuBar-item, .lm-Menu-item").filter(has=text).click()
+
+    def command(self, index: int, *keys: str) -> None:
+        """Select a cell and press keys in command mode."""
+        prompt = self.cells.nth(index).locator(".jp-InputPrompt, .jp-InputArea-prompt").first
+        prompt.click()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def edit(self, index: int, text: str) -> None:
+        """Put text in the place of a code cell's source."""
+        self.cells.nth(index).locator(".cm-content").click()
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.insert_text(text)
+
+    def leave(self) -> None:
+        """Close the notebook; `reload` opens it again."""
+        self.page.goto("about:blank")
 
     def outputs(self, index: int) -> Locator:
         """The outputs of a cell, in their order."""
@@ -114,7 +145,7 @@ class NotebookPage:
 
     def run_all(self) -> None:
         """Run every cell and wait until they are done."""
-        self._choose("Run", "Run All Cells")
+        self.choose("Run", "Run All Cells")
         for prompt in self.page.locator(".jp-CodeCell .jp-InputPrompt").all():
             self._numbered(prompt)
 
@@ -147,20 +178,31 @@ class NotebookPage:
 
     def save(self) -> NotebookNode:
         """Save the notebook and read its file."""
-        with self.page.expect_response(
-            lambda response: response.request.method == "POST" and "/checkpoints" in response.url
-        ) as saved:  # the checkpoint is the last thing that a save does; it drops a second save
-            self.page.keyboard.press("Control+s")
-        assert saved.value.ok
-        return nbformat.read(self.path, as_version=4)
+        for _ in range(5):
+            try:
+                with self.page.expect_response(
+                    lambda response: (
+                        response.request.method == "POST" and "/checkpoints" in response.url
+                    ),  # the last thing that a save does
+                    timeout=PATIENCE / 6,
+                ) as saved:
+                    self.page.keyboard.press("Control+s")
+                assert saved.value.ok
+                return nbformat.read(self.path, as_version=4)
+            except TimeoutError:
+                continue  # JupyterLab drops a save while another goes on
+        raise AssertionError("the notebook cannot be saved")
 
     def use_theme(self, theme: str) -> None:
         """Choose a theme; it stays JupyterLab's for pages to come."""
-        self._choose("Settings", "Theme", theme)
+        self.choose("Settings", "Theme", theme)
         expect(self.page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
 
     def reload(self) -> None:
-        self.page.reload()
+        if self.page.url == "about:blank":
+            self.page.goto(self.url)
+        else:
+            self.page.reload()
         self._settle()
 
     def screenshot(self, name: str) -> None:
@@ -174,12 +216,6 @@ class NotebookPage:
         # not the toolbar's circle: it shows idle before there is a kernel, and whoever runs a cell
         # then is asked to select one
         self.page.wait_for_function(_READY, timeout=PATIENCE)
-
-    def _choose(self, *entries: str) -> None:
-        """Go through the menus to a command."""
-        for entry in entries:
-            text = self.page.get_by_text(entry, exact=True)
-            self.page.locator(".lm-MenuBar-item, .lm-Menu-item").filter(has=text).click()
 
     def _numbered(self, prompt: Locator, *, timeout: float = PATIENCE) -> None:
         expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=timeout)
@@ -247,10 +283,12 @@ def opened(
     """Open a notebook in a page of its own."""
     page = browser.new_page()
     try:
+        page.set_default_timeout(PATIENCE / 4)
         page.set_viewport_size({"width": 1280, "height": height})
-        notebook = NotebookPage(page, path)
+        url = f"{lab.url}/{lab.front_end.path}/{path.relative_to(lab.folder)}"
+        notebook = NotebookPage(page, path, url)
         page.on("request", lambda request: notebook.requests.append(request.url))
-        page.goto(f"{lab.url}/{lab.front_end.path}/{path.relative_to(lab.folder)}?reset")
+        page.goto(f"{url}?reset")
         notebook._settle()
         yield notebook
     finally:

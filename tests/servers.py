@@ -21,6 +21,8 @@ class Reply:
     fault: str = ""  # disconnect, no end mark, not json, error event, length, endless
     usage: dict[str, Any] | None = None
     delay: float = 0.0  # seconds before each piece
+    gate: threading.Event | None = None  # what its first word waits for
+    hold: threading.Event | None = None  # what its last word waits for
 
 
 @dataclass
@@ -76,8 +78,13 @@ class ChatServer:
                 self.send_header("content-type", "text/event-stream")
                 self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
-                for piece in re.findall(r"\s*\S+\s?|\s+", reply.text):
+                pieces = re.findall(r"\s*\S+\s?|\s+", reply.text)
+                for left, piece in zip(range(len(pieces), 0, -1), pieces, strict=True):
                     time.sleep(reply.delay)
+                    if reply.gate and left == len(pieces):
+                        reply.gate.wait(60)
+                    if reply.hold and left == 1:
+                        reply.hold.wait(60)
                     self.event({"choices": [_choice({"content": piece})]})
                 while reply.fault == "endless":
                     self.event({"choices": [_choice({"content": "and "})]})

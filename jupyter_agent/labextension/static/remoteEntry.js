@@ -413,7 +413,7 @@
       if (!working) {
         this.rest(run.id);
       }
-      if (run.own && (before?.run !== run.id || !working)) {
+      if (anchor && run.own && working && before?.run !== run.id) {
         this.save(); // so that who reloads the page finds the run
       }
     }
@@ -921,7 +921,11 @@
           const detail = { wish, run: this.facts.run };
           this.node.dispatchEvent(new CustomEvent(EVENT, { bubbles: true, detail }));
         });
-        button.addEventListener('keydown', event => event.stopPropagation()); // Enter is not the notebook's
+        button.addEventListener('keydown', event => {
+          if (event.key === 'Enter' || event.key === ' ') {
+            event.stopPropagation(); // it presses the button, and is not the notebook's
+          }
+        });
         this.node.append(button);
         return button;
       }

@@ -147,7 +147,7 @@ class Agent(LoggingConfigurable):
         prose = clean_markdown(reader.prose)
         if prose and step.prose is None:
             step.prose = self.transcript.add("prose", step=step.number)
-        if step.prose and step.prose.source != prose:
+        if step.prose and step.code is None and step.prose.source != prose:
             step.prose.source = prose
             yield Change(step.prose)
         if reader.code is None:

@@ -224,3 +224,11 @@ async def test_the_models_markdown_makes_no_browser_fetch() -> None:
         agent.transcript.answer
         == "See !\u2060[x](http://evil/?d=1) <\u2060img src=//evil> and `<\u2060b>` ok"
     )
+
+
+async def test_prose_that_a_view_has_changed_stays_so() -> None:
+    agent = agent_with(STEP.format("1\n2\n3"), "Done.")
+    async for change in agent.run("x"):
+        if change.done and change.cell.source == "I compute.":
+            change.cell.source = "Somebody else does."
+    assert agent.transcript.cells[1].source == "Somebody else does."

@@ -232,10 +232,11 @@ def test_moved_and_deleted_steps_stay_so(notebook: NotebookPage, chat: ChatServe
         "%%sandbox\nprint('step two')",
         "The end.",
     ]
+    before = sources(notebook)
     notebook.command(2, "z")  # undoes no cell of the agent's
     left = sources(notebook)
     assert {"%%sandbox\nprint('step one')", "%%sandbox\nprint('step two')"} <= set(left)
-    assert not any("write on" in source for source in left)
+    assert left != before
 
 
 def test_a_run_whose_cell_is_deleted_ends_in_calm(notebook: NotebookPage, chat: ChatServer) -> None:
@@ -445,6 +446,70 @@ def test_the_bar_stops_and_folds(notebook: NotebookPage, chat: ChatServer) -> No
     fold.click()
     expect(notebook.cells.nth(3)).to_be_visible()
     saved(notebook)
+
+
+# -- what a hostile run can do
+
+LEAK = "http://127.0.0.1:1/"
+HOSTILE = rf"""
+from IPython.display import HTML, Javascript, Markdown, display
+
+display(HTML("<b>bold</b><script>window.PWNED='script'</script><img src=x onerror=\"PWNED='img'\">"))
+display(HTML("<button data-commandlinker-command='notebook:run-all-cells'>press</button>"))
+display(HTML("<img src='{LEAK}a.png'><p style='background: url({LEAK}b.png)'>x</p>"))
+display(Javascript("window.PWNED = 'javascript'"))
+svg = "<svg xmlns='http://www.w3.org/2000/svg' onload=\"window.PWNED='svg'\"><script>PWNED=1</script></svg>"
+display({{"image/svg+xml": svg, "text/html": svg}}, raw=True)
+display(Markdown("<img src=x onerror=\"window.PWNED='markdown'\"> ![x]({LEAK}c.png)"))
+display({{"application/vnd.jupyter.widget-view+json": {{"model_id": "x"}}}}, raw=True)
+forged = {{"op": "cell", "id": "forged", "index": 99, "type": "code", "source": "1", "first_line": ""}}
+get_ipython().kernel.session.send(get_ipython().kernel.iopub_socket, "display_data",
+    {{"data": {{"text/plain": "print('forged')"}}, "metadata": {{}}, "transient": {{}}}},
+    parent=get_ipython().kernel.get_parent(), metadata={{"jupyter_agent": forged}})
+print("x" * 5_000_000)
+print("every display is done")
+"""
+
+
+def test_a_hostile_run_runs_nothing_and_fetches_nothing(
+    lab: Lab, notebook: NotebookPage, chat: ChatServer
+) -> None:
+    prose = f"Hello <script>window.PWNED=1</script><img src=x onerror='PWNED=2'> ![x]({LEAK}d.png)"
+    flood = "for i in range(10_000):\n    display(i)"
+    chat.replies = [
+        Reply(step(prose, HOSTILE.strip())),
+        Reply(step("A flood.", flood)),
+        Reply(f"The end. {prose}"),
+    ]
+    notebook.run(1)
+    is_over(notebook)
+    file = saved(notebook)
+    assert len(file.cells) == 8
+    assert file.cells[5].outputs[-1].ename == "OutputLimit"
+    assert len(file.cells[5].outputs) == 1001
+    assert not any("forged" in cell.source for cell in file.cells[4:])
+    for reopened in (False, True):
+        if reopened:
+            notebook.reload()
+        expect(notebook.cells.nth(3).locator("b")).to_have_text("bold")
+        assert notebook.page.evaluate("window.PWNED") is None
+        assert notebook.page.locator("[data-commandlinker-command]").count() == 0
+        assert [url for url in notebook.requests if url.startswith(LEAK)] == []
+
+
+def test_an_inert_run_leaves_the_notebook_trusted(notebook: NotebookPage, chat: ChatServer) -> None:
+    code = "import pandas as pd\npd.DataFrame({'a': [1, 2]})"
+    chat.replies = [Reply(step("x", code)), Reply("ok")]
+    mine = (
+        "from IPython.display import Javascript\nJavascript('window.MINE = (window.MINE ?? 0) + 1')"
+    )
+    notebook.edit(2, mine)
+    notebook.run(2)
+    notebook.run(1)
+    is_over(notebook)
+    saved(notebook)
+    notebook.reload()
+    notebook.page.wait_for_function("window.MINE === 1")  # the user's own output still runs
 
 
 def test_a_notebook_without_an_agent_is_left_alone(lab: Lab, browser: BrowserContext) -> None:

@@ -46,7 +46,7 @@
    * @returns {Lab.Note | undefined} */
   function noteOf(cell) {
     const note = cell?.getMetadata(KEY);
-    return note && note.id === cell?.id ? note : undefined;
+    return note?.id === cell?.id ? note : undefined;
   }
 
   /** Whether a cell still says what the agent wrote.
@@ -320,7 +320,9 @@
     sync(id) {
       const run = this.run(id);
       if (!run.waiting) {
-        const waiting = (run.waiting = []);
+        /** @type {Array<[Lab.Tag, Lab.Content]>} */
+        const waiting = [];
+        run.waiting = waiting;
         const kernel = this.kernel;
         void this.ask({ op: 'sync', run: id }).then(reply => {
           if (run.waiting !== waiting || kernel !== this.kernel || this.context.isDisposed) {
@@ -435,7 +437,11 @@
       const shared = this.context.model.sharedModel;
       const cells = this.cellsOf(run);
       const kept = cells.filter(cell => !untouched(cell, /** @type {Lab.Note} */ (noteOf(cell))));
-      this.silently(() => kept.forEach(cell => cell.deleteMetadata(KEY)));
+      this.silently(() => {
+        for (const cell of kept) {
+          cell.deleteMetadata(KEY);
+        }
+      });
       shared.transact(() => {
         for (let i = shared.cells.length - 1; i >= 0; i--) {
           if (cells.some(cell => cell.id === shared.cells[i].getId() && !kept.includes(cell))) {
@@ -738,8 +744,8 @@
     fold() {
       const folded = new Set();
       for (const cell of this.cells) {
-        const facts = cell.type === 'code' && this.headerOf(cell)?.data[MIME];
-        if (facts && facts.folded && noteOf(cell)?.run === facts.run) {
+        const facts = cell.type === 'code' ? this.headerOf(cell)?.data[MIME] : undefined;
+        if (facts?.folded && noteOf(cell)?.run === facts.run) {
           folded.add(facts.run);
         }
       }

@@ -54,13 +54,15 @@ _WATCH = """cell => {
         window.shown.push(texts.join('\\n'));
     }).observe(cell, {subtree: true, childList: true, characterData: true});
 }"""
-# JupyterLab says how the kernel is in its status bar, Notebook 7 in the toolbar only
-_READY = """() => {
+# JupyterLab says how the kernel is in its status bar, Notebook 7 in the toolbar only, too early
+_READY = """async name => {
     const bar = document.querySelector('#jp-main-statusbar');
-    if (bar) return /\\| (Idle|Busy)/.test(bar.textContent);
-    const kernel = document.querySelector('.jp-KernelName, .jp-Toolbar-kernelName');
+    if (bar) return /Python 3 \\(\\w+\\) \\| (Idle|Busy)/.test(bar.textContent);
     const circle = document.querySelector('.jp-Notebook-ExecutionIndicator');
-    return /Python 3/.test(kernel?.textContent) && /idle|busy/.test(circle?.dataset.status);
+    const base = JSON.parse(document.querySelector('#jupyter-config-data').textContent).baseUrl;
+    const sessions = await (await fetch(`${base}api/sessions`)).json();
+    const state = sessions.find(each => each.path === name)?.kernel.execution_state;
+    return /idle|busy/.test(state) && /idle|busy/.test(circle?.dataset.status);
 }"""
 
 
@@ -215,7 +217,7 @@ class NotebookPage:
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         # not the toolbar's circle: it shows idle before there is a kernel, and whoever runs a cell
         # then is asked to select one
-        self.page.wait_for_function(_READY, timeout=PATIENCE)
+        self.page.wait_for_function(_READY, arg=self.path.name, timeout=PATIENCE)
 
     def _numbered(self, prompt: Locator, *, timeout: float = PATIENCE) -> None:
         expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=timeout)
@@ -223,7 +225,12 @@ class NotebookPage:
 
 @contextmanager
 def serving(
-    folder: Path, home: Path, front_end: FrontEnd | None = None, *, live: bool = True
+    folder: Path,
+    home: Path,
+    front_end: FrontEnd | None = None,
+    *,
+    live: bool = True,
+    options: list[str] | None = None,
 ) -> Iterator[Lab]:
     """Serve a folder with a front end, with our extension or without.
 
@@ -248,6 +255,7 @@ def serving(
     command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.news_url=None"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += options or []
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(
             command, cwd=home, env=_environment(home, front_end), stdout=log, stderr=log

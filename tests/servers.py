@@ -23,6 +23,7 @@ class Reply:
     delay: float = 0.0  # seconds before each piece
     gate: threading.Event | None = None  # what its first word waits for
     hold: threading.Event | None = None  # what its last word waits for
+    sent: list[tuple[float, str]] = field(default_factory=list)  # when each piece was
 
 
 @dataclass
@@ -85,6 +86,7 @@ class ChatServer:
                         reply.gate.wait(60)
                     if reply.hold and left == 1:
                         reply.hold.wait(60)
+                    reply.sent.append((time.time(), piece))
                     self.event({"choices": [_choice({"content": piece})]})
                 while reply.fault == "endless":
                     self.event({"choices": [_choice({"content": "and "})]})

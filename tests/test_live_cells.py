@@ -483,7 +483,8 @@ def test_a_hostile_run_runs_nothing_and_fetches_nothing(
     ]
     notebook.run(1)
     is_over(notebook)
-    file = saved(notebook)
+    file = notebook.save()
+    nbformat.validate(file)
     assert len(file.cells) == 8
     assert file.cells[5].outputs[-1].ename == "OutputLimit"
     assert len(file.cells[5].outputs) == 1001

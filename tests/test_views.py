@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.transcript import KEY, Change, Transcript
-from jupyter_agent.views.display import INTERVAL, DisplayView
+from jupyter_agent.views.display import INTERVAL, MOST_TEXT, NOT_SHOWN, DisplayView
 from jupyter_agent.views.runs import Note, Runs, checksum, digest
 
 
@@ -140,6 +140,14 @@ def test_cleared_outputs_are_shown_anew() -> None:
     run.end(cell)
     assert run.page.cells[cell.id]["outputs"] == ["20 %\n"]
     assert run.view.snapshot()["cells"][0]["outputs"][0].text == "20 %\n"
+
+
+def test_a_text_without_end_is_cut_once() -> None:
+    run = Run()
+    cell = run.begin("x")
+    run.execute(cell, *[text("x" * 100_000) for _ in range(5)])
+    run.end(cell)
+    assert run.page.cells[cell.id]["outputs"] == ["x" * MOST_TEXT + NOT_SHOWN]
 
 
 def test_an_edit_counts_from_the_moment_the_agent_has_written_the_cell() -> None:

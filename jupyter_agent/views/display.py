@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 INTERVAL = 0.05  # seconds between two updates; Jupyter Server drops floods
+MOST_TEXT = 250_000  # characters of a stream; the server drops 3 MB within 3 s, pages draw slowly
+NOT_SHOWN = "\n[the rest of this text is not shown]\n"
 MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw it
 
 Tag = dict[str, Any]
@@ -174,6 +176,8 @@ class OutputView:
         match output.output_type:
             case "stream":
                 text, start = output.text, len(before.text) if before else 0
+                if len(text) > MOST_TEXT:
+                    text = text[:MOST_TEXT] + NOT_SHOWN
                 if len(text) > start:
                     self._outlet.stream(output.name, text[start:], self._tag(index=index))
                 return NotebookNode(output_type="stream", name=output.name, text=text)

@@ -945,8 +945,9 @@
       }
 
       draw() {
-        const { run, state, doing, step, model, sandbox, cells, folded } = this.facts;
+        const { run, state, doing, model, sandbox, cells, folded } = this.facts;
         const working = state === 'working' && alive.has(run);
+        const focused = /** @type {HTMLElement | null} */ (document.activeElement);
         this.node.dataset.state = working || state !== 'working' ? state : 'lost';
         const what = working ? `${DOING[doing ?? ''] ?? 'Working'}…` : (STATES[state] ?? 'Not finished');
         if (this.doing.textContent !== what) {
@@ -962,7 +963,9 @@
         this.folder.textContent = `${folded ? '▸' : '▾'} ${number(cells)} cell${plural}`;
         this.folder.title = folded ? "Show the agent's cells" : "Fold the agent's cells away";
         this.folder.setAttribute('aria-expanded', String(!folded));
-        this.numbers.title = `step ${number(step)}`;
+        if (focused?.hidden && this.node.contains(focused)) {
+          (working ? this.stop : this.again).focus(); // the keyboard stays in the bar
+        }
       }
 
       count() {

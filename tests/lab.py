@@ -54,15 +54,18 @@ _WATCH = """cell => {
         window.shown.push(texts.join('\\n'));
     }).observe(cell, {subtree: true, childList: true, characterData: true});
 }"""
-# JupyterLab says how the kernel is in its status bar, Notebook 7 in the toolbar only, too early
+# What the page says of its kernel is true only once it is connected, which the server knows. Whoever
+# runs a cell before that runs nothing, or is asked to select a kernel.
 _READY = """async name => {
-    const bar = document.querySelector('#jp-main-statusbar');
-    if (bar) return /Python 3 \\(\\w+\\) \\| (Idle|Busy)/.test(bar.textContent);
-    const circle = document.querySelector('.jp-Notebook-ExecutionIndicator');
     const base = JSON.parse(document.querySelector('#jupyter-config-data').textContent).baseUrl;
     const sessions = await (await fetch(`${base}api/sessions`)).json();
-    const state = sessions.find(each => each.path === name)?.kernel.execution_state;
-    return /idle|busy/.test(state) && /idle|busy/.test(circle?.dataset.status);
+    const kernel = sessions.find(each => each.path.endsWith(name))?.kernel;
+    const bar = document.querySelector('#jp-main-statusbar');
+    const circle = document.querySelector('.jp-Notebook-ExecutionIndicator');
+    const says = bar
+        ? /\\) \\| (Idle|Busy)/.test(bar.textContent)
+        : /idle|busy/.test(circle?.dataset.status);
+    return says && kernel?.connections > 0 && /idle|busy/.test(kernel.execution_state);
 }"""
 
 
@@ -217,7 +220,10 @@ class NotebookPage:
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         # not the toolbar's circle: it shows idle before there is a kernel, and whoever runs a cell
         # then is asked to select one
-        self.page.wait_for_function(_READY, arg=self.path.name, timeout=PATIENCE)
+        end = time.monotonic() + PATIENCE / 1000
+        while not self.page.evaluate(_READY, self.path.name):
+            assert time.monotonic() < end, "the page has no kernel"
+            self.page.wait_for_timeout(100)
 
     def _numbered(self, prompt: Locator, *, timeout: float = PATIENCE) -> None:
         expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=timeout)

@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint lint-js bench clean
+.PHONY: demo test lint lint-js picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f demo.ipynb
@@ -56,6 +56,11 @@ $(VENV)/test: pyproject.toml $(VENV)/demo
 	@echo "Installing what the tests need into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet -e ".[local]" --group dev
 	@touch $@
+
+# the README's picture is a screenshot of a test
+picture: $(VENV)/test
+	$(BIN)/python -m pytest -q "tests/test_live_cells.py::test_the_first_notebook_looks_as_in_the_readme[lab]"
+	cp tests/screenshots/picture-lab.png docs/first-run.png
 
 # JupyterLab 4.2, for the tests of live cells: JUPYTER_AGENT_LAB42=.venv-lab42 make test
 .venv-lab42: pyproject.toml

@@ -191,7 +191,7 @@ class NotebookPage:
                     ),  # the last thing that a save does
                     timeout=PATIENCE / 6,
                 ) as saved:
-                    self.page.keyboard.press("Control+s")
+                    self.page.locator('[data-jp-item-name="save"]').first.click()
                 assert saved.value.ok
                 return nbformat.read(self.path, as_version=4)
             except TimeoutError:

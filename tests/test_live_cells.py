@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from nbformat import NotebookNode
 from playwright.sync_api import BrowserContext, Locator, expect
 
-from .lab import PATIENCE, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+from .conftest import ROOT
+from .lab import PATIENCE, SCREENSHOTS, FrontEnd, Lab, NotebookPage, browsing, opened, serving
 from .servers import ChatServer, Reply
 
 pytestmark = pytest.mark.timeout(180)
@@ -173,6 +175,29 @@ def test_the_agent_kernel_has_plain_cells(
         notebook.screenshot(f"live-plain-{lab.front_end.name}")
     assert file.cells[2].source == "total = 6 * 7\ntotal"
     assert file.cells[4].outputs[0].data["text/plain"] == "42"
+
+
+def test_the_first_notebook_looks_as_in_the_readme(lab: Lab, browser: BrowserContext) -> None:
+    """Leave the README's picture; ``make picture`` puts it there."""
+    for name in ("01-first-run.ipynb", "scripts", "data"):
+        target = lab.folder / name
+        if not target.exists():
+            copy = shutil.copytree if name != "01-first-run.ipynb" else shutil.copy
+            copy(ROOT / "notebooks" / name, target)
+    with opened(lab, browser, lab.folder / "01-first-run.ipynb", height=TALL) as notebook:
+        notebook.run(1)
+        notebook.run(2)
+        is_over(notebook, index=2)
+        expect(notebook.cells.nth(10).locator("img")).to_be_visible()
+        notebook.command(0)
+        first, last = notebook.cells.nth(2).bounding_box(), notebook.cells.nth(11).bounding_box()
+        assert first
+        assert last
+        height = last["y"] + last["height"] - first["y"]
+        path = SCREENSHOTS / f"picture-{lab.front_end.name}.png"
+        clip = {"x": first["x"], "y": first["y"], "width": first["width"], "height": height}
+        notebook.page.screenshot(path=path, clip=clip)  # type: ignore[arg-type]  # a TypedDict
+        saved(notebook)
 
 
 # -- what the user does meanwhile

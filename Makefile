@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint live bench clean
+.PHONY: demo test lint lint-js live picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f demo.ipynb
@@ -30,11 +30,20 @@ lint: $(VENV)/test
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+# the extension is plain JavaScript; node checks it, and builds nothing
+lint-js: .ci/js/node_modules
+	npm --prefix .ci/js run --silent check
+
+.ci/js/node_modules: .ci/js/package.json
+	npm --prefix .ci/js install --silent --no-package-lock --no-fund --no-audit
+	@touch $@
+
 live: $(VENV)/test  # asks real services: those whose keys are in the environment
 	$(BIN)/python -m pytest -m live -rA -s tests/test_live.py
 
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/load_time.py
+	$(BIN)/python benchmarks/live_cells.py
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
@@ -51,5 +60,17 @@ $(VENV)/test: pyproject.toml $(VENV)/demo
 	@$(BIN)/python -m pip install --quiet -e ".[anthropic,local,openai]" --group dev
 	@touch $@
 
+# the README's picture is a screenshot of a test
+picture: $(VENV)/test
+	$(BIN)/python -m pytest -q "tests/test_live_cells.py::test_the_first_notebook_looks_as_in_the_readme[lab]"
+	cp tests/screenshots/picture-lab.png docs/first-run.png
+
+# JupyterLab 4.2, for the tests of live cells: JUPYTER_AGENT_LAB42=.venv-lab42 make test
+.venv-lab42: pyproject.toml
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$@/bin/python -m pip install --quiet "jupyterlab==4.2.7" "notebook==7.2.3" "ipykernel<7" pandas .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo.ipynb
+	rm -rf $(VENV) .venv-lab42 .ci/js/node_modules demo.ipynb

@@ -42,6 +42,7 @@ class Draft:
         self._calls: dict[int, CallReader] = {}
         self._ids: dict[int, str] = {}
         self._code: dict[int, NotebookNode] = {}
+        self._said = ""
         self._written = 0  # characters of them that the cells show
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
@@ -85,8 +86,8 @@ class Draft:
         prose = clean_markdown(_writable("\n\n".join([self._reader.prose, *shown]).strip()))
         if prose and self.prose is None:
             self.prose = self._add("prose", self._take_kept())
-        if self.prose and self.prose.source != prose:
-            self.prose.source = prose
+        if self.prose and self._said != prose:  # else it stays as it may have been edited
+            self.prose.source = self._said = prose
             yield Change(self.prose)
         if self._calls and _FENCED in self._code:
             yield self._drop(self._code.pop(_FENCED))

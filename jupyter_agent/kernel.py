@@ -38,7 +38,8 @@ from jupyter_agent.options import CELL_OPTIONS, run_arguments
 from jupyter_agent.sandbox.kernel import Request
 from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.session import Session
-from jupyter_agent.views.display import AnswerView, DisplayView
+from jupyter_agent.views.display import AnswerView, DisplayView, KernelOutlet, show_recorded
+from jupyter_agent.views.runs import GHOST, Note, Runs, digest
 
 __all__ = ["AgentKernel"]
 
@@ -111,6 +112,8 @@ class AgentKernel(Kernel):
         self._forwarding = False  # code runs that the sandbox can be asked to stop
         self._asked: asyncio.Future[str] | None = None  # what the user is asked on stdin
         self._tasks: set[asyncio.Task[None]] = set()
+        self._runs = Runs()
+        self._runs.listen(self)
         assert self.session
         self._wire = self.session
 
@@ -159,16 +162,6 @@ class AgentKernel(Kernel):
     @execution_count.setter
     def execution_count(self, value: int) -> None:
         """Leave the counting to the sandbox."""
-
-    # -- the outlet that views write to
-
-    def display(
-        self, data: dict[str, Any], metadata: dict[str, Any], *, display_id: str, update: bool
-    ) -> None:
-        """Send a mime bundle, or change the one that has this id."""
-        kind = "update_display_data" if update else "display_data"
-        transient = {"display_id": display_id}
-        self._send(kind, {"data": data, "metadata": metadata, "transient": transient})
 
     def stream(self, name: str, text: str) -> None:
         """Write to ``stdout`` or ``stderr``."""
@@ -234,6 +227,9 @@ class AgentKernel(Kernel):
             return await self._counted(cell, self._nothing()) | {"payload": [_help()]}
         if self.prose and plainly_prose(cell.code):
             return await self._counted(cell, self._agent(cell, "", cell.code.strip()))
+        if self._runs.ghost(Note.of(cell.parent)):
+            self.stream("stdout", f"{GHOST}\n")
+            return _reply("ok", cell)
         if name == "%%sandbox":  # written for a notebook with the magics; here every cell is
             cell = replace(cell, code=body)
         return await self._forward(cell)
@@ -294,8 +290,16 @@ class AgentKernel(Kernel):
 
     async def _agent(self, cell: _Cell, line: str, task: str) -> None:
         options = _parser().parse_args(shlex.split(line))
-        metadata = self.get_parent("shell").get("metadata", {})
-        view = AnswerView(self) if options.quiet else DisplayView(self, live="cellId" in metadata)
+        note, outlet = Note.of(cell.parent), KernelOutlet(self)
+        if note.held and not (options.quiet or options.rerun):
+            show_recorded(outlet, note)
+            return
+        view: AnswerView | DisplayView = AnswerView(outlet)
+        if not options.quiet:
+            view = DisplayView(
+                outlet, anchor=note.cell_id, digest=digest(note.source), replaces=note.run
+            )
+            self._runs.add(view)
         read = functools.partial(self._ask_user, cell, password=False)
         changes = self._session.run(
             task,

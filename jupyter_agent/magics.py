@@ -19,6 +19,7 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from jupyter_agent.options import CELL_OPTIONS, VALUE_OPTIONS, run_arguments
+from jupyter_agent.views.runs import Note, Runs, digest
 
 if TYPE_CHECKING:
     from jupyter_agent.ask import Ask
@@ -38,6 +39,11 @@ def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @magics_class
 class AgentMagics(Magics):
     """Magics that share one session."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._runs = Runs()
+        self._runs.listen(getattr(shell, "kernel", None))
 
     @functools.cached_property
     def session(self) -> Session:
@@ -78,7 +84,13 @@ class AgentMagics(Magics):
         from jupyter_agent.bridge import shared_bridge
         from jupyter_agent.errors import Interrupted
 
-        view = self._view(quiet=options.quiet)
+        note = self._note()
+        if note.held and not (options.quiet or options.rerun):
+            from jupyter_agent.views.display import KernelOutlet, show_recorded
+
+            show_recorded(KernelOutlet(self._kernel), note)
+            return
+        view = self._view(note, quiet=options.quiet)
         changes = self.session.run(
             task,
             replay=not options.rerun,
@@ -147,19 +159,41 @@ class AgentMagics(Magics):
 
         return asker(read, shown=shown) if able else None
 
-    def _view(self, *, quiet: bool) -> AnswerView | DisplayView | TerminalView:
+    @property
+    def _kernel(self) -> Any:
+        return getattr(self.shell, "kernel", None)
+
+    def _note(self) -> Note:
+        """Read what the page has noted on the cell that is running."""
+        request = self._kernel.get_parent("shell") if self._kernel else None
+        return Note.of(request or {})
+
+    def _view(self, note: Note, *, quiet: bool) -> AnswerView | DisplayView | TerminalView:
         """Choose how to show a run: a terminal wants text, a front end that names its cells all."""
-        kernel = getattr(self.shell, "kernel", None)
-        if kernel is None:
+        if self._kernel is None:
             from jupyter_agent.views.terminal import TerminalView
 
             return TerminalView(quiet=quiet)
-        from jupyter_agent.views.display import AnswerView, CellOutlet, DisplayView
+        from jupyter_agent.views.display import (
+            AnswerView,
+            CellOutlet,
+            DisplayView,
+            KernelOutlet,
+        )
 
         if quiet:
             return AnswerView(CellOutlet())
-        parent = kernel.get_parent("shell") or {}
-        return DisplayView(CellOutlet(), live="cellId" in parent.get("metadata", {}))
+        if not note.cell_id:
+            return DisplayView(CellOutlet())
+        view = DisplayView(
+            KernelOutlet(self._kernel),
+            anchor=note.cell_id,
+            digest=digest(note.source),
+            replaces=note.run,
+            first_line="%%sandbox\n",
+        )
+        self._runs.add(view)
+        return view
 
     @cell_magic
     def sandbox(self, line: str, cell: str) -> None:
@@ -168,21 +202,41 @@ class AgentMagics(Magics):
         from jupyter_agent.errors import CodeError, Interrupted
         from jupyter_agent.transcript import Transcript
         from jupyter_agent.views.display import CellOutlet, OutputView
+        from jupyter_agent.views.runs import GHOST
 
         if line.strip():
             raise UsageError(f"%%sandbox takes no options, not {line.strip()!r}")
-        scratch = Transcript()
-        here = scratch.add("code", cell)
-        show = OutputView(here.id, CellOutlet())
+        note = self._note()
+        if self._runs.ghost(note):
+            print(GHOST)  # noqa: T201
+            return
+        again = self._runs.cell(note)  # one of the agent's: it will read what comes out now
+        transcript = self.session.transcript if again else Transcript()
+        here = again or transcript.add("code")
+        here.source = cell.removesuffix("\n")
+        here.outputs = []
+        show = OutputView(here.id, CellOutlet(), clear=_clear_output)
+        failure = None
         try:
             with closing(shared_bridge().iterate(self.session.execute(cell))) as outputs:
                 for output in outputs:
+                    transcript.add_output(here, output)
                     if output.output_type == "error":
-                        raise CodeError(f"{output.ename}: {output.evalue}", output.traceback)
-                    scratch.add_output(here, output)
-                    show(here.outputs)
+                        failure = CodeError(f"{output.ename}: {output.evalue}", output.traceback)
+                    else:
+                        show(here.outputs)
         except KeyboardInterrupt:
             raise Interrupted("the code in the sandbox was stopped") from None
+        finally:
+            transcript.finish(here)
+        if failure:
+            raise failure
+
+
+def _clear_output(wait: bool) -> None:
+    from IPython.display import clear_output
+
+    clear_output(wait)
 
 
 def register(ipython: InteractiveShell) -> None:

@@ -342,7 +342,8 @@ def _keep_mode(new: str, old: Path) -> None:
 # -- what the model is shown of outputs
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
-_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)  # what a progress bar has drawn over
+# what a progress bar has drawn over; from the start of a line only, or a long one takes for ever
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
 
 
 def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:

@@ -19,7 +19,14 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    Locator,
+    Page,
+    TimeoutError,  # noqa: A004
+    expect,
+    sync_playwright,
+)
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM = shutil.which("chromium") or ""
@@ -47,6 +54,35 @@ _WATCH = """cell => {
         window.shown.push(texts.join('\\n'));
     }).observe(cell, {subtree: true, childList: true, characterData: true});
 }"""
+# What the page says of its kernel is true only once it is connected, which the server knows. Whoever
+# runs a cell before that runs nothing, or is asked to select a kernel.
+_READY = """async name => {
+    const base = JSON.parse(document.querySelector('#jupyter-config-data').textContent).baseUrl;
+    const sessions = await (await fetch(`${base}api/sessions`)).json();
+    const kernel = sessions.find(each => each.path.endsWith(name))?.kernel;
+    const bar = document.querySelector('#jp-main-statusbar');
+    const circle = document.querySelector('.jp-Notebook-ExecutionIndicator');
+    const says = bar
+        ? /\\) \\| (Idle|Busy)/.test(bar.textContent)
+        : /idle|busy/.test(circle?.dataset.status);
+    return says && kernel?.connections > 0 && /idle|busy/.test(kernel.execution_state);
+}"""
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """JupyterLab or Notebook 7, of the Python that runs the tests or of another."""
+
+    name: str = "lab"
+    python: str = sys.executable
+
+    @property
+    def module(self) -> str:
+        return "notebook" if self.name.startswith("notebook") else "jupyterlab"
+
+    @property
+    def path(self) -> str:
+        return "notebooks" if self.name.startswith("notebook") else "doc/tree"
 
 
 @dataclass
@@ -55,11 +91,13 @@ class Lab:
 
     url: str
     folder: Path
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    home: Path = Path()
 
-    def write(self, name: str, *sources: str) -> Path:
+    def write(self, name: str, *sources: str, kernel: str = "python3") -> Path:
         """Put a notebook with these code cells into the served folder."""
         notebook = nbformat.v4.new_notebook(
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+            metadata={"kernelspec": {"name": kernel, "display_name": "Python 3"}},
             cells=[nbformat.v4.new_code_cell(source) for source in sources],
         )
         nbformat.write(notebook, self.folder / name)
@@ -72,12 +110,35 @@ class NotebookPage:
 
     page: Page
     path: Path
+    url: str
     requests: list[str] = field(default_factory=list, repr=False)
-    kernel: str = "Python 3 (ipykernel)"
 
     @property
     def cells(self) -> Locator:
         return self.page.locator(".jp-Notebook .jp-Cell")
+
+    def choose(self, *entries: str) -> None:
+        """Go through the menus to a command."""
+        for entry in entries:
+            text = self.page.get_by_text(entry, exact=True)
+            self.page.locator(".lm-MenuBar-item, .lm-Menu-item").filter(has=text).click()
+
+    def command(self, index: int, *keys: str) -> None:
+        """Select a cell and press keys in command mode."""
+        prompt = self.cells.nth(index).locator(".jp-InputPrompt, .jp-InputArea-prompt").first
+        prompt.click()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def edit(self, index: int, text: str) -> None:
+        """Put text in the place of a code cell's source."""
+        self.cells.nth(index).locator(".cm-content").click()
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.insert_text(text)
+
+    def leave(self) -> None:
+        """Close the notebook; `reload` opens it again."""
+        self.page.goto("about:blank")
 
     def outputs(self, index: int) -> Locator:
         """The outputs of a cell, in their order."""
@@ -89,7 +150,7 @@ class NotebookPage:
 
     def run_all(self) -> None:
         """Run every cell and wait until they are done."""
-        self._choose("Run", "Run All Cells")
+        self.choose("Run", "Run All Cells")
         for prompt in self.page.locator(".jp-CodeCell .jp-InputPrompt").all():
             self._numbered(prompt)
 
@@ -122,20 +183,31 @@ class NotebookPage:
 
     def save(self) -> NotebookNode:
         """Save the notebook and read its file."""
-        with self.page.expect_response(
-            lambda response: response.request.method == "POST" and "/checkpoints" in response.url
-        ) as saved:  # the checkpoint is the last thing that a save does; it drops a second save
-            self.page.keyboard.press("Control+s")
-        assert saved.value.ok
-        return nbformat.read(self.path, as_version=4)
+        for _ in range(5):
+            try:
+                with self.page.expect_response(
+                    lambda response: (
+                        response.request.method == "POST" and "/checkpoints" in response.url
+                    ),  # the last thing that a save does
+                    timeout=PATIENCE / 6,
+                ) as saved:
+                    self.page.locator('[data-jp-item-name="save"]').first.click()
+                assert saved.value.ok
+                return nbformat.read(self.path, as_version=4)
+            except TimeoutError:
+                continue  # JupyterLab drops a save while another goes on
+        raise AssertionError("the notebook cannot be saved")
 
     def use_theme(self, theme: str) -> None:
         """Choose a theme; it stays JupyterLab's for pages to come."""
-        self._choose("Settings", "Theme", theme)
+        self.choose("Settings", "Theme", theme)
         expect(self.page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
 
     def reload(self) -> None:
-        self.page.reload()
+        if self.page.url == "about:blank":
+            self.page.goto(self.url)
+        else:
+            self.page.reload()
         self._settle()
 
     def screenshot(self, name: str) -> None:
@@ -148,36 +220,54 @@ class NotebookPage:
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         # not the toolbar's circle: it shows idle before there is a kernel, and whoever runs a cell
         # then is asked to select one
-        idle = self.page.get_by_text(f"{self.kernel} | Idle", exact=True)
-        expect(idle).to_be_visible(timeout=PATIENCE)
-
-    def _choose(self, *entries: str) -> None:
-        """Go through the menus to a command."""
-        for entry in entries:
-            text = self.page.get_by_text(entry, exact=True)
-            self.page.locator(".lm-MenuBar-item, .lm-Menu-item").filter(has=text).click()
+        end = time.monotonic() + PATIENCE / 1000
+        while not self.page.evaluate(_READY, self.path.name):
+            assert time.monotonic() < end, "the page has no kernel"
+            self.page.wait_for_timeout(100)
 
     def _numbered(self, prompt: Locator, *, timeout: float = PATIENCE) -> None:
         expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=timeout)
 
 
 @contextmanager
-def serving(folder: Path, home: Path) -> Iterator[Lab]:
-    """Serve a folder with JupyterLab, all of whose own files are in ``home``."""
+def serving(
+    folder: Path,
+    home: Path,
+    front_end: FrontEnd | None = None,
+    *,
+    live: bool = True,
+    options: list[str] | None = None,
+) -> Iterator[Lab]:
+    """Serve a folder with a front end, with our extension or without.
+
+    Parameters
+    ----------
+    home
+        Where all of its own files are.
+    """
+    front_end = front_end or FrontEnd()
     port = _free_port()
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     quiet = '{"fetchNews": "false", "checkForUpdates": false}'
     (settings / "notification.jupyterlab-settings").write_text(quiet)
-    command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser"]
+    if not live:
+        config = home / "config" / "labconfig"
+        config.mkdir(parents=True)
+        off = '{"disabledExtensions": {"jupyter-agent-kernel": true}}'
+        (config / "page_config.json").write_text(off)
+    command = [front_end.python, "-m", front_end.module, "--allow-root", "--no-browser"]
     command += ["--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
     command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.news_url=None"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += options or []
     with (home / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=home, env=_environment(home), stdout=log, stderr=log)
+        server = subprocess.Popen(
+            command, cwd=home, env=_environment(home, front_end), stdout=log, stderr=log
+        )
         try:
-            lab = Lab(f"http://127.0.0.1:{port}", folder)
+            lab = Lab(f"http://127.0.0.1:{port}", folder, front_end, home)
             _wait_for(lab, server, home / "log")
             yield lab
         finally:
@@ -207,10 +297,12 @@ def opened(
     """Open a notebook in a page of its own."""
     page = browser.new_page()
     try:
+        page.set_default_timeout(PATIENCE / 4)
         page.set_viewport_size({"width": 1280, "height": height})
-        notebook = NotebookPage(page, path)
+        url = f"{lab.url}/{lab.front_end.path}/{path.relative_to(lab.folder)}"
+        notebook = NotebookPage(page, path, url)
         page.on("request", lambda request: notebook.requests.append(request.url))
-        page.goto(f"{lab.url}/doc/tree/{path.relative_to(lab.folder)}?reset")
+        page.goto(f"{url}?reset")
         notebook._settle()
         yield notebook
     finally:
@@ -227,14 +319,15 @@ def launched(lab: Lab, browser: BrowserContext, kernel: str) -> Iterator[Noteboo
         card = page.locator(f'.jp-LauncherCard[title="{kernel}"]').first
         expect(page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         card.click(timeout=PATIENCE)
-        notebook = NotebookPage(page, lab.folder / "Untitled.ipynb", kernel=kernel)
+        path = lab.folder / "Untitled.ipynb"
+        notebook = NotebookPage(page, path, f"{lab.url}/doc/tree/{path.name}")
         notebook._settle()
         yield notebook
     finally:
         page.close()
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: Path, front_end: FrontEnd) -> dict[str, str]:
     names = {
         "IPYTHONDIR": "ipython",
         "JUPYTER_CONFIG_DIR": "config",
@@ -245,7 +338,8 @@ def _environment(home: Path) -> dict[str, str]:
     }
     kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     own = {name: str(home / folder) for name, folder in names.items()}
-    return kept | own | {"HF_TOKEN_PATH": "/nonexistent/token"}
+    path = f"{Path(front_end.python).parent}{os.pathsep}{os.environ['PATH']}"
+    return kept | own | {"HF_TOKEN_PATH": "/nonexistent/token", "PATH": path}
 
 
 def _free_port() -> int:

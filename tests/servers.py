@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +26,9 @@ class Reply:
     signature: str = ""  # of each call, as Gemini sends it
     thought: str = ""  # reasoning that the model wants back
     headers: dict[str, str] = field(default_factory=dict)
+    gate: threading.Event | None = None  # what its first word waits for
+    hold: threading.Event | None = None  # what its last word waits for
+    sent: list[tuple[float, str]] = field(default_factory=list)  # when each piece was
 
 
 FAULTS = """disconnect, no end mark, not json, error event, length, endless, slow, stall, empty,
@@ -115,7 +118,7 @@ class ChatServer:
                 frames = _FRAMES[self.path.rpartition("/")[2]]
                 if reply.fault == "slow":
                     self.wait_for_the_end()
-                for frame in frames(reply):
+                for frame in _written_down(reply, frames(reply)):
                     time.sleep(reply.delay)
                     for size in range(0, len(frame), 3) if reply.fault == "split" else [0]:
                         self.chunk(frame[size : size + 3] if reply.fault == "split" else frame)
@@ -148,6 +151,21 @@ class ChatServer:
     def close(self) -> None:
         self._http.shutdown()
         self._http.server_close()
+
+
+def _written_down(reply: Reply, frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Hold the first and the last frame of text up as asked, and note when each went."""
+    texts = [*frames] if reply.hold else frames
+    last = (
+        max((i for i, f in enumerate(texts) if b'"content"' in f), default=0) if reply.hold else 0
+    )
+    for index, frame in enumerate(texts):
+        if reply.gate and index == 0:
+            reply.gate.wait(60)
+        if reply.hold and index == last:
+            reply.hold.wait(60)
+        reply.sent.append((time.time(), frame.decode(errors="replace")))
+        yield frame
 
 
 # -- the wire protocols: frames of Server-Sent Events

@@ -411,3 +411,11 @@ async def test_surrogates_reach_no_file(tmp_path: Path) -> None:
     agent = talk(calls('{"code": "a = \\"\\ud800\\""}'), said("b\ud800"), path=tmp_path / "r.ipynb")
     await run(agent)
     assert nbformat.read(tmp_path / "r.ipynb", as_version=4).cells[1].source == 'a = "?"'
+
+
+async def test_prose_that_a_view_has_changed_stays_so() -> None:
+    agent = agent_with(STEP.format("1\n2\n3"), "Done.")
+    async for change in agent.run("x"):
+        if change.done and change.cell.source == "I compute.":
+            change.cell.source = "Somebody else does."
+    assert agent.transcript.cells[1].source == "Somebody else does."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 from nbformat import NotebookNode
@@ -27,11 +28,20 @@ class Screen:
         self.texts: dict[str, str] = {}
 
     def display(
-        self, data: dict[str, str], metadata: object, *, display_id: str, update: bool
+        self,
+        data: dict[str, Any],
+        metadata: object,
+        *,
+        display_id: str,
+        update: bool,
+        tag: object = None,
     ) -> None:
         self.texts[display_id] = data["text/plain"]
 
-    def stream(self, name: str, text: str) -> None:
+    def stream(self, name: str, text: str, tag: object = None) -> None:
+        pass
+
+    def busy(self) -> None:
         pass
 
 
@@ -45,7 +55,7 @@ def bill_of(*steps: object) -> Bill:
 def changes() -> list[Change]:
     """What a run of two steps yields."""
     transcript = Transcript()
-    cells = [transcript.add("task", "Do it", model="m", sandbox="s")]
+    cells = [transcript.add("task", "Do it", run="r", model="m", sandbox="s")]
     cells += [transcript.add("code", "x", step=1, usage=STEPS[0])]
     cells += [transcript.add("prose", "42", step=2, usage=STEPS[1])]
     return [Change(cell, done) for cell in cells for done in (False, True)][1:]
@@ -82,7 +92,7 @@ def test_a_notebooks_bill_is_the_sum_of_its_steps() -> None:
 @pytest.mark.parametrize("live", [True, False])
 def test_the_header_of_a_run_says_what_it_cost(live: bool) -> None:
     screen = Screen()
-    view = DisplayView(screen, live=live)
+    view = DisplayView(screen, anchor="cell" * live)
     for change in changes():
         view(change)
     view.finish("done")

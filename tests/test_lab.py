@@ -1,4 +1,4 @@
-"""Runs in a real JupyterLab: what a user sees, saves and is spared."""
+"""Runs in a JupyterLab without our extension: what a user sees, saves and is spared."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ DISGUISES = {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """JupyterLab, serving a copy of the notebooks."""
+    """JupyterLab without our extension, serving a copy of the notebooks."""
     folder = tmp_path_factory.mktemp("served") / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder)
-    with serving(folder, tmp_path_factory.mktemp("home")) as lab:
+    with serving(folder, tmp_path_factory.mktemp("home"), live=False) as lab:
         yield lab
 
 

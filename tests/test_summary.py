@@ -360,7 +360,7 @@ async def test_views_show_a_summary() -> None:
     changes[0].cell.metadata[KEY].update(model="m", sandbox="s")
     screens, notes, out = [Screen(), Screen()], io.StringIO(), io.StringIO()
     views: list[DisplayView | TerminalView] = [TerminalView(out, notes)]
-    views += [DisplayView(screens[0], live=True), DisplayView(screens[1], live=False)]
+    views += [DisplayView(screens[0], anchor="cell"), DisplayView(screens[1])]
     for view in views:
         for change in changes:
             view(change)

@@ -2,12 +2,19 @@
 
 A front end that names its cells (JupyterLab, Notebook 7, VS Code) updates displays in place, so
 there every cell streams. Any other (nbclient, a console) is given each cell once, when it is whole.
+
+Where a cell streams, each message carries in its own metadata what it means for the notebook, as
+``{"jupyter_agent": {"op": ...}}``: a page with our extension makes cells of them instead
+(docs/live-cells.md has the list).
 """
 
 from __future__ import annotations
 
+import copy
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,31 +23,62 @@ from nbformat import NotebookNode
 from jupyter_agent.bill import Bill
 from jupyter_agent.protocol import fenced
 from jupyter_agent.transcript import KEY, Change, brief
+from jupyter_agent.views.runs import Note
 
-__all__ = ["AnswerView", "CellOutlet", "DisplayView", "Outlet", "OutputView"]
+__all__ = [
+    "MIME",
+    "AnswerView",
+    "CellOutlet",
+    "DisplayView",
+    "KernelOutlet",
+    "Outlet",
+    "OutputView",
+    "show_recorded",
+]
 
-INTERVAL = 0.05  # seconds between two updates of a display; Jupyter Server drops floods
+INTERVAL = 0.05  # seconds between two updates; Jupyter Server drops floods
+MOST_TEXT = 250_000  # characters of a stream; the server drops 3 MB within 3 s, pages draw slowly
+NOT_SHOWN = "\n[the rest of this text is not shown]\n"
+MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw it
+
+Tag = dict[str, Any]
 
 
 class Outlet(Protocol):
     """Where display messages go."""
 
     def display(
-        self, data: dict[str, Any], metadata: dict[str, Any], *, display_id: str, update: bool
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        *,
+        display_id: str,
+        update: bool,
+        tag: Tag | None = None,
     ) -> None:
         """Send a mime bundle, or change the one that has this id."""
         ...
 
-    def stream(self, name: str, text: str) -> None:
+    def stream(self, name: str, text: str, tag: Tag | None = None) -> None:
         """Write to ``stdout`` or ``stderr``."""
+        ...
+
+    def busy(self) -> None:
+        """Say that the kernel is at work."""
         ...
 
 
 class CellOutlet:
-    """The output area of the cell that is running in this IPython."""
+    """The output area of the cell that is running in this IPython; tags are left out."""
 
     def display(
-        self, data: dict[str, Any], metadata: dict[str, Any], *, display_id: str, update: bool
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        *,
+        display_id: str,
+        update: bool,
+        tag: Tag | None = None,  # noqa: ARG002
     ) -> None:
         """Send a mime bundle, or change the one that has this id."""
         from IPython.display import publish_display_data
@@ -48,56 +86,142 @@ class CellOutlet:
         transient = {"display_id": display_id}
         publish_display_data(data, metadata, transient=transient, update=update)
 
-    def stream(self, name: str, text: str) -> None:
+    def stream(self, name: str, text: str, tag: Tag | None = None) -> None:  # noqa: ARG002
         """Write to ``stdout`` or ``stderr``."""
         stream = sys.stderr if name == "stderr" else sys.stdout
         stream.write(text)
         stream.flush()
 
+    def busy(self) -> None:
+        """Say nothing: whoever runs the cell knows."""
+
+
+class KernelOutlet:
+    """The messages that answer the request which this ipykernel is carrying out now."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self.request: dict[str, Any] = kernel.get_parent("shell") or {}
+
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        *,
+        display_id: str,
+        update: bool,
+        tag: Tag | None = None,
+    ) -> None:
+        """Send a mime bundle, or change the one that has this id."""
+        kind = "update_display_data" if update else "display_data"
+        transient = {"display_id": display_id}
+        self._send(kind, {"data": data, "metadata": metadata, "transient": transient}, tag)
+
+    def stream(self, name: str, text: str, tag: Tag | None = None) -> None:
+        """Write to ``stdout`` or ``stderr``."""
+        self._send("stream", {"name": name, "text": text}, tag)
+
+    def busy(self) -> None:
+        """Say that the kernel is at work."""
+        self._send("status", {"execution_state": "busy"}, None)
+
+    def _send(self, kind: str, content: dict[str, Any], tag: Tag | None) -> None:
+        kernel = self._kernel
+        metadata = {KEY: tag} if tag else {}
+        kernel.session.send(
+            kernel.iopub_socket, kind, content, parent=self.request, metadata=metadata
+        )
+
 
 class OutputView:
-    """Shows the outputs of one code cell as they come."""
+    """Shows the outputs of one code cell as they come.
 
-    def __init__(self, cell_id: str, outlet: Outlet) -> None:
+    Parameters
+    ----------
+    tag
+        Makes the tag of a message about an output, from its index and what else matters.
+    clear
+        Takes away what was shown so far; told whether something new follows at once.
+    """
+
+    def __init__(
+        self,
+        cell_id: str,
+        outlet: Outlet,
+        *,
+        tag: Callable[..., Tag | None] = lambda **_: None,
+        clear: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        self.sent: list[NotebookNode] = []  # the outputs, as far as they were shown
         self._id = cell_id
         self._outlet = outlet
-        self._shown: list[Any] = []  # for each output, how much text or which data was shown
+        self._tag = tag
+        self._clear = clear
+        self._seen: list[NotebookNode] = []
+        self._displayed: set[int] = set()  # whose displays can be changed in place
 
     def __call__(self, outputs: list[NotebookNode]) -> None:
         """Show what is new since the last time."""
+        outputs = list(outputs)
+        kept = all(before is now for before, now in zip(self._seen, outputs, strict=False))
+        if not kept or len(outputs) < len(self._seen):
+            self.sent.clear()
+            self._clear(bool(outputs))
         for index, output in enumerate(outputs):
-            before = self._shown[index] if index < len(self._shown) else None
-            del self._shown[index : index + 1]
-            self._shown.insert(index, self._show(output, before, f"{self._id}-{index}"))
+            before = self.sent[index] if index < len(self.sent) else None
+            del self.sent[index : index + 1]
+            self.sent.insert(index, self._show(index, output, before))
+        self._seen = outputs
 
-    def _show(self, output: NotebookNode, before: Any, display_id: str) -> Any:
+    def _show(self, index: int, output: NotebookNode, before: NotebookNode | None) -> NotebookNode:
         match output.output_type:
             case "stream":
-                start = before if isinstance(before, int) and before <= len(output.text) else 0
-                if text := output.text[start:]:
-                    self._outlet.stream(output.name, text)
-                return len(output.text)
-            case "error":
+                text, start = output.text, len(before.text) if before else 0
+                if len(text) > MOST_TEXT:
+                    text = text[:MOST_TEXT] + NOT_SHOWN
+                if len(text) > start:
+                    self._outlet.stream(output.name, text[start:], self._tag(index=index))
+                return NotebookNode(output_type="stream", name=output.name, text=text)
+            case "error" if before is None:
                 # as text: an error message would mark the %%agent cell failed
-                if before is None and output.traceback:
-                    self._outlet.stream("stderr", "\n".join(brief(output.traceback)) + "\n")
-            case _ if output.data != before:
-                update = isinstance(before, dict)
+                text = "\n".join(brief(output.traceback)) + "\n" if output.traceback else ""
+                self._outlet.stream("stderr", text, self._tag(index=index, error=dict(output)))
+            case _ if before is None or before.get("data") != output.get("data"):
                 data, metadata = dict(output.data), dict(output.metadata)
-                self._outlet.display(data, metadata, display_id=display_id, update=update)
-                return data
-        return before or output.output_type
+                tag = self._tag(index=index, count=output.get("execution_count"))
+                self._outlet.display(
+                    data,
+                    metadata,
+                    display_id=f"{self._id}-{index}",
+                    update=index in self._displayed,
+                    tag=tag,
+                )
+                self._displayed.add(index)
+            case _:
+                return before
+        shown: NotebookNode = copy.copy(output)
+        return shown
 
 
 @dataclass(slots=True)
 class _Shown:
     """What of a cell is on the screen."""
 
+    cell: NotebookNode
+    index: int
     source: str = ""
     label: str = ""
-    at: float = 0.0
+    state: str = ""
+    displayed: bool = False
     started: float = 0.0
+    done: bool = False
+    edit: str | None = None  # what the user wrote while the agent was still writing
     outputs: OutputView | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is still a cell: one that is done and empty was taken back."""
+        return bool(self.source or not self.done)
 
 
 @dataclass(slots=True)
@@ -110,6 +234,8 @@ class _Progress:
     step: int = 0
     bill: Bill = field(default_factory=Bill)
     state: str = "working"
+    doing: str = "thinking"
+    waiting: str = ""  # why, and how long
 
     def where(self) -> list[str]:
         return [self.model, self.sandbox]
@@ -117,7 +243,13 @@ class _Progress:
     def how_far(self) -> list[str]:
         used = [str(self.bill)] if self.bill.total else []
         seconds = f"{time.monotonic() - self.started:.0f} s"
-        return [self.state, f"step {self.step}", *used, seconds]
+        return [self.waiting or self.state, f"step {self.step}", *used, seconds]
+
+    def facts(self) -> dict[str, Any]:
+        names = ("model", "sandbox", "step", "state", "doing", "waiting")
+        facts = {name: getattr(self, name) for name in names}
+        used = {"tokens": self.bill.total, "estimated": self.bill.estimated, "used": str(self.bill)}
+        return {**facts, **used, "seconds": round(time.monotonic() - self.started, 1)}
 
 
 class DisplayView:
@@ -125,39 +257,132 @@ class DisplayView:
 
     Parameters
     ----------
-    live
-        Whether the front end changes a display in place.
+    anchor
+        The id of that cell, in a front end that changes a display in place; empty in any other.
+    digest
+        Identifies the text of that cell.
+    replaces
+        The run whose cells this one's take the place of.
+    first_line
+        What code cells begin with in a kernel that is not the sandbox's own.
     """
 
-    def __init__(self, outlet: Outlet, *, live: bool) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        *,
+        anchor: str = "",
+        digest: str = "",
+        replaces: str = "",
+        first_line: str = "",
+    ) -> None:
+        self.run = ""
+        self.replaces = replaces
         self._outlet = outlet
-        self._live = live
+        self._live = bool(anchor)
+        self._anchor = anchor
+        self._digest = digest
+        self._first_line = first_line
+        self._sent = 0  # messages, so that a page notices when one was lost
         self._cells: dict[str, _Shown] = {}
         self._progress = _Progress()
-        self._header_id = ""
+        self._header: dict[str, Any] = {}
         self._header_at = 0.0
+        self._shown_at = 0.0
+        self._waiting: dict[str, Change] = {}
+        self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()  # a timer shows what waits, a page may ask at any time
 
     def __call__(self, change: Change) -> None:
-        """Show a change."""
-        facts = change.cell.metadata[KEY]
-        self._note(change, facts)
-        shown = self._cells.setdefault(change.cell.id, _Shown())
-        match facts["role"]:
-            case "prose" | "summary":
-                self._prose(change, shown)
-            case "code":
-                self._code(change, shown, facts)
-            case "wait":
-                self._progress.state = change.cell.source.strip("*") or "working"
-        self._header(force=change.done or facts["role"] == "wait")
+        """Show a change, at once or with those that follow it closely."""
+        with self._lock:
+            facts = change.cell.metadata[KEY]
+            shown = self._cells.get(change.cell.id)
+            if shown is None and facts["role"] in ("prose", "summary", "code"):
+                shown = _Shown(change.cell, len(self._cells) + 1)
+                self._cells[change.cell.id] = shown
+            if shown and shown.edit is not None and (change.done or facts.get("running")):
+                change.cell.source, shown.edit = shown.edit, None
+            self._note(change, facts)
+            if shown:
+                shown.done |= change.done
+                self._waiting[change.cell.id] = change
+            starts = facts.get("running", False) and shown and shown.outputs is None
+            late = time.monotonic() - self._shown_at >= INTERVAL
+            if change.done or facts["role"] == "wait" or starts or late or not self._live:
+                self._show()
+            elif self._timer is None:
+                self._timer = threading.Timer(INTERVAL, self._show)
+                self._timer.daemon = True
+                self._timer.start()
 
     def finish(self, state: str) -> None:
         """Say how the run ended."""
-        self._progress.state = state
-        if self._live:
-            self._header(force=True)
-        elif self._header_id:
-            self._publish_header(f"{self._header_id}-end", self._progress.how_far(), update=False)
+        with self._lock:
+            self._progress.state, self._progress.doing = state, ""
+            if self._live:
+                self._show(force=True)
+            elif self.run:
+                self._publish_header("-end", self._progress.how_far(), update=False)
+
+    def still_busy(self) -> None:
+        """Tell pages that the run goes on, if it does."""
+        if self._live and self.run and self._progress.state == "working":
+            self._outlet.busy()
+
+    # -- what pages ask
+
+    def snapshot(self) -> dict[str, Any]:
+        """Say everything that was sent, for a page that has missed some."""
+        with self._lock:
+            cells = [self._snapshot(shown) for shown in self._cells.values() if shown.kept]
+            return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
+
+    def edit(self, cell_id: str, source: str) -> None:
+        """Take over what the user has made of a cell: now, or once the agent has written it."""
+        with self._lock:
+            shown = self._cells.get(cell_id)
+            if shown is None:
+                return
+            source = self._without_first_line(source)
+            running = shown.cell.metadata[KEY].get("running", False)
+            if shown.done or running:
+                shown.cell.source = shown.source = source
+            else:
+                shown.edit = source
+
+    def cell(self, cell_id: str) -> NotebookNode | None:
+        """Find one of the run's cells."""
+        shown = self._cells.get(cell_id)
+        return shown.cell if shown else None
+
+    def _without_first_line(self, source: str) -> str:
+        return source.removeprefix(self._first_line).lstrip("\n") if self._first_line else source
+
+    def _snapshot(self, shown: _Shown) -> dict[str, Any]:
+        outputs = shown.outputs.sent if shown.outputs else []
+        return {**self._cell_facts(shown), "source": shown.source, "outputs": outputs}
+
+    def _facts(self) -> Tag:
+        state = self._progress.state
+        return {"run": self.run, "anchor": self._anchor, "state": state, "digest": self._digest}
+
+    def _cell_facts(self, shown: _Shown) -> Tag:
+        code = shown.cell.cell_type == "code"
+        return {
+            "id": shown.cell.id,
+            "index": shown.index,
+            "type": shown.cell.cell_type,
+            "state": shown.state,
+            "first_line": self._first_line if code else "",
+            "count": shown.cell.get("execution_count"),
+        }
+
+    def _tag(self, op: str, **facts: Any) -> Tag | None:
+        if not self._live:
+            return None
+        self._sent += 1
+        return {"op": op, "run": self.run, "anchor": self._anchor, "sent": self._sent, **facts}
 
     # -- the header
 
@@ -165,53 +390,102 @@ class DisplayView:
         """Take from a change what the header says."""
         progress = self._progress
         if facts["role"] == "task":
+            self.run = facts["run"]
             progress.model, progress.sandbox = facts["model"], facts["sandbox"]
-            self._header_id = f"{change.cell.id}-header"
             parts = [*(progress.how_far() if self._live else []), *progress.where()]
-            self._publish_header(self._header_id, parts, update=False)
+            self._publish_header("-header", parts, update=False)
         progress.step = max(progress.step, facts.get("step", 0))
         if change.done and "usage" in facts:
             progress.bill.add(facts["usage"])
+        if facts["role"] == "wait":
+            progress.waiting = change.cell.source.strip("*")
+        if change.done:
+            progress.doing = "thinking"
+        else:
+            progress.doing = "running" if facts.get("running") else "writing"
 
-    def _header(self, *, force: bool) -> None:
+    def _update_header(self, *, force: bool) -> None:
         late = time.monotonic() - self._header_at > 1
-        if self._live and self._header_id and (force or late):
+        if self._live and self.run and (force or late):
             parts = [*self._progress.how_far(), *self._progress.where()]
-            self._publish_header(self._header_id, parts, update=True)
+            self._publish_header("-header", parts, update=True)
 
-    def _publish_header(self, display_id: str, parts: list[str], *, update: bool) -> None:
+    def _publish_header(self, suffix: str, parts: list[str], *, update: bool) -> None:
         self._header_at = time.monotonic()
         text = "agent: " + " · ".join(parts)
-        data = {"text/markdown": f"*{_escape(text)}*", "text/plain": text}
-        self._outlet.display(data, {}, display_id=display_id, update=update)
+        data: dict[str, Any] = {"text/markdown": f"*{_escape(text)}*", "text/plain": text}
+        if self._live:
+            cells = sum(shown.kept for shown in self._cells.values())
+            data[MIME] = {"run": self.run, **self._progress.facts(), "cells": cells}
+            self._header = data
+        tag = self._tag("run", state=self._progress.state, digest=self._digest)
+        display_id = f"{self.run}{suffix}"
+        self._outlet.display(data, {}, display_id=display_id, update=update, tag=tag)
 
     # -- cells
+
+    def _show(self, *, force: bool = False) -> None:
+        """Show what waits."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+            doing, waiting = self._progress.doing, self._waiting
+            self._waiting = {}
+            for cell_id, change in waiting.items():
+                shown = self._cells[cell_id]
+                if change.cell.cell_type == "code":
+                    self._code(change, shown)
+                else:
+                    self._prose(change, shown)
+            said = self._header.get(MIME, {}).get("doing", doing)
+            done = any(change.done for change in waiting.values())
+            self._update_header(force=force or done or said != doing)
+            self._shown_at = time.monotonic()
 
     def _prose(self, change: Change, shown: _Shown) -> None:
         source = change.cell.source
         data = {"text/markdown": source, "text/plain": source}
-        self._upsert(change, shown, data)
+        shown.state = "done" if change.done else "writing"
+        self._upsert(change, shown, data, label=shown.state)
 
-    def _code(self, change: Change, shown: _Shown, facts: dict[str, Any]) -> None:
+    def _code(self, change: Change, shown: _Shown) -> None:
+        facts = change.cell.metadata[KEY]
         running = facts.get("running", False)
         if running and not shown.started:
             shown.started = time.monotonic()
         took = f"{time.monotonic() - shown.started:.1f} s" if shown.started else ""
         label = "running" if running else took if change.done else "writing"
-        source = change.cell.source
-        title = f"step {facts.get('step', '')}" + f" · {label}" * self._live
+        if shown.outputs:
+            shown.outputs(change.cell.outputs)
+        shown.state = "running" if running else "done" if change.done else "writing"
+        starts = running and shown.outputs is None
+        self._upsert(change, shown, self._code_data(shown, label), label=label, whole=starts)
+        if starts:  # below the code
+            shown.outputs = OutputView(
+                change.cell.id,
+                self._outlet,
+                tag=lambda **facts: self._tag("output", id=change.cell.id, **facts),
+                clear=lambda more: self._cleared(shown, more=more),
+            )
+            shown.outputs(change.cell.outputs)
+
+    def _code_data(self, shown: _Shown, label: str) -> dict[str, Any]:
+        source = shown.cell.source
+        step = shown.cell.metadata[KEY].get("step", "")
+        title = f"step {step}" + f" · {label}" * self._live
         summary = f"<summary>{title}</summary>"
-        data = {
+        return {
             "text/markdown": f"<details open>{summary}\n\n{fenced(source)}\n\n</details>",
             "text/plain": source,
         }
-        # before the outputs, so that they stand below
-        starts = running and shown.outputs is None
-        self._upsert(change, shown, data, label=label, whole=starts)
-        if starts:
-            shown.outputs = OutputView(change.cell.id, self._outlet)
-        if shown.outputs:
-            shown.outputs(change.cell.outputs)
+
+    def _cleared(self, shown: _Shown, *, more: bool) -> None:
+        """Take a cell's outputs away, which only a page that has made a cell of it can."""
+        if self._live:
+            tag = self._tag("clear", id=shown.cell.id, wait=more)
+            data = self._code_data(shown, shown.label)
+            self._outlet.display(data, {}, display_id=shown.cell.id, update=True, tag=tag)
 
     def _upsert(
         self,
@@ -219,7 +493,7 @@ class DisplayView:
         shown: _Shown,
         data: dict[str, Any],
         *,
-        label: str = "",
+        label: str,
         whole: bool = False,
     ) -> None:
         """Show a cell's source: each time it grows where the front end is live, else once."""
@@ -227,14 +501,23 @@ class DisplayView:
         if (source, label) == (shown.source, shown.label) or not (source or shown.source):
             return
         whole = whole or (change.done and shown.outputs is None)
-        if self._live:
-            soon = time.monotonic() - shown.at < INTERVAL
-            if soon and not (whole or change.done or label != shown.label):
-                return
-        elif not whole or not source:
-            return
-        self._outlet.display(data, {}, display_id=change.cell.id, update=bool(shown.at))
-        shown.source, shown.label, shown.at = source, label, time.monotonic()
+        if self._live or (whole and source):
+            tag = self._tag("cell", **self._cell_facts(shown))
+            display_id, update = change.cell.id, shown.displayed
+            self._outlet.display(data, {}, display_id=display_id, update=update, tag=tag)
+            shown.source, shown.label, shown.displayed = source, label, True
+
+
+def show_recorded(outlet: Outlet, note: Note) -> None:
+    """Say that the notebook holds the run that was asked for, so that no model was."""
+    text = "agent: shown as recorded; no model was asked. Edit the task to ask one"
+    data = {
+        "text/markdown": f"*{_escape(text)}*",
+        "text/plain": text,
+        MIME: {"run": note.run, "state": "recorded"},
+    }
+    tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": "done"}
+    outlet.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)
 
 
 class AnswerView:

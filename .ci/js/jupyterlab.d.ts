@@ -1,0 +1,235 @@
+/* What the extension uses of JupyterLab 4.2 to 4.6, and the messages of our kernels.
+ *
+ * By hand: the packages that hold these types weigh 400 MB. */
+
+declare namespace Lab {
+  interface Signal<Sender, Args> {
+    connect(slot: (sender: Sender, args: Args) => void): boolean;
+  }
+
+  // -- our own
+
+  /** What we note on a cell, in its metadata. */
+  interface Note {
+    /** The cell's own: a copy of the cell carries the note of another. */
+    id: string;
+    run: string;
+    /** Of an agent's cell: its place in the run, and what of it the agent wrote. */
+    index?: number;
+    checksum?: string;
+    /** Of a %%agent cell: how its run stands, its text, the last step shown, the last header. */
+    state?: string;
+    digest?: string;
+    last?: number;
+    header?: Facts;
+  }
+
+  /** What a header says. */
+  interface Facts {
+    run: string;
+    state: string;
+    doing?: string;
+    step?: number;
+    tokens?: number;
+    estimated?: boolean;
+    seconds?: number;
+    model?: string;
+    sandbox?: string;
+    cells?: number;
+    folded?: boolean;
+  }
+
+  interface CellState {
+    id: string;
+    index: number;
+    type: 'code' | 'markdown';
+    state: string;
+    first_line: string;
+    count?: number | null;
+    source: string;
+    outputs: OutputData[];
+  }
+
+  /** What a message means for the notebook. Which fields there are depends on `op`. */
+  interface Tag extends Omit<CellState, 'source' | 'outputs'> {
+    op: string;
+    run: string;
+    anchor: string;
+    /** How many messages of the run were sent, this one too. */
+    sent: number;
+    digest: string;
+    wait: boolean;
+    error?: OutputData;
+  }
+
+  interface Snapshot extends Tag {
+    header: Bundle;
+    cells: CellState[];
+  }
+
+  /** A run, as far as this page knows. */
+  interface Run {
+    id: string;
+    /** Whether this page asked for it. */
+    own: boolean;
+    sent: number;
+    /** The last step that was shown: an earlier one that is not there was deleted. */
+    last: number;
+    /** Messages that came while the whole run is fetched. */
+    waiting: Array<[Tag, Content]> | null;
+    /** Of cells that the user has edited: what the kernel was told. */
+    told: Map<string, string>;
+  }
+
+  // -- messages
+
+  // biome-ignore lint/suspicious/noExplicitAny: mime bundles hold any JSON
+  type Bundle = Record<string, any>;
+
+  interface Header {
+    msg_id: string;
+    msg_type: string;
+    session: string;
+  }
+
+  interface Content {
+    data: Bundle;
+    metadata: Bundle;
+    name?: string;
+    text?: string;
+    execution_state?: string;
+  }
+
+  interface Message {
+    channel: string;
+    header: Header;
+    parent_header: Header;
+    metadata: Record<string, unknown>;
+    content: Content;
+  }
+
+  interface Kernel {
+    clientId: string;
+    username?: string;
+    anyMessage: Signal<Kernel, { msg: Message; direction: 'send' | 'recv' }>;
+    registerMessageHook(id: string, hook: (message: Message) => boolean): void;
+    sendControlMessage(
+      message: object,
+      expectReply: boolean,
+      disposeOnDone: boolean
+    ): { onReply: (reply: Message) => void; done: Promise<unknown> };
+    interrupt(): Promise<void>;
+  }
+
+  // -- the document
+
+  interface OutputData {
+    output_type: string;
+    data?: Bundle;
+    metadata?: Bundle;
+    name?: string;
+    text?: string;
+    execution_count?: number | null;
+  }
+
+  interface Output {
+    data: Bundle;
+  }
+
+  interface Cell {
+    id: string;
+    type: string;
+    trusted: boolean;
+    sharedModel: {
+      getSource(): string;
+      setSource(source: string): void;
+      updateSource(start: number, end: number, text: string): void;
+    };
+    // biome-ignore lint/suspicious/noExplicitAny: metadata is any JSON
+    getMetadata(key: string): any;
+    setMetadata(key: string, value: unknown): void;
+    deleteMetadata(key: string): void;
+  }
+
+  interface CodeCell extends Cell {
+    executionCount: number | null;
+    /** From JupyterLab 4.4. */
+    executionState?: string;
+    /** None if the user has made another kind of cell of it. */
+    outputs: {
+      length: number;
+      get(index: number): Output;
+      add(output: OutputData): number;
+      set(index: number, output: OutputData): void;
+      clear(wait?: boolean): void;
+      toJSON(): OutputData[];
+      fromJSON(outputs: OutputData[]): void;
+    };
+  }
+
+  interface Context {
+    ready: Promise<void>;
+    isDisposed: boolean;
+    disposed: Signal<Context, void>;
+    save(): Promise<void>;
+    model: {
+      cells: Iterable<Cell>;
+      collaborative: boolean;
+      readOnly: boolean;
+      contentChanged: Signal<unknown, void>;
+      sharedModel: {
+        cells: ReadonlyArray<{ getId(): string }>;
+        transact(change: () => void, undoable?: boolean): void;
+        insertCells(index: number, cells: object[]): unknown;
+        deleteCell(index: number): void;
+      };
+    };
+    sessionContext: {
+      session: { kernel: Kernel | null } | null;
+      kernelChanged: Signal<unknown, unknown>;
+      statusChanged: Signal<unknown, string>;
+    };
+  }
+
+  // -- widgets
+
+  class Widget {
+    node: HTMLElement;
+    isAttached: boolean;
+    isDisposed: boolean;
+    isHidden: boolean;
+    disposed: Signal<Widget, void>;
+    addClass(name: string): void;
+    setHidden(hidden: boolean): void;
+  }
+
+  interface CellWidget extends Widget {
+    placeholder: boolean;
+    rendered?: boolean;
+    renderer?: { renderModel(model: object): Promise<void> };
+    setPrompt?(text: string): void;
+  }
+
+  interface Panel extends Widget {
+    content: Widget & {
+      widgets: CellWidget[];
+      activeCellIndex: number;
+      deselectAll(): void;
+      scrollToItem(index: number, align: string): Promise<void>;
+      rendermime: { sanitizer: { sanitize(html: string): string } };
+    };
+  }
+
+  interface App {
+    commands: { execute(command: string): Promise<unknown> };
+    docRegistry: {
+      addWidgetExtension(
+        factory: string,
+        extension: { createNew(panel: Panel, context: Context): void }
+      ): unknown;
+    };
+  }
+
+  // biome-ignore lint/suspicious/noExplicitAny: any module
+  type ShareScope = Record<string, Record<string, { get(): Promise<() => any> }>>;
+}

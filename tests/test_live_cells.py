@@ -1,0 +1,551 @@
+"""The agent's cells, live in real front ends: what a user sees, does, saves and is spared."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from playwright.sync_api import BrowserContext, Locator, expect
+
+from .conftest import ROOT
+from .lab import PATIENCE, SCREENSHOTS, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+from .servers import ChatServer, Reply
+
+pytestmark = pytest.mark.timeout(180)
+
+FRONT_ENDS = [FrontEnd("lab"), FrontEnd("notebook")]
+if python := os.environ.get("JUPYTER_AGENT_LAB42"):  # a second environment, of an older JupyterLab
+    FRONT_ENDS.append(FrontEnd("lab42", f"{python}/bin/python"))
+
+LOAD = "%load_ext jupyter_agent"
+TALL = 2000  # pixels: JupyterLab draws only the cells that are on the screen
+
+# what stands on the screen: of each cell its type, its prompt, its source, how many outputs
+SEEN = """cells => cells.map(cell => {
+    const code = cell.classList.contains('jp-CodeCell');
+    const lines = [...cell.querySelectorAll('.cm-line')].map(line => line.textContent);
+    return [
+        code ? 'code' : cell.classList.contains('jp-MarkdownCell') ? 'markdown' : 'raw',
+        code ? cell.querySelector('.jp-InputPrompt').textContent.trim() : '',
+        code ? lines.join('\\n') : '',
+        cell.querySelectorAll('.jp-OutputArea-output').length,
+    ];
+})"""
+
+
+@pytest.fixture(scope="module", params=FRONT_ENDS, ids=lambda front_end: front_end.name)
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A front end with our extension."""
+    folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
+    with serving(folder, home, request.param) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[ChatServer]:
+    server = ChatServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def notebook(
+    lab: Lab, browser: BrowserContext, chat: ChatServer, request: pytest.FixtureRequest
+) -> Iterator[NotebookPage]:
+    """A notebook with a ``%%agent`` cell, the magics loaded; it leaves a screenshot."""
+    chat.replies.clear()
+    chat.requests.clear()
+    name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_")).strip("-")
+    path = lab.write(f"{name}.ipynb", LOAD, task(chat), "print('mine')")
+    with opened(lab, browser, path, height=TALL) as notebook:
+        notebook.run(0)
+        yield notebook
+        notebook.screenshot(f"live-{name}")
+
+
+def task(chat: ChatServer, text: str = "Go on.", options: str = "") -> str:
+    return f"%%agent -m {chat.model} --data none{options}\n{text}"
+
+
+def step(prose: str, code: str) -> str:
+    return f"{prose}\n\n```python\n{code}\n```"
+
+
+def bar(notebook: NotebookPage, index: int = 1) -> Locator:
+    return notebook.cells.nth(index).locator(".jp-JupyterAgentBar")
+
+
+def is_over(notebook: NotebookPage, state: str = "done", index: int = 1) -> None:
+    expect(bar(notebook, index)).to_have_attribute("data-state", state, timeout=PATIENCE)
+
+
+def sources(notebook: NotebookPage) -> list[str]:
+    return [source for _, _, source, _ in seen(notebook)]
+
+
+def seen(notebook: NotebookPage) -> list[tuple[str, str, str, int]]:
+    found: list[list[object]] = notebook.cells.evaluate_all(SEEN)
+    return [(str(a), str(b), str(c), int(str(d))) for a, b, c, d in found]
+
+
+def saved(notebook: NotebookPage) -> NotebookNode:
+    """Save; the file is valid and holds what is on the screen, and nothing spins."""
+    file = notebook.save()
+    nbformat.validate(file)
+    shown = seen(notebook)
+    assert [cell.cell_type for cell in file.cells] == [kind for kind, *_ in shown]
+    for cell, (kind, prompt, source, outputs) in zip(file.cells, shown, strict=True):
+        if kind == "code":
+            assert cell.source == source
+            assert prompt == f"[{cell.execution_count or ' '}]:"
+            assert len(cell.outputs) == outputs
+    assert len({cell.id for cell in file.cells}) == len(file.cells)
+    return file
+
+
+# -- a run
+
+
+def test_a_run_becomes_cells(notebook: NotebookPage, chat: ChatServer) -> None:
+    code = "import pandas as pd\nprint('hello')\npd.DataFrame({'a': [1, 2]})"
+    chat.replies = [
+        Reply(step("**First** a table.", code), delay=0.02),
+        Reply(step("Now an error.", "{}['wrong']")),
+        Reply("The answer is **42**."),
+    ]
+    notebook.run(1)
+    is_over(notebook)
+    file = saved(notebook)
+    kinds = [cell.cell_type for cell in file.cells]
+    assert kinds == ["code", "code", "markdown", "code", "markdown", "code", "markdown", "code"]
+    assert file.cells[3].source == f"%%sandbox\n{code}"
+    assert [output.output_type for output in file.cells[3].outputs] == ["stream", "execute_result"]
+    assert [output.output_type for output in file.cells[5].outputs] == ["error"]
+    assert file.cells[5].outputs[0].ename == "KeyError"
+    assert [cell.execution_count for cell in file.cells[1::2]] == [2, 1, 2, None]
+    expect(notebook.cells.nth(2).locator("strong")).to_have_text("First")
+    expect(notebook.cells.nth(6).locator("strong")).to_have_text("42")
+    expect(notebook.cells.nth(3).locator("table.dataframe")).to_be_visible()
+    assert len(file.cells[1].outputs) == 1  # the header, which says what confined it
+    assert "bubblewrap" in file.cells[1].outputs[0].data["text/plain"]
+    assert "%%sandbox" not in chat.requests[1].raw.decode()
+    assert all("trusted" not in cell.metadata for cell in file.cells)
+
+
+def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None:
+    held, wait = threading.Event(), threading.Event()
+    chat.replies = [
+        Reply(step("I will **count** to", "a = 1\nb = 2\nc = 3 # end"), hold=held),
+        Reply("Done.", gate=wait),
+    ]
+    notebook.start(1)
+    expect(notebook.cells.nth(2).locator("strong")).to_have_text("count", timeout=PATIENCE)
+    expect(notebook.cells.nth(3)).to_contain_text("b = 2")
+    expect(bar(notebook)).to_contain_text("Writing")
+    held.set()
+    expect(bar(notebook)).to_contain_text("Thinking")
+    wait.set()
+    is_over(notebook)
+    saved(notebook)
+
+
+def test_the_agent_kernel_has_plain_cells(
+    lab: Lab, browser: BrowserContext, chat: ChatServer
+) -> None:
+    chat.replies = [Reply(step("x", "total = 6 * 7\ntotal")), Reply("ok")]
+    path = lab.write("plain.ipynb", task(chat), "total", kernel="jupyter-agent")
+    with opened(lab, browser, path, height=TALL) as notebook:
+        notebook.run(0)
+        is_over(notebook, index=0)
+        notebook.run(4)
+        file = saved(notebook)
+        notebook.screenshot(f"live-plain-{lab.front_end.name}")
+    assert file.cells[2].source == "total = 6 * 7\ntotal"
+    assert file.cells[4].outputs[0].data["text/plain"] == "42"
+
+
+def test_the_first_notebook_looks_as_in_the_readme(lab: Lab, browser: BrowserContext) -> None:
+    """Leave the README's picture; ``make picture`` puts it there."""
+    for name in ("01-first-run.ipynb", "scripts", "data"):
+        target = lab.folder / name
+        if not target.exists():
+            copy = shutil.copytree if name != "01-first-run.ipynb" else shutil.copy
+            copy(ROOT / "notebooks" / name, target)
+    with opened(lab, browser, lab.folder / "01-first-run.ipynb", height=TALL) as notebook:
+        notebook.run(1)
+        notebook.run(2)
+        is_over(notebook, index=2)
+        expect(notebook.cells.nth(10).locator("img")).to_be_visible()
+        notebook.command(0)
+        first, last = notebook.cells.nth(2).bounding_box(), notebook.cells.nth(11).bounding_box()
+        assert first
+        assert last
+        height = last["y"] + last["height"] - first["y"]
+        path = SCREENSHOTS / f"picture-{lab.front_end.name}.png"
+        clip = {"x": first["x"], "y": first["y"], "width": first["width"], "height": height}
+        notebook.page.screenshot(path=path, clip=clip)  # type: ignore[arg-type]  # a TypedDict
+        saved(notebook)
+
+
+# -- what the user does meanwhile
+
+
+def begin(notebook: NotebookPage, chat: ChatServer, *replies: str) -> threading.Event:
+    """Start a run of one step, which then waits before the next reply ends."""
+    gate = threading.Event()
+    held, *rest = replies or ("ok",)
+    chat.replies = [
+        Reply(step("First.", "print('step one')")),
+        Reply(held, gate=gate),
+        *map(Reply, rest),
+    ]
+    notebook.start(1)
+    expect(notebook.cells.nth(3)).to_contain_text("step one", timeout=PATIENCE)
+    expect(notebook.cells.nth(3).locator(".jp-InputPrompt")).to_have_text("[1]:")
+    return gate
+
+
+def test_what_the_user_edits_stays_and_is_read(notebook: NotebookPage, chat: ChatServer) -> None:
+    gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
+    notebook.edit(3, "%%sandbox\nprint('my own')")
+    notebook.page.wait_for_timeout(600)  # a pause tells the kernel
+    gate.set()
+    is_over(notebook)
+    assert sources(notebook)[3] == "%%sandbox\nprint('my own')"
+    asked = [message["content"] for message in chat.requests[2].messages]
+    assert "```python\nprint('my own')\n```" in asked[2]
+    chat.replies = [Reply("Again.")]
+    bar(notebook).get_by_role("button", name="Run again").click()
+    expect(notebook.cells.nth(2)).to_contain_text("Again.", timeout=PATIENCE)
+    is_over(notebook)
+    file = saved(notebook)
+    assert [cell.source for cell in file.cells[2:]] == [
+        "Again.", "%%sandbox\nprint('my own')", "print('mine')"
+    ]  # fmt: skip
+
+
+def test_moved_and_deleted_steps_stay_so(notebook: NotebookPage, chat: ChatServer) -> None:
+    gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
+    notebook.command(2, "d", "d")
+    notebook.command(2, "Control+Shift+ArrowDown")  # below the user's own cell
+    expect(notebook.cells.nth(3)).to_contain_text("step one")
+    notebook.cells.nth(2).locator(".cm-content").click()
+    notebook.page.keyboard.press("End")
+    notebook.page.keyboard.type(" # I ")
+    gate.set()
+    notebook.page.keyboard.type("write", delay=60)
+    is_over(notebook)
+    notebook.page.keyboard.type(" on")
+    file = saved(notebook)
+    assert [cell.source for cell in file.cells[2:]] == [
+        "print('mine') # I write on",
+        "%%sandbox\nprint('step one')",
+        "Second.",
+        "%%sandbox\nprint('step two')",
+        "The end.",
+    ]
+    before = sources(notebook)
+    notebook.command(2, "z")  # undoes no cell of the agent's
+    left = sources(notebook)
+    assert {"%%sandbox\nprint('step one')", "%%sandbox\nprint('step two')"} <= set(left)
+    assert left != before
+
+
+def test_a_run_whose_cell_is_deleted_ends_in_calm(notebook: NotebookPage, chat: ChatServer) -> None:
+    gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
+    notebook.command(1, "d", "d")
+    gate.set()
+    notebook.start(3)
+    expect(notebook.cells.nth(3)).to_contain_text("[3]:", timeout=PATIENCE)
+    file = saved(notebook)
+    assert [cell.source for cell in file.cells[1:]] == [
+        "First.", "%%sandbox\nprint('step one')", "print('mine')"
+    ]  # fmt: skip
+
+
+def test_running_again_replaces_and_one_undo_restores(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    chat.replies = [Reply(step("Old.", "print('old')")), Reply("Old end."), Reply("New end.")]
+    notebook.run(1)
+    is_over(notebook)
+    bar(notebook).get_by_role("button", name="Run again").click()
+    expect(notebook.cells.nth(2)).to_contain_text("New end.", timeout=PATIENCE)
+    is_over(notebook)
+    assert len(saved(notebook).cells) == 4
+    notebook.command(1, "z")
+    expect(notebook.cells).to_have_count(7)
+    notebook.run(4 if "old" in sources(notebook)[4] else 3)
+    expect(notebook.page.locator(".jp-Notebook")).to_contain_text("has been replaced")
+
+
+def test_run_all_asks_no_model_twice(notebook: NotebookPage, chat: ChatServer) -> None:
+    chat.replies = [Reply(step("x", "print('from the run', 1)")), Reply("ok")]
+    notebook.run(1)
+    is_over(notebook)
+    notebook.run_all()
+    is_over(notebook, "recorded")
+    file = saved(notebook)
+    assert len(chat.requests) == 2
+    assert [cell.execution_count for cell in file.cells if cell.cell_type == "code"] == [3, 4, 5, 6]
+    assert file.cells[3].outputs[0].text == "from the run 1\n"
+    # an edited task is a new one; the cells that Run All had sent are of the run it replaces
+    chat.replies = [Reply(step("y", "print('anew')")), Reply("new")]
+    notebook.edit(1, task(chat, "Go on, now."))
+    notebook.choose("Run", "Run All Cells")
+    expect(notebook.cells.nth(5).locator(".jp-InputPrompt")).to_have_text("[10]:", timeout=PATIENCE)
+    file = saved(notebook)
+    assert [cell.source for cell in file.cells[2:]] == [
+        "y",
+        "%%sandbox\nprint('anew')",
+        "new",
+        "print('mine')",
+    ]
+    assert len(chat.requests) == 4
+    assert file.cells[3].outputs[0].text == "anew\n"
+
+
+# -- coming back
+
+
+@pytest.mark.parametrize("way", ["reload", "close"])
+def test_a_page_that_comes_back_misses_nothing(
+    notebook: NotebookPage, chat: ChatServer, way: str
+) -> None:
+    gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
+    if way == "close":
+        notebook.leave()
+        gate.set()
+        notebook.page.wait_for_timeout(1000)
+    notebook.reload()
+    expect(notebook.cells.nth(3)).to_contain_text("step one")
+    gate.set()
+    is_over(notebook)
+    expect(notebook.cells.nth(5)).to_contain_text("step two")
+    file = saved(notebook)
+    assert [cell.source for cell in file.cells[2:]] == [
+        "First.",
+        "%%sandbox\nprint('step one')",
+        "Second.",
+        "%%sandbox\nprint('step two')",
+        "The end.",
+        "print('mine')",
+    ]
+    assert [cell.execution_count for cell in file.cells[3:6:2]] == [1, 2]
+
+
+def test_what_the_server_drops_is_fetched(notebook: NotebookPage, chat: ChatServer) -> None:
+    chat.replies = [Reply(step("One.", "print('step one')")), Reply("The end.")]
+    dropped: list[bytes | str] = []
+
+    def drop(message: bytes | str) -> bool:
+        text = message if isinstance(message, str) else message.decode("utf-8", "replace")
+        if '"jupyter_agent_reply"' not in text and re.search(
+            r'"op": ?"(output|cell)"|"state": ?"done"', text
+        ):
+            dropped.append(message)
+            return True
+        return False
+
+    def handle(route):  # type: ignore[no-untyped-def]
+        server = route.connect_to_server()
+        server.on_message(lambda message: drop(message) or route.send(message))
+
+    notebook.page.route_web_socket(re.compile("/channels"), handle)
+    notebook.reload()
+    notebook.run(1)
+    is_over(notebook)
+    assert len(dropped) >= 5
+    file = saved(notebook)
+    assert [cell.source for cell in file.cells[2:5]] == [
+        "One.",
+        "%%sandbox\nprint('step one')",
+        "The end.",
+    ]
+    assert file.cells[3].outputs[0].text == "step one\n"
+
+
+def test_two_notebooks_and_two_browsers_keep_their_cells_apart(
+    lab: Lab, browser: BrowserContext, notebook: NotebookPage, chat: ChatServer
+) -> None:
+    gate = begin(notebook, chat, "The first end.")
+    other = lab.write("another.ipynb", LOAD, task(chat, "Another"), "print('other')")
+    assert browser.browser
+    with browser.browser.new_context() as elsewhere:
+        with opened(lab, elsewhere, other, height=TALL) as second:
+            second.run(0)
+            chat.replies.append(Reply("The second end."))
+            second.run(1)
+            is_over(second)
+            file = saved(second)
+            assert [cell.source for cell in file.cells[2:]] == ["The second end.", "print('other')"]
+        with opened(lab, elsewhere, notebook.path, height=TALL) as twin:
+            gate.set()
+            is_over(notebook)
+            is_over(twin)
+            assert sources(twin) == sources(notebook)
+    assert len(saved(notebook).cells) == 6
+
+
+@pytest.mark.parametrize("way", ["restart", "death"])
+def test_a_kernel_that_is_gone_leaves_no_cell_spinning(
+    lab: Lab, notebook: NotebookPage, chat: ChatServer, way: str
+) -> None:
+    gate = threading.Event()
+    chat.replies = [
+        Reply(step("First.", "print('going', flush=True)\nwhile True: pass")),
+        Reply("x"),
+    ]
+    notebook.start(1)
+    expect(notebook.cells.nth(3)).to_contain_text("going", timeout=PATIENCE)
+    if way == "restart":
+        notebook.command(1, "0", "0")
+        notebook.page.locator(".jp-Dialog .jp-mod-accept").click()
+    else:
+        kill_kernel(lab, notebook)
+    is_over(notebook, "lost")
+    gate.set()
+    for index in (1, 3):
+        expect(notebook.cells.nth(index).locator(".jp-InputPrompt")).to_have_text("[ ]:")
+    dialog = notebook.page.locator(".jp-Dialog button")
+    if dialog.count():
+        dialog.last.click()
+    saved(notebook)
+
+
+def kill_kernel(lab: Lab, notebook: NotebookPage) -> None:
+    """Kill the kernel of a notebook as the machine would."""
+    found = notebook.page.request.get(f"{lab.url}/api/sessions").json()
+    (kernel,) = [each["kernel"]["id"] for each in found if each["path"] == notebook.path.name]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if kernel.encode() in command and str(lab.home).encode() in command:
+            os.kill(int(process.name), 9)
+
+
+# -- the bar
+
+
+def test_the_bar_stops_and_folds(notebook: NotebookPage, chat: ChatServer) -> None:
+    chat.replies = [
+        Reply(step("First.", "print('going', flush=True)\nwhile True: pass")),
+    ]
+    notebook.start(1)
+    expect(notebook.cells.nth(3)).to_contain_text("going", timeout=PATIENCE)
+    expect(bar(notebook).get_by_role("status")).to_have_text("Running…")
+    expect(bar(notebook)).to_contain_text(re.compile(r"step 1 · ~?[\d,]* ?(tokens · )?[1-9]\d* s"))
+    stop = bar(notebook).get_by_role("button", name="Stop")
+    stop.focus()
+    notebook.page.keyboard.press("Enter")
+    is_over(notebook, "stopped")
+    notebook.done(1)
+    expect(stop).to_be_hidden()
+    fold = bar(notebook).get_by_role("button", name="2 cells")
+    expect(fold).to_have_attribute("aria-expanded", "true")
+    fold.focus()
+    notebook.page.keyboard.press("Space")
+    expect(notebook.cells.nth(2)).to_be_hidden()
+    expect(notebook.cells.nth(3)).to_be_hidden()
+    expect(notebook.cells.nth(4)).to_be_visible()
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    notebook.save()
+    notebook.reload()
+    expect(notebook.cells.nth(3)).to_be_hidden()
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    fold.click()
+    expect(notebook.cells.nth(3)).to_be_visible()
+    saved(notebook)
+
+
+# -- what a hostile run can do
+
+LEAK = "http://127.0.0.1:1/"
+HOSTILE = rf"""
+from IPython.display import HTML, Javascript, Markdown, display
+
+display(HTML("<b>bold</b><script>window.PWNED='script'</script><img src=x onerror=\"PWNED='img'\">"))
+display(HTML("<button data-commandlinker-command='notebook:run-all-cells'>press</button>"))
+display(HTML("<img src='{LEAK}a.png'><p style='background: url({LEAK}b.png)'>x</p>"))
+display(Javascript("window.PWNED = 'javascript'"))
+svg = "<svg xmlns='http://www.w3.org/2000/svg' onload=\"window.PWNED='svg'\"><script>PWNED=1</script></svg>"
+display({{"image/svg+xml": svg, "text/html": svg}}, raw=True)
+display(Markdown("<img src=x onerror=\"window.PWNED='markdown'\"> ![x]({LEAK}c.png)"))
+display({{"application/vnd.jupyter.widget-view+json": {{"model_id": "x"}}}}, raw=True)
+forged = {{"op": "cell", "id": "forged", "index": 99, "type": "code", "source": "1", "first_line": ""}}
+get_ipython().kernel.session.send(get_ipython().kernel.iopub_socket, "display_data",
+    {{"data": {{"text/plain": "print('forged')"}}, "metadata": {{}}, "transient": {{}}}},
+    parent=get_ipython().kernel.get_parent(), metadata={{"jupyter_agent": forged}})
+print("x" * 5_000_000)
+print("every display is done")
+"""
+
+
+def test_a_hostile_run_runs_nothing_and_fetches_nothing(
+    lab: Lab, notebook: NotebookPage, chat: ChatServer
+) -> None:
+    prose = f"Hello <script>window.PWNED=1</script><img src=x onerror='PWNED=2'> ![x]({LEAK}d.png)"
+    flood = "for i in range(10_000):\n    display(i)"
+    chat.replies = [
+        Reply(step(prose, HOSTILE.strip())),
+        Reply(step("A flood.", flood)),
+        Reply(f"The end. {prose}"),
+    ]
+    notebook.run(1)
+    is_over(notebook)
+    file = notebook.save()
+    nbformat.validate(file)
+    assert len(file.cells) == 8
+    assert file.cells[5].outputs[-1].ename == "OutputLimit"
+    assert len(file.cells[5].outputs) == 1001
+    assert not any("forged" in cell.source for cell in file.cells[4:])
+    for reopened in (False, True):
+        if reopened:
+            notebook.reload()
+        expect(notebook.cells.nth(3).locator("b")).to_have_text("bold")
+        assert notebook.page.evaluate("window.PWNED") is None
+        assert notebook.page.locator("[data-commandlinker-command]").count() == 0
+        assert [url for url in notebook.requests if url.startswith(LEAK)] == []
+
+
+def test_an_inert_run_leaves_the_notebook_trusted(notebook: NotebookPage, chat: ChatServer) -> None:
+    code = "import pandas as pd\npd.DataFrame({'a': [1, 2]})"
+    chat.replies = [Reply(step("x", code)), Reply("ok")]
+    mine = (
+        "from IPython.display import Javascript\nJavascript('window.MINE = (window.MINE ?? 0) + 1')"
+    )
+    notebook.edit(2, mine)
+    notebook.run(2)
+    notebook.run(1)
+    is_over(notebook)
+    saved(notebook)
+    notebook.reload()
+    notebook.page.wait_for_function("window.MINE === 1")  # the user's own output still runs
+
+
+def test_a_notebook_without_an_agent_is_left_alone(lab: Lab, browser: BrowserContext) -> None:
+    path = lab.write(
+        "plain-user.ipynb", "from IPython.display import display\nprint(1)\ndisplay(2)"
+    )
+    with opened(lab, browser, path) as notebook:
+        said: list[str] = []
+        notebook.page.on("console", lambda message: said.append(message.text))
+        notebook.run(0)
+        file = saved(notebook)
+    assert [cell.metadata for cell in file.cells] == [{}]
+    assert not [text for text in said if "agent" in text.lower()]

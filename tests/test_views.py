@@ -1,0 +1,220 @@
+"""What views send, and what they answer to pages."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.views.display import INTERVAL, MOST_TEXT, NOT_SHOWN, DisplayView
+from jupyter_agent.views.runs import Note, Runs, checksum, digest
+
+
+class Page:
+    """Keeps what is sent, and makes cells of it as the extension does."""
+
+    def __init__(self) -> None:
+        self.tags: list[dict[str, Any]] = []
+        self.cells: dict[str, dict[str, Any]] = {}
+        self.plain: list[str] = []
+
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        *,
+        display_id: str,
+        update: bool,
+        tag: dict[str, Any] | None = None,
+    ) -> None:
+        self.plain.append(data["text/plain"])
+        if tag is None:
+            return
+        self.tags.append(tag)
+        match tag["op"]:
+            case "cell":
+                cell = self.cells.setdefault(tag["id"], {"outputs": []})
+                cell.update(source=data["text/plain"], state=tag["state"])
+            case "clear":
+                self.cells[tag["id"]]["outputs"] = []
+            case "output":
+                outputs = self.cells[tag["id"]]["outputs"]
+                outputs[tag["index"] : tag["index"] + 1] = [data["text/plain"]]
+
+    def stream(self, name: str, text: str, tag: dict[str, Any] | None = None) -> None:
+        self.plain.append(text)
+        if tag:
+            self.tags.append(tag)
+            outputs = self.cells[tag["id"]]["outputs"]
+            grown = [*outputs, ""][tag["index"]] + (
+                tag["error"]["evalue"] if "error" in tag else text
+            )
+            outputs[tag["index"] : tag["index"] + 1] = [grown]
+
+    def busy(self) -> None:
+        self.tags.append({"op": "busy"})
+
+
+class Run:
+    """A run, written step by step."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.page = Page()
+        self.transcript = Transcript()
+        self.view = DisplayView(self.page, anchor="anchor", **settings)
+        cell = self.transcript.add("task", "x", run="run", model="m", sandbox="s")
+        self.view(Change(cell, done=True))
+
+    def begin(self, source: str) -> NotebookNode:
+        cell = self.transcript.add("code", source, step=1)
+        self.view(Change(cell))
+        return cell
+
+    def execute(self, cell: NotebookNode, *outputs: NotebookNode) -> None:
+        cell.metadata[KEY]["running"] = True
+        self.view(Change(cell))
+        for output in outputs:
+            self.transcript.add_output(cell, output)
+            self.view(Change(cell))
+
+    def end(self, cell: NotebookNode) -> None:
+        self.transcript.finish(cell)
+        self.view(Change(cell, done=True))
+
+
+def text(text: str) -> NotebookNode:
+    return new_output("stream", name="stdout", text=text)
+
+
+def shown(text: str) -> NotebookNode:
+    return new_output("display_data", data={"text/plain": text})
+
+
+def test_messages_are_counted_and_add_up_to_the_snapshot() -> None:
+    run = Run(first_line="%%sandbox\n")
+    cell = run.begin("print(1)")
+    run.execute(cell, text("a"), text("b"), shown("one"), new_output("error", evalue="bad"))
+    run.end(cell)
+    run.view.finish("done")
+    assert [tag["sent"] for tag in run.page.tags] == list(range(1, len(run.page.tags) + 1))
+    snapshot = run.view.snapshot()
+    assert snapshot["sent"] == len(run.page.tags)
+    (state,) = snapshot["cells"]
+    assert (state["source"], state["first_line"], state["state"]) == (
+        "print(1)",
+        "%%sandbox\n",
+        "done",
+    )
+    assert [o.get("text") or o.get("evalue") or o.data["text/plain"] for o in state["outputs"]] == [
+        "ab", "one", "bad"
+    ]  # fmt: skip
+    assert run.page.cells[cell.id] == {
+        "source": "print(1)", "state": "done", "outputs": ["ab", "one", "bad"]
+    }  # fmt: skip
+
+
+def test_a_flood_of_changes_is_few_messages_and_loses_nothing() -> None:
+    run = Run()
+    cell = run.begin("x")
+    run.execute(cell)
+    before = len(run.page.tags)
+    start = time.monotonic()
+    for number in range(2000):
+        run.transcript.add_output(cell, text(f"{number}\n"))
+        run.view(Change(cell))
+    took = time.monotonic() - start
+    time.sleep(4 * INTERVAL)  # what comes last needs no change after it
+    assert run.page.cells[cell.id]["outputs"] == ["".join(f"{n}\n" for n in range(2000))]
+    assert len(run.page.tags) - before < took / INTERVAL * 2 + 5
+
+
+def test_cleared_outputs_are_shown_anew() -> None:
+    run = Run()
+    cell = run.begin("x")
+    run.execute(cell, text("10 %\n"))
+    run.execute(cell, NotebookNode(output_type="clear_output", wait=True), text("20 %\n"))
+    run.end(cell)
+    assert run.page.cells[cell.id]["outputs"] == ["20 %\n"]
+    assert run.view.snapshot()["cells"][0]["outputs"][0].text == "20 %\n"
+
+
+def test_a_text_without_end_is_cut_once() -> None:
+    run = Run()
+    cell = run.begin("x")
+    run.execute(cell, *[text("x" * 100_000) for _ in range(5)])
+    run.end(cell)
+    assert run.page.cells[cell.id]["outputs"] == ["x" * MOST_TEXT + NOT_SHOWN]
+
+
+def test_an_edit_counts_from_the_moment_the_agent_has_written_the_cell() -> None:
+    run = Run(first_line="%%sandbox\n")
+    cell = run.begin("print('half")
+    run.view.edit(cell.id, "%%sandbox\nprint('mine')")
+    cell.source = "print('half of it')"  # the model goes on
+    run.view(Change(cell))
+    run.execute(cell)
+    assert cell.source == "print('mine')"  # what runs
+    run.end(cell)
+    run.view.edit(cell.id, "print('mine again')")
+    assert "print('mine again')" in str(run.transcript.messages())
+
+
+def test_without_a_front_end_that_names_cells_nothing_is_tagged() -> None:
+    page = Page()
+    view = DisplayView(page)
+    transcript = Transcript()
+    view(Change(transcript.add("task", "x", run="run", model="m", sandbox="s"), done=True))
+    prose = transcript.add("prose", "It is 2.", step=1)
+    view(Change(prose))
+    view(Change(prose, done=True))
+    view.finish("done")
+    assert page.tags == []
+    assert page.plain[1] == "It is 2."
+    assert len(page.plain) == 3
+
+
+def request(code: str, cell_id: str = "c", **note: object) -> dict[str, Any]:
+    return {
+        "content": {"code": code},
+        "metadata": {"cellId": cell_id, "jupyter_agent": {"id": "c", **note}},
+    }
+
+
+def test_a_finished_run_is_held_until_its_text_changes() -> None:
+    facts: dict[str, Any] = {"run": "run", "state": "done", "digest": digest("%%agent\nGo.")}
+    assert Note.of(request("%%agent\nGo.", **facts)).held
+    assert not Note.of(request("%%agent\nGo on.", **facts)).held
+    assert not Note.of(request("%%agent\nGo.", **facts | {"state": "stopped"})).held
+    assert not Note.of(request("%%agent\nGo.", cell_id="a copy", **facts)).held
+    assert not Note.of(request("%%agent\nGo.", **facts | {"digest": [1]})).held
+    assert not Note.of({"metadata": {"cellId": 7, "jupyter_agent": "?"}}).held
+
+
+def test_a_cell_of_a_replaced_run_is_a_ghost_unless_it_was_edited() -> None:
+    runs = Runs()
+    old = request("%%sandbox\n1", run="old", checksum=checksum("%%sandbox\n1"))
+    assert not runs.ghost(Note.of(old))
+    runs.add(Run(replaces="old").view)
+    assert runs.ghost(Note.of(old))
+    old["content"]["code"] = "%%sandbox\n2"
+    assert not runs.ghost(Note.of(old))
+
+
+@pytest.mark.parametrize(
+    "content", [None, {}, {"op": "sync", "run": ""}, {"op": "edit", "run": "run"}]
+)
+def test_what_pages_may_not_ask_is_an_error(content: object) -> None:
+    runs = Runs()
+    runs.add(Run().view)
+    assert runs.answer(content)["status"] == "error"
+    assert runs.answer({"op": "sync", "run": "run"})["anchor"] == "anchor"
+
+
+def test_the_checksum_is_that_of_the_page() -> None:
+    assert checksum("") == "811c9dc5"
+    assert checksum("a") == "e40c292c"  # FNV-1a's own example
+    assert checksum("🐧") == checksum("🐧")

@@ -26,6 +26,7 @@ from ipykernel._version import kernel_protocol_version
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.usage import default_banner
 from nbformat import NotebookNode
 from traitlets import Bool, Float
@@ -371,7 +372,10 @@ class AgentKernel(Kernel):
         )
 
     async def do_is_complete(self, code: str) -> Reply:
-        """Ask the sandbox whether code is whole."""
+        """Ask the sandbox whether code is whole; a console waits a second, a start takes longer."""
+        if not self._session.sandbox.alive:
+            status, indent = TransformerManager().check_complete(code)
+            return {"status": status} | ({"indent": " " * indent} if indent is not None else {})
         return await self._ask("is_complete_request", code=code)
 
     async def do_history(self, *args: Any, **asked: Any) -> Reply:

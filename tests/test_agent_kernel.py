@@ -193,7 +193,7 @@ CELLS: list[str | tuple[str, Content]] = [
     "import warnings; warnings.warn_explicit('careful', UserWarning, 'f.py', 3)",
     "%%time\nsum(range(10))",
     "%timeit -n1 -r1 pass",
-    "%%timeit -n1 -r2\npass",
+    "%%timeit -n1 -r1\npass",
     "%who_ls int",
     "%precision 3",
     "3.14159",

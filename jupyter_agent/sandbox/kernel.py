@@ -550,6 +550,8 @@ class _Kernel:
         while True:
             try:
                 _, frames = session.feed_identities(await source.socket.recv_multipart())
+                if _echo(frames):
+                    continue
                 message = session.deserialize(frames)
             except asyncio.CancelledError:
                 raise
@@ -815,6 +817,12 @@ def _parent(message: dict[str, Any]) -> str:
 
 
 _IDLE_TALK = ("comm_msg", "comm_open", "comm_close", "execute_input")
+
+
+def _echo(frames: list[bytes]) -> bool:
+    """Tell by its bytes whether a message says nothing new; to read it would take longer."""
+    _signature, header, _parent, _metadata, content, *_buffers = frames
+    return b'"execute_input"' in header or content == b'{"execution_state": "busy"}'
 
 
 def _notice(name: str, why: str) -> NotebookNode:

@@ -45,7 +45,7 @@ def refusal(status: int, text: str = "", **headers: str) -> dict[str, Any]:
     return {"status": status, "text": text, "headers": headers}
 
 
-HURRY = {"reply_timeout": 0.4}
+HURRY = {"reply_timeout": 1.2}
 FAULTS = [
     Fault("401", "auth", "the key was refused (401: no such key); check it", refusal(401, "no such key"), again=False),
     Fault("403", "auth", "the key was refused (403: not yours); check it", refusal(403, "not yours"), again=False),
@@ -68,8 +68,8 @@ FAULTS = [
     Fault("empty stream", "protocol", "gave an empty reply; ask again or another model", {"fault": "empty"}),
     Fault("error inside the stream", "server", "overloaded", {"fault": "error event"}),
     Fault("length limit of the server", "truncated", "length limit in the middle of its reply", {"fault": "length"}, again=False),
-    Fault("slow first token", "timeout", "did not end its reply within 0.4 s", {"fault": "slow"}, limits=HURRY),
-    Fault("stall in the reply", "timeout", "did not end its reply within 0.4 s", {"fault": "stall"}, limits=HURRY),
-    Fault("endless stream, by the clock", "timeout", "did not end its reply within 0.4 s", {"fault": "endless"}, limits=HURRY),
+    Fault("slow first token", "timeout", "did not end its reply within 1.2 s", {"fault": "slow"}, limits=HURRY),
+    Fault("stall in the reply", "timeout", "did not end its reply within 1.2 s", {"fault": "stall"}, limits=HURRY),
+    Fault("endless stream, by the clock", "timeout", "did not end its reply within 1.2 s", {"fault": "endless"}, limits=HURRY),
     Fault("endless stream, by its length", "truncated", "reached c.Agent.reply_length (50 characters)", {"fault": "endless"}, again=False, limits={"reply_length": 50}),
 ]  # fmt: skip

@@ -326,9 +326,10 @@ class DisplayView:
             if shown:
                 shown.done |= change.done
                 self._waiting[change.cell.id] = change
-            starts = facts.get("running", False) and shown and shown.outputs is None
+                if facts.get("running") and not shown.started:
+                    shown.started = time.monotonic()
             late = time.monotonic() - self._shown_at >= INTERVAL
-            if change.done or starts or late or not self._live:
+            if late or not self._live:
                 self._show()
             elif self._timer is None:
                 self._timer = threading.Timer(INTERVAL, self._show)
@@ -471,14 +472,12 @@ class DisplayView:
     def _code(self, change: Change, shown: _Shown) -> None:
         facts = change.cell.metadata[KEY]
         running = facts.get("running", False)
-        if running and not shown.started:
-            shown.started = time.monotonic()
         took = f"{time.monotonic() - shown.started:.1f} s" if shown.started else ""
         label = "running" if running else took if change.done else "writing"
         if shown.outputs:
             shown.outputs(change.cell.outputs)
         shown.state = "running" if running else "done" if change.done else "writing"
-        starts = running and shown.outputs is None
+        starts = bool(shown.started) and shown.outputs is None
         self._upsert(change, shown, self._code_data(shown, label), label=label, whole=starts)
         if starts:  # below the code
             shown.outputs = OutputView(

@@ -18,7 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.lab import NotebookPage, browsing, opened, serving
+from playwright.sync_api import expect
+
+from tests.lab import PATIENCE, NotebookPage, browsing, opened, serving
 from tests.servers import ChatServer, Reply
 
 LOAD = "%load_ext jupyter_agent"
@@ -202,7 +204,9 @@ def many_tokens(notebook: NotebookPage) -> None:
     notebook.run(0)
     notebook.page.evaluate(WATCH)
     started = time.time()
-    notebook.run(1)
+    notebook.start(1)
+    prompt = notebook.cells.last.locator(".jp-InputPrompt")  # the agent's cell stands above
+    expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=PATIENCE)
     gap = notebook.page.evaluate("window.gap")
     took = time.time() - started
     print(f"{UPDATES:,} tokens into one cell: {took:.1f} s, longest pause of the page {gap:.0f} ms")

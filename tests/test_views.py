@@ -10,7 +10,14 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.transcript import KEY, Change, Transcript
-from jupyter_agent.views.display import INTERVAL, MOST_TEXT, NOT_SHOWN, DisplayView
+from jupyter_agent.views.display import (
+    INTERVAL,
+    MOST_LINE,
+    MOST_OUTPUTS,
+    MOST_TEXT,
+    NOT_SHOWN,
+    DisplayView,
+)
 from jupyter_agent.views.runs import Note, Runs, checksum, digest
 
 
@@ -84,6 +91,7 @@ class Run:
     def end(self, cell: NotebookNode) -> None:
         self.transcript.finish(cell)
         self.view(Change(cell, done=True))
+        time.sleep(2 * INTERVAL)  # what comes last needs no change after it
 
 
 def text(text: str) -> NotebookNode:
@@ -127,7 +135,7 @@ def test_a_flood_of_changes_is_few_messages_and_loses_nothing() -> None:
         run.transcript.add_output(cell, text(f"{number}\n"))
         run.view(Change(cell))
     took = time.monotonic() - start
-    time.sleep(4 * INTERVAL)  # what comes last needs no change after it
+    time.sleep(4 * INTERVAL)
     assert run.page.cells[cell.id]["outputs"] == ["".join(f"{n}\n" for n in range(2000))]
     assert len(run.page.tags) - before < took / INTERVAL * 2 + 5
 
@@ -145,9 +153,35 @@ def test_cleared_outputs_are_shown_anew() -> None:
 def test_a_text_without_end_is_cut_once() -> None:
     run = Run()
     cell = run.begin("x")
-    run.execute(cell, *[text("x" * 100_000) for _ in range(5)])
+    run.execute(cell, *[text("short\n" * 50_000) for _ in range(5)])
     run.end(cell)
-    assert run.page.cells[cell.id]["outputs"] == ["x" * MOST_TEXT + NOT_SHOWN]
+    (output,) = run.page.cells[cell.id]["outputs"]
+    assert output == ("short\n" * 250_000)[:MOST_TEXT] + NOT_SHOWN
+
+
+def test_a_long_line_is_cut_where_it_was_when_it_grows() -> None:
+    run = Run()
+    cell = run.begin("x")
+    pieces = ["x" * (MOST_LINE - 1), "x", "x", "xyz\n", "100 %\r" * MOST_LINE, "end"]
+    for piece in pieces:
+        run.execute(cell, text(piece))
+        time.sleep(INTERVAL)
+    run.end(cell)
+    (output,) = run.page.cells[cell.id]["outputs"]
+    assert output == "x" * MOST_LINE + " […]\n" + "100 %\r" * MOST_LINE + "end"
+
+
+def test_a_flood_of_outputs_is_cut_but_not_why_it_was_stopped() -> None:
+    run = Run()
+    cell = run.begin("x")
+    run.execute(cell, *[shown(f"{number}") for number in range(MOST_OUTPUTS + 50)])
+    run.execute(cell, new_output("error", ename="OutputLimit", evalue="stopped"))
+    run.end(cell)
+    *first, note, error = run.page.cells[cell.id]["outputs"]
+    assert first == [f"{number}" for number in range(MOST_OUTPUTS)]
+    assert note.startswith("[outputs after the first")
+    assert error == "stopped"
+    assert len(cell.outputs) == MOST_OUTPUTS + 51  # what is saved, and read by the model
 
 
 def test_an_edit_counts_from_the_moment_the_agent_has_written_the_cell() -> None:

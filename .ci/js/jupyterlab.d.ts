@@ -75,6 +75,9 @@ declare namespace Lab {
     sent: number;
     /** The last step that was shown: an earlier one that is not there was deleted. */
     last: number;
+    /** Messages that are gathered to be done together, and when. */
+    queue: Array<[Tag, Content]>;
+    timer: number;
     /** Messages that came while the whole run is fetched. */
     waiting: Array<[Tag, Content]> | null;
     /** Of cells that the user has edited: what the kernel was told. */

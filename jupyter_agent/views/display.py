@@ -11,6 +11,7 @@ Where a cell streams, each message carries in its own metadata what it means for
 from __future__ import annotations
 
 import copy
+import re
 import sys
 import threading
 import time
@@ -37,8 +38,11 @@ __all__ = [
 ]
 
 INTERVAL = 0.05  # seconds between two updates; Jupyter Server drops floods
-MOST_TEXT = 250_000  # characters of a stream; the server drops 3 MB within 3 s, pages draw slowly
+MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
+MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
+MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
+_LONG_LINE = re.compile(rf"([^\r\n]{{{MOST_LINE}}})[^\r\n]+")
 MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw it
 
 Tag = dict[str, Any]
@@ -158,11 +162,13 @@ class OutputView:
         self._tag = tag
         self._clear = clear
         self._seen: list[NotebookNode] = []
+        text = f"[outputs after the first {MOST_OUTPUTS} are not shown]\n"
+        self._more = NotebookNode(output_type="stream", name="stderr", text=text)
         self._displayed: set[int] = set()  # whose displays can be changed in place
 
     def __call__(self, outputs: list[NotebookNode]) -> None:
         """Show what is new since the last time."""
-        outputs = list(outputs)
+        outputs = self._worth_showing(outputs)
         kept = all(before is now for before, now in zip(self._seen, outputs, strict=False))
         if not kept or len(outputs) < len(self._seen):
             self.sent.clear()
@@ -173,19 +179,27 @@ class OutputView:
             self.sent.insert(index, self._show(index, output, before))
         self._seen = outputs
 
+    def _worth_showing(self, outputs: list[NotebookNode]) -> list[NotebookNode]:
+        """Leave out what no one reads, but never why a cell was stopped."""
+        rest = outputs[MOST_OUTPUTS:]
+        if not rest:
+            return list(outputs)
+        errors = [output for output in rest if output.output_type == "error"]
+        return [*outputs[:MOST_OUTPUTS], self._more, *errors]
+
     def _show(self, index: int, output: NotebookNode, before: NotebookNode | None) -> NotebookNode:
         match output.output_type:
             case "stream":
-                text, start = output.text, len(before.text) if before else 0
-                if len(text) > MOST_TEXT:
-                    text = text[:MOST_TEXT] + NOT_SHOWN
+                text, start = _worth_showing(output.text), len(before.text) if before else 0
                 if len(text) > start:
                     self._outlet.stream(output.name, text[start:], self._tag(index=index))
                 return NotebookNode(output_type="stream", name=output.name, text=text)
             case "error" if before is None:
                 # as text: an error message would mark the %%agent cell failed
-                text = "\n".join(brief(output.traceback)) + "\n" if output.traceback else ""
+                output = NotebookNode({**output, "traceback": brief(output.traceback)})
+                text = "\n".join(output.traceback) + "\n" if output.traceback else ""
                 self._outlet.stream("stderr", text, self._tag(index=index, error=dict(output)))
+                return output
             case _ if before is None or before.get("data") != output.get("data"):
                 data, metadata = dict(output.data), dict(output.metadata)
                 tag = self._tag(index=index, count=output.get("execution_count"))
@@ -201,6 +215,13 @@ class OutputView:
                 return before
         shown: NotebookNode = copy.copy(output)
         return shown
+
+
+def _worth_showing(text: str) -> str:
+    """Cut what would stop a page; what was shown of a text stays so as it grows."""
+    if len(text) > MOST_TEXT:
+        text = text[:MOST_TEXT] + NOT_SHOWN
+    return _LONG_LINE.sub(r"\1 […]", text)
 
 
 @dataclass(slots=True)
@@ -307,10 +328,12 @@ class DisplayView:
             if shown:
                 shown.done |= change.done
                 self._waiting[change.cell.id] = change
-            starts = facts.get("running", False) and shown and shown.outputs is None
+                if facts.get("running") and not shown.started:
+                    shown.started = time.monotonic()
             late = time.monotonic() - self._shown_at >= INTERVAL
-            if change.done or facts["role"] == "wait" or starts or late or not self._live:
-                self._show()
+            waits = facts["role"] == "wait"
+            if late or waits or not self._live:
+                self._show(force=waits)
             elif self._timer is None:
                 self._timer = threading.Timer(INTERVAL, self._show)
                 self._timer.daemon = True
@@ -452,14 +475,12 @@ class DisplayView:
     def _code(self, change: Change, shown: _Shown) -> None:
         facts = change.cell.metadata[KEY]
         running = facts.get("running", False)
-        if running and not shown.started:
-            shown.started = time.monotonic()
         took = f"{time.monotonic() - shown.started:.1f} s" if shown.started else ""
         label = "running" if running else took if change.done else "writing"
         if shown.outputs:
             shown.outputs(change.cell.outputs)
         shown.state = "running" if running else "done" if change.done else "writing"
-        starts = running and shown.outputs is None
+        starts = bool(shown.started) and shown.outputs is None
         self._upsert(change, shown, self._code_data(shown, label), label=label, whole=starts)
         if starts:  # below the code
             shown.outputs = OutputView(

@@ -20,6 +20,7 @@
   const REQUEST = 'jupyter_agent_request';
   const EVENT = 'jupyter-agent';
   const PATIENCE = 10_000; // milliseconds that a kernel may take to answer
+  const FRAME = 8; // milliseconds in which messages are gathered, to change the document once
   const PAUSE = 250; // milliseconds without a key before an edit is told
 
   // what no front end can be made to run or fetch with, once HTML and Markdown are looked at
@@ -215,6 +216,9 @@
       } else if (msg.header.msg_type === 'status' && msg.content.execution_state === 'idle') {
         const run = this.requests.get(request.msg_id);
         this.requests.delete(request.msg_id);
+        if (run) {
+          this.flush(this.run(run));
+        }
         if (run && this.unfinished().includes(run)) {
           this.sync(run); // the server drops messages of a kernel that sends too many
         }
@@ -249,7 +253,8 @@
         run.waiting.push([tag, content]);
       } else if (tag.sent === run.sent + 1) {
         run.sent = tag.sent;
-        this.apply(run, tag, content);
+        run.queue.push([tag, content]);
+        run.timer ||= setTimeout(() => this.flush(run), FRAME);
       } else if (tag.sent > run.sent) {
         this.sync(tag.run).waiting?.push([tag, content]);
       }
@@ -259,10 +264,38 @@
     run(id) {
       let run = this.runs.get(id);
       if (!run) {
-        run = { id, own: false, sent: 0, last: 0, waiting: null, told: new Map() };
+        run = { id, own: false, sent: 0, last: 0, queue: [], timer: 0, waiting: null, told: new Map() };
         this.runs.set(id, run);
       }
       return run;
+    }
+
+    /** Do what has been gathered. Cells that are new are inserted together, as far as they are.
+     * @param {Lab.Run} run */
+    flush(run) {
+      clearTimeout(run.timer);
+      const queue = run.queue;
+      run.timer = 0;
+      run.queue = [];
+      if (this.context.isDisposed) {
+        return;
+      }
+      /** @type {Map<string, Lab.CellState>} */
+      const fresh = new Map();
+      for (const [tag, content] of queue) {
+        const state = fresh.get(tag.id);
+        if (state) {
+          amend(state, tag, content);
+        } else if (tag.op === 'cell' && tag.index > run.last && !this.cell(tag.id)) {
+          fresh.set(tag.id, { ...tag, source: content.data['text/plain'], outputs: [] });
+        } else {
+          this.apply(run, tag, content);
+        }
+      }
+      const kept = [...fresh.values()].filter(({ source, state }) => source || state !== 'done');
+      if (kept.length) {
+        this.insert(run, queue[0][0].anchor, kept);
+      }
     }
 
     /** @param {Lab.Run} run
@@ -274,7 +307,7 @@
           this.header(run, tag, content.data);
           break;
         case 'cell':
-          this.upsert(run, tag, content.data['text/plain']);
+          this.update(tag, content.data['text/plain']);
           break;
         case 'output':
           this.output(tag, content);
@@ -347,6 +380,7 @@
      * @param {Lab.Snapshot} snapshot */
     restore(run, snapshot) {
       run.sent = snapshot.sent;
+      run.queue = [];
       this.header(run, { ...snapshot, op: 'run' }, snapshot.header);
       run.last = Math.max(run.last, noteOf(this.cell(snapshot.anchor))?.last ?? 0);
       const fresh = snapshot.cells.filter(cell => cell.index > run.last);
@@ -483,21 +517,16 @@
 
     // -- the agent's cells
 
-    /** Write a cell as it stands now; a new one goes below the nearest earlier step.
-     * @param {Lab.Run} run
+    /** Write a cell as it stands now, if it is still there.
      * @param {Lab.Tag} tag
      * @param {string} source */
-    upsert(run, tag, source) {
+    update(tag, source) {
       const cell = this.cell(tag.id);
-      if (cell) {
-        if (!source && tag.state === 'done') {
-          this.takeBack(cell);
-          return;
-        }
+      if (cell && !source && tag.state === 'done') {
+        this.takeBack(cell);
+      } else if (cell) {
         this.write(cell, tag.first_line + source);
         this.progress(cell, tag);
-      } else if (tag.index > run.last) {
-        this.insert(run, tag.anchor, [{ ...tag, source, outputs: [] }]);
       }
     }
 
@@ -626,7 +655,7 @@
     progress(cell, { state, count }) {
       if (cell.type === 'code') {
         const code = /** @type {Lab.CodeCell} */ (cell);
-        if (state === 'done' && count) {
+        if (state === 'done' && count && code.executionCount !== count) {
           code.executionCount = count;
         }
         this.running(code, state === 'running');
@@ -839,6 +868,25 @@
     return typeof tag.count === 'number'
       ? { output_type: 'execute_result', data, metadata, execution_count: tag.count }
       : { output_type: 'display_data', data, metadata };
+  }
+
+  /** Bring a cell that is not in the notebook yet up to a message.
+   * @param {Lab.CellState} state
+   * @param {Lab.Tag} tag
+   * @param {Lab.Content} content */
+  function amend(state, tag, content) {
+    if (tag.op === 'cell') {
+      Object.assign(state, tag, { source: content.data['text/plain'] });
+    } else if (tag.op === 'clear') {
+      state.outputs = [];
+    } else if (tag.op === 'output') {
+      const output = outputOf(tag, content);
+      const before = state.outputs[tag.index];
+      if (before?.output_type === 'stream' && output.output_type === 'stream') {
+        output.text = `${before.text}${output.text}`;
+      }
+      state.outputs[tag.index] = output;
+    }
   }
 
   // -- the bar

@@ -22,7 +22,7 @@ demo: $(VENV)/demo
 	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/test
 	$(BIN)/ruff check

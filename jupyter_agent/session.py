@@ -151,13 +151,14 @@ class Session(LoggingConfigurable):
         await self._share(data)
         border = Border(self.sandbox, offered, inputs=inputs or {}, outputs=outputs)
         self._border = border
-        await border.furnish()
         if chosen is None:
             changes = self._replay(recorded, border)
         else:
             asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
-            limits = {name: value for name, value in asked.items() if value is not None}
-            changes = self._carry_out(task, chosen, border, opened=opened, limits=limits)
+            limits: dict[str, Any] = {key: each for key, each in asked.items() if each is not None}
+            agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
+            changes = self._carry_out(task, agent, border, opened=opened)
+        await border.furnish()
         if policy == "always" and asker:
             changes = with_approval(changes, asker)
         async with aclosing(changes):
@@ -177,20 +178,18 @@ class Session(LoggingConfigurable):
     async def _carry_out(
         self,
         task: str,
-        model: Model,
+        agent: Agent,
         border: Border,
         *,
         opened: bool,
-        limits: dict[str, Any],
     ) -> AsyncGenerator[Change, None]:
         """Have the agent carry a task out."""
-        agent = Agent(model, border, self.transcript, self.learnt, parent=self, **limits)
         fresh = self._own.move_to(self.transcript, fresh=self._fresh() or opened)
         note = "\n\n".join(filter(None, [self._note(fresh), border.note()]))
         async with aclosing(agent.run(task, note=note, lacks=border.collect)) as changes:
             async for change in changes:
                 if change.cell.metadata[KEY]["role"] == "task":
-                    facts = {"model": model.name, "sandbox": self.sandbox.describe()}
+                    facts = {"model": agent.model.name, "sandbox": self.sandbox.describe()}
                     change.cell.metadata[KEY].update(facts)
                 yield change
 

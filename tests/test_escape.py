@@ -20,7 +20,7 @@ from .as_user import UID, as_user
 from .attacks import ATTACKS
 from .battery import MISSING, ROOT, Attack
 
-pytestmark = pytest.mark.timeout(300)  # the first test waits for its whole configuration
+pytestmark = pytest.mark.timeout(700)  # the first test waits for its whole configuration
 RESULTS = Path(__file__).parent / "screenshots" / "attacks.json"  # for benchmarks/attack_table.py
 CONFIGURATIONS = [
     ("plain", "root"),
@@ -55,7 +55,7 @@ def run(tier: str, user: str) -> Found:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=600,
             check=False,
         )
         path = world / f"{tier}.json"

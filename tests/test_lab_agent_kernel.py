@@ -26,7 +26,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder.mkdir()
     shutil.copy(PENGUINS, folder)
     (folder / "s.md").write_text(SCRIPT)
-    with serving(folder, tmp_path_factory.mktemp("home")) as lab:
+    with serving(folder, tmp_path_factory.mktemp("home"), live=False) as lab:
         yield lab
 
 

@@ -183,7 +183,7 @@ async def test_waits_grow_and_never_outlast_their_limit(everywhere: ChatServer) 
     waits = [agent._seconds_to_wait(ModelError("", kind="server"), tried) for tried in range(20)]
     for tried, (seconds, _) in enumerate(pairwise(waits)):
         assert min(0.01 * 2**tried, 30) / 2 <= seconds <= min(0.01 * 2**tried, 30)
-    agent.retry_seconds = 0.2
+    agent.retry_seconds = 1
     shown = 0
     with pytest.raises(ModelError):
         shown = len(await run(agent))

@@ -534,7 +534,7 @@ async def test_a_spare_kernel_takes_over(folder: Path) -> None:
 
 
 async def test_a_spare_kernel_is_ended_when_nothing_runs_for_long(folder: Path) -> None:
-    sandbox = Sandbox(folder, spare=True, spare_seconds=2)
+    sandbox = Sandbox(folder, spare=True, spare_seconds=6)
     try:
         await text(sandbox, "1")
         alone = len(descendants(os.getpid()))

@@ -392,6 +392,7 @@ def test_two_notebooks_and_two_browsers_keep_their_cells_apart(
             is_over(second)
             file = saved(second)
             assert [cell.source for cell in file.cells[2:]] == ["The second end.", "print('other')"]
+        notebook.save()
         with opened(lab, elsewhere, notebook.path, height=TALL) as twin:
             gate.set()
             is_over(notebook)

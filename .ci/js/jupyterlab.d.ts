@@ -112,6 +112,7 @@ declare namespace Lab {
   }
 
   interface Kernel {
+    id: string;
     clientId: string;
     username?: string;
     anyMessage: Signal<Kernel, { msg: Message; direction: 'send' | 'recv' }>;
@@ -174,11 +175,9 @@ declare namespace Lab {
     ready: Promise<void>;
     isDisposed: boolean;
     disposed: Signal<Context, void>;
-    save(): Promise<void>;
     model: {
       cells: Iterable<Cell>;
       collaborative: boolean;
-      readOnly: boolean;
       contentChanged: Signal<unknown, void>;
       sharedModel: {
         cells: ReadonlyArray<{ getId(): string }>;

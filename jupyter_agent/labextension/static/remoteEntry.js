@@ -21,6 +21,7 @@
   const EVENT = 'jupyter-agent';
   const PATIENCE = 10_000; // milliseconds that a kernel may take to answer
   const FRAME = 8; // milliseconds in which messages are gathered, to change the document once
+  const KEPT = 50; // runs that a browser remembers
   const PAUSE = 250; // milliseconds without a key before an edit is told
 
   // what no front end can be made to run or fetch with, once HTML and Markdown are looked at
@@ -62,6 +63,37 @@
   function isInert(data) {
     const markdown = String(data['text/markdown'] ?? '');
     return Object.keys(data).every(type => INERT.test(type)) && !/<[a-z!/?]|!\[/i.test(markdown);
+  }
+
+  // -- what this browser remembers: which runs it has asked of which kernel
+  // (nothing is saved for that: a save of ours beside the user's makes JupyterLab ask about a
+  // changed file)
+
+  /** @returns {Array<[string, string, string]>} */
+  function remembered() {
+    try {
+      return JSON.parse(localStorage.getItem(KEY) ?? '[]');
+    } catch {
+      return [];
+    }
+  }
+
+  /** @param {string} kernel
+   * @param {string} run
+   * @param {string} anchor */
+  function remember(kernel, run, anchor) {
+    try {
+      localStorage.setItem(KEY, JSON.stringify([...remembered(), [kernel, run, anchor]].slice(-KEPT)));
+    } catch {
+      // a full or forbidden storage: a reload may miss a run that was not saved
+    }
+  }
+
+  /** The runs that were asked of a kernel, and their %%agent cells, in their order.
+   * @param {string} kernel
+   * @returns {Array<[string, string]>} */
+  function recalled(kernel) {
+    return remembered().filter(each => each[0] === kernel).map(([, run, anchor]) => [run, anchor]);
   }
 
   // -- a notebook
@@ -165,12 +197,6 @@
       this.silently(() => cell.setMetadata(KEY, { ...before, ...facts, id: cell.id }));
     }
 
-    save() {
-      if (!this.context.model.readOnly && !this.context.isDisposed) {
-        this.context.save().catch(() => {}); // JupyterLab has told the user
-      }
-    }
-
     // -- messages
 
     /** Listen to a kernel.
@@ -187,8 +213,12 @@
           this.hear(sender, msg);
         }
       });
-      for (const run of this.unfinished()) {
-        this.sync(run); // the page was reloaded, or the notebook closed, in the middle of it
+      // the page was reloaded, or the notebook closed, perhaps without having been saved
+      const missed = recalled(kernel?.id ?? '').filter(([, anchor]) => this.cell(anchor));
+      const latest = new Map(missed.map(([run, anchor]) => [anchor, run]));
+      const unseen = [...latest].filter(([anchor, run]) => noteOf(this.cell(anchor))?.run !== run);
+      for (const run of new Set([...this.unfinished(), ...unseen.map(([, run]) => run)])) {
+        this.sync(run);
       }
     }
 
@@ -449,8 +479,8 @@
       if (!working) {
         this.rest(run.id);
       }
-      if (anchor && run.own && working && before?.run !== run.id) {
-        this.save(); // so that who reloads the page finds the run
+      if (anchor && run.own && working && before?.run !== run.id && this.kernel) {
+        remember(this.kernel.id, run.id, tag.anchor);
       }
     }
 

@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint lint-js live picture bench clean
+.PHONY: demo test front-ends lint lint-js live picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f demo.ipynb
@@ -23,6 +23,9 @@ demo: $(VENV)/demo
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+front-ends: $(VENV)/test .venv-lab42  # live cells in Notebook 7 and an older JupyterLab too
+	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest tests/test_live_cells.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check
@@ -65,7 +68,7 @@ picture: $(VENV)/test
 	$(BIN)/python -m pytest -q "tests/test_live_cells.py::test_the_first_notebook_looks_as_in_the_readme[lab]"
 	cp tests/screenshots/picture-lab.png docs/first-run.png
 
-# JupyterLab 4.2, for the tests of live cells: JUPYTER_AGENT_LAB42=.venv-lab42 make test
+# JupyterLab 4.2, for the tests of live cells
 .venv-lab42: pyproject.toml
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --upgrade "pip>=25.1"

@@ -20,9 +20,9 @@ from .servers import ChatServer, Reply
 
 pytestmark = pytest.mark.timeout(180)
 
-FRONT_ENDS = [FrontEnd("lab"), FrontEnd("notebook")]
+FRONT_ENDS = [FrontEnd("lab")]
 if python := os.environ.get("JUPYTER_AGENT_LAB42"):  # a second environment, of an older JupyterLab
-    FRONT_ENDS.append(FrontEnd("lab42", f"{python}/bin/python"))
+    FRONT_ENDS += [FrontEnd("notebook"), FrontEnd("lab42", f"{python}/bin/python")]
 
 LOAD = "%load_ext jupyter_agent"
 TALL = 2000  # pixels: JupyterLab draws only the cells that are on the screen

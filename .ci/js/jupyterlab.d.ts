@@ -29,6 +29,7 @@ declare namespace Lab {
     run: string;
     state: string;
     doing?: string;
+    waiting?: string;
     step?: number;
     tokens?: number;
     estimated?: boolean;

@@ -103,8 +103,8 @@ def masked(paths: list[Path]) -> list[str]:
     """Cover paths by empty files and folders."""
     command = []
     for path in paths:
-        if path.is_symlink():
-            continue  # it leads to nothing in here
+        if path.is_symlink() or str(path) in interpreter_paths():
+            continue  # it leads to nothing in here, or is what the kernel runs on, such as .venv
         if path.is_dir():
             command += ["--perms", "0000", "--tmpfs", str(path), "--remount-ro", str(path)]
         else:

@@ -236,7 +236,8 @@ def _programs(spec: KernelSpec, named: Sequence[str]) -> list[str]:
     UsageError
         Its program is not there, or is below no path that was named.
     """
-    program = shutil.which(spec.argv[0])
+    own = re.fullmatch(r"python[\d.]*", spec.argv[0]) and not _paths_of_python(spec.argv[0])
+    program = sys.executable if own else shutil.which(spec.argv[0])
     if program is None:
         raise UsageError(
             f"kernel {spec.display_name!r} runs {spec.argv[0]!r}, which is not there; install it "

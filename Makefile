@@ -22,7 +22,7 @@ demo: $(VENV)/demo
 	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 front-ends: $(VENV)/test .venv-lab42  # live cells in Notebook 7 and an older JupyterLab too
 	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest tests/test_live_cells.py

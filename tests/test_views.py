@@ -91,7 +91,8 @@ class Run:
     def end(self, cell: NotebookNode) -> None:
         self.transcript.finish(cell)
         self.view(Change(cell, done=True))
-        time.sleep(2 * INTERVAL)  # what comes last needs no change after it
+        while self.view._timer:  # what comes last needs no change after it
+            time.sleep(0.01)
 
 
 def text(text: str) -> NotebookNode:

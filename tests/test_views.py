@@ -93,6 +93,7 @@ class Run:
         self.view(Change(cell, done=True))
         while self.view._timer:  # what comes last needs no change after it
             time.sleep(0.01)
+        time.sleep(2 * INTERVAL)
 
 
 def text(text: str) -> NotebookNode:

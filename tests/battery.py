@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import json
 import os
@@ -177,7 +178,7 @@ def reaches(call, *args):
     except OSError as error:
         judge(error.errno not in (errno.EPERM, errno.ENOSYS, errno.EACCES), error.strerror)
 
-def in_child(function):
+def in_child(function, tries=3):
     'Do what changes the whole process in one of its own.'
     read, write = os.pipe()
     pid = os.fork()
@@ -191,9 +192,14 @@ def in_child(function):
         os.write(write, said[:4000].encode())
         os._exit(0)
     os.close(write)
+    silent = not select.select([read], [], [], 2)[0]
+    if silent:  # the fork of a process with threads may find a lock held for ever
+        os.kill(pid, 9)
     with open(read) as file:
         said = file.read()
     status = os.waitpid(pid, 0)[1]
+    if silent and tries > 1:
+        return in_child(function, tries - 1)
     if status:
         raise OSError(errno.EPERM, f'ended by signal {status & 127}')
     if said.startswith('ERROR '):
@@ -768,14 +774,17 @@ async def run_all(target: Target, world: World, chosen: str = "") -> dict[str, d
             if plain and attack.plain:
                 found[attack.name] = {"verdict": "not possible", "detail": attack.plain}
                 continue
+            print(attack.name, file=sys.stderr, flush=True)
+            faulthandler.dump_traceback_later(attack.seconds + 60)  # where the host itself hangs
             started = time.monotonic()
             verdict, detail = await _run_one(attack, target, world)
             seconds = round(time.monotonic() - started, 2)
             if plain and verdict == STOPPED and MISSING in detail:
                 verdict = "not possible"
-            print(seconds, verdict, attack.name, detail[:150], file=sys.stderr, flush=True)
+            print("   ", seconds, verdict, detail[:150], file=sys.stderr, flush=True)
             found[attack.name] = {"verdict": verdict, "detail": detail, "seconds": seconds}
     finally:
+        faulthandler.cancel_dump_traceback_later()
         await target.close()
     return found
 

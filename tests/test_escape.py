@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -49,17 +50,22 @@ def run(tier: str, user: str) -> Found:
             command = as_user(command)
         world.chmod(0o755)
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DECOY_API_KEY": secret}
-        done = subprocess.run(
-            command,
-            cwd="/",
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        log = world / "log"  # no pipe: what an attack leaves behind would hold it open
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=600)
+            process.kill()
+            process.wait()
         path = world / f"{tier}.json"
-        assert path.exists(), done.stderr[-3000:]
+        assert path.exists(), log.read_text()[-3000:]
         found: Found = json.loads(path.read_text())
         return found
     finally:

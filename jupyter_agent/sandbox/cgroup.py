@@ -1,15 +1,19 @@
-"""A control group for one sandbox, where this process may make one: the only bound on a total.
+"""A control group for one sandbox, where one can be had: the only bound on a total.
 
 Resource limits bound each process by itself; many processes, memfds and memory file systems go
-past them. Where no group can be made, nothing here does anything, and `%agent status` says so.
+past them. A group is made where this process may (as root, mostly), else the user's systemd is
+asked for one. Where neither works, nothing here does anything, and `%agent status` says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
+import shutil
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,10 @@ n=$1; shift
 while [ $n -gt 0 ]; do echo $$ > "$1" || exit 1; shift; n=$((n-1)); done
 exec "$@"
 """
+_SCOPE = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--no-ask-password"]
+_BUS = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")  # what it finds the user's systemd by
+# Run in a scope: say which group that is, and what bounds it.
+_PROBE = 'p=$(cut -d: -f3- /proc/self/cgroup); echo "$p"; cat "$0$p/memory.max" "$0$p/pids.max"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +40,21 @@ class Group:
     """One folder in version 2 of the kernel's interface, one for each controller in version 1."""
 
     folders: tuple[Path, ...]
+    scope: tuple[str, ...] = ()  # the command that makes it, if the user's systemd does
 
     def wrap(self, command: list[str]) -> list[str]:
         """Write the command that runs ``command`` in this group."""
+        if self.scope:
+            hidden = [word for name in _BUS for word in ("-u", name)]
+            return [*self.scope, "--", "/usr/bin/env", *hidden, *command]
         lists = [str(folder / "cgroup.procs") for folder in self.folders]
         return ["/bin/sh", "-c", _JOIN, "sh", str(len(lists)), *lists, *command]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What that command needs of ours; what it starts does not see it."""
+        names = _BUS if self.scope else ()
+        return {name: os.environ[name] for name in names if name in os.environ}
 
     def end(self) -> None:
         """Kill what is left in it, then remove it."""
@@ -60,8 +78,43 @@ def _pids(folder: Path) -> list[int]:
 
 
 def make(*, memory: int, processes: int) -> Group | None:
-    """Make a group that bounds memory, in bytes, and processes; None where that cannot be done."""
+    """Bound memory, in bytes, and processes as a whole; None where that cannot be done."""
     name = f"{PREFIX}{secrets.token_hex(4)}"
+    return _make_here(name, memory, processes) or _make_scope(name, memory, processes)
+
+
+def _make_scope(name: str, memory: int, processes: int) -> Group | None:
+    """Have the user's systemd make the group when the command starts, and remove it after."""
+    parent = _scopes()
+    if parent is None:
+        return None
+    scope = (*_SCOPE, f"--unit={name}", *_bounds(memory, processes))
+    return Group((parent / f"{name}.scope",), scope)
+
+
+def _bounds(memory: int, processes: int) -> list[str]:
+    bounds = [f"MemoryMax={memory}", "MemorySwapMax=0", f"TasksMax={processes}"]
+    return [word for bound in bounds for word in ("-p", bound)]
+
+
+@functools.cache
+def _scopes() -> Path | None:
+    """Find where the user's systemd keeps its scopes; None where it does not bound them."""
+    if shutil.which(_SCOPE[0]) is None or _BUS[1] not in os.environ:
+        return None
+    command = [*_SCOPE, *_bounds(1 << 28, 99), "--", "/bin/sh", "-c", _PROBE, str(ROOT)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    path, *bounds = done.stdout.split()
+    return ROOT / Path(path.lstrip("/")).parent if bounds == [str(1 << 28), "99"] else None
+
+
+def _make_here(name: str, memory: int, processes: int) -> Group | None:
+    """Make a group below our own."""
     own = _own_groups()
     for parent in set(own.values()):
         _sweep(parent)

@@ -485,6 +485,7 @@ class _Kernel:
         context = self.client.context
         context.setsockopt(zmq.RCVHWM, MOST_WAITING)
         context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
+        context.setsockopt(zmq.HANDSHAKE_IVL, 0)  # a slow start is no lost connection
         self.client.start_channels(hb=False)
         self._watcher = asyncio.create_task(self._watch())
         self._listeners = [self._watcher]

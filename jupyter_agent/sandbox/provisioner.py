@@ -289,12 +289,15 @@ class SandboxProvisioner(LocalProvisioner):
         self._descriptors.append(descriptor)
         return descriptor
 
-    def _launch(self, kwargs: dict[str, Any], cmd: list[str], **more: Any) -> dict[str, Any]:
+    def _launch(
+        self, kwargs: dict[str, Any], cmd: list[str], env: dict[str, str]
+    ) -> dict[str, Any]:
         sockets = [listener.fileno() for listener in self._listeners.values()]
         self._bound = cgroup.make(memory=self.memory_bytes, processes=self.processes)
         if self._bound:
-            cmd = self._bound.wrap(cmd)
-        return kwargs | {"cmd": cmd, "pass_fds": (*sockets, *self._descriptors)} | more
+            cmd, env = self._bound.wrap(cmd), env | self._bound.environment
+        kept = (*sockets, *self._descriptors)
+        return kwargs | {"cmd": cmd, "env": env, "cwd": "/", "pass_fds": kept}
 
     def _close_listeners(self) -> None:
         for listener in self._listeners.values():
@@ -340,7 +343,7 @@ class SandboxProvisioner(LocalProvisioner):
             *launcher(),
             plan,
         ]
-        return self._launch(kwargs, cmd, env={"PATH": "/usr/bin:/bin"}, cwd="/")
+        return self._launch(kwargs, cmd, {"PATH": "/usr/bin:/bin"})
 
     def _own_sockets(self, uid: int) -> list[str]:
         """Bind what a kernel needs that binds its own sockets."""
@@ -401,7 +404,7 @@ class SandboxProvisioner(LocalProvisioner):
         }
         plan = self._plan(f"{private}/work", uid, landlock=rules)
         environment = guest_environment(f"{private}/tmp", str(private))
-        return self._launch(kwargs, [*launcher(), plan], env=environment, cwd="/")
+        return self._launch(kwargs, [*launcher(), plan], environment)
 
     def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Run as the user: for who typed it, and named in every run's header."""

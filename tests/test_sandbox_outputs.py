@@ -78,6 +78,26 @@ def test_a_styler_keeps_its_colours_and_nothing_else_of_its_sheet() -> None:
     assert "id=" not in cleaned
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<style" * 500_000,
+        "<style>" * 500_000,
+        "<style>" + ("#T_a" + " " * 20) * 40 + "</style>",
+        "<style>" + "#T_a" * 500_000 + "</style>",
+        "<style>" + "#T_a{color:red}" * 200_000 + '</style><td id="T_a">',
+    ],
+    ids=["half open", "open", "blanks", "names", "rules"],
+)
+def test_a_sheet_of_styles_takes_no_longer_than_it_is_long(source: str) -> None:
+    assert "T_a" not in html(source)
+
+
+def test_one_long_style_is_not_written_into_every_cell() -> None:
+    style = f"<style>#T_a{{font-family:{'x' * 1_000_000}}}</style>"
+    assert len(html(style + '<p id="T_a">' * 1000)) < 3_000_000
+
+
 def test_a_drawing_comes_as_an_image_that_cannot_run() -> None:
     svg = "<svg onload=alert(1)><script>alert(1)</script></svg>"
     shown = str(bundle(**{"image_svg+xml": svg})["text/html"])
@@ -220,6 +240,23 @@ def test_markdown_makes_no_browser_fetch(source: str) -> None:
 def test_markdown_keeps_what_is_harmless() -> None:
     source = "# T\n\n**b** `i` a < b, $x^2$ [link](http://a)\n\n```html\n<b>![x](y)</b>\n```\n"
     assert clean_markdown(source) == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "`" * 500_000,
+        ("`" * 3000 + "\n") * 300,
+        "```a\n" * 300_000,
+        "\n".join("`" * ticks + "a" for ticks in range(3, 2000)),
+        "```a\n" + "   ```b\n" * 200_000,
+        "~~~ " * 300_000,
+    ],
+    ids=["one line", "lines", "open", "growing", "not closed", "tildes"],
+)
+def test_fences_take_no_longer_to_read_than_they_are_long(source: str) -> None:
+    assert clean_markdown(source) == source
+    assert clean_markdown(f"{source}\n<b>").endswith("<\u2060b>")
 
 
 @pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "- ```x mermaid", "````mermaid {}"])

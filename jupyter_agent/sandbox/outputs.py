@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import functools
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from itertools import accumulate
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
@@ -220,20 +221,39 @@ def _html(value: object) -> str:
 
 _REACHES = re.compile(r"url|image|expression|@|\\", re.IGNORECASE)  # of a style: out of the page
 # pandas' Styler writes a sheet of rules for the ids of its cells
-_SHEET = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL | re.IGNORECASE)
-_RULE = re.compile(r"((?:#T_\w+\s*,?\s*)+)\{([^{}]*)\}")
+_SHEET = re.compile(r"<style\b[^<>]*>|</style>", re.IGNORECASE)
 _STYLED = re.compile(r'\bid="(T_\w+)"')
 
 
 def _inline_styles(html: str) -> str:
     """Put the rules of a Styler into the cells they are for; nh3 judges them there."""
-    rules: dict[str, str] = {}
-    for sheet in _SHEET.findall(html):
-        for selectors, style in _RULE.findall(sheet):
-            for name in re.findall(r"#(T_\w+)", selectors):
-                kept = [part for part in style.split(";") if not _REACHES.search(part)]
-                rules[name] = rules.get(name, "") + ";".join(kept).replace('"', "'") + ";"
-    return _STYLED.sub(lambda cell: f'style="{rules[cell[1]]}"' if cell[1] in rules else "", html)
+    rules: dict[str, list[str]] = {}
+    for sheet in _sheets(html):
+        for rule in sheet.split("}"):
+            selectors, _, style = rule.partition("{")
+            parts = [part for part in style.split(";") if not _REACHES.search(part)]
+            kept = ";".join(parts).replace('"', "'")
+            for name in re.findall(r"#(T_\w+)\s*(?=,|$)", selectors):
+                rules.setdefault(name, []).append(kept)
+    room = MOST_CHARACTERS
+
+    def inlined(cell: re.Match[str]) -> str:
+        nonlocal room
+        kept = rules.pop(cell[1], [])  # an id is one cell's
+        room -= sum(map(len, kept))
+        return f'style="{";".join(kept)}"' if kept and room >= 0 else ""
+
+    return _STYLED.sub(inlined, html)
+
+
+def _sheets(html: str) -> Iterator[str]:
+    start = None
+    for tag in _SHEET.finditer(html):
+        if tag[0].startswith("</") and start is not None:
+            yield html[start : tag.start()]
+            start = None
+        elif start is None and not tag[0].startswith("</"):
+            start = tag.end()
 
 
 _NO_PICTURE = re.compile(r'<img(?! src=)(?: (?!src=)[a-z]+="[^"]*")*>')  # its source was dropped
@@ -284,12 +304,12 @@ def _latex(value: object) -> str:
 
 # Code for certain, however a renderer reads the rest: a fence of its own from the first column on,
 # with a plain label, that is closed. All else that looks like code may be none (`x ``, a fence that
-# its list item ends), so it is made inert too.
-_FENCED = re.compile(
-    r"^(?P<fence>`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*\n(?:.*\n)*? {0,3}(?P=fence)`*[ \t]*$",
-    re.MULTILINE,
-)
-_MERMAID = re.compile(r"((?:`{3,}|~{3,})[^\n]*?)mermaid", re.IGNORECASE)  # drawn, with pictures
+# its list item ends), so it is made inert too. Line by line: a pattern that looks for the end of
+# each fence looks at all that follows, again and again.
+_OPENING = re.compile(r"(`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*")
+_CLOSING = re.compile(r" {0,3}(`{3,})[ \t]*")
+_FENCE = re.compile(r"`{3}|~{3}")
+_MERMAID = re.compile(r"mermaid", re.IGNORECASE)  # drawn, with pictures
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 
@@ -299,12 +319,45 @@ def clean_markdown(text: str) -> str:
 
     They stay as text that can be read. Fenced code is left as it is.
     """
-    text = _MERMAID.sub(r"\1mermaid-source", printable(text))
-    pieces, end = [], 0
-    for code in _FENCED.finditer(text):
-        pieces += [_inert(text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*pieces, _inert(text[end:])])
+    lines = [_undrawn(line) for line in printable(text).split("\n")]
+    pieces: list[str] = []
+    end = 0
+    for first, last in _fenced(lines):
+        pieces += [_inert("\n".join(lines[end:first]))] if first > end else []
+        pieces += lines[first:last]
+        end = last
+    if end < len(lines):
+        pieces.append(_inert("\n".join(lines[end:])))
+    return "\n".join(pieces)
+
+
+def _undrawn(line: str) -> str:
+    """Take from what may open a fence the word that has a diagram drawn."""
+    fence = _FENCE.search(line)
+    if not fence:
+        return line
+    return line[: fence.end()] + _MERMAID.sub("mermaid-source", line[fence.end() :])
+
+
+def _fenced(lines: list[str]) -> Iterator[tuple[int, int]]:
+    """Find the code: its first line, and the line after its last."""
+    closings = [_ticks(_CLOSING, line) for line in lines]
+    longest = [*accumulate(reversed(closings), max)][::-1]  # from a line on
+    place = 0
+    while place < len(lines) - 1:
+        ticks, first = _ticks(_OPENING, lines[place]), place
+        place += 1
+        if 0 < ticks <= longest[place]:
+            while closings[place] < ticks:
+                place += 1
+            place += 1
+            yield first, place
+
+
+def _ticks(fence: re.Pattern[str], line: str) -> int:
+    """Count the backticks of a line that is such a fence; 0 if it is none."""
+    found = fence.fullmatch(line)
+    return len(found[1]) if found else 0
 
 
 def _inert(text: str) -> str:

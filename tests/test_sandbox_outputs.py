@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -96,6 +98,18 @@ def test_a_sheet_of_styles_takes_no_longer_than_it_is_long(source: str) -> None:
 def test_one_long_style_is_not_written_into_every_cell() -> None:
     style = f"<style>#T_a{{font-family:{'x' * 1_000_000}}}</style>"
     assert len(html(style + '<p id="T_a">' * 1000)) < 3_000_000
+
+
+def test_html_that_takes_too_long_to_clean_is_left_out() -> None:
+    """In a process of its own: the cleaning goes on in there."""
+    code = (
+        "from jupyter_agent.sandbox.outputs import read_output\n"
+        "print(read_output('display_data', {'data': {'text/html': '<div>' * 1_000_000}}).data)\n"
+        "print(read_output('display_data', {'data': {'text/html': '<b>x</b>'}}).data)"
+    )
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("HTML that takes too long to clean") == 2
 
 
 def test_a_drawing_comes_as_an_image_that_cannot_run() -> None:

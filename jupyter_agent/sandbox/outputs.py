@@ -8,8 +8,10 @@ sandbox without network. The same filter stands before the model's own Markdown.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import re
+import threading
 from collections.abc import Callable, Iterator, Set
 from itertools import accumulate
 
@@ -20,7 +22,7 @@ from jupyter_agent.sandbox.figures import (
     JSON,
     PLOTLY,
     VEGA_LITE,
-    FigureError,
+    NotShown,
     read_plotly,
     read_vega_lite,
 )
@@ -30,6 +32,7 @@ __all__ = ["clean_markdown", "printable", "read_output", "weight"]
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
+LONGEST_CLEANING = 10.0  # seconds for the HTML of one output
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 
@@ -146,7 +149,7 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
         elif reader := _reader(mime):
             try:
                 kept[mime] = reader(value)
-            except FigureError as error:
+            except NotShown as error:
                 dropped[mime] = f"{_STAYS} ({error})"
         else:
             dropped[mime] = _STAYS
@@ -204,19 +207,45 @@ def weight(output: NotebookNode) -> int:
 
 def _html(value: object) -> str:
     """Rebuild HTML from allowed tags and attributes alone."""
-    import nh3
-
-    cleaned = nh3.clean(
-        _inline_styles(_text(value)),
-        tags=_TAGS,
-        clean_content_tags={"script", "style"},
-        attributes=_ATTRIBUTES,
-        attribute_filter=_attribute,
-        filter_style_properties=_STYLES,
-        url_schemes={"data"},
-        link_rel=None,
-    )
+    cleaned = _cleaned(_inline_styles(_text(value)))
     return _TEX.sub(r"\\ \1", _NO_PICTURE.sub("[picture not shown]", cleaned))
+
+
+_cleaning = threading.Lock()
+
+
+def _cleaned(html: str) -> str:
+    """Have nh3 clean HTML, but not for long: what nests takes it the square of its length.
+
+    A thread that is given up goes on alone, and until it is done no other begins.
+    """
+    cleaned: list[str] = []
+
+    def clean() -> None:
+        import nh3
+
+        with contextlib.suppress(Exception):
+            cleaned.append(
+                nh3.clean(
+                    html,
+                    tags=_TAGS,
+                    clean_content_tags={"script", "style"},
+                    attributes=_ATTRIBUTES,
+                    attribute_filter=_attribute,
+                    filter_style_properties=_STYLES,
+                    url_schemes={"data"},
+                    link_rel=None,
+                )
+            )
+        _cleaning.release()
+
+    if _cleaning.acquire(timeout=1):
+        thread = threading.Thread(target=clean, daemon=True)
+        thread.start()
+        thread.join(LONGEST_CLEANING)
+    if not cleaned:
+        raise NotShown("HTML that takes too long to clean")
+    return cleaned[0]
 
 
 _REACHES = re.compile(r"url|image|expression|@|\\", re.IGNORECASE)  # of a style: out of the page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.outputs import clean_markdown, printable, read_output
+from jupyter_agent.sandbox.outputs import clean_markdown, printable, read_output, weight
 
 
 def bundle(**data: object) -> dict[str, Any]:
@@ -165,6 +166,45 @@ def test_metadata_keeps_the_size_of_a_picture_and_nothing_else() -> None:
     output = read_output("display_data", content)
     assert output is not None
     assert output.metadata == {"image/png": {"width": 10}}
+
+
+def test_numbers_and_names_that_no_notebook_can_hold_do_not_come_out() -> None:
+    nan, lone = float("nan"), "\ud800"
+    content = {
+        "data": {"application/json": [nan, 1.5], "image/png": "aaaa", f"x/{lone}": ""},
+        "metadata": {"image/png": {"width": nan, "height": 10**400}},
+        "transient": {"display_id": lone},
+        "execution_count": 10**400,
+    }
+    shown = read_output("execute_result", content)
+    hidden = read_output("display_data", {"data": {f"x/{lone}": ""}})
+    assert shown is not None
+    assert shown.data["application/json"] == [None, 1.5]
+    assert shown.metadata == {}
+    json.dumps([shown, hidden], allow_nan=False, ensure_ascii=False).encode()
+    assert len(str(shown.execution_count)) < 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("display_data", {"data": {"application/json": [1.5] * 1_000_000}}),
+        ("display_data", {"data": {"application/json": {str(n): {} for n in range(200_000)}}}),
+        ("error", {"ename": "x", "evalue": "x" * 1_000_000, "traceback": []}),
+    ],
+    ids=["numbers", "objects", "value"],
+)
+def test_what_an_output_weighs_is_what_it_takes(kind: str, content: object) -> None:
+    output = read_output(kind, content)
+    assert output is not None
+    assert weight(output) >= 1_000_000
+
+
+def test_many_small_things_are_as_long_as_one_large() -> None:
+    error = read_output("error", {"ename": "x", "evalue": "", "traceback": [""] * 2_000_000})
+    assert error is not None
+    assert len(error.traceback) == 1
+    assert len(bundle(**{f"x_{n}": "" for n in range(10_000)})["text/plain"]) < 5000
 
 
 def test_tex_that_writes_html_is_defused() -> None:

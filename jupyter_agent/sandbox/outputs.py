@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Set
@@ -32,6 +33,8 @@ __all__ = ["clean_markdown", "printable", "read_output", "weight"]
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
+MOST_NAMED = 20  # mime types that were dropped
+MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
 LONGEST_CLEANING = 10.0  # seconds for the HTML of one output
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
@@ -87,21 +90,22 @@ def read_output(
             return new_output("stream", name=name, text=_text(fields.get("text")))
         case "error":
             traceback = fields.get("traceback")
-            lines = [_text(line) for line in traceback] if isinstance(traceback, list) else []
+            lines = traceback if isinstance(traceback, list) else []
             name, value = _text(fields.get("ename")), _text(fields.get("evalue"))
-            if sum(map(len, lines)) > MOST_TRACEBACK:
+            if sum(len(_text(line)) + 1 for line in lines) > MOST_TRACEBACK:
                 lines = [f"{name[:200]}: {value[:2000]} [its traceback was too long]"]
             short = _shortened(value, MOST_TRACEBACK)
-            return new_output("error", ename=name[:200], evalue=short, traceback=lines)
+            kept = [_text(line) for line in lines]
+            return new_output("error", ename=name[:200], evalue=short, traceback=kept)
     data = _dict(fields.get("data"))
     output = new_output("display_data", data=_bundle(data, admit), metadata=_sizes(fields, data))
     if kind == "execute_result":
         count = fields.get("execution_count")
-        output.execution_count = count if isinstance(count, int) else None
+        output.execution_count = count if type(count) is int and 0 <= count < 1 << 31 else None
     output.output_type = kind
     display_id = _dict(fields.get("transient", {})).get("display_id")
     if isinstance(display_id, str):
-        output.transient = NotebookNode(display_id=display_id[:200])
+        output.transient = NotebookNode(display_id=_text(display_id)[:200])
     return output
 
 
@@ -169,8 +173,11 @@ _STAYS = "may not leave the sandbox"
 
 def _note(dropped: dict[str, str]) -> str:
     """Say what was dropped, why, and how to let it pass."""
-    lines = [f"[{str(mime)[:80]} {why}]" for mime, why in sorted(dropped.items())]
-    admitted = [str(mime)[:80] for mime, why in sorted(dropped.items()) if why.startswith(_STAYS)]
+    named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MOST_NAMED]]
+    lines = [f"[{mime} {why}]" for mime, why in named]
+    if len(dropped) > len(named):
+        lines.append(f"[and {len(dropped) - len(named):,} more]")
+    admitted = [mime for mime, why in named if why.startswith(_STAYS)]
     if admitted:
         lines.append(f"[to let it pass, and act in your browser: c.Sandbox.admit = {admitted}]")
     return "\n".join(lines)
@@ -185,7 +192,9 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
         size: dict[str, JSON] = {
             side: value
             for side, value in (asked.items() if isinstance(asked, dict) else ())
-            if side in ("width", "height") and isinstance(value, int | float)
+            if side in ("width", "height")
+            and type(value) in (int, float)
+            and 0 <= value <= MOST_PIXELS
         }
         if size:
             sizes[mime] = size
@@ -198,11 +207,21 @@ def weight(output: NotebookNode) -> int:
         case "stream":
             return len(output.text)
         case "error":
-            return sum(map(len, output.traceback))
+            return len(output.evalue) + sum(len(line) + 1 for line in output.traceback)
         case "clear_output":
             return 0
-    values = output.data.values()
-    return sum(len(value) if isinstance(value, str) else 1000 for value in values)
+    return _weight(output.data)
+
+
+def _weight(value: object) -> int:
+    match value:
+        case str():
+            return len(value) + 1
+        case list():
+            return sum(map(_weight, value)) + 1
+        case dict():
+            return sum(_weight(key) + _weight(item) for key, item in value.items()) + 1
+    return 8
 
 
 def _html(value: object) -> str:
@@ -316,6 +335,8 @@ def _json(value: object, depth: int = 0) -> JSON:
     if depth > MOST_DEPTH:
         raise ValueError(f"JSON nested deeper than {MOST_DEPTH}")
     match value:
+        case float() if not math.isfinite(value):
+            return None  # JSON has no such number: a page could not read the notebook
         case None | bool() | int() | float():
             return value
         case str():

@@ -8,8 +8,8 @@ signature, there are not too many or too large ones. What a tool returns or rais
 
 from __future__ import annotations
 
-import asyncio
 import collections.abc
+import functools
 import inspect
 import json
 import keyword
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar, overload
 
+from jupyter_agent.aside import aside
 from jupyter_agent.ask import Ask, Question, Verdict
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.guest_calls import CALL, from_text, signature, to_text
@@ -154,11 +155,13 @@ class Tool:
 
     async def call(self, bound: inspect.BoundArguments) -> object:
         """Call the function: in a thread of its own, or on this loop if it is async."""
-        if self.awaited:
-            return await typing.cast(
-                "Awaitable[object]", self.function(*bound.args, **bound.kwargs)
-            )
-        return await asyncio.to_thread(self.function, *bound.args, **bound.kwargs)
+        call = functools.partial(self.function, *bound.args, **bound.kwargs)
+        if not self.awaited:
+            return await aside(call)
+        try:
+            return await typing.cast("Awaitable[object]", call())
+        except SystemExit as end:  # it would end the loop
+            raise RuntimeError(f"SystemExit: {end}") from None
 
 
 class Tools:

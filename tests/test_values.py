@@ -392,6 +392,20 @@ def bent_offsets() -> bytes:
     )
 
 
+def compressed_of_old() -> bytes:
+    """A batch that is compressed and says so as Arrow 0.17 did: 60 bytes here, a mebibyte there."""
+    size = 1 << 20
+    data = size.to_bytes(8, "little") + pa.Codec("zstd").compress(bytes(size), asbytes=True)
+    batch = pa.record_batch([pa.array(np.frombuffer(data, np.int8))], names=["a"])
+    options = pa.ipc.IpcWriteOptions(metadata_version=pa.ipc.MetadataVersion.V4)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as out:
+        out.write_batch(batch, custom_metadata={"ARROW:experimental_compression": "zstd"})
+    made: bytes = sink.getvalue().to_pybytes()
+    assert pa.ipc.open_stream(made).read_all().column(0).chunk(0).buffers()[1].size == size
+    return made
+
+
 class Owned:
     """What runs code when it is unpickled."""
 
@@ -438,6 +452,20 @@ HOSTILE: dict[str, list[bytes]] = {
     "array too short": array("<i8", [100], b"\0" * 8),
     "array too long": array("<i8", [1], b"\0" * 16),
     "array of the size of the world": array("<i8", [1 << 40, 1 << 40], b""),
+    "array of nothing": array("|S0", [1 << 33]),
+    "array of nothing, too large for any": array("|S0", [1 << 50]),
+    "records of nothing": array(
+        {"names": [], "formats": [], "offsets": [], "itemsize": 0}, [1 << 50]
+    ),
+    "one number for a column": parts(
+        {
+            "is": "series",
+            "index": {"is": "steps", "bounds": [0, 1 << 27, 1], "name": None},
+            "data": json.loads(array("<i8", [])[0]),
+            "name": None,
+        },
+        b"\0" * 8,
+    ),
     "negative shape": array("<i8", [-1, -1], b"\0" * 8),
     "shape of floats": array("<i8", [1.0], b"\0" * 8),
     "bool that is none": array("|b1", [1], b"\2"),
@@ -479,6 +507,7 @@ HOSTILE: dict[str, list[bytes]] = {
     "arrow that is none": arrow(b"x" * 100),
     "arrow of nothing": arrow(b""),
     "compressed arrow": arrow(stream(TABLE, compression="zstd")),
+    "compressed arrow of old": arrow(compressed_of_old()),
     "compressed dictionary": arrow(
         stream(pa.table({"d": pa.array(["x" * 99]).dictionary_encode()}), compression="lz4")
     ),
@@ -502,6 +531,12 @@ def test_hostile_bytes_are_refused(
     with pytest.raises(ValueError):  # noqa: PT011  # of many reasons
         decode(HOSTILE[case])
     assert not list(tmp_path.iterdir())
+
+
+def test_no_room_is_made_for_a_picture_whose_bytes_are_not_there() -> None:
+    tree = {"is": "picture", "mode": "RGB", "size": [800, 100], "palette": None, "data": 0}
+    with pytest.raises(ValueError, match="10,000 bytes for a picture of 800 x 100"):
+        decode(parts(tree, b"x" * 10_000))
 
 
 def test_truncated_arrow_is_refused_wherever_it_ends() -> None:

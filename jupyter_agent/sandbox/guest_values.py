@@ -99,7 +99,7 @@ def decode(parts: Sequence[Buffer]) -> Any:
         raise ValueError(f"a value described in more than {MOST_TREE >> 20} MiB, or in none")
     try:
         return _Reader(parts[1:]).value(json.loads(bytes(parts[0])))
-    except (ImportError, MemoryError):
+    except ImportError:
         raise
     except Exception as error:  # numpy, pandas and Arrow raise what they like
         raise ValueError(f"{type(error).__name__}: {str(error)[:300]}") from None
@@ -491,7 +491,10 @@ _DTYPE = re.compile(
     r"|[mM]8(?:\[\d{0,9}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
 )
 _MASKED = set("Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float32 Float64 Boolean".split())
-_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"}
+_MODES = {  # of pictures: bits for each point
+    **{"1": 1, "L": 8, "P": 8, "LA": 16, "I;16": 16, "RGB": 24, "YCbCr": 24, "HSV": 24},
+    **{"RGBA": 32, "RGBX": 32, "CMYK": 32, "I": 32, "F": 32},
+}
 _FREQUENCY = re.compile(r"[A-Za-z0-9-]{1,24}")
 
 
@@ -542,7 +545,8 @@ class _Reader:
         dtype = _read_dtype(node["dtype"])
         shape = [_integer(side) for side in _list(node["shape"])]
         raw = np.frombuffer(self.bytes_of(node), np.uint8)
-        if math.prod(shape) * dtype.itemsize != raw.size:
+        count = math.prod(shape)
+        if count * dtype.itemsize != raw.size or (count and not raw.size):
             raise ValueError(f"{raw.size} bytes for an array of {shape} {dtype}")
         if not raw.size:
             return np.empty(shape, dtype)
@@ -585,7 +589,10 @@ class _Reader:
 
     def column(self, node: Any) -> Any:
         kinds = "array objects category zoned strings arrows periods intervals masked texts"
-        return self._expect(node, kinds)
+        column = self._expect(node, kinds)
+        if column.ndim != 1:  # pandas would repeat a single one for all rows
+            raise ValueError(f"a column of {column.ndim} dimensions")
+        return column
 
     def _index(self, node: Any) -> Any:
         return self._expect(node, "steps levels index")
@@ -705,8 +712,10 @@ class _Reader:
 
         mode, (width, height) = node["mode"], map(_integer, _list(node["size"]))
         data = self.bytes_of(node)
-        if mode not in _MODES or width * height > 8 * len(data):
-            raise ValueError(f"no picture: {mode!r:.20}, {width} x {height}")
+        if not isinstance(mode, str) or mode not in _MODES:
+            raise ValueError(f"no kind of picture: {mode!r:.20}")
+        if (width * _MODES[mode] + 7) // 8 * height != len(data):
+            raise ValueError(f"{len(data):,} bytes for a picture of {width} x {height}")
         image = Image.frombytes(mode, (width, height), bytes(data))
         if mode == "P":
             image.putpalette(bytes(_list(node["palette"])))
@@ -788,7 +797,9 @@ def _read_stream(data: Any) -> Any:
         metadata = message.metadata.to_pybytes()
         if message.type == "schema" and b"ARROW:extension:" in metadata:
             raise ValueError("an Arrow stream with extension types")
-        if message.type != "schema" and _compressed(metadata, message.type):
+        # as Arrow wrote it before its format had a field for it; still read
+        old = b"ARROW:experimental_compression" in metadata
+        if old or (message.type != "schema" and _compressed(metadata, message.type)):
             raise ValueError("an Arrow stream that is compressed")
     with pa.ipc.open_stream(buffer) as reader:
         if any(_unfit_type(field.type) for field in reader.schema):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import decimal
 import fractions
@@ -34,7 +35,7 @@ from jupyter_agent.sandbox.guest_values import Unfit, decode, encode
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.session import Session
 from jupyter_agent.transcript import KEY
-from jupyter_agent.values import describe, pack, unpack
+from jupyter_agent.values import describe, pack, read, unpack
 
 F = "```"
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
@@ -570,14 +571,58 @@ def test_bent_bytes_give_a_value_or_one_error(seed: list[bytes], data: st.DataOb
         repr(decode(bent))
 
 
-def test_a_reply_is_read_name_by_name() -> None:
+async def test_a_reply_is_read_name_by_name() -> None:
     reply = encode({"a": encode(1), "b": [b"{"], "c": "why", "d": None, "owned": encode(2), "f": 5})
-    values, faults = unpack(reply, ["a", "b", "c", "d", "e", "f"])
+    values, faults = await unpack(reply, ["a", "b", "c", "d", "e", "f"])
     assert values == {"a": 1}
     assert [fault.split(":")[0] for fault in faults] == [
         "`b` cannot be read", "why", "`d` is not set", "`e` is not set", "`f` cannot be read",
     ]  # fmt: skip
-    assert unpack(encode([1]), ["a"]) == ({}, ["`a` is not set"])
+    assert await unpack(encode([1]), ["a"]) == ({}, ["`a` is not set"])
+    values, faults = await unpack([b"{"], ["a"])
+    assert (values, faults[0][:30]) == ({}, "the results cannot be read: JS")
+
+
+def colliding(count: int) -> list[dict[str, str]]:
+    """Whole numbers of one hash: a dict compares each with all that are there."""
+    return [{"is": "int", "hex": hex(n * ((1 << 61) - 1))} for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"is": "dict", "keys": colliding(300_000), "values": [0] * 300_000},
+        {"is": "set", "items": colliding(300_000)},
+        {"is": "frozenset", "items": colliding(300_000)},
+    ],
+    ids=["dict", "set", "frozenset"],
+)
+async def test_keys_that_collide_hold_nobody_up(tree: dict[str, object]) -> None:
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    heart = asyncio.create_task(beat())
+    with pytest.raises(ValueError, match="too long to read"):
+        await read(parts(tree), seconds=3)
+    heart.cancel()
+    assert beats > 10
+
+
+async def test_a_value_of_too_many_parts_is_refused_before_it_takes_room() -> None:
+    with pytest.raises(ValueError, match="more than 4,194,304 parts"):
+        await read([b"[" + b"[]," * (10 << 20) + b"1]"])
+    with pytest.raises(Unfit, match="too much for a list"):
+        encode([[]] * (5 << 20))
+
+
+def test_a_long_text_is_one_part_whatever_it_holds() -> None:
+    text = "1,[2],{3}\ud800" * 1_000_000
+    assert crossed({"csv": text, "l": [text]}) == {"csv": text, "l": [text]}
 
 
 def test_the_model_is_told_shapes_and_a_little_of_each() -> None:
@@ -619,7 +664,7 @@ async def test_values_go_in_and_come_out(sandbox: Sandbox) -> None:
         f"(3, {len(COLUMNS)}) DataFrame 20000000\n"
     )
     assert sandbox.execution_count == 1  # ours are not counted
-    values, faults = unpack(await sandbox.call("give", encode([*EVERYTHING])), [*EVERYTHING])
+    values, faults = await unpack(await sandbox.call("give", encode([*EVERYTHING])), [*EVERYTHING])
     assert faults == []
     assert same(values["plain"], EVERYTHING["plain"])
     pd.testing.assert_frame_equal(values["frame"], EVERYTHING["frame"])
@@ -660,7 +705,7 @@ async def test_a_guest_that_sends_something_else_is_found_out(folder: Path) -> N
                 await sandbox.call("give", encode(["x"]))
         # what another cell sends is not taken for an answer
         await ran(sandbox, "x = 5\ncalls._send({'data': [1]}, [b'1'])")
-        assert unpack(await sandbox.call("give", encode(["x"])), ["x"]) == ({"x": 5}, [])
+        assert await unpack(await sandbox.call("give", encode(["x"])), ["x"]) == ({"x": 5}, [])
         await ran(sandbox, REPLACE.format(body="import os; os._exit(3)"))
         with pytest.raises(SandboxError, match=r"died \(exit code 3\); nothing was handed over"):
             await sandbox.call("give", encode(["x"]))

@@ -18,6 +18,7 @@ import math
 import re
 import struct
 import sys
+import time
 import uuid
 import zoneinfo
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 MOST_DEPTH = 100
 MOST_TREE = 32 << 20  # bytes of JSON
+MOST_NODES = 4 << 20  # of JSON: each takes 60 bytes of RAM or more, and as few as three of JSON
+LONG_TEXT = 1000  # characters; what is longer is no part of the tree
 MOST_DIGITS = 1 << 16  # of one number
 PIECE = 8 << 20  # bytes of one message
 CAN = (
@@ -82,13 +85,19 @@ def encode(value: object) -> list[Buffer]:
     """
     writer = _Writer()
     tree = json.dumps(writer.node(value), allow_nan=False, separators=(",", ":")).encode()
-    if len(tree) > MOST_TREE:
+    if len(tree) > MOST_TREE or nodes(tree) > MOST_NODES:
         raise Unfit("it is too much for a list or a dict; an array or a table can cross")
     return [tree, *writer.buffers]
 
 
-def decode(parts: Sequence[Buffer]) -> Any:
+def decode(parts: Sequence[Buffer], until: float = math.inf) -> Any:
     """Turn bytes back into the value.
+
+    Parameters
+    ----------
+    until
+        When to give up, in seconds of `time.monotonic`: keys can be chosen so that a dict of them
+        takes the square of their number.
 
     Raises
     ------
@@ -97,12 +106,20 @@ def decode(parts: Sequence[Buffer]) -> Any:
     """
     if not parts or len(parts[0]) > MOST_TREE:
         raise ValueError(f"a value described in more than {MOST_TREE >> 20} MiB, or in none")
+    tree = bytes(parts[0])
+    if nodes(tree) > MOST_NODES:
+        raise ValueError(f"a value of more than {MOST_NODES:,} parts")
     try:
-        return _Reader(parts[1:]).value(json.loads(bytes(parts[0])))
+        return _Reader(parts[1:], until).value(json.loads(tree))
     except ImportError:
         raise
     except Exception as error:  # numpy, pandas and Arrow raise what they like
         raise ValueError(f"{type(error).__name__}: {str(error)[:300]}") from None
+
+
+def nodes(text: bytes) -> int:
+    """Say how many values JSON holds at most."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _loaded(module: str, name: str) -> Any:
@@ -122,7 +139,7 @@ def _arrow(what: str) -> Any:
 
 # -- writing
 
-_PLAIN = {type(None), bool, str}
+_PLAIN = {type(None), bool}
 
 
 class _Writer:
@@ -139,8 +156,10 @@ class _Writer:
 
     def node(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in _PLAIN or (kind is str and len(value) <= LONG_TEXT):
             return value
+        if kind is str:
+            return {"is": "text", "data": self.buffer(value.encode("utf-8", "surrogatepass"))}
         if kind is int:
             return value if abs(value) < 1 << 63 else {"is": "int", "hex": _digits(hex(value))}
         if kind is float:
@@ -157,7 +176,7 @@ class _Writer:
     def nodes(self, values: Any) -> list[Any]:
         nodes = []
         for index, value in enumerate(values):
-            if type(value) in _PLAIN:
+            if type(value) is str and len(value) <= LONG_TEXT:
                 nodes.append(value)
                 continue
             with _inside(f"[{index}]"):
@@ -501,9 +520,15 @@ _FREQUENCY = re.compile(r"[A-Za-z0-9-]{1,24}")
 class _Reader:
     """Puts a value together again, and believes nothing of what it is told."""
 
-    def __init__(self, buffers: Sequence[Buffer]) -> None:
+    def __init__(self, buffers: Sequence[Buffer], until: float) -> None:
         self._buffers = buffers
         self._depth = 0
+        self._until = until
+
+    def hurry(self) -> None:
+        """Give up when it takes too long."""
+        if time.monotonic() > self._until:
+            raise ValueError("it takes too long to read")
 
     def value(self, node: Any) -> Any:
         match node:
@@ -515,6 +540,7 @@ class _Reader:
                 kind = ""
             case _:
                 raise ValueError(f"no kind of value: {node!r:.60}")
+        self.hurry()
         self._depth += 1
         if self._depth > 2 * MOST_DEPTH:
             raise ValueError("a value that is nested too deep")
@@ -535,7 +561,18 @@ class _Reader:
         return self.value(node)
 
     def _dict(self, node: Any) -> Any:
-        return dict(zip(self.values(node["keys"]), self.values(node["values"]), strict=True))
+        made = {}
+        for key, value in zip(self.values(node["keys"]), self.values(node["values"]), strict=True):
+            made[key] = value
+            self.hurry()
+        return made
+
+    def set_of(self, node: Any) -> set[Any]:
+        made = set()
+        for item in self.values(node["items"]):
+            made.add(item)
+            self.hurry()
+        return made
 
     # -- numpy
 
@@ -868,9 +905,10 @@ _READERS: dict[str, Callable[[_Reader, Any], Any]] = {
     "float": lambda _, n: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[n["text"]],
     "dict": _Reader._dict,
     "tuple": lambda r, n: tuple(r.values(n["items"])),
-    "set": lambda r, n: set(r.values(n["items"])),
-    "frozenset": lambda r, n: frozenset(r.values(n["items"])),
+    "set": _Reader.set_of,
+    "frozenset": lambda r, n: frozenset(r.set_of(n)),
     "range": lambda _, n: range(*_bounds(n)),
+    "text": lambda r, n: bytes(r.bytes_of(n)).decode("utf-8", "surrogatepass"),
     "bytes": lambda r, n: bytes(r.bytes_of(n)),
     "bytearray": lambda r, n: bytearray(r.bytes_of(n)),
     "view": lambda r, n: r.bytes_of(n),

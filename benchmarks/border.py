@@ -60,7 +60,7 @@ async def cross(tier: str, frame: pd.DataFrame) -> None:
             await sandbox.call("take", encode(pack({"df": frame})))
             into.append(time.perf_counter() - start)
             start = time.perf_counter()
-            values, _ = unpack(await sandbox.call("give", encode(["df"])), ["df"])
+            values, _ = await unpack(await sandbox.call("give", encode(["df"])), ["df"])
             out.append(time.perf_counter() - start)
         pd.testing.assert_frame_equal(values["df"], frame)
         show(f"{tier}: in", len(frame), into[1:])

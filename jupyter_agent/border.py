@@ -85,7 +85,7 @@ class Border:
         if not self._outputs:
             return ""
         reply = await self._sandbox.call("give", encode(self._outputs))
-        self.results, self.missing = unpack(reply, self._outputs)
+        self.results, self.missing = await unpack(reply, self._outputs)
         asked, self._asked = self._asked, True
         if asked or not self.missing:
             return ""

@@ -23,11 +23,13 @@ from jupyter_agent.owncells import OwnCells
 from jupyter_agent.protocol import Form, Model
 from jupyter_agent.request import Learnt
 from jupyter_agent.sandbox import files
-from jupyter_agent.sandbox.guest_values import decode, encode
+from jupyter_agent.sandbox.guest_calls import MOST_FILES
+from jupyter_agent.sandbox.guest_values import encode
 from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
 from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.tools import Tool, Tools, find
 from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.values import read
 
 __all__ = ["Session"]
 
@@ -259,9 +261,9 @@ class Session(LoggingConfigurable):
 
     async def files(self) -> list[tuple[str, int]]:
         """List what the agent has written to its working folder, with sizes in bytes."""
-        match decode(await self.sandbox.call("files", encode(None))):
+        match await self._asked("files", None):
             case list(found) if all(_names_file(one) for one in found):
-                return [(printable(name)[:500], size) for name, size in found]
+                return [(printable(name)[:500], size) for name, size in found[:MOST_FILES]]
         raise SandboxError("the sandbox could not list its files: it sent something else")
 
     async def fetch(self, name: str, to: str = "", *, overwrite: bool = False) -> Path:
@@ -278,15 +280,22 @@ class Session(LoggingConfigurable):
             There is no such file, or one in its place here that was not to be overwritten.
         """
         path = self._place_for(name, to, overwrite=overwrite)
-        match decode(
-            await self.sandbox.call("fetch", encode((name, self.sandbox.most_value << 20)))
-        ):
+        match await self._asked("fetch", (name, self.sandbox.most_value << 20)):
             case bytes(content):
                 _write(path, content, overwrite=overwrite)
                 return path
             case str(why):
                 raise UsageError(f"cannot fetch {name!r}: {printable(why)[:200]}")
         raise SandboxError(f"cannot fetch {name!r}: the sandbox sent something else")
+
+    async def _asked(self, function: str, value: object) -> object:
+        """Have the guest call a function of `guest_calls`; return what it sends back."""
+        reply = await self.sandbox.call(function, encode(value))
+        try:
+            return await read(reply)
+        except (ValueError, ImportError) as error:
+            why = printable(str(error))[:300]
+            raise SandboxError(f"the sandbox could not {function!r}: {why}") from None
 
     async def reset(self) -> None:
         """Forget the transcript and the variables; the next run starts afresh."""

@@ -8,8 +8,8 @@ signature, there are not too many or too large ones. What a tool returns or rais
 
 from __future__ import annotations
 
-import asyncio
 import collections.abc
+import functools
 import inspect
 import json
 import keyword
@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar, overload
 
+from jupyter_agent.aside import aside
 from jupyter_agent.ask import Ask, Question, Verdict
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.guest_calls import CALL, from_text, signature, to_text
-from jupyter_agent.sandbox.guest_values import Unfit, decode, encode
+from jupyter_agent.sandbox.guest_values import MOST_NODES, Unfit, encode, nodes
 from jupyter_agent.sandbox.kernel import END_OF_FILE, Answer
 from jupyter_agent.sandbox.outputs import printable
+from jupyter_agent.values import read
 
 __all__ = ["Tool", "Tools", "find", "tool"]
 
@@ -154,11 +156,13 @@ class Tool:
 
     async def call(self, bound: inspect.BoundArguments) -> object:
         """Call the function: in a thread of its own, or on this loop if it is async."""
-        if self.awaited:
-            return await typing.cast(
-                "Awaitable[object]", self.function(*bound.args, **bound.kwargs)
-            )
-        return await asyncio.to_thread(self.function, *bound.args, **bound.kwargs)
+        call = functools.partial(self.function, *bound.args, **bound.kwargs)
+        if not self.awaited:
+            return await aside(call)
+        try:
+            return await typing.cast("Awaitable[object]", call())
+        except SystemExit as end:  # it would end the loop
+            raise RuntimeError(f"SystemExit: {end}") from None
 
 
 class Tools:
@@ -235,7 +239,7 @@ class Tools:
         one = self.tools.get(name)
         if one is None:
             raise NameError(f"there is no tool {name[:80]!r}")
-        match decode(from_text(arguments)):
+        match await read(from_text(arguments)):
             case {"args": tuple(args), "kwargs": dict(kwargs)}:
                 bound = one.bind(list(args), kwargs)
             case _:
@@ -359,7 +363,7 @@ def _read(prompt: str) -> tuple[str, str, list[str]]:
     ValueError
         It is malformed.
     """
-    if len(prompt) > MOST_CALL:
+    if len(prompt) > MOST_CALL or nodes(prompt.encode("utf-8", "replace")) > MOST_NODES:
         raise ValueError(f"a call of {len(prompt):,} characters")
     match json.loads(prompt.removeprefix(CALL)):
         case {"id": str(token), "tool": str(name), "parts": [str(), *_] as parts, **rest} if (

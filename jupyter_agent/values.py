@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import reprlib
+import time
 from collections.abc import Mapping, Sequence
 
+from jupyter_agent.aside import aside
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.guest_values import Buffer, Unfit, decode, encode
 from jupyter_agent.sandbox.outputs import printable
 
-__all__ = ["check_name", "describe", "pack", "unpack"]
+__all__ = ["check_name", "describe", "pack", "read", "unpack"]
 
 MOST_COLUMNS = 30  # named in a description
 MOST_PREVIEW = 1000  # characters of one value
@@ -49,11 +53,31 @@ def pack(values: Mapping[str, object]) -> dict[str, list[memoryview]]:
     return packed
 
 
-def unpack(reply: Sequence[Buffer], names: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:
+    """Read a value of the guest's while the loop goes on, and not for long.
+
+    Raises
+    ------
+    ValueError
+        It is none, or takes too long. ImportError: a package that it needs is missing.
+    """
+    try:
+        async with asyncio.timeout(seconds + 1):  # for what is one long call of a package's
+            return await aside(functools.partial(decode, parts, time.monotonic() + seconds))
+    except TimeoutError:
+        raise ValueError("it takes too long to read") from None
+
+
+async def unpack(
+    reply: Sequence[Buffer], names: Sequence[str]
+) -> tuple[dict[str, object], list[str]]:
     """Read the guest's reply to ``give``: what came out, and what is wrong with the rest."""
     values: dict[str, object] = {}
     faults = []
-    given = decode(reply)
+    try:
+        given = await read(reply)
+    except ValueError as error:
+        return {}, [f"the results cannot be read: {printable(str(error))[:300]}"]
     for name in names:
         match given.get(name) if isinstance(given, dict) else None:
             case None:
@@ -62,12 +86,27 @@ def unpack(reply: Sequence[Buffer], names: Sequence[str]) -> tuple[dict[str, obj
                 faults.append(printable(why)[:500])
             case parts:
                 try:
-                    values[name] = decode(parts)
-                except (ValueError, TypeError) as error:
+                    values[name] = await read(_parts(parts))
+                except ValueError as error:
                     faults.append(f"`{name}` cannot be read: {printable(str(error))[:300]}")
                 except ImportError as error:
                     faults.append(f"`{name}` needs {error.name}, which the host does not have")
     return values, faults
+
+
+def _parts(value: object) -> list[Buffer]:
+    """Return a value's bytes.
+
+    Raises
+    ------
+    ValueError
+        It is something else.
+    """
+    if isinstance(value, list) and all(
+        isinstance(part, bytes | bytearray | memoryview) for part in value
+    ):
+        return value
+    raise ValueError("something else than a value came out")
 
 
 def describe(name: str, value: object) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
-    {"__init__", "errors", "protocol", "options", "bridge", "bill", "pictures", "examples"}
+    {"__init__", "aside", "errors", "protocol", "options", "bridge", "bill", "pictures", "examples"}
     | {"views.runs"},
     {"sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},

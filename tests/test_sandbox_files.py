@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import os
+import shutil
+import site
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox import files
+
+from .conftest import ROOT, TIERS
+
+LOOK = """\
+import asyncio, sys
+from contextlib import aclosing
+from traitlets.config import Config
+from jupyter_agent.sandbox.kernel import Sandbox
+
+READ = '''
+for name in (".env", ".git/config", "deep/server.key", "deep/numbers.txt"):
+    try:
+        print(open(f"{sys.prefix}/{name}").read())
+    except OSError:
+        print("no")
+'''
+
+async def look(tier, data):
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(config=config, data=data) as sandbox:
+        async with aclosing(sandbox.execute("import sys\\n" + READ)) as outputs:
+            print("".join([str(o.get("text") or o) async for o in outputs]).split())
+
+for data in ([], ["."]):
+    asyncio.run(look(sys.argv[1], data))
+"""
 
 
 def test_a_folder_is_shared_by_its_contents_less_its_secrets(folder: Path) -> None:
@@ -46,6 +76,25 @@ def test_sockets_and_pipes_are_hidden(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
         [share], _ = files.resolve(["."], tmp_path)
         assert share.visible() == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_project_that_is_a_virtual_environment_too_keeps_its_secrets(
+    folder: Path, tier: str
+) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    [library] = (folder / "lib").glob("python*/site-packages")
+    library.rmdir()
+    library.symlink_to(site.getsitepackages()[0])
+    shutil.copytree(ROOT / "kernelspec", folder / "share" / "jupyter" / "kernels")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("token")
+    look = [str(folder / "bin" / "python"), "-c", LOOK, tier]
+    done = subprocess.run(look, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.stdout.splitlines() == [
+        "['no', 'no', 'no', 'no']",
+        "['no', 'no', 'no', '1', '2', '3']",
+    ], done.stderr
 
 
 def test_names_are_as_typed_below_the_folder_and_bare_elsewhere(

@@ -459,6 +459,21 @@ async def test_random_and_mutated_messages_end_nothing(sandbox: Sandbox, seed: i
     assert await text(sandbox, "6 * 7") == "42"
 
 
+async def test_a_message_of_too_many_parts_is_dropped_unread(sandbox: Sandbox) -> None:
+    """Each takes twenty times its bytes of the host's RAM."""
+    code = (
+        "kernel = get_ipython().kernel\n"
+        "parts = kernel.session.msg('display_data', {}, kernel.get_parent('shell'))\n"
+        "parts = [kernel.session.pack(parts[n]) for n in ('header', 'parent_header', 'metadata')]\n"
+        "parts.append(b'{\"data\":{\"application/json\":[' + b'[],' * (5 << 20) + b'1]}}')\n"
+        "sent = [b'x', b'<IDS|MSG>', kernel.session.sign(parts), *parts]\n"
+        "kernel.iopub_thread.socket.send_multipart(sent)\n"
+        "print('sent')"
+    )
+    assert await text(sandbox, code) == "sent"
+    assert sandbox.dropped == 1
+
+
 async def test_memory_is_limited(folder: Path) -> None:
     for tier in ("bubblewrap", "landlock"):
         limits = {"isolation": tier, "memory": 1500}

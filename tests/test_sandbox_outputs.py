@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.outputs import clean_markdown, printable, read_output
+from jupyter_agent.sandbox.outputs import clean_markdown, printable, read_output, weight
 
 
 def bundle(**data: object) -> dict[str, Any]:
@@ -78,6 +81,38 @@ def test_a_styler_keeps_its_colours_and_nothing_else_of_its_sheet() -> None:
     assert "id=" not in cleaned
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<style" * 500_000,
+        "<style>" * 500_000,
+        "<style>" + ("#T_a" + " " * 20) * 40 + "</style>",
+        "<style>" + "#T_a" * 500_000 + "</style>",
+        "<style>" + "#T_a{color:red}" * 200_000 + '</style><td id="T_a">',
+    ],
+    ids=["half open", "open", "blanks", "names", "rules"],
+)
+def test_a_sheet_of_styles_takes_no_longer_than_it_is_long(source: str) -> None:
+    assert "T_a" not in html(source)
+
+
+def test_one_long_style_is_not_written_into_every_cell() -> None:
+    style = f"<style>#T_a{{font-family:{'x' * 1_000_000}}}</style>"
+    assert len(html(style + '<p id="T_a">' * 1000)) < 3_000_000
+
+
+def test_html_that_takes_too_long_to_clean_is_left_out() -> None:
+    """In a process of its own: the cleaning goes on in there."""
+    code = (
+        "from jupyter_agent.sandbox.outputs import read_output\n"
+        "print(read_output('display_data', {'data': {'text/html': '<div>' * 1_000_000}}).data)\n"
+        "print(read_output('display_data', {'data': {'text/html': '<b>x</b>'}}).data)"
+    )
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("HTML that takes too long to clean") == 2
+
+
 def test_a_drawing_comes_as_an_image_that_cannot_run() -> None:
     svg = "<svg onload=alert(1)><script>alert(1)</script></svg>"
     shown = str(bundle(**{"image_svg+xml": svg})["text/html"])
@@ -131,6 +166,45 @@ def test_metadata_keeps_the_size_of_a_picture_and_nothing_else() -> None:
     output = read_output("display_data", content)
     assert output is not None
     assert output.metadata == {"image/png": {"width": 10}}
+
+
+def test_numbers_and_names_that_no_notebook_can_hold_do_not_come_out() -> None:
+    nan, lone = float("nan"), "\ud800"
+    content = {
+        "data": {"application/json": [nan, 1.5], "image/png": "aaaa", f"x/{lone}": ""},
+        "metadata": {"image/png": {"width": nan, "height": 10**400}},
+        "transient": {"display_id": lone},
+        "execution_count": 10**400,
+    }
+    shown = read_output("execute_result", content)
+    hidden = read_output("display_data", {"data": {f"x/{lone}": ""}})
+    assert shown is not None
+    assert shown.data["application/json"] == [None, 1.5]
+    assert shown.metadata == {}
+    json.dumps([shown, hidden], allow_nan=False, ensure_ascii=False).encode()
+    assert len(str(shown.execution_count)) < 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("display_data", {"data": {"application/json": [1.5] * 1_000_000}}),
+        ("display_data", {"data": {"application/json": {str(n): {} for n in range(200_000)}}}),
+        ("error", {"ename": "x", "evalue": "x" * 1_000_000, "traceback": []}),
+    ],
+    ids=["numbers", "objects", "value"],
+)
+def test_what_an_output_weighs_is_what_it_takes(kind: str, content: object) -> None:
+    output = read_output(kind, content)
+    assert output is not None
+    assert weight(output) >= 1_000_000
+
+
+def test_many_small_things_are_as_long_as_one_large() -> None:
+    error = read_output("error", {"ename": "x", "evalue": "", "traceback": [""] * 2_000_000})
+    assert error is not None
+    assert len(error.traceback) == 1
+    assert len(bundle(**{f"x_{n}": "" for n in range(10_000)})["text/plain"]) < 5000
 
 
 def test_tex_that_writes_html_is_defused() -> None:
@@ -220,6 +294,23 @@ def test_markdown_makes_no_browser_fetch(source: str) -> None:
 def test_markdown_keeps_what_is_harmless() -> None:
     source = "# T\n\n**b** `i` a < b, $x^2$ [link](http://a)\n\n```html\n<b>![x](y)</b>\n```\n"
     assert clean_markdown(source) == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "`" * 500_000,
+        ("`" * 3000 + "\n") * 300,
+        "```a\n" * 300_000,
+        "\n".join("`" * ticks + "a" for ticks in range(3, 2000)),
+        "```a\n" + "   ```b\n" * 200_000,
+        "~~~ " * 300_000,
+    ],
+    ids=["one line", "lines", "open", "growing", "not closed", "tildes"],
+)
+def test_fences_take_no_longer_to_read_than_they_are_long(source: str) -> None:
+    assert clean_markdown(source) == source
+    assert clean_markdown(f"{source}\n<b>").endswith("<\u2060b>")
 
 
 @pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "- ```x mermaid", "````mermaid {}"])

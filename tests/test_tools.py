@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import sys
 import threading
 import typing
 from collections.abc import AsyncIterator, Callable
@@ -209,6 +210,41 @@ async def test_errors_reach_the_guest_by_name_and_without_a_traceback() -> None:
     assert (await ask_for(offered, "search"))[1] == "missing a required argument: 'query'"
     assert (await ask_for(offered, "search", "x", 5))[1] == "too many positional arguments"
     assert (await ask_for(offered, "eval", "1"))[0] == "NameError"
+
+
+async def test_a_tool_that_would_end_the_host_raises_in_the_guest() -> None:
+    def leave(_code: int) -> None:
+        sys.exit("leave: error: no such option")
+
+    async def leave_later(code: int) -> None:
+        leave(code)
+
+    def run_out() -> object:
+        return next(iter(()))
+
+    offered = tools(leave, leave_later, run_out)
+    told = ("RuntimeError", "SystemExit: leave: error: no such option")
+    assert await ask_for(offered, "leave", 2) == told
+    assert await ask_for(offered, "leave_later", 2) == told
+    assert await ask_for(offered, "run_out") == ("RuntimeError", "StopIteration: ")
+
+
+async def test_calls_that_never_end_hold_no_others_up() -> None:
+    end = threading.Event()
+
+    def hang() -> None:
+        end.wait()
+
+    offered = tools(hang, search)
+    hanging = [asyncio.create_task(ask_for(offered, "hang")) for _ in range(50)]
+    await asyncio.sleep(0)
+    try:
+        assert await ask_for(offered, "search", "x") == ["x", "x"]
+        for task in hanging:
+            task.cancel()
+        await asyncio.wait(hanging)
+    finally:
+        end.set()
 
 
 FORGED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import decimal
 import fractions
@@ -34,7 +35,7 @@ from jupyter_agent.sandbox.guest_values import Unfit, decode, encode
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.session import Session
 from jupyter_agent.transcript import KEY
-from jupyter_agent.values import describe, pack, unpack
+from jupyter_agent.values import describe, pack, read, unpack
 
 F = "```"
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
@@ -392,6 +393,20 @@ def bent_offsets() -> bytes:
     )
 
 
+def compressed_of_old() -> bytes:
+    """A batch that is compressed and says so as Arrow 0.17 did: 60 bytes here, a mebibyte there."""
+    size = 1 << 20
+    data = size.to_bytes(8, "little") + pa.Codec("zstd").compress(bytes(size), asbytes=True)
+    batch = pa.record_batch([pa.array(np.frombuffer(data, np.int8))], names=["a"])
+    options = pa.ipc.IpcWriteOptions(metadata_version=pa.ipc.MetadataVersion.V4)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as out:
+        out.write_batch(batch, custom_metadata={"ARROW:experimental_compression": "zstd"})
+    made: bytes = sink.getvalue().to_pybytes()
+    assert pa.ipc.open_stream(made).read_all().column(0).chunk(0).buffers()[1].size == size
+    return made
+
+
 class Owned:
     """What runs code when it is unpickled."""
 
@@ -438,6 +453,20 @@ HOSTILE: dict[str, list[bytes]] = {
     "array too short": array("<i8", [100], b"\0" * 8),
     "array too long": array("<i8", [1], b"\0" * 16),
     "array of the size of the world": array("<i8", [1 << 40, 1 << 40], b""),
+    "array of nothing": array("|S0", [1 << 33]),
+    "array of nothing, too large for any": array("|S0", [1 << 50]),
+    "records of nothing": array(
+        {"names": [], "formats": [], "offsets": [], "itemsize": 0}, [1 << 50]
+    ),
+    "one number for a column": parts(
+        {
+            "is": "series",
+            "index": {"is": "steps", "bounds": [0, 1 << 27, 1], "name": None},
+            "data": json.loads(array("<i8", [])[0]),
+            "name": None,
+        },
+        b"\0" * 8,
+    ),
     "negative shape": array("<i8", [-1, -1], b"\0" * 8),
     "shape of floats": array("<i8", [1.0], b"\0" * 8),
     "bool that is none": array("|b1", [1], b"\2"),
@@ -479,6 +508,7 @@ HOSTILE: dict[str, list[bytes]] = {
     "arrow that is none": arrow(b"x" * 100),
     "arrow of nothing": arrow(b""),
     "compressed arrow": arrow(stream(TABLE, compression="zstd")),
+    "compressed arrow of old": arrow(compressed_of_old()),
     "compressed dictionary": arrow(
         stream(pa.table({"d": pa.array(["x" * 99]).dictionary_encode()}), compression="lz4")
     ),
@@ -502,6 +532,12 @@ def test_hostile_bytes_are_refused(
     with pytest.raises(ValueError):  # noqa: PT011  # of many reasons
         decode(HOSTILE[case])
     assert not list(tmp_path.iterdir())
+
+
+def test_no_room_is_made_for_a_picture_whose_bytes_are_not_there() -> None:
+    tree = {"is": "picture", "mode": "RGB", "size": [800, 100], "palette": None, "data": 0}
+    with pytest.raises(ValueError, match="10,000 bytes for a picture of 800 x 100"):
+        decode(parts(tree, b"x" * 10_000))
 
 
 def test_truncated_arrow_is_refused_wherever_it_ends() -> None:
@@ -535,14 +571,58 @@ def test_bent_bytes_give_a_value_or_one_error(seed: list[bytes], data: st.DataOb
         repr(decode(bent))
 
 
-def test_a_reply_is_read_name_by_name() -> None:
+async def test_a_reply_is_read_name_by_name() -> None:
     reply = encode({"a": encode(1), "b": [b"{"], "c": "why", "d": None, "owned": encode(2), "f": 5})
-    values, faults = unpack(reply, ["a", "b", "c", "d", "e", "f"])
+    values, faults = await unpack(reply, ["a", "b", "c", "d", "e", "f"])
     assert values == {"a": 1}
     assert [fault.split(":")[0] for fault in faults] == [
         "`b` cannot be read", "why", "`d` is not set", "`e` is not set", "`f` cannot be read",
     ]  # fmt: skip
-    assert unpack(encode([1]), ["a"]) == ({}, ["`a` is not set"])
+    assert await unpack(encode([1]), ["a"]) == ({}, ["`a` is not set"])
+    values, faults = await unpack([b"{"], ["a"])
+    assert (values, faults[0][:30]) == ({}, "the results cannot be read: JS")
+
+
+def colliding(count: int) -> list[dict[str, str]]:
+    """Whole numbers of one hash: a dict compares each with all that are there."""
+    return [{"is": "int", "hex": hex(n * ((1 << 61) - 1))} for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"is": "dict", "keys": colliding(300_000), "values": [0] * 300_000},
+        {"is": "set", "items": colliding(300_000)},
+        {"is": "frozenset", "items": colliding(300_000)},
+    ],
+    ids=["dict", "set", "frozenset"],
+)
+async def test_keys_that_collide_hold_nobody_up(tree: dict[str, object]) -> None:
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    heart = asyncio.create_task(beat())
+    with pytest.raises(ValueError, match="too long to read"):
+        await read(parts(tree), seconds=3)
+    heart.cancel()
+    assert beats > 10
+
+
+async def test_a_value_of_too_many_parts_is_refused_before_it_takes_room() -> None:
+    with pytest.raises(ValueError, match="more than 4,194,304 parts"):
+        await read([b"[" + b"[]," * (10 << 20) + b"1]"])
+    with pytest.raises(Unfit, match="too much for a list"):
+        encode([[]] * (5 << 20))
+
+
+def test_a_long_text_is_one_part_whatever_it_holds() -> None:
+    text = "1,[2],{3}\ud800" * 1_000_000
+    assert crossed({"csv": text, "l": [text]}) == {"csv": text, "l": [text]}
 
 
 def test_the_model_is_told_shapes_and_a_little_of_each() -> None:
@@ -584,7 +664,7 @@ async def test_values_go_in_and_come_out(sandbox: Sandbox) -> None:
         f"(3, {len(COLUMNS)}) DataFrame 20000000\n"
     )
     assert sandbox.execution_count == 1  # ours are not counted
-    values, faults = unpack(await sandbox.call("give", encode([*EVERYTHING])), [*EVERYTHING])
+    values, faults = await unpack(await sandbox.call("give", encode([*EVERYTHING])), [*EVERYTHING])
     assert faults == []
     assert same(values["plain"], EVERYTHING["plain"])
     pd.testing.assert_frame_equal(values["frame"], EVERYTHING["frame"])
@@ -625,7 +705,7 @@ async def test_a_guest_that_sends_something_else_is_found_out(folder: Path) -> N
                 await sandbox.call("give", encode(["x"]))
         # what another cell sends is not taken for an answer
         await ran(sandbox, "x = 5\ncalls._send({'data': [1]}, [b'1'])")
-        assert unpack(await sandbox.call("give", encode(["x"])), ["x"]) == ({"x": 5}, [])
+        assert await unpack(await sandbox.call("give", encode(["x"])), ["x"]) == ({"x": 5}, [])
         await ran(sandbox, REPLACE.format(body="import os; os._exit(3)"))
         with pytest.raises(SandboxError, match=r"died \(exit code 3\); nothing was handed over"):
             await sandbox.call("give", encode(["x"]))

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from jupyter_agent.sandbox.files import uncovered
 from jupyter_agent.sandbox.interpreter import font_lists, interpreter_paths
 
 __all__ = ["check", "command", "fonts", "masked", "parents", "read_only", "unique_uid"]
@@ -100,11 +101,10 @@ def fonts() -> list[str]:
 
 
 def masked(paths: list[Path]) -> list[str]:
-    """Cover paths by empty files and folders."""
+    """Cover paths by empty files and folders, less what the kernel runs on, such as .venv/lib."""
     command = []
-    for path in paths:
-        if path.is_symlink() or str(path) in interpreter_paths():
-            continue  # it leads to nothing in here, or is what the kernel runs on, such as .venv
+    needed = set(map(Path, interpreter_paths()))
+    for path in itertools.chain(*(uncovered(path, needed) for path in paths)):
         if path.is_dir():
             command += ["--perms", "0000", "--tmpfs", str(path), "--remount-ro", str(path)]
         else:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
-__all__ = ["PLOTLY", "VEGA_LITE", "FigureError", "read_plotly", "read_vega_lite"]
+__all__ = ["PLOTLY", "VEGA_LITE", "NotShown", "read_plotly", "read_vega_lite"]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -28,8 +28,8 @@ _TAG = re.compile(
 _JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 
 
-class FigureError(ValueError):
-    """A figure that cannot be drawn without fetching or computing."""
+class NotShown(ValueError):
+    """What cannot be shown without fetching, computing or waiting for long."""
 
 
 def read_plotly(value: JSON) -> JSON:
@@ -37,11 +37,11 @@ def read_plotly(value: JSON) -> JSON:
 
     Raises
     ------
-    FigureError
+    NotShown
         It is no figure, or a map, whose outlines or tiles come from a server.
     """
     if not isinstance(value, dict) or not isinstance(value.get("data"), list):
-        raise FigureError("a plotly figure without data")
+        raise NotShown("a plotly figure without data")
     kept: dict[str, JSON]
     kept = {name: _plotly(value[name]) for name in ("data", "layout", "frames") if name in value}
     if isinstance(config := value.get("config"), dict):
@@ -67,7 +67,7 @@ def _draws(name: str, value: JSON) -> bool:
     match name.rpartition(".")[2]:
         case "type":
             if kinds := [kind for kind in _texts(value) if _MAPS.search(kind)]:
-                raise FigureError(f"plotly's {kinds[0][:40]} fetches its map")
+                raise NotShown(f"plotly's {kinds[0][:40]} fetches its map")
         case "source":  # of a picture; a sankey's is a list of numbers
             return not any(_texts(value))
         case "args" | "args2":  # what a button sets: by keys, which are looked at, not by a path
@@ -97,11 +97,11 @@ def read_vega_lite(value: JSON) -> JSON:
 
     Raises
     ------
-    FigureError
+    NotShown
         It is no chart, or it fetches, or holds an expression.
     """
     if not isinstance(value, dict):
-        raise FigureError("a Vega-Lite chart that is no object")
+        raise NotShown("a Vega-Lite chart that is no object")
     return _vega_lite(value)
 
 
@@ -145,4 +145,4 @@ def _check_vega_lite(name: str, value: JSON) -> None:
         or (name in ("mark", "type") and value == "image")
     )
     if computes:
-        raise FigureError(f"Vega-Lite's {name[:40]!r} fetches or computes")
+        raise NotShown(f"Vega-Lite's {name[:40]!r} fetches or computes")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jupyter_agent.errors import UsageError
 
-__all__ = ["Share", "describe", "listing", "resolve", "too_wide"]
+__all__ = ["Share", "describe", "listing", "resolve", "too_wide", "uncovered"]
 
 # What looks like a secret. A dot file is one: .env, .git, .netrc, .aws, .ssh.
 SECRETS = [
@@ -37,7 +37,7 @@ class Share:
 
     def visible(self) -> list[Path]:
         """Cover all but the hidden paths by as few files and folders as will do."""
-        return _uncovered(self.path, set(self.hidden))
+        return uncovered(self.path, set(self.hidden))
 
 
 def resolve(
@@ -159,12 +159,18 @@ def _secret(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in SECRETS)
 
 
-def _uncovered(path: Path, hidden: set[Path]) -> list[Path]:
-    if path in hidden or path.is_symlink():
-        return []
-    if not any(secret.is_relative_to(path) for secret in hidden):
-        return [path]
-    return [found for child in sorted(path.iterdir()) for found in _uncovered(child, hidden)]
+def uncovered(path: Path, hidden: Set[Path]) -> list[Path]:
+    """Cover a path, less others and the links in it, by as few files and folders as will do."""
+    above = {parent for each in hidden for parent in each.parents}
+
+    def cover(path: Path) -> list[Path]:
+        if path in hidden or path.is_symlink():
+            return []
+        if path not in above:
+            return [path]
+        return [found for child in sorted(path.iterdir()) for found in cover(child)]
+
+    return [] if _among(path, hidden) else cover(path)
 
 
 def listing(shares: list[Share], most: int = 40) -> str:

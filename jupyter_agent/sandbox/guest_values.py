@@ -18,6 +18,7 @@ import math
 import re
 import struct
 import sys
+import time
 import uuid
 import zoneinfo
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 MOST_DEPTH = 100
 MOST_TREE = 32 << 20  # bytes of JSON
+MOST_NODES = 4 << 20  # of JSON: each takes 60 bytes of RAM or more, and as few as three of JSON
+LONG_TEXT = 1000  # characters; what is longer is no part of the tree
 MOST_DIGITS = 1 << 16  # of one number
 PIECE = 8 << 20  # bytes of one message
 CAN = (
@@ -82,13 +85,19 @@ def encode(value: object) -> list[Buffer]:
     """
     writer = _Writer()
     tree = json.dumps(writer.node(value), allow_nan=False, separators=(",", ":")).encode()
-    if len(tree) > MOST_TREE:
+    if len(tree) > MOST_TREE or nodes(tree) > MOST_NODES:
         raise Unfit("it is too much for a list or a dict; an array or a table can cross")
     return [tree, *writer.buffers]
 
 
-def decode(parts: Sequence[Buffer]) -> Any:
+def decode(parts: Sequence[Buffer], until: float = math.inf) -> Any:
     """Turn bytes back into the value.
+
+    Parameters
+    ----------
+    until
+        When to give up, in seconds of `time.monotonic`: keys can be chosen so that a dict of them
+        takes the square of their number.
 
     Raises
     ------
@@ -97,12 +106,20 @@ def decode(parts: Sequence[Buffer]) -> Any:
     """
     if not parts or len(parts[0]) > MOST_TREE:
         raise ValueError(f"a value described in more than {MOST_TREE >> 20} MiB, or in none")
+    tree = bytes(parts[0])
+    if nodes(tree) > MOST_NODES:
+        raise ValueError(f"a value of more than {MOST_NODES:,} parts")
     try:
-        return _Reader(parts[1:]).value(json.loads(bytes(parts[0])))
-    except (ImportError, MemoryError):
+        return _Reader(parts[1:], until).value(json.loads(tree))
+    except ImportError:
         raise
     except Exception as error:  # numpy, pandas and Arrow raise what they like
         raise ValueError(f"{type(error).__name__}: {str(error)[:300]}") from None
+
+
+def nodes(text: bytes) -> int:
+    """Say how many values JSON holds at most."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _loaded(module: str, name: str) -> Any:
@@ -122,7 +139,7 @@ def _arrow(what: str) -> Any:
 
 # -- writing
 
-_PLAIN = {type(None), bool, str}
+_PLAIN = {type(None), bool}
 
 
 class _Writer:
@@ -139,8 +156,10 @@ class _Writer:
 
     def node(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in _PLAIN or (kind is str and len(value) <= LONG_TEXT):
             return value
+        if kind is str:
+            return {"is": "text", "data": self.buffer(value.encode("utf-8", "surrogatepass"))}
         if kind is int:
             return value if abs(value) < 1 << 63 else {"is": "int", "hex": _digits(hex(value))}
         if kind is float:
@@ -157,7 +176,7 @@ class _Writer:
     def nodes(self, values: Any) -> list[Any]:
         nodes = []
         for index, value in enumerate(values):
-            if type(value) in _PLAIN:
+            if type(value) is str and len(value) <= LONG_TEXT:
                 nodes.append(value)
                 continue
             with _inside(f"[{index}]"):
@@ -491,16 +510,25 @@ _DTYPE = re.compile(
     r"|[mM]8(?:\[\d{0,9}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
 )
 _MASKED = set("Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float32 Float64 Boolean".split())
-_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"}
+_MODES = {  # of pictures: bits for each point
+    **{"1": 1, "L": 8, "P": 8, "LA": 16, "I;16": 16, "RGB": 24, "YCbCr": 24, "HSV": 24},
+    **{"RGBA": 32, "RGBX": 32, "CMYK": 32, "I": 32, "F": 32},
+}
 _FREQUENCY = re.compile(r"[A-Za-z0-9-]{1,24}")
 
 
 class _Reader:
     """Puts a value together again, and believes nothing of what it is told."""
 
-    def __init__(self, buffers: Sequence[Buffer]) -> None:
+    def __init__(self, buffers: Sequence[Buffer], until: float) -> None:
         self._buffers = buffers
         self._depth = 0
+        self._until = until
+
+    def hurry(self) -> None:
+        """Give up when it takes too long."""
+        if time.monotonic() > self._until:
+            raise ValueError("it takes too long to read")
 
     def value(self, node: Any) -> Any:
         match node:
@@ -512,6 +540,7 @@ class _Reader:
                 kind = ""
             case _:
                 raise ValueError(f"no kind of value: {node!r:.60}")
+        self.hurry()
         self._depth += 1
         if self._depth > 2 * MOST_DEPTH:
             raise ValueError("a value that is nested too deep")
@@ -532,7 +561,18 @@ class _Reader:
         return self.value(node)
 
     def _dict(self, node: Any) -> Any:
-        return dict(zip(self.values(node["keys"]), self.values(node["values"]), strict=True))
+        made = {}
+        for key, value in zip(self.values(node["keys"]), self.values(node["values"]), strict=True):
+            made[key] = value
+            self.hurry()
+        return made
+
+    def set_of(self, node: Any) -> set[Any]:
+        made = set()
+        for item in self.values(node["items"]):
+            made.add(item)
+            self.hurry()
+        return made
 
     # -- numpy
 
@@ -542,7 +582,8 @@ class _Reader:
         dtype = _read_dtype(node["dtype"])
         shape = [_integer(side) for side in _list(node["shape"])]
         raw = np.frombuffer(self.bytes_of(node), np.uint8)
-        if math.prod(shape) * dtype.itemsize != raw.size:
+        count = math.prod(shape)
+        if count * dtype.itemsize != raw.size or (count and not raw.size):
             raise ValueError(f"{raw.size} bytes for an array of {shape} {dtype}")
         if not raw.size:
             return np.empty(shape, dtype)
@@ -585,7 +626,10 @@ class _Reader:
 
     def column(self, node: Any) -> Any:
         kinds = "array objects category zoned strings arrows periods intervals masked texts"
-        return self._expect(node, kinds)
+        column = self._expect(node, kinds)
+        if column.ndim != 1:  # pandas would repeat a single one for all rows
+            raise ValueError(f"a column of {column.ndim} dimensions")
+        return column
 
     def _index(self, node: Any) -> Any:
         return self._expect(node, "steps levels index")
@@ -705,8 +749,10 @@ class _Reader:
 
         mode, (width, height) = node["mode"], map(_integer, _list(node["size"]))
         data = self.bytes_of(node)
-        if mode not in _MODES or width * height > 8 * len(data):
-            raise ValueError(f"no picture: {mode!r:.20}, {width} x {height}")
+        if not isinstance(mode, str) or mode not in _MODES:
+            raise ValueError(f"no kind of picture: {mode!r:.20}")
+        if (width * _MODES[mode] + 7) // 8 * height != len(data):
+            raise ValueError(f"{len(data):,} bytes for a picture of {width} x {height}")
         image = Image.frombytes(mode, (width, height), bytes(data))
         if mode == "P":
             image.putpalette(bytes(_list(node["palette"])))
@@ -788,7 +834,9 @@ def _read_stream(data: Any) -> Any:
         metadata = message.metadata.to_pybytes()
         if message.type == "schema" and b"ARROW:extension:" in metadata:
             raise ValueError("an Arrow stream with extension types")
-        if message.type != "schema" and _compressed(metadata, message.type):
+        # as Arrow wrote it before its format had a field for it; still read
+        old = b"ARROW:experimental_compression" in metadata
+        if old or (message.type != "schema" and _compressed(metadata, message.type)):
             raise ValueError("an Arrow stream that is compressed")
     with pa.ipc.open_stream(buffer) as reader:
         if any(_unfit_type(field.type) for field in reader.schema):
@@ -857,9 +905,10 @@ _READERS: dict[str, Callable[[_Reader, Any], Any]] = {
     "float": lambda _, n: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[n["text"]],
     "dict": _Reader._dict,
     "tuple": lambda r, n: tuple(r.values(n["items"])),
-    "set": lambda r, n: set(r.values(n["items"])),
-    "frozenset": lambda r, n: frozenset(r.values(n["items"])),
+    "set": _Reader.set_of,
+    "frozenset": lambda r, n: frozenset(r.set_of(n)),
     "range": lambda _, n: range(*_bounds(n)),
+    "text": lambda r, n: bytes(r.bytes_of(n)).decode("utf-8", "surrogatepass"),
     "bytes": lambda r, n: bytes(r.bytes_of(n)),
     "bytearray": lambda r, n: bytearray(r.bytes_of(n)),
     "view": lambda r, n: r.bytes_of(n),

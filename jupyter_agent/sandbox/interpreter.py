@@ -18,14 +18,21 @@ from jupyter_agent.sandbox.files import too_wide
 __all__ = ["extra_roots", "font_lists", "importable", "interpreter_paths"]
 
 
+# What a prefix holds of Python. What stands beside it may be a project that was made a virtual
+# environment (python -m venv .), or a home folder.
+PARTS = "bin etc/fonts include lib lib32 lib64 libexec pyvenv.cfg share ssl".split()
+
+
 @functools.lru_cache(maxsize=1)
 def interpreter_paths() -> list[str]:
     """Every path this interpreter needs to start and to import what its environment holds."""
-    roots = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent.parent]
+    executable = Path(sys.executable)
+    prefixes = [Path(sys.prefix), Path(sys.base_prefix), executable.resolve().parent.parent]
+    roots = [prefix / part for prefix in prefixes for part in PARTS]
     if site.ENABLE_USER_SITE:
         roots.append(Path(site.getusersitepackages()))
-    roots += map(Path, site.getsitepackages())
-    found = {root for path in roots for root in (path.absolute(), path.resolve()) if root.is_dir()}
+    roots += [executable, *map(Path, site.getsitepackages())]
+    found = {root for path in roots for root in (path.absolute(), path.resolve()) if root.exists()}
     found.add(Path(jupyter_agent.__file__).parent)
     return sorted(str(path) for path in found if not any(p in found for p in path.parents))
 

@@ -22,7 +22,7 @@ from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
-from jupyter_agent.sandbox.guest_values import Buffer
+from jupyter_agent.sandbox.guest_values import MOST_NODES, Buffer, nodes
 from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.sandbox.replies import Reply, read_reply
@@ -553,6 +553,8 @@ class _Kernel:
                 _, frames = session.feed_identities(await source.socket.recv_multipart())
                 if _echo(frames):
                     continue
+                if sum(map(nodes, frames[1:5])) > MOST_NODES:
+                    raise ValueError("a message of too many parts")
                 message = session.deserialize(frames)
             except asyncio.CancelledError:
                 raise

@@ -8,9 +8,13 @@ sandbox without network. The same filter stands before the model's own Markdown.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
+import math
 import re
-from collections.abc import Callable, Set
+import threading
+from collections.abc import Callable, Iterator, Set
+from itertools import accumulate
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
@@ -19,7 +23,7 @@ from jupyter_agent.sandbox.figures import (
     JSON,
     PLOTLY,
     VEGA_LITE,
-    FigureError,
+    NotShown,
     read_plotly,
     read_vega_lite,
 )
@@ -29,6 +33,9 @@ __all__ = ["clean_markdown", "printable", "read_output", "weight"]
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
+MOST_NAMED = 20  # mime types that were dropped
+MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
+LONGEST_CLEANING = 10.0  # seconds for the HTML of one output
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 
@@ -83,21 +90,22 @@ def read_output(
             return new_output("stream", name=name, text=_text(fields.get("text")))
         case "error":
             traceback = fields.get("traceback")
-            lines = [_text(line) for line in traceback] if isinstance(traceback, list) else []
+            lines = traceback if isinstance(traceback, list) else []
             name, value = _text(fields.get("ename")), _text(fields.get("evalue"))
-            if sum(map(len, lines)) > MOST_TRACEBACK:
+            if sum(len(_text(line)) + 1 for line in lines) > MOST_TRACEBACK:
                 lines = [f"{name[:200]}: {value[:2000]} [its traceback was too long]"]
             short = _shortened(value, MOST_TRACEBACK)
-            return new_output("error", ename=name[:200], evalue=short, traceback=lines)
+            kept = [_text(line) for line in lines]
+            return new_output("error", ename=name[:200], evalue=short, traceback=kept)
     data = _dict(fields.get("data"))
     output = new_output("display_data", data=_bundle(data, admit), metadata=_sizes(fields, data))
     if kind == "execute_result":
         count = fields.get("execution_count")
-        output.execution_count = count if isinstance(count, int) else None
+        output.execution_count = count if type(count) is int and 0 <= count < 1 << 31 else None
     output.output_type = kind
     display_id = _dict(fields.get("transient", {})).get("display_id")
     if isinstance(display_id, str):
-        output.transient = NotebookNode(display_id=display_id[:200])
+        output.transient = NotebookNode(display_id=_text(display_id)[:200])
     return output
 
 
@@ -145,7 +153,7 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
         elif reader := _reader(mime):
             try:
                 kept[mime] = reader(value)
-            except FigureError as error:
+            except NotShown as error:
                 dropped[mime] = f"{_STAYS} ({error})"
         else:
             dropped[mime] = _STAYS
@@ -165,8 +173,11 @@ _STAYS = "may not leave the sandbox"
 
 def _note(dropped: dict[str, str]) -> str:
     """Say what was dropped, why, and how to let it pass."""
-    lines = [f"[{str(mime)[:80]} {why}]" for mime, why in sorted(dropped.items())]
-    admitted = [str(mime)[:80] for mime, why in sorted(dropped.items()) if why.startswith(_STAYS)]
+    named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MOST_NAMED]]
+    lines = [f"[{mime} {why}]" for mime, why in named]
+    if len(dropped) > len(named):
+        lines.append(f"[and {len(dropped) - len(named):,} more]")
+    admitted = [mime for mime, why in named if why.startswith(_STAYS)]
     if admitted:
         lines.append(f"[to let it pass, and act in your browser: c.Sandbox.admit = {admitted}]")
     return "\n".join(lines)
@@ -181,7 +192,9 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
         size: dict[str, JSON] = {
             side: value
             for side, value in (asked.items() if isinstance(asked, dict) else ())
-            if side in ("width", "height") and isinstance(value, int | float)
+            if side in ("width", "height")
+            and type(value) in (int, float)
+            and 0 <= value <= MOST_PIXELS
         }
         if size:
             sizes[mime] = size
@@ -194,46 +207,101 @@ def weight(output: NotebookNode) -> int:
         case "stream":
             return len(output.text)
         case "error":
-            return sum(map(len, output.traceback))
+            return len(output.evalue) + sum(len(line) + 1 for line in output.traceback)
         case "clear_output":
             return 0
-    values = output.data.values()
-    return sum(len(value) if isinstance(value, str) else 1000 for value in values)
+    return _weight(output.data)
+
+
+def _weight(value: object) -> int:
+    match value:
+        case str():
+            return len(value) + 1
+        case list():
+            return sum(map(_weight, value)) + 1
+        case dict():
+            return sum(_weight(key) + _weight(item) for key, item in value.items()) + 1
+    return 8
 
 
 def _html(value: object) -> str:
     """Rebuild HTML from allowed tags and attributes alone."""
-    import nh3
-
-    cleaned = nh3.clean(
-        _inline_styles(_text(value)),
-        tags=_TAGS,
-        clean_content_tags={"script", "style"},
-        attributes=_ATTRIBUTES,
-        attribute_filter=_attribute,
-        filter_style_properties=_STYLES,
-        url_schemes={"data"},
-        link_rel=None,
-    )
+    cleaned = _cleaned(_inline_styles(_text(value)))
     return _TEX.sub(r"\\ \1", _NO_PICTURE.sub("[picture not shown]", cleaned))
+
+
+_cleaning = threading.Lock()
+
+
+def _cleaned(html: str) -> str:
+    """Have nh3 clean HTML, but not for long: what nests takes it the square of its length.
+
+    A thread that is given up goes on alone, and until it is done no other begins.
+    """
+    cleaned: list[str] = []
+
+    def clean() -> None:
+        import nh3
+
+        with contextlib.suppress(Exception):
+            cleaned.append(
+                nh3.clean(
+                    html,
+                    tags=_TAGS,
+                    clean_content_tags={"script", "style"},
+                    attributes=_ATTRIBUTES,
+                    attribute_filter=_attribute,
+                    filter_style_properties=_STYLES,
+                    url_schemes={"data"},
+                    link_rel=None,
+                )
+            )
+        _cleaning.release()
+
+    if _cleaning.acquire(timeout=1):
+        thread = threading.Thread(target=clean, daemon=True)
+        thread.start()
+        thread.join(LONGEST_CLEANING)
+    if not cleaned:
+        raise NotShown("HTML that takes too long to clean")
+    return cleaned[0]
 
 
 _REACHES = re.compile(r"url|image|expression|@|\\", re.IGNORECASE)  # of a style: out of the page
 # pandas' Styler writes a sheet of rules for the ids of its cells
-_SHEET = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL | re.IGNORECASE)
-_RULE = re.compile(r"((?:#T_\w+\s*,?\s*)+)\{([^{}]*)\}")
+_SHEET = re.compile(r"<style\b[^<>]*>|</style>", re.IGNORECASE)
 _STYLED = re.compile(r'\bid="(T_\w+)"')
 
 
 def _inline_styles(html: str) -> str:
     """Put the rules of a Styler into the cells they are for; nh3 judges them there."""
-    rules: dict[str, str] = {}
-    for sheet in _SHEET.findall(html):
-        for selectors, style in _RULE.findall(sheet):
-            for name in re.findall(r"#(T_\w+)", selectors):
-                kept = [part for part in style.split(";") if not _REACHES.search(part)]
-                rules[name] = rules.get(name, "") + ";".join(kept).replace('"', "'") + ";"
-    return _STYLED.sub(lambda cell: f'style="{rules[cell[1]]}"' if cell[1] in rules else "", html)
+    rules: dict[str, list[str]] = {}
+    for sheet in _sheets(html):
+        for rule in sheet.split("}"):
+            selectors, _, style = rule.partition("{")
+            parts = [part for part in style.split(";") if not _REACHES.search(part)]
+            kept = ";".join(parts).replace('"', "'")
+            for name in re.findall(r"#(T_\w+)\s*(?=,|$)", selectors):
+                rules.setdefault(name, []).append(kept)
+    room = MOST_CHARACTERS
+
+    def inlined(cell: re.Match[str]) -> str:
+        nonlocal room
+        kept = rules.pop(cell[1], [])  # an id is one cell's
+        room -= sum(map(len, kept))
+        return f'style="{";".join(kept)}"' if kept and room >= 0 else ""
+
+    return _STYLED.sub(inlined, html)
+
+
+def _sheets(html: str) -> Iterator[str]:
+    start = None
+    for tag in _SHEET.finditer(html):
+        if tag[0].startswith("</") and start is not None:
+            yield html[start : tag.start()]
+            start = None
+        elif start is None and not tag[0].startswith("</"):
+            start = tag.end()
 
 
 _NO_PICTURE = re.compile(r'<img(?! src=)(?: (?!src=)[a-z]+="[^"]*")*>')  # its source was dropped
@@ -267,6 +335,8 @@ def _json(value: object, depth: int = 0) -> JSON:
     if depth > MOST_DEPTH:
         raise ValueError(f"JSON nested deeper than {MOST_DEPTH}")
     match value:
+        case float() if not math.isfinite(value):
+            return None  # JSON has no such number: a page could not read the notebook
         case None | bool() | int() | float():
             return value
         case str():
@@ -284,12 +354,12 @@ def _latex(value: object) -> str:
 
 # Code for certain, however a renderer reads the rest: a fence of its own from the first column on,
 # with a plain label, that is closed. All else that looks like code may be none (`x ``, a fence that
-# its list item ends), so it is made inert too.
-_FENCED = re.compile(
-    r"^(?P<fence>`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*\n(?:.*\n)*? {0,3}(?P=fence)`*[ \t]*$",
-    re.MULTILINE,
-)
-_MERMAID = re.compile(r"((?:`{3,}|~{3,})[^\n]*?)mermaid", re.IGNORECASE)  # drawn, with pictures
+# its list item ends), so it is made inert too. Line by line: a pattern that looks for the end of
+# each fence looks at all that follows, again and again.
+_OPENING = re.compile(r"(`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*")
+_CLOSING = re.compile(r" {0,3}(`{3,})[ \t]*")
+_FENCE = re.compile(r"`{3}|~{3}")
+_MERMAID = re.compile(r"mermaid", re.IGNORECASE)  # drawn, with pictures
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 
@@ -299,12 +369,45 @@ def clean_markdown(text: str) -> str:
 
     They stay as text that can be read. Fenced code is left as it is.
     """
-    text = _MERMAID.sub(r"\1mermaid-source", printable(text))
-    pieces, end = [], 0
-    for code in _FENCED.finditer(text):
-        pieces += [_inert(text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*pieces, _inert(text[end:])])
+    lines = [_undrawn(line) for line in printable(text).split("\n")]
+    pieces: list[str] = []
+    end = 0
+    for first, last in _fenced(lines):
+        pieces += [_inert("\n".join(lines[end:first]))] if first > end else []
+        pieces += lines[first:last]
+        end = last
+    if end < len(lines):
+        pieces.append(_inert("\n".join(lines[end:])))
+    return "\n".join(pieces)
+
+
+def _undrawn(line: str) -> str:
+    """Take from what may open a fence the word that has a diagram drawn."""
+    fence = _FENCE.search(line)
+    if not fence:
+        return line
+    return line[: fence.end()] + _MERMAID.sub("mermaid-source", line[fence.end() :])
+
+
+def _fenced(lines: list[str]) -> Iterator[tuple[int, int]]:
+    """Find the code: its first line, and the line after its last."""
+    closings = [_ticks(_CLOSING, line) for line in lines]
+    longest = [*accumulate(reversed(closings), max)][::-1]  # from a line on
+    place = 0
+    while place < len(lines) - 1:
+        ticks, first = _ticks(_OPENING, lines[place]), place
+        place += 1
+        if 0 < ticks <= longest[place]:
+            while closings[place] < ticks:
+                place += 1
+            place += 1
+            yield first, place
+
+
+def _ticks(fence: re.Pattern[str], line: str) -> int:
+    """Count the backticks of a line that is such a fence; 0 if it is none."""
+    found = fence.fullmatch(line)
+    return len(found[1]) if found else 0
 
 
 def _inert(text: str) -> str:

@@ -1,0 +1,51 @@
+"""What would hold an event loop up, done aside: a function in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["aside"]
+
+T = TypeVar("T")
+
+
+async def aside(function: Callable[[], T]) -> T:
+    """Return what a function returns, or raise what it raises, while the loop goes on.
+
+    If this is cancelled, the thread goes on alone. It holds up neither other calls (a pool of
+    threads would fill) nor the end of the process. What would end the loop, such as sys.exit(),
+    becomes a RuntimeError.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def finish(result: T | None, error: Exception | None) -> None:
+        if done.done():
+            return
+        if error:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # no error: the function has returned
+
+    def work() -> None:
+        result: T | None = None
+        failure: Exception | None = None
+        try:
+            result = context.run(function)
+        except StopIteration as error:  # a future takes none
+            failure = RuntimeError(f"StopIteration: {error}")
+        except Exception as error:
+            failure = error
+        except BaseException as error:
+            failure = RuntimeError(f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(finish, result, failure)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=work, name="jupyter_agent aside", daemon=True).start()
+    return await done

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models.faults import broken_off, cut_short
-from jupyter_agent.models.remote import RemoteModel, server_url
+from jupyter_agent.models.remote import RemoteModel, checked_key, server_url
 from jupyter_agent.protocol import TOOL, Call, Delta, Message, Usage
 
 __all__ = ["HubModel", "load"]
@@ -49,11 +49,13 @@ def load(name: str, **settings: Any) -> HubModel:
             base = host if "://" in host else f"http://{host}"
             return HubModel(name, model=rest, url=_chat_url(base), key=NO_KEY, **settings)
     base, _, model = name.partition("#")
+    server_url(base)  # before it is shown
     if not model:
         raise UsageError(f"{name!r} names no model: write it after a #, as in {base}#NAME")
     url = _chat_url(base)
-    key = os.environ.get("JUPYTER_AGENT_API_KEY", "").strip()
-    if not key:
+    if key := os.environ.get("JUPYTER_AGENT_API_KEY", "").strip():
+        checked_key(key, "JUPYTER_AGENT_API_KEY")
+    else:
         key = _hub_token(name) if _is_hub(url) else NO_KEY
     return HubModel(name, model=model, url=url, key=key, **settings)
 
@@ -64,7 +66,7 @@ def _hub_token(name: str) -> str:
     token = get_token()
     if not token:
         raise UsageError(f"{name} wants a Hugging Face token: run `hf auth login` or set HF_TOKEN")
-    return token
+    return checked_key(token, "HF_TOKEN (or `hf auth login`)")
 
 
 def _is_hub(url: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.models.faults import broken_off, cut_short, failed
+from jupyter_agent.models.faults import StreamError, broken_off, cut_short
 from jupyter_agent.models.remote import RemoteModel, key_from, server_url
 from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage
 
@@ -72,9 +72,9 @@ class OpenAIModel(RemoteModel):
                     if event.type == "response.incomplete":
                         raise cut_short(self.name)
                     if event.type == "response.failed":
-                        raise failed(self.name, event.response.error.model_dump())
+                        raise StreamError(event.response.error.model_dump())
                     if event.type == "error":
-                        raise failed(self.name, event.model_dump())
+                        raise StreamError(event.model_dump())
                     if delta := _delta(event):
                         yield delta
         if not finished:

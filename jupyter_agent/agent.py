@@ -407,10 +407,13 @@ class Agent(LoggingConfigurable):
 
     def _spend(self, counted: Usage | None, messages: list[Message], read: int) -> dict[str, Any]:
         """Return what a reply cost, as counted by the server or else estimated."""
-        usage = counted or Usage(characters(messages) // _CHARACTERS_A_TOKEN, read // 4)
+        usage = counted
+        if not usage or not usage.total:  # there are servers that count nothing, but say so
+            tokens = characters(messages) // _CHARACTERS_A_TOKEN, read // _CHARACTERS_A_TOKEN
+            usage = Usage(*tokens, cost=counted.cost if counted else None)
         self._spent += usage.total
         known = {name: value for name, value in asdict(usage).items() if value is not None}
-        return known | ({} if counted else {"estimated": True})
+        return known | ({} if counted and counted.total else {"estimated": True})
 
 
 def _over(cell: NotebookNode) -> Change:

@@ -36,6 +36,7 @@ __all__ = [
     "as_calls",
     "as_text",
     "fenced",
+    "number",
 ]
 
 Form = Literal["text", "tool"]
@@ -215,10 +216,26 @@ class Usage:
     cached: int = 0
     cost: float | None = None  # US dollars
 
+    @classmethod
+    def told(cls, prompt: object, completion: object, cached: object, cost: object = None) -> Usage:
+        """Read what a server says; what is no number counts nothing."""
+        read, written, kept = (int(number(n) or 0) for n in (prompt, completion, cached))
+        return cls(read, written, kept, number(cost))
+
     @property
     def total(self) -> int:
         """What is paid for: tokens read and written."""
         return self.prompt + self.completion
+
+
+def number(value: object) -> float | None:
+    """Read a count or a price that somebody else wrote; None if it cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value < _MOST else None
+
+
+_MOST = 1e12  # of anything that is counted or paid
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +412,7 @@ class CallReader:
         """Tell whether the arguments hold code; a missing closing brace is forgiven."""
         try:
             whole = json.loads(self.arguments, strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
         code = whole.get("code") if isinstance(whole, dict) else None
         if isinstance(code, str):

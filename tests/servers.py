@@ -283,7 +283,7 @@ def _messages(reply: Reply) -> Iterator[bytes]:
     counted = reply.usage or {"prompt_tokens": 0, "completion_tokens": 0}
     cached = counted.get("prompt_tokens_details", {}).get("cached_tokens", 0)
     begun = {
-        "input_tokens": counted["prompt_tokens"] - cached,
+        "input_tokens": counted["prompt_tokens"] - cached if cached else counted["prompt_tokens"],
         "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": 0,
         "output_tokens": 1,

@@ -12,12 +12,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
-    {"__init__", "errors", "protocol", "options", "bridge", "bill", "pictures", "examples"}
+    {"__init__", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"views.runs"},
-    {"sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
+    {"bill", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
-    | {"models.faults"},
+    | {"models.bounds", "models.faults"},
     {
         "ask",
         "draft",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import traceback
@@ -13,6 +14,7 @@ import pytest
 from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.session import Session
+from jupyter_agent.transcript import KEY
 
 from .faults import FORMS, refusal
 from .servers import ChatServer, Reply
@@ -108,3 +110,86 @@ def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(
     with pytest.raises(UsageError, match=r"^[A-Z_]*_API_KEY holds what no key does") as caught:
         load_model(name.replace("http://URL/v1", everywhere.url))
     assert "one" not in str(caught.value).replace("once", "")
+
+
+# -- what is sent without end
+
+
+PLAGUES = {
+    "a line without end": lambda path: [b"data: " + b"x" * (1 << 20)] * 2_000,
+    "an event without end": lambda path: [b"data: {}\n" * 100_000] * 2_000,
+    "a packed reply": lambda path: [],
+    "an error without end": lambda path: [b"no " * 300_000] * 2_000,
+    "deep nesting": lambda path: [b'event: response.completed\ndata: {"a":' + b"[" * 200_000 + b"\n\n"],
+    "no UTF-8": lambda path: [b"data: \xff\xfe\n\n"],
+    "JSON of another kind": lambda path: [b"data: [1, null]\n\n", b'data: "x"\n\n', b"data: 7\n\n"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plague", PLAGUES)
+@pytest.mark.parametrize("name", FORMS)
+async def test_what_no_reply_is_ends_soon_and_fills_nothing(
+    everywhere: ChatServer, name: str, plague: str
+) -> None:
+    sent = 0
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal sent
+        handler.send_response(500 if plague == "an error without end" else 200)
+        handler.send_header("content-type", "text/event-stream")
+        if plague == "a packed reply":
+            handler.send_header("content-encoding", "gzip")
+        handler.end_headers()
+        for piece in PLAGUES[plague](handler.path):
+            handler.wfile.write(piece)
+            sent += len(piece)
+        if plague == "a packed reply":
+            handler.wfile.write(gzip.compress(bytes(1 << 26)))
+
+    everywhere.answer = answer
+    agent = agent_for(name, everywhere, retries=0)
+    with pytest.raises(ModelError) as caught:
+        await run(agent)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert [cell.metadata[KEY]["role"] for cell in agent.transcript.cells] == ["task", "end"]
+    assert sent < 100 << 20
+
+
+@pytest.mark.parametrize("count", [-5, 1e308, float("inf"), "12", None, True, {}])
+@pytest.mark.parametrize("name", FORMS)
+async def test_counts_that_are_none_count_nothing(
+    everywhere: ChatServer, name: str, count: object
+) -> None:
+    usage: dict[str, Any] = {
+        "prompt_tokens": count,
+        "completion_tokens": count,
+        "total_tokens": count,
+    }
+    everywhere.replies = [Reply("Done.", usage=usage)]
+    agent = agent_for(name, everywhere, token_budget=100_000)
+    await run(agent)
+    bill = agent.transcript.bill
+    assert 0 < bill.total < 10_000
+    assert bill.estimated or count in ("12", True)  # which Anthropic's client reads as a number
+
+
+@pytest.mark.parametrize("headers", [{"retry-after": "Mon, 01 Jan 2026 99999999999:00:00 GMT"}, {"retry-after": "nan"}, {"retry-after": "-1e999"}])  # fmt: skip
+@pytest.mark.parametrize("name", FORMS)
+async def test_numbers_that_no_machine_holds_are_no_reason_to_fail(
+    everywhere: ChatServer, name: str, headers: dict[str, str]
+) -> None:
+    said = f"maximum context length is {'9' * 5000} tokens"
+    everywhere.replies = [Reply(**refusal(400, said)), Reply(**refusal(429, said, **headers))]
+    for kind in ("context", "rate_limit"):
+        with pytest.raises(ModelError) as caught:
+            await run(agent_for(name, everywhere, retries=0))
+        assert caught.value.kind == kind
+
+
+async def test_calls_may_be_nested_deeply_and_share_an_id(everywhere: ChatServer) -> None:
+    deep = '{"code": ' + "[" * 90_000
+    everywhere.replies = [Reply(calls=[deep, deep]), Reply("Done.")]
+    agent = agent_for("http://URL/v1#x", everywhere, "tool")
+    await run(agent)
+    assert agent.transcript.answer == "Done."

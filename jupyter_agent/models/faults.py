@@ -27,11 +27,11 @@ _WINDOW = re.compile(
 _SIZES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"context (?:length|window|size|limit)[^0-9]{0,40}?(\d[\d,]{2,})",  # OpenAI, vLLM
-        r"> ?(\d[\d,]{2,}) (?:tokens )?maximum",  # Anthropic
-        r"maximum number of tokens allowed \((\d[\d,]{2,})\)",  # Gemini
-        r"model with (\d[\d,]{2,}) maximum context",  # Mistral
-        r"n_ctx\D{1,5}(\d{3,})",  # llama.cpp
+        r"context (?:length|window|size|limit)[^0-9]{0,40}?(\d[\d,]{2,15})",  # OpenAI, vLLM
+        r"> ?(\d[\d,]{2,15}) (?:tokens )?maximum",  # Anthropic
+        r"maximum number of tokens allowed \((\d[\d,]{2,15})\)",  # Gemini
+        r"model with (\d[\d,]{2,15}) maximum context",  # Mistral
+        r"n_ctx\D{1,5}(\d{3,15})",  # llama.cpp
     )
 ]
 _SHORTEST_KEY = 6  # what is shorter, such as "none", is none, and stands in many a word
@@ -184,7 +184,7 @@ def _retry_after(headers: Any) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -198,7 +198,9 @@ def _explain(error: BaseException) -> tuple[Kind, str]:
         return "bad_request", "HF_HUB_OFFLINE is set, which forbids every request; unset it"
     if any("Timeout" in name for name in names):
         return "timeout", "the server did not answer in time; try again"
-    if "JSONDecodeError" in names:
+    if "TooMuchError" in names:
+        return "protocol", text
+    if names & {"JSONDecodeError", "RecursionError"}:
         return "protocol", "the server sent what is not JSON; is that the right URL?"
     if "ConnectError" in names or "ConnectionRefusedError" in names:
         return "network", f"no server answers there ({text}); is it running?"

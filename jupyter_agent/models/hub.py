@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jupyter_agent.errors import UsageError
+from jupyter_agent.models.bounds import bounded
 from jupyter_agent.models.faults import broken_off, cut_short
 from jupyter_agent.models.remote import RemoteModel, checked_key, server_url
 from jupyter_agent.protocol import TOOL, Call, Delta, Message, Usage
@@ -108,7 +109,7 @@ class HubModel(RemoteModel):
         )
 
         headers = build_hf_headers(token=self._key)
-        async with get_async_session() as session:
+        async with bounded(get_async_session()) as session:
             answer = await session.get(
                 self._url.replace("/chat/completions", "/models"), headers=headers
             )
@@ -117,13 +118,15 @@ class HubModel(RemoteModel):
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         from huggingface_hub import AsyncInferenceClient
 
+        class Client(AsyncInferenceClient):
+            async def _get_async_client(self) -> Any:  # there is no public way to its session
+                return bounded(await super()._get_async_client())
+
         tools = [{"type": "function", "function": TOOL}] if self.form == "tool" else None
         fields = self._fields(**{"tools": tools} if tools else {})
         thoughts: dict[str, Any] = {}
         finished = False
-        async with AsyncInferenceClient(
-            base_url=self._url, api_key=self._key, headers=self._headers
-        ) as client:
+        async with Client(base_url=self._url, api_key=self._key, headers=self._headers) as client:
             chunks: AsyncIterable[Any] = await client.chat_completion(
                 [self._wire(message) for message in messages],
                 model=self._model,
@@ -195,13 +198,8 @@ def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
 def _usage(usage: Any) -> Usage:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    cost = usage.get("cost")  # OpenRouter says it
-    return Usage(
-        usage.get("prompt_tokens") or 0,
-        usage.get("completion_tokens") or 0,
-        cached or 0,
-        cost=cost if isinstance(cost, int | float) else None,
-    )
+    tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    return Usage.told(*tokens, cost=usage.get("cost"))  # OpenRouter says it
 
 
 def _window(listed: Any, model: str) -> int | None:

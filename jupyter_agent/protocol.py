@@ -286,6 +286,7 @@ class Model(Protocol):
 
 _OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[^\s`]*)[^`]*$")
 _MAYBE_FENCE = re.compile(r"^ {0,3}(`{1,2}$|~{1,2}$|`{3}|~{3}|$)")
+_MOST_DOUBTS = 2_000_000  # characters read again, of one reply, because a fence may be in a string
 _PYTHON = {"python", "python3", "py", "ipython"}
 
 
@@ -303,6 +304,7 @@ class ReplyReader:
         self._fence = ""  # what opened the ``python`` block
         self._aside = ""  # what opened a block of another language, which is prose
         self._rest = ""  # the last line, not whole yet
+        self._doubts = _MOST_DOUBTS
 
     @property
     def prose(self) -> str:
@@ -341,7 +343,7 @@ class ReplyReader:
 
     def _read(self, line: str) -> None:
         if self._code is not None:
-            if _closes(line, self._fence) and not _ends_in_string("\n".join(self._code)):
+            if _closes(line, self._fence) and not self._in_string():
                 self.closed = True
             else:
                 self._code.append(line)
@@ -354,6 +356,12 @@ class ReplyReader:
         else:
             self._prose.append(line)
             self._aside = opening["fence"] if opening else ""
+
+    def _in_string(self) -> bool:
+        """Tell whether a fence is only text in the code."""
+        code = "\n".join(self._code or ())
+        self._doubts -= len(code)
+        return self._doubts > 0 and _ends_in_string(code)
 
 
 def _closes(line: str, fence: str) -> bool:

@@ -152,6 +152,7 @@ async def test_what_no_reply_is_ends_soon_and_fills_nothing(
         await run(agent)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+    assert ("unasked" in str(caught.value)) == (plague == "a packed reply")
     assert [cell.metadata[KEY]["role"] for cell in agent.transcript.cells] == ["task", "end"]
     assert sent < 100 << 20
 

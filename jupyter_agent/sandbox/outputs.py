@@ -285,11 +285,10 @@ def _latex(value: object) -> str:
 # Code for certain, however a renderer reads the rest: a fence of its own from the first column on,
 # with a plain label, that is closed. All else that looks like code may be none (`x ``, a fence that
 # its list item ends), so it is made inert too.
-_FENCED = re.compile(
-    r"^(?P<fence>`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*\n(?:.*\n)*? {0,3}(?P=fence)`*[ \t]*$",
-    re.MULTILINE,
-)
-_MERMAID = re.compile(r"((?:`{3,}|~{3,})[^\n]*?)mermaid", re.IGNORECASE)  # drawn, with pictures
+_OPENING = re.compile(r"(`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*")
+_CLOSING = re.compile(r" {0,3}(`{3,})[ \t]*")
+_FENCE = re.compile(r"(?:```|~~~)[^\n]*")  # and what stands behind it
+_MERMAID = re.compile(r"mermaid(?!-source)", re.IGNORECASE)  # drawn, with pictures
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 
@@ -299,12 +298,26 @@ def clean_markdown(text: str) -> str:
 
     They stay as text that can be read. Fenced code is left as it is.
     """
-    text = _MERMAID.sub(r"\1mermaid-source", printable(text))
-    pieces, end = [], 0
-    for code in _FENCED.finditer(text):
-        pieces += [_inert(text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*pieces, _inert(text[end:])])
+    text = _FENCE.sub(lambda fence: _MERMAID.sub("mermaid-source", fence[0]), printable(text))
+    lines, at, unclosed = text.split("\n"), 0, len(text)
+    while at < len(lines):
+        opening, end = _OPENING.fullmatch(lines[at]), None
+        if opening and len(opening[1]) < unclosed:  # else the search would take time without end
+            end = _closing(lines, at + 1, len(opening[1]))
+            unclosed = unclosed if end else len(opening[1])
+        if end is None:
+            lines[at] = _inert(lines[at])
+        at = (end or at) + 1
+    return "\n".join(lines)
+
+
+def _closing(lines: list[str], first: int, length: int) -> int | None:
+    """Find the line that closes a fence."""
+    for at in range(first, len(lines)):
+        closing = _CLOSING.fullmatch(lines[at])
+        if closing and len(closing[1]) >= length:
+            return at
+    return None
 
 
 def _inert(text: str) -> str:

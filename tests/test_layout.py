@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"views.runs"},
-    {"bill", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
+    {"bill", "records", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
@@ -40,7 +40,17 @@ LAYERS = [
     {"magics", "kernel", "cli"},
 ]
 # what carries a run
-LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
+LOOP = [
+    "errors",
+    "protocol",
+    "bill",
+    "pictures",
+    "records",
+    "transcript",
+    "summary",
+    "draft",
+    "request",
+]
 LOOP += ["models", "agent"]
 BORDER = ["ask", "border", "sandbox.guest_calls", "sandbox.guest_values", "tools", "values"]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]

@@ -83,6 +83,16 @@ def _chat_url(base: str) -> str:
     return parts._replace(path=(parts.path or "/v1") + "/chat/completions").geturl()
 
 
+class _Verbatim(str):
+    """A field's name that the client does not find: it would rewrite ``response_format``."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
 class HubModel(RemoteModel):
     """A model that speaks chat completions."""
 
@@ -124,6 +134,8 @@ class HubModel(RemoteModel):
 
         tools = [{"type": "function", "function": TOOL}] if self.form == "tool" else None
         fields = self._fields(**{"tools": tools} if tools else {})
+        if "response_format" in fields:
+            fields[_Verbatim("response_format")] = fields.pop("response_format")
         thoughts: dict[str, Any] = {}
         finished = False
         async with Client(base_url=self._url, api_key=self._key, headers=self._headers) as client:

@@ -213,17 +213,22 @@ class Agent(LoggingConfigurable):
         asked = self._requests.size()
         self._check_budget(asked)
         ends = asyncio.get_running_loop().time() + self.reply_timeout
-        async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
-            async for delta in deltas:
-                over = draft.read(delta)
-                for change in draft.write():
-                    yield change
-                if over and form == "text":
-                    break
-                if draft.length > self.reply_length:
-                    limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
-                    raise cut_short(self.model.name, limit)
-                self._check_budget(asked + draft.length // _CHARACTERS_A_TOKEN)
+        usage: dict[str, Any] = {}
+        try:
+            async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
+                async for delta in deltas:
+                    over = draft.read(delta)
+                    for change in draft.write():
+                        yield change
+                    if over and form == "text":
+                        break
+                    if draft.length > self.reply_length:
+                        limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
+                        raise cut_short(self.model.name, limit)
+                    self._check_budget(asked + draft.length // _CHARACTERS_A_TOKEN)
+        finally:
+            if draft.begun:  # also what broke off is paid for
+                usage = self._spend(draft.usage, messages, draft.length)
         for change in draft.close():
             yield change
         if not draft.cells and not draft.unread:
@@ -231,7 +236,6 @@ class Agent(LoggingConfigurable):
                 f"{self.model.name} gave an empty reply; ask again or another model",
                 kind="protocol",
             )
-        usage = self._spend(draft.usage, messages, draft.length)
         for cell in draft.cells[-1:]:
             cell.metadata[KEY]["usage"] = usage
         step.whole, step.to_run = True, draft.code
@@ -407,10 +411,13 @@ class Agent(LoggingConfigurable):
 
     def _spend(self, counted: Usage | None, messages: list[Message], read: int) -> dict[str, Any]:
         """Return what a reply cost, as counted by the server or else estimated."""
-        usage = counted or Usage(characters(messages) // _CHARACTERS_A_TOKEN, read // 4)
+        usage = counted
+        if not usage or not usage.total:  # there are servers that count nothing, but say so
+            tokens = characters(messages) // _CHARACTERS_A_TOKEN, read // _CHARACTERS_A_TOKEN
+            usage = Usage(*tokens, cost=counted.cost if counted else None)
         self._spent += usage.total
         known = {name: value for name, value in asdict(usage).items() if value is not None}
-        return known | ({} if counted else {"estimated": True})
+        return known | ({} if counted and counted.total else {"estimated": True})
 
 
 def _over(cell: NotebookNode) -> Change:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jupyter_agent.protocol import number
+
 __all__ = ["Bill"]
 
 
@@ -23,12 +25,12 @@ class Bill:
         """Add a step's; what is no number, in a file that somebody sent, counts nothing."""
         if not isinstance(usage, Mapping):
             return
-        tokens = [int(_number(usage.get(name)) or 0) for name in ("prompt", "completion", "cached")]
+        tokens = [int(number(usage.get(name)) or 0) for name in ("prompt", "completion", "cached")]
         self.prompt += tokens[0]
         self.completion += tokens[1]
         self.cached += tokens[2]
         self.estimated |= bool(usage.get("estimated"))
-        cost = _number(usage.get("cost"))
+        cost = number(usage.get("cost"))
         if cost is not None:
             self.cost = (self.cost or 0) + cost
         elif any(tokens):
@@ -46,10 +48,6 @@ class Bill:
         if self.cost is not None:
             parts.append("at least " * self.unpriced + _price(self.cost))
         return ", ".join(parts)
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) and 0 <= value < float("inf") else None
 
 
 def _price(dollars: float) -> str:

@@ -52,6 +52,11 @@ class Draft:
         return Draft(self._transcript, self._number, self._by)
 
     @property
+    def begun(self) -> bool:
+        """Whether anything came of the reply."""
+        return bool(self.length or self.usage)
+
+    @property
     def code(self) -> list[NotebookNode]:
         """The code cells, in the order in which they run."""
         return list(self._code.values())

@@ -36,6 +36,7 @@ __all__ = [
     "as_calls",
     "as_text",
     "fenced",
+    "number",
 ]
 
 Form = Literal["text", "tool"]
@@ -215,10 +216,26 @@ class Usage:
     cached: int = 0
     cost: float | None = None  # US dollars
 
+    @classmethod
+    def told(cls, prompt: object, completion: object, cached: object, cost: object = None) -> Usage:
+        """Read what a server says; what is no number counts nothing."""
+        read, written, kept = (int(number(n) or 0) for n in (prompt, completion, cached))
+        return cls(read, written, kept, number(cost))
+
     @property
     def total(self) -> int:
         """What is paid for: tokens read and written."""
         return self.prompt + self.completion
+
+
+def number(value: object) -> float | None:
+    """Read a count or a price that somebody else wrote; None if it cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value < _MOST else None
+
+
+_MOST = 1e12  # of anything that is counted or paid
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +286,7 @@ class Model(Protocol):
 
 _OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[^\s`]*)[^`]*$")
 _MAYBE_FENCE = re.compile(r"^ {0,3}(`{1,2}$|~{1,2}$|`{3}|~{3}|$)")
+_MOST_DOUBTS = 2_000_000  # characters read again, of one reply, because a fence may be in a string
 _PYTHON = {"python", "python3", "py", "ipython"}
 
 
@@ -286,6 +304,7 @@ class ReplyReader:
         self._fence = ""  # what opened the ``python`` block
         self._aside = ""  # what opened a block of another language, which is prose
         self._rest = ""  # the last line, not whole yet
+        self._doubts = _MOST_DOUBTS
 
     @property
     def prose(self) -> str:
@@ -324,7 +343,7 @@ class ReplyReader:
 
     def _read(self, line: str) -> None:
         if self._code is not None:
-            if _closes(line, self._fence) and not _ends_in_string("\n".join(self._code)):
+            if _closes(line, self._fence) and not self._in_string():
                 self.closed = True
             else:
                 self._code.append(line)
@@ -337,6 +356,12 @@ class ReplyReader:
         else:
             self._prose.append(line)
             self._aside = opening["fence"] if opening else ""
+
+    def _in_string(self) -> bool:
+        """Tell whether a fence is only text in the code."""
+        code = "\n".join(self._code or ())
+        self._doubts -= len(code)
+        return self._doubts > 0 and _ends_in_string(code)
 
 
 def _closes(line: str, fence: str) -> bool:
@@ -395,7 +420,7 @@ class CallReader:
         """Tell whether the arguments hold code; a missing closing brace is forgiven."""
         try:
             whole = json.loads(self.arguments, strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
         code = whole.get("code") if isinstance(whole, dict) else None
         if isinstance(code, str):

@@ -315,8 +315,8 @@ class Session(LoggingConfigurable):
         """Say in a few words each how things stand."""
         try:
             model = choose_model(self.model)
-        except UsageError:
-            model = "none by default; name one with -m or JUPYTER_AGENT_MODEL"
+        except UsageError as error:
+            model = str(error)
         sandbox = self.sandbox.describe() if self.sandbox.alive else "starts with the next run"
         runs = sum(c.metadata.get(KEY, {}).get("role") == "task" for c in self.transcript.cells)
         path = self.transcript.path

@@ -7,10 +7,11 @@ import os
 import re
 import secrets
 import tempfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -30,15 +31,15 @@ from jupyter_agent.protocol import (
     as_calls,
     as_text,
 )
+from jupyter_agent.records import Role, sound
 
 __all__ = ["ANSI", "KEY", "Change", "Role", "Transcript", "brief", "passing"]
 
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
+VERSION = 1  # of what stands there
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
-
-Role = Literal["task", "prose", "code", "own", "summary", "correction", "reminder", "wait", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,15 +288,16 @@ def _empty() -> NotebookNode:
     metadata = {
         "kernelspec": dict(KERNELSPEC),
         "language_info": {"name": "python"},
-        KEY: {"version": 1},
+        KEY: {"version": VERSION},
     }
     return new_notebook(metadata=metadata)
 
 
 def _read(path: Path) -> NotebookNode:
     try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
+        with warnings.catch_warnings(action="ignore"):  # of cells without an id: they get one
+            notebook = nbformat.read(path, as_version=4)
+            nbformat.validate(notebook)
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except Exception as error:  # nbformat raises whatever its json and schema libraries do
@@ -303,12 +305,29 @@ def _read(path: Path) -> NotebookNode:
         raise UsageError(
             f"{str(path)!r} is not a notebook ({reason}); it is left as it is: name another file"
         ) from None
-    if KEY not in notebook.metadata:
+    about = notebook.metadata.get(KEY)
+    if not isinstance(about, dict):
         raise UsageError(
             f"{str(path)!r} is a notebook but not a saved run; it is left as it is: "
             "name another file"
         )
+    if about.get("version", VERSION) != VERSION:
+        raise UsageError(
+            f"{str(path)!r} was saved by another version of jupyter_agent, in a form that this one "
+            "does not know; it is left as it is: name another file, or upgrade"
+        )
+    for cell in notebook.cells:
+        _mend(cell)
     return notebook
+
+
+def _mend(cell: NotebookNode) -> None:
+    """Leave out what does not fit of a cell that was read."""
+    facts = sound(cell.metadata.pop(KEY, None), cell.cell_type)
+    if facts:
+        if facts["role"] == "own":
+            facts.setdefault("shown", _shown(cell.outputs))
+        cell.metadata[KEY] = nbformat.from_dict(facts)
 
 
 def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -66,6 +67,7 @@ class ChatServer:
     hung_up: threading.Event = field(default_factory=threading.Event)
     listed: list[dict[str, Any]] = field(default_factory=list)  # at /models
     writer: Callable[[list[dict[str, Any]]], str] | None = None  # of replies, if none is left
+    answer: Callable[[BaseHTTPRequestHandler], None] | None = None  # in place of all replies
 
     def __post_init__(self) -> None:
         server = self
@@ -86,6 +88,11 @@ class ChatServer:
                 raw = self.rfile.read(int(self.headers["content-length"]))
                 request = Request(self.path, dict(self.headers), raw)
                 server.requests.append(request)
+                if server.answer:
+                    self.close_connection = True
+                    with suppress(OSError):
+                        server.answer(self)
+                    return
                 if server.writer and not server.replies:
                     server.replies.append(Reply(server.writer(request.messages)))
                 reply = server.replies.pop(0)
@@ -276,7 +283,7 @@ def _messages(reply: Reply) -> Iterator[bytes]:
     counted = reply.usage or {"prompt_tokens": 0, "completion_tokens": 0}
     cached = counted.get("prompt_tokens_details", {}).get("cached_tokens", 0)
     begun = {
-        "input_tokens": counted["prompt_tokens"] - cached,
+        "input_tokens": counted["prompt_tokens"] - cached if cached else counted["prompt_tokens"],
         "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": 0,
         "output_tokens": 1,

@@ -12,12 +12,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
-    {"__init__", "aside", "errors", "protocol", "options", "bridge", "bill", "pictures", "examples"}
+    {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"views.runs"},
-    {"sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
+    {"bill", "records", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
-    | {"models.faults"},
+    | {"models.bounds", "models.faults"},
     {
         "ask",
         "draft",
@@ -40,9 +40,26 @@ LAYERS = [
     {"magics", "kernel", "cli"},
 ]
 # what carries a run
-LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
+LOOP = [
+    "errors",
+    "protocol",
+    "bill",
+    "pictures",
+    "transcript",
+    "summary",
+    "draft",
+    "request",
+]
 LOOP += ["models", "agent"]
-BORDER = ["ask", "border", "sandbox.guest_calls", "sandbox.guest_values", "tools", "values"]
+BORDER = [
+    "ask",
+    "border",
+    "records",
+    "sandbox.guest_calls",
+    "sandbox.guest_values",
+    "tools",
+    "values",
+]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
 SANDBOX = [name for name in SANDBOX if name not in [*BORDER, "sandbox.install"]]  # a door
 GUEST = [
@@ -113,7 +130,7 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 1450), (SANDBOX, 2350), (BORDER, 1350)])
+@pytest.mark.parametrize(("names", "most"), [(LOOP, 1475), (SANDBOX, 2400), (BORDER, 1400)])
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

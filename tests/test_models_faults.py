@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jupyter_agent.agent import Agent
-from jupyter_agent.errors import ModelError
+from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.protocol import Form
 from jupyter_agent.transcript import KEY, Transcript
@@ -189,6 +189,19 @@ async def test_waits_grow_and_never_outlast_their_limit(everywhere: ChatServer) 
         shown = len(await run(agent))
     assert 2 <= len(everywhere.requests) < 9
     assert shown == 0
+
+
+async def test_replies_that_broke_off_count_in_the_budget(everywhere: ChatServer) -> None:
+    everywhere.replies = [reply("text", "no end mark") for _ in range(9)]
+    first = agent_for("hf:org/x", everywhere, retries=0)
+    with pytest.raises(ModelError):
+        await run(first)
+    assert first._spent > 100
+    everywhere.requests.clear()
+    agent = agent_for("hf:org/x", everywhere, retries=7, token_budget=first._spent * 5 // 2)
+    with pytest.raises(LimitReached, match="tokens are used"):
+        await run(agent)
+    assert len(everywhere.requests) == 2
 
 
 @pytest.mark.parametrize("form", ["text", "tool"])

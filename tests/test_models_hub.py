@@ -41,6 +41,16 @@ async def test_a_request_holds_model_messages_stream_and_nothing_else(server: Ch
     assert request.path == "/v1/chat/completions"
 
 
+async def test_fields_that_the_user_sets_are_sent_as_they_are(server: ChatServer) -> None:
+    schema = {"name": "x", "schema": {"type": "object", "properties": {}}, "strict": True}
+    options = {"response_format": {"type": "json_schema", "json_schema": schema}, "seed": 3}
+    server.replies = [Reply("ok")]
+    async for _ in load_model(server.model, options=options).stream(HELLO):
+        pass
+    sent = {"model": "test", "messages": HELLO, "stream": True, **options}
+    assert json.loads(server.requests[0].raw) == sent
+
+
 @pytest.mark.parametrize("key", [None, ""])
 async def test_the_hub_token_goes_nowhere_but_the_hub(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch, key: str | None

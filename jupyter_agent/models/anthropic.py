@@ -14,9 +14,10 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from jupyter_agent.errors import ModelError, UsageError
+from jupyter_agent.models.bounds import bounded
 from jupyter_agent.models.faults import broken_off, cut_short
 from jupyter_agent.models.remote import RemoteModel, key_from, server_url
-from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage
+from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage, number
 
 __all__ = ["AnthropicModel", "load"]
 
@@ -50,7 +51,7 @@ class AnthropicModel(RemoteModel):
     _most_tokens = MOST_TOKENS
 
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
-        from anthropic import AsyncAnthropic
+        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
         tool = {**TOOL, "input_schema": TOOL["parameters"]}
         del tool["parameters"]
@@ -62,7 +63,11 @@ class AnthropicModel(RemoteModel):
         finished = False
         usage = Usage()
         async with AsyncAnthropic(
-            api_key=self._key, base_url=self._url, max_retries=0, timeout=None
+            api_key=self._key,
+            base_url=self._url,
+            max_retries=0,
+            timeout=None,
+            http_client=bounded(DefaultAsyncHttpxClient()),
         ) as client:
             stream: Any = await client.messages.create(
                 model=self._model,
@@ -124,11 +129,11 @@ def _read(event: Any, signed: dict[str, Any]) -> Iterator[Delta]:
 
 def _usage(counted: Any, before: Usage) -> Usage:
     """Count what is read from the cache and written to it as read; later events count anew."""
-    read = counted.cache_read_input_tokens
-    parts = (counted.input_tokens, read, counted.cache_creation_input_tokens)
+    cached = counted.cache_read_input_tokens
+    parts = [counted.input_tokens, cached, counted.cache_creation_input_tokens]
     if not any(parts):
-        return Usage(before.prompt, counted.output_tokens, before.cached)
-    return Usage(sum(filter(None, parts)), counted.output_tokens, read or 0)
+        return Usage.told(before.prompt, counted.output_tokens, before.cached)
+    return Usage.told(sum(number(part) or 0 for part in parts), counted.output_tokens, cached)
 
 
 def _turns(messages: list[Message], by: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from jupyter_agent.errors import Kind, ModelError
 
-__all__ = ["broken_off", "cut_short", "failed", "fault"]
+__all__ = ["StreamError", "broken_off", "cut_short", "fault"]
 
 _WINDOW = re.compile(
     r"""context[ _]length[ _]exceeded | exceed_context_size | context\ window
@@ -27,13 +27,14 @@ _WINDOW = re.compile(
 _SIZES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"context (?:length|window|size|limit)[^0-9]{0,40}?(\d[\d,]{2,})",  # OpenAI, vLLM
-        r"> ?(\d[\d,]{2,}) (?:tokens )?maximum",  # Anthropic
-        r"maximum number of tokens allowed \((\d[\d,]{2,})\)",  # Gemini
-        r"model with (\d[\d,]{2,}) maximum context",  # Mistral
-        r"n_ctx\D{1,5}(\d{3,})",  # llama.cpp
+        r"context (?:length|window|size|limit)[^0-9]{0,40}?(\d[\d,]{2,15})",  # OpenAI, vLLM
+        r"> ?(\d[\d,]{2,15}) (?:tokens )?maximum",  # Anthropic
+        r"maximum number of tokens allowed \((\d[\d,]{2,15})\)",  # Gemini
+        r"model with (\d[\d,]{2,15}) maximum context",  # Mistral
+        r"n_ctx\D{1,5}(\d{3,15})",  # llama.cpp
     )
 ]
+_SHORTEST_KEY = 6  # what is shorter, such as "none", is none, and stands in many a word
 _OUT_OF_MONEY = re.compile(r"insufficient_quota|billing_hard_limit")
 
 
@@ -47,18 +48,24 @@ class _Refusal:
     retry_after: float | None = None
 
 
-async def fault(name: str, error: Exception) -> ModelError:
-    """Say in one line what went wrong with the model ``name``, and what to do."""
-    refusal = await _refusal(error)
+async def fault(name: str, error: Exception, key: str = "") -> ModelError:
+    """Say in one line what went wrong with the model ``name``, and what to do.
+
+    A server may repeat the ``key`` it was sent, to whoever reads the notebook: it is left out.
+    """
+    refusal = await _refusal(error, key)
     if refusal is None:
         kind, text = _explain(error)
-        return ModelError(f"{name}: {text}", kind=kind)
+        return ModelError(f"{name}: {_without(key, text)}", kind=kind)
     return _told(name, refusal)
 
 
-def failed(name: str, body: object) -> ModelError:
-    """Say what a server told inside a stream."""
-    return _told(name, _Refusal(0, f"{body}", _line(body)))
+class StreamError(Exception):
+    """A server told inside a stream what went wrong."""
+
+    def __init__(self, body: object) -> None:
+        super().__init__(body)
+        self.body = body
 
 
 def _told(name: str, refusal: _Refusal) -> ModelError:
@@ -124,7 +131,7 @@ def _window(said: str) -> int | None:
     return next((int(match[1].replace(",", "")) for match in found), None)
 
 
-async def _refusal(error: Exception) -> _Refusal | None:
+async def _refusal(error: Exception, key: str) -> _Refusal | None:
     """Read the server's answer that an exception stands for, if it is one."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
@@ -133,15 +140,17 @@ async def _refusal(error: Exception) -> _Refusal | None:
             said = (await response.aread()).decode(errors="replace")
         except Exception:  # the connection is gone: the status code has to do
             said = ""
-        return _Refusal(status, said, _line(_parsed(said)), _retry_after(response.headers))
+        wait = _retry_after(response.headers)
+        return _Refusal(status, _without(key, said), _line(_parsed(said), key), wait)
     names = _names(error)
-    if "APIError" in names and not names & {"APIConnectionError"}:  # inside a stream
+    body: object
+    if names & {"APIError", "StreamError"} and "APIConnectionError" not in names:
         body = getattr(error, "body", None) or str(error)
-        return _Refusal(0, f"{body}", _line(_parsed(body)))
-    if "TextGenerationError" in names:
+    elif "TextGenerationError" in names:
         body = error.args[0] if error.args else ""
-        return _Refusal(0, f"{body}", _line(body))
-    return None
+    else:
+        return None
+    return _Refusal(0, _without(key, f"{body}"), _line(_parsed(body), key))
 
 
 def _parsed(body: object) -> object:
@@ -151,13 +160,19 @@ def _parsed(body: object) -> object:
         return body
 
 
-def _line(body: Any) -> str:
+def _line(body: Any, key: str) -> str:
     """Take the one line that matters from what a server said."""
-    for key in ("error", "message", "detail"):
-        body = body.get(key, body) if isinstance(body, dict) else body
+    for name in ("error", "message", "detail"):
+        body = body.get(name, body) if isinstance(body, dict) else body
     text = "" if isinstance(body, str) and body.lstrip().startswith("<") else str(body or "")
     line = "".join(c for c in " ".join(text.split()) if c.isprintable())  # it may be a terminal's
+    line = _without(key, line)  # before it is cut, which might leave half of it
     return line if len(line) <= 200 else f"{line[:200]}…"
+
+
+def _without(key: str, text: str) -> str:
+    """Leave a key out of what is shown and saved."""
+    return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY else text
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -169,7 +184,7 @@ def _retry_after(headers: Any) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -183,7 +198,9 @@ def _explain(error: BaseException) -> tuple[Kind, str]:
         return "bad_request", "HF_HUB_OFFLINE is set, which forbids every request; unset it"
     if any("Timeout" in name for name in names):
         return "timeout", "the server did not answer in time; try again"
-    if "JSONDecodeError" in names:
+    if "TooMuchError" in names:
+        return "protocol", text
+    if names & {"JSONDecodeError", "RecursionError"}:
         return "protocol", "the server sent what is not JSON; is that the right URL?"
     if "ConnectError" in names or "ConnectionRefusedError" in names:
         return "network", f"no server answers there ({text}); is it running?"

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jupyter_agent.errors import UsageError
+from jupyter_agent.models.bounds import bounded
 from jupyter_agent.models.faults import broken_off, cut_short
-from jupyter_agent.models.remote import RemoteModel, server_url
+from jupyter_agent.models.remote import RemoteModel, checked_key, server_url
 from jupyter_agent.protocol import TOOL, Call, Delta, Message, Usage
 
 __all__ = ["HubModel", "load"]
@@ -49,11 +50,13 @@ def load(name: str, **settings: Any) -> HubModel:
             base = host if "://" in host else f"http://{host}"
             return HubModel(name, model=rest, url=_chat_url(base), key=NO_KEY, **settings)
     base, _, model = name.partition("#")
+    server_url(base)  # before it is shown
     if not model:
         raise UsageError(f"{name!r} names no model: write it after a #, as in {base}#NAME")
     url = _chat_url(base)
-    key = os.environ.get("JUPYTER_AGENT_API_KEY", "").strip()
-    if not key:
+    if key := os.environ.get("JUPYTER_AGENT_API_KEY", "").strip():
+        checked_key(key, "JUPYTER_AGENT_API_KEY")
+    else:
         key = _hub_token(name) if _is_hub(url) else NO_KEY
     return HubModel(name, model=model, url=url, key=key, **settings)
 
@@ -64,7 +67,7 @@ def _hub_token(name: str) -> str:
     token = get_token()
     if not token:
         raise UsageError(f"{name} wants a Hugging Face token: run `hf auth login` or set HF_TOKEN")
-    return token
+    return checked_key(token, "HF_TOKEN (or `hf auth login`)")
 
 
 def _is_hub(url: str) -> bool:
@@ -78,6 +81,16 @@ def _chat_url(base: str) -> str:
     """Complete a base URL; a full one is used by the client exactly as it is."""
     parts = urlsplit(server_url(base))
     return parts._replace(path=(parts.path or "/v1") + "/chat/completions").geturl()
+
+
+class _Verbatim(str):
+    """A field's name that the client does not find: it would rewrite ``response_format``."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class HubModel(RemoteModel):
@@ -106,7 +119,7 @@ class HubModel(RemoteModel):
         )
 
         headers = build_hf_headers(token=self._key)
-        async with get_async_session() as session:
+        async with bounded(get_async_session()) as session:
             answer = await session.get(
                 self._url.replace("/chat/completions", "/models"), headers=headers
             )
@@ -115,13 +128,17 @@ class HubModel(RemoteModel):
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         from huggingface_hub import AsyncInferenceClient
 
+        class Client(AsyncInferenceClient):
+            async def _get_async_client(self) -> Any:  # there is no public way to its session
+                return bounded(await super()._get_async_client())
+
         tools = [{"type": "function", "function": TOOL}] if self.form == "tool" else None
         fields = self._fields(**{"tools": tools} if tools else {})
+        if "response_format" in fields:
+            fields[_Verbatim("response_format")] = fields.pop("response_format")
         thoughts: dict[str, Any] = {}
         finished = False
-        async with AsyncInferenceClient(
-            base_url=self._url, api_key=self._key, headers=self._headers
-        ) as client:
+        async with Client(base_url=self._url, api_key=self._key, headers=self._headers) as client:
             chunks: AsyncIterable[Any] = await client.chat_completion(
                 [self._wire(message) for message in messages],
                 model=self._model,
@@ -193,13 +210,8 @@ def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
 def _usage(usage: Any) -> Usage:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    cost = usage.get("cost")  # OpenRouter says it
-    return Usage(
-        usage.get("prompt_tokens") or 0,
-        usage.get("completion_tokens") or 0,
-        cached or 0,
-        cost=cost if isinstance(cost, int | float) else None,
-    )
+    tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    return Usage.told(*tokens, cost=usage.get("cost"))  # OpenRouter says it
 
 
 def _window(listed: Any, model: str) -> int | None:

@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.models.faults import broken_off, cut_short, failed
+from jupyter_agent.models.bounds import bounded
+from jupyter_agent.models.faults import StreamError, broken_off, cut_short
 from jupyter_agent.models.remote import RemoteModel, key_from, server_url
 from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage
 
@@ -46,7 +47,7 @@ class OpenAIModel(RemoteModel):
     optional = ("tools", "include")
 
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         tools = {"tools": [{"type": "function", "strict": True, **TOOL}]}
         fields = self._fields(
@@ -56,7 +57,11 @@ class OpenAIModel(RemoteModel):
         )
         finished = False
         async with AsyncOpenAI(
-            api_key=self._key, base_url=self._url, max_retries=0, timeout=None
+            api_key=self._key,
+            base_url=self._url,
+            max_retries=0,
+            timeout=None,
+            http_client=bounded(DefaultAsyncHttpxClient()),
         ) as client:
             stream: Any = await client.responses.create(
                 model=self._model,
@@ -72,9 +77,9 @@ class OpenAIModel(RemoteModel):
                     if event.type == "response.incomplete":
                         raise cut_short(self.name)
                     if event.type == "response.failed":
-                        raise failed(self.name, event.response.error.model_dump())
+                        raise StreamError(event.response.error.model_dump())
                     if event.type == "error":
-                        raise failed(self.name, event.model_dump())
+                        raise StreamError(event.model_dump())
                     if delta := _delta(event):
                         yield delta
         if not finished:
@@ -137,4 +142,4 @@ def _usage(usage: Any) -> Usage | None:
     if usage is None:
         return None
     cached = getattr(usage.input_tokens_details, "cached_tokens", 0)
-    return Usage(usage.input_tokens, usage.output_tokens, cached or 0)
+    return Usage.told(usage.input_tokens, usage.output_tokens, cached)

@@ -11,19 +11,21 @@ import asyncio
 import logging
 import os
 import re
+import traceback
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies
 
 from jupyter_agent.errors import AgentError, ModelError, UsageError
 from jupyter_agent.models.faults import fault
 from jupyter_agent.protocol import Delta, Form, Message
 
-__all__ = ["RemoteModel", "key_from", "server_url"]
+__all__ = ["RemoteModel", "checked_key", "key_from", "server_url"]
 
+_SECRET = re.compile(r"key|token|secret|passw|auth|credential|sig$|signature", re.IGNORECASE)
 _refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # fields by URL and model
 
 
@@ -116,9 +118,10 @@ class RemoteModel:
             except AgentError:
                 raise
             except Exception as error:
-                problem = await fault(self.name, error)
+                problem = await fault(self.name, error, self._key)
                 if begun or not self._learn(problem):
-                    raise problem from error
+                    told = self._key in "".join(traceback.format_exception(error))
+                    raise problem from (None if told else error)
 
     def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Ask once, by this server's client; raise what the client raises."""
@@ -155,9 +158,22 @@ def key_from(variable: str, name: str) -> str:
         It is not set, or it is empty.
     """
     if key := os.environ.get(variable, "").strip():
-        return key
+        return checked_key(key, variable)
     empty = ", which is empty" * (variable in os.environ)
     raise UsageError(f"{name} wants a key: set {variable}{empty}")
+
+
+def checked_key(key: str, origin: str) -> str:
+    """See that a key can be sent; what refuses it later would show it.
+
+    Raises
+    ------
+    UsageError
+        It holds a blank, a line's end or another character that no header may have.
+    """
+    if key.isascii() and key.isprintable() and " " not in key:
+        return key
+    raise UsageError(f"{origin} holds what no key does, such as a blank; copy the key once more")
 
 
 def server_url(base: str) -> str:
@@ -166,13 +182,19 @@ def server_url(base: str) -> str:
     Raises
     ------
     UsageError
-        It is not a URL of HTTP.
+        It is not a URL of HTTP, or it holds a key, which would be shown and saved with it.
     """
     try:
         parts = urlsplit(base.strip())
         there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        secret = "@" in parts.netloc or any(map(_SECRET.search, parse_qs(parts.query)))
     except ValueError:
-        there = False
+        there, secret = False, "@" in base
+    if secret:
+        raise UsageError(
+            "the server's URL holds a password or a key; keep it out of there, and set it as "
+            "JUPYTER_AGENT_API_KEY (or as OPENAI_API_KEY, ANTHROPIC_API_KEY)"
+        )
     if not there:
         raise UsageError(f"{base!r} is not a server's URL; write it as http://HOST:PORT/v1")
     path = parts.path.rstrip("/")

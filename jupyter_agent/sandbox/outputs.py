@@ -359,7 +359,7 @@ def _latex(value: object) -> str:
 _OPENING = re.compile(r"(`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*")
 _CLOSING = re.compile(r" {0,3}(`{3,})[ \t]*")
 _FENCE = re.compile(r"`{3}|~{3}")
-_MERMAID = re.compile(r"mermaid", re.IGNORECASE)  # drawn, with pictures
+_MERMAID = re.compile(r"mermaid(?!-source)", re.IGNORECASE)  # drawn, with pictures
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 

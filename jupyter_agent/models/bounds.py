@@ -1,0 +1,73 @@
+"""How much a server may send: what is sent without end must not fill the machine.
+
+The clients read a line, an event or an error's body until it ends, however long it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+__all__ = ["TooMuchError", "bounded"]
+
+MOST_OF_AN_EVENT = 16 << 20  # bytes; the longest holds a whole reply
+MOST_OF_A_STREAM = 512 << 20  # bytes: a million tokens, each in an event of its own
+MOST_OF_A_REFUSAL = 64 << 10  # bytes; the rest is not read
+_WEIGHT_OF_A_LINE = 1 << 12  # bytes: clients copy an event for each of its lines
+
+Client = TypeVar("Client")
+
+
+class TooMuchError(Exception):
+    """A server sends more than any reply is."""
+
+
+def bounded(client: Client) -> Client:
+    """Have an HTTP client of any client library's give up servers that send too much."""
+    http: Any = client
+    http.headers["accept-encoding"] = "identity"  # what is packed may be a thousand times as long
+    http.event_hooks["response"].insert(0, _bound)
+    return client
+
+
+async def _bound(response: Any) -> None:
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise TooMuchError(f"the server packs its reply ({encoding[:20]!r}), unasked")
+    response.stream = _watched(response.stream, refusal=response.status_code >= 300)
+
+
+def _watched(stream: Any, *, refusal: bool) -> Any:
+    """Wrap the body of a response in what counts it."""
+    [base] = [kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream"]
+    read = _beginning if refusal else _events
+
+    class Watched(base):  # type: ignore[misc, valid-type]  # httpx's or httpx2's
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return read(stream)
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Watched()
+
+
+async def _events(stream: Any) -> AsyncIterator[bytes]:
+    whole = event = 0
+    async for data in stream:
+        end = max(data.rfind(blank) for blank in (b"\n\n", b"\r\n\r\n", b"\r\r"))
+        last = data[max(end, 0) :]
+        event = event * (end < 0) + len(last) + _WEIGHT_OF_A_LINE * len(last.splitlines())
+        whole += len(data)
+        if event > MOST_OF_AN_EVENT or whole > MOST_OF_A_STREAM:
+            raise TooMuchError("the server sends more than any reply is; is that the right URL?")
+        yield data
+
+
+async def _beginning(stream: Any) -> AsyncIterator[bytes]:
+    left = MOST_OF_A_REFUSAL
+    async for data in stream:
+        yield data[:left]
+        left -= len(data)
+        if left <= 0:
+            return

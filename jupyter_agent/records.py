@@ -1,0 +1,78 @@
+"""What a saved run says of its cells, which somebody else may have written or damaged.
+
+What does not fit is left out when the file is read, so that the rest of us need not ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+from jupyter_agent.pictures import MIMES
+from jupyter_agent.protocol import number
+
+__all__ = ["Role", "sound"]
+
+Role = Literal["task", "prose", "code", "own", "summary", "correction", "reminder", "wait", "end"]
+
+_MOST = 10**9  # of what is counted in cells, steps, outputs or pixels
+
+
+def sound(facts: object, cell_type: str) -> dict[str, Any] | None:
+    """Return what fits of the facts about a cell; None if it is none of ours."""
+    if not isinstance(facts, Mapping) or facts.get("role") not in get_args(Role):
+        return None
+    if (facts["role"] in ("code", "own")) != (cell_type == "code"):
+        return None
+    fitting = {name: facts[name] for name in facts if name in _FITS and _FITS[name](facts[name])}
+    return {"role": facts["role"], **_NEEDED.get(facts["role"], {}), **fitting}
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+
+
+def _usage(value: object) -> bool:
+    if not isinstance(value, Mapping) or not {"prompt", "completion"} <= value.keys():
+        return False
+    return all(name == "estimated" or number(each) is not None for name, each in value.items())
+
+
+def _kept(value: object) -> bool:
+    match value:
+        case {"by": str(), "items": [*items]}:
+            return all(isinstance(item, Mapping) for item in items)
+    return False
+
+
+def _shown(value: object) -> bool:
+    match value:
+        case {"text": str(), "pictures": [*pictures]}:
+            return all(map(_picture, pictures))
+    return False
+
+
+def _picture(value: object) -> bool:
+    match value:
+        case {"output": output, "mime": str(mime), **more}:
+            size, data = more.get("size", []), more.get("data", "")
+            sized = isinstance(size, list) and all(map(_count, size))
+            return _count(output) and mime in MIMES and sized and isinstance(data, str)
+    return False
+
+
+_FITS: dict[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("run", "note", "model", "sandbox", "call", "last", "refused"), _text),
+    **dict.fromkeys(("step", "cells", "window"), _count),
+    "usage": _usage,
+    "kept": _kept,
+    "shown": _shown,
+}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "task": {"run": ""},
+    "summary": {"cells": 0, "window": 0},
+}

@@ -1,0 +1,196 @@
+"""Servers that mean ill, or are badly broken: what they get out of the clients, and of us."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import traceback
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from jupyter_agent.errors import ModelError, UsageError
+from jupyter_agent.models import choose_model, load_model
+from jupyter_agent.session import Session
+from jupyter_agent.transcript import KEY
+
+from .faults import FORMS, refusal
+from .servers import ChatServer, Reply
+from .test_models_faults import agent_for, run
+
+KEYS = {"openai:x": "sk-openai", "anthropic:x": "sk-anthropic", "hf:org/x": "hf_decoy"}
+KEYS["http://URL/v1#x"] = "sk-ours"
+
+
+@pytest.fixture(autouse=True)
+def our_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_AGENT_API_KEY", "sk-ours")
+
+
+def error_event(path: str, said: str) -> bytes:
+    """An error inside a stream, in the wire protocol that a path asks for."""
+    body: dict[str, Any] = {"error": {"message": said, "type": "server_error"}}
+    if path.endswith("/responses"):
+        body = {"type": "error", "code": "server_error", "message": said, "sequence_number": 0}
+    if path.endswith("/messages"):
+        body = {"type": "error", **body}
+    return f"event: error\ndata: {json.dumps(body)}\n\n".encode()
+
+
+def stream(handler: BaseHTTPRequestHandler, *pieces: bytes, **headers: str) -> None:
+    """Answer with an event stream that ends where the connection does."""
+    handler.send_response(200)
+    handler.send_header("content-type", "text/event-stream")
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    for piece in pieces:
+        handler.wfile.write(piece)
+
+
+@pytest.mark.parametrize("where", ["body", "cut body", "stream"])
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_key_that_a_server_repeats_is_neither_shown_nor_saved(
+    everywhere: ChatServer, name: str, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, said = KEYS[name], "x" * 196 * (where == "cut body")
+    if where == "stream":
+        everywhere.answer = lambda handler: stream(
+            handler, error_event(handler.path, f"no such key: {key}")
+        )
+    else:
+        everywhere.replies = [Reply(**refusal(401, f"{said}{key}")) for _ in range(2)]
+    agent = agent_for(name, everywhere)
+    with caplog.at_level(logging.DEBUG, "jupyter_agent"), pytest.raises(ModelError) as caught:
+        await run(agent)
+    assert "[key]" in str(caught.value) or where == "cut body"
+    told = "".join(traceback.format_exception(caught.value))
+    for text in (str(caught.value), told, caught.value.said, caplog.text, repr(agent.model)):
+        assert key not in text
+        assert key[:4] not in text.replace("x" * 196, "")
+    assert key not in json.dumps(agent.transcript.notebook)
+    assert key in str(everywhere.requests[0].headers)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:pa55@h/v1",
+        "https://huggingface.co:pa55@h/v1",
+        "http://pa55@h:x/v1",
+        "http://h/v1?api-key=pa55",
+    ],
+)
+def test_a_url_that_holds_a_key_is_refused_without_showing_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_AGENT_MODEL", f"{url}#x")
+    for variable in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "OLLAMA_HOST"):
+        monkeypatch.setenv(variable, url)
+    for vendor in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{vendor}_API_KEY", "sk-good")
+    with pytest.raises(UsageError, match="holds a password or a key"):
+        choose_model()
+    for name in (f"{url}#x", url, "openai:x", "anthropic:x", "ollama:x"):
+        with pytest.raises(UsageError, match="holds a password or a key") as caught:
+            load_model(name)
+        assert "pa55" not in str(caught.value)
+    assert "pa55" not in str(Session().status())
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-one two", "sk-“one”", "sk-one\x1b"])
+@pytest.mark.parametrize("name", ["openai:x", "anthropic:x", "http://URL/v1#x"])
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(
+    everywhere: ChatServer, name: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "JUPYTER_AGENT_API_KEY"):
+        monkeypatch.setenv(variable, key)
+    with pytest.raises(UsageError, match=r"^[A-Z_]*_API_KEY holds what no key does") as caught:
+        load_model(name.replace("http://URL/v1", everywhere.url))
+    assert "one" not in str(caught.value).replace("once", "")
+
+
+# -- what is sent without end
+
+
+PLAGUES = {
+    "a line without end": lambda path: [b"data: " + b"x" * (1 << 20)] * 2_000,
+    "an event without end": lambda path: [b"data: {}\n" * 100_000] * 2_000,
+    "a packed reply": lambda path: [],
+    "an error without end": lambda path: [b"no " * 300_000] * 2_000,
+    "deep nesting": lambda path: [b'event: response.completed\ndata: {"a":' + b"[" * 200_000 + b"\n\n"],
+    "no UTF-8": lambda path: [b"data: \xff\xfe\n\n"],
+    "JSON of another kind": lambda path: [b"data: [1, null]\n\n", b'data: "x"\n\n', b"data: 7\n\n"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plague", PLAGUES)
+@pytest.mark.parametrize("name", FORMS)
+async def test_what_no_reply_is_ends_soon_and_fills_nothing(
+    everywhere: ChatServer, name: str, plague: str
+) -> None:
+    sent = 0
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal sent
+        handler.send_response(500 if plague == "an error without end" else 200)
+        handler.send_header("content-type", "text/event-stream")
+        if plague == "a packed reply":
+            handler.send_header("content-encoding", "gzip")
+        handler.end_headers()
+        for piece in PLAGUES[plague](handler.path):
+            handler.wfile.write(piece)
+            sent += len(piece)
+        if plague == "a packed reply":
+            handler.wfile.write(gzip.compress(bytes(1 << 26)))
+
+    everywhere.answer = answer
+    agent = agent_for(name, everywhere, retries=0)
+    with pytest.raises(ModelError) as caught:
+        await run(agent)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert ("unasked" in str(caught.value)) == (plague == "a packed reply")
+    assert [cell.metadata[KEY]["role"] for cell in agent.transcript.cells] == ["task", "end"]
+    assert sent < 100 << 20
+
+
+@pytest.mark.parametrize("count", [-5, 1e308, float("inf"), "12", None, True, {}])
+@pytest.mark.parametrize("name", FORMS)
+async def test_counts_that_are_none_count_nothing(
+    everywhere: ChatServer, name: str, count: object
+) -> None:
+    usage: dict[str, Any] = {
+        "prompt_tokens": count,
+        "completion_tokens": count,
+        "total_tokens": count,
+    }
+    everywhere.replies = [Reply("Done.", usage=usage)]
+    agent = agent_for(name, everywhere, token_budget=100_000)
+    await run(agent)
+    bill = agent.transcript.bill
+    assert 0 < bill.total < 10_000
+    assert bill.estimated or count in ("12", True)  # which Anthropic's client reads as a number
+
+
+@pytest.mark.parametrize("headers", [{"retry-after": "Mon, 01 Jan 2026 99999999999:00:00 GMT"}, {"retry-after": "nan"}, {"retry-after": "-1e999"}])  # fmt: skip
+@pytest.mark.parametrize("name", FORMS)
+async def test_numbers_that_no_machine_holds_are_no_reason_to_fail(
+    everywhere: ChatServer, name: str, headers: dict[str, str]
+) -> None:
+    said = f"maximum context length is {'9' * 5000} tokens"
+    everywhere.replies = [Reply(**refusal(400, said)), Reply(**refusal(429, said, **headers))]
+    for kind in ("context", "rate_limit"):
+        with pytest.raises(ModelError) as caught:
+            await run(agent_for(name, everywhere, retries=0))
+        assert caught.value.kind == kind
+
+
+async def test_calls_may_be_nested_deeply_and_share_an_id(everywhere: ChatServer) -> None:
+    deep = '{"code": ' + "[" * 90_000
+    everywhere.replies = [Reply(calls=[deep, deep]), Reply("Done.")]
+    agent = agent_for("http://URL/v1#x", everywhere, "tool")
+    await run(agent)
+    assert agent.transcript.answer == "Done."

@@ -24,6 +24,7 @@ LAYERS = [
         "models.remote",
         "sandbox.interpreter",
         "sandbox.replies",
+        "sandbox.widgets",
         "summary",
         "values",
     },

@@ -24,12 +24,13 @@ from jupyter_agent.sandbox.figures import (
     read_vega_lite,
 )
 
-__all__ = ["clean_markdown", "printable", "read_output", "weight"]
+__all__ = ["clean_markdown", "harmless_tex", "printable", "read_output", "weight"]
 
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 
 _TAGS = set(
@@ -166,6 +167,9 @@ _STAYS = "may not leave the sandbox"
 def _note(dropped: dict[str, str]) -> str:
     """Say what was dropped, why, and how to let it pass."""
     lines = [f"[{str(mime)[:80]} {why}]" for mime, why in sorted(dropped.items())]
+    if WIDGET_VIEW in dropped:
+        lines.append("[widgets work in the kernel Python 3 (agent): c.AgentKernel.widgets = True]")
+        del dropped[WIDGET_VIEW]
     admitted = [str(mime)[:80] for mime, why in sorted(dropped.items()) if why.startswith(_STAYS)]
     if admitted:
         lines.append(f"[to let it pass, and act in your browser: c.Sandbox.admit = {admitted}]")
@@ -215,7 +219,7 @@ def _html(value: object) -> str:
         url_schemes={"data"},
         link_rel=None,
     )
-    return _TEX.sub(r"\\ \1", _NO_PICTURE.sub("[picture not shown]", cleaned))
+    return harmless_tex(_NO_PICTURE.sub("[picture not shown]", cleaned))
 
 
 _REACHES = re.compile(r"url|image|expression|@|\\", re.IGNORECASE)  # of a style: out of the page
@@ -278,8 +282,13 @@ def _json(value: object, depth: int = 0) -> JSON:
     raise ValueError(f"{type(value).__name__} where JSON belongs")
 
 
+def harmless_tex(text: str) -> str:
+    """Take from text what MathJax would turn into HTML of the writer's choice."""
+    return _TEX.sub(r"\\ \1", text)
+
+
 def _latex(value: object) -> str:
-    return _TEX.sub(r"\\ \1", _text(value))
+    return harmless_tex(_text(value))
 
 
 # Code for certain, however a renderer reads the rest: a fence of its own from the first column on,
@@ -309,7 +318,7 @@ def clean_markdown(text: str) -> str:
 
 def _inert(text: str) -> str:
     text = text.replace("![", f"!{_JOINER}[")
-    return _TEX.sub(r"\\ \1", _TAG.sub(f"<{_JOINER}", text))
+    return harmless_tex(_TAG.sub(f"<{_JOINER}", text))
 
 
 def _markdown(value: object) -> str:

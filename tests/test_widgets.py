@@ -88,7 +88,7 @@ def test_a_page_that_comes_back_is_told_the_state(agent: Kernel) -> None:
     assert comms[text["comm_id"]] == {"target_name": TARGET}
     _, heard = tell(agent, "comm_msg", comm_id=text["comm_id"], data={"method": "request_state"})
     states = [m["content"]["data"]["state"] for m in heard if m["msg_type"] == "comm_msg"]
-    assert [state["value"] for state in states] == ["kept"]
+    assert states == [text["data"]["state"]]
     _, heard = tell(agent, "comm_close", comm_id=text["comm_id"], data={})
     _, heard = update(agent, text, value="gone")
     assert [m["msg_type"] for m in heard] == ["status"]

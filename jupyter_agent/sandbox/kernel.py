@@ -648,7 +648,8 @@ class _Kernel:
         if kind in _COMMS:
             self.hear_comm(message, request)
             return
-        output = read_output(kind, message.get("content"))
+        admit = {VIEW} if request.widgets else frozenset[str]()
+        output = read_output(kind, message.get("content"), admit=admit)
         if output is not None and request.late:
             request.late(output)
 

@@ -79,6 +79,7 @@ class _Widget:
     """One that is open."""
 
     model: str
+    facts: dict[str, JSON]  # what draws it
     children: list[str] = field(default_factory=list)
     size: int = 0
     msg_id: str = ""  # whose outputs it gathers
@@ -154,15 +155,12 @@ class Widgets:
     ) -> NotebookNode:
         if comm_id in self._open or len(self._open) >= MOST_WIDGETS:
             raise ValueError(f"more than {MOST_WIDGETS:,} widgets, or one twice")
-        model, facts = _facts(state)
-        self._open[comm_id] = _Widget(model)
+        self._open[comm_id] = _Widget(*_facts(state))
         try:
             data = self._update(comm_id, state, buffers)
         except ValueError:
             self.close(comm_id)
             raise
-        assert isinstance(data["state"], dict)
-        data["state"] |= facts
         return _message("comm_open", comm_id, data, buffers)
 
     def _update(
@@ -174,7 +172,10 @@ class Widgets:
         kept = {
             key: self._value(widget, key, value) for key, value in state.items() if key in _KEYS
         }
-        data: dict[str, JSON] = {"state": {k: v for k, v in kept.items() if v is not _LEFT_OUT}}
+        kept = {key: value for key, value in kept.items() if value is not _LEFT_OUT}
+        if "_model_name" in state:  # the whole state, which begins a model in a page
+            kept |= widget.facts
+        data: dict[str, JSON] = {"state": kept}
         data["buffer_paths"] = [["value"]] if widget.model == "Image" and buffers else []
         pixels = buffers[0].nbytes if data["buffer_paths"] else 0
         size = len(json.dumps(data))

@@ -83,6 +83,9 @@ class AgentKernelApp(IPKernelApp):
         """Have a control thread, for interrupts, and the main one."""
         super().init_control(context)
         self.shell_channel_thread = None
+        self.log.setLevel(
+            self.log_level
+        )  # or traitlets makes each record, and its handler drops it
 
 
 class AgentKernel(Kernel):
@@ -246,9 +249,11 @@ class AgentKernel(Kernel):
     async def _forward(self, cell: _Cell) -> Reply:
         """Run a cell of the user's in the sandbox; its error is the sandbox's own."""
         ask = functools.partial(self._ask_user, cell)
+        keep = cell.request.store_history and not cell.request.silent
+        again = self._agents_own(cell) if keep else None
         outputs = self._session.execute(
             cell.code,
-            keep=cell.request.store_history and not cell.request.silent,
+            keep=keep and again is None,
             answer=ask if cell.allow_stdin else None,
             request=cell.request,
         )
@@ -260,11 +265,25 @@ class AgentKernel(Kernel):
                     if output.output_type == "error":
                         error = output
                     self._publish(output, cell.parent)
+                    if again:
+                        self._session.transcript.add_output(again, output)
         finally:
             self._forwarding = False
+            if again:
+                again.execution_count = self._session.sandbox.execution_count
+                self._session.transcript.finish(again)
         if reply := self._session.sandbox.reply:
             return dict(reply)
         return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
+
+    def _agents_own(self, cell: _Cell) -> NotebookNode | None:
+        """Find the agent's cell that is run again: it will read what comes out now."""
+        again = self._runs.cell(Note.of(cell.parent))
+        if not any(again is one for one in self._session.transcript.cells):
+            return None
+        assert again
+        again.source, again.outputs = cell.code, []
+        return again
 
     def _publish(self, output: NotebookNode, parent: Message) -> None:
         """Send an output of the sandbox's, whose display ids are none of ours."""

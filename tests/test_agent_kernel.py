@@ -555,6 +555,38 @@ def test_the_agent_reads_what_the_user_ran(folder: Path, server: ChatServer) -> 
         assert "[the kernel was new here" in then[-1]["content"]
 
 
+def test_the_agent_reads_its_own_cell_as_the_user_ran_it(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply(f"x\n{fence('n = 1; print(n)')}"), Reply("One."), Reply("Two.")]
+    with kernel(folder) as mine:
+
+        def run_noted(code: str, cell_id: str, **note: str) -> list[dict[str, Any]]:
+            """Run a cell as a page with live cells does; return what tags say of the run's cells."""
+            client, tags = mine.client, []
+            metadata = {"cellId": cell_id, "jupyter_agent": {"id": cell_id, **note}}
+            content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+            client.shell_channel.send(
+                client.session.msg("execute_request", content, metadata=metadata)
+            )
+            while (m := client.get_iopub_msg(timeout=40))["content"].get(
+                "execution_state"
+            ) != "idle":
+                tags.append(m["metadata"].get("jupyter_agent", {}))
+            mine.shell("execute_reply")
+            return tags
+
+        tags = run_noted(f"%%agent -m {server.model}\nHow many?", "asked")
+        made = next(tag for tag in tags if tag.get("type") == "code")
+        run_noted("n = 2; print(n, 1/1)", made["id"], run=made["run"])
+        run_noted("n = 3; print(n)", "copied", run=made["run"])  # none of the run's
+        mine.run(f"%%agent -m {server.model}\nAnd now?")
+    shown = [message["content"] for message in server.requests[-1].messages]
+    assert fence("n = 2; print(n, 1/1)") in shown[2]
+    assert "2 1.0" in shown[3]
+    assert "I ran" not in shown[3]
+    assert "n = 1" not in str(shown)
+    assert shown[-1].startswith(f"I ran:\n{fence('n = 3; print(n)')}")
+
+
 def test_the_line_magic_answers_out_here(agent: Kernel) -> None:
     _, published = agent.run("%agent status")
     assert "bubblewrap, reads" in said(published)

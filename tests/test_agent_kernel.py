@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from jupyter_agent.sandbox.outputs import read_output
 from jupyter_agent.transcript import ANSI
 
 from .servers import ChatServer, Reply, descendants
-from .test_sandboxed_kernel import Protocol, wait_until
+from .test_sandboxed_kernel import Protocol, console, wait_until
 
 Content = dict[str, Any]
 
@@ -691,37 +690,22 @@ def test_papermill_and_nbconvert_run_a_notebook(folder: Path) -> None:
 def test_a_console_works_and_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not shutil.which("tmux"):
-        pytest.fail("tmux is missing; .ci/run installs it")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (folder / "s.md").write_text(
         f"I look.\n{fence('print(name)')}\n<!-- next reply -->\nDone it.\n"
     )
-    tmux = ["tmux", "-L", f"ja-agent-{os.getpid()}"]
-    console = f"{sys.executable} -m jupyter_console --kernel jupyter-agent; echo left $?"
-    start = ["new-session", "-d", "-x", "100", "-y", "50", "-c", str(folder), console + "; cat"]
-    subprocess.run([*tmux, *start], check=True)
-
-    def screen() -> str:
-        return subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=False).stdout  # fmt: skip
-
-    def type_in(*keys: str, then: str) -> None:
-        subprocess.run([*tmux, "send-keys", *keys, "Enter"], check=True)
-        wait_until(lambda: then in screen(), screen)
-
-    try:
-        wait_until(lambda: "In [1]:" in screen(), screen)
-        assert "cells run in a sandbox" in screen()
-        type_in("open('penguins.csv').readline()[:7]", then="Out[1]: 'species'")
-        type_in("name = input('who? ')", then="who?")
-        type_in("Ada", then="In [3]:")
-        type_in("print('go' + 'ing', flush=True); __import__('time').sleep(600)", then="going")
-        subprocess.run([*tmux, "send-keys", "C-c"], check=True)
-        wait_until(lambda: "KeyboardInterrupt" in screen() and "In [4]:" in screen(), screen)
-        subprocess.run([*tmux, "send-keys", "%%agent -m scripted:s.md", "Enter"], check=True)
-        subprocess.run([*tmux, "send-keys", "Who is it?", "Escape", "Enter"], check=True)
-        wait_until(lambda: "Done it." in screen() and "In [5]:" in screen(), screen)
-        type_in("exit", then="left 0")
+    with console("jupyter-agent", folder) as shown:
+        assert "cells run in a sandbox" in shown.screen()
+        shown.type_in("open('penguins.csv').readline()[:7]", then="Out[1]: 'species'")
+        shown.type_in("name = input('who? ')", then="who?")
+        shown.type_in("Ada", then="In [3]:")
+        shown.type_in(
+            "print('go' + 'ing', flush=True); __import__('time').sleep(600)", then="going"
+        )
+        shown.press("C-c")
+        shown.shows("KeyboardInterrupt", "In [4]:")
+        shown.press("%%agent -m scripted:s.md", "Enter")
+        shown.press("Who is it?", "Escape", "Enter")
+        shown.shows("Done it.", "In [5]:")
+        shown.type_in("exit", then="left 0")
         wait_until(lambda: not list(tmp_path.glob("jupyter-agent-*")))
-    finally:
-        subprocess.run([*tmux, "kill-server"], check=False)

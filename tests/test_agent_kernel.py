@@ -28,6 +28,7 @@ from jupyter_agent.kernel import plainly_prose
 from jupyter_agent.sandbox.outputs import read_output
 from jupyter_agent.transcript import ANSI
 
+from .conftest import TIERS
 from .servers import ChatServer, Reply, descendants
 from .test_sandboxed_kernel import Protocol, console, wait_until
 
@@ -134,6 +135,16 @@ def plain(start: Callable[[str], Kernel]) -> Kernel:
 @pytest.fixture(scope="module")
 def agent(start: Callable[[str], Kernel]) -> Kernel:
     return start("jupyter-agent")
+
+
+@pytest.fixture(scope="module", params=TIERS)
+def confined(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kernel]:
+    """A kernel whose sandbox is of each tier in turn."""
+    folder = tmp_path_factory.mktemp("confined")
+    with kernel(folder, f"--SandboxProvisioner.isolation={request.param}") as mine:
+        yield mine
 
 
 # -- the messaging protocol
@@ -400,9 +411,9 @@ def test_threads_and_tasks_are_heard_when_their_cell_is_over(agent: Kernel) -> N
     assert "from the task" in text
 
 
-def test_an_interrupt_ends_a_cell_as_a_plain_kernel_does(plain: Kernel, agent: Kernel) -> None:
+def test_an_interrupt_ends_a_cell_as_a_plain_kernel_does(plain: Kernel, confined: Kernel) -> None:
     replies = []
-    for kernel in (plain, agent):
+    for kernel in (plain, confined):
         kernel.client.execute("kept = 7\nprint('going', flush=True)\nwhile True: pass")
         kernel.iopub("text", "going")
         kernel.manager.interrupt_kernel()
@@ -414,14 +425,14 @@ def test_an_interrupt_ends_a_cell_as_a_plain_kernel_does(plain: Kernel, agent: K
     assert replies[0] == replies[1]
 
 
-def test_an_interrupt_ends_a_question(agent: Kernel) -> None:
-    agent.client.execute("input('who? ')", allow_stdin=True)
-    assert agent.client.get_stdin_msg(timeout=20)["content"]["prompt"] == "who? "
-    agent.manager.interrupt_kernel()
-    assert agent.shell("execute_reply")["content"]["ename"] == "KeyboardInterrupt"
-    agent.client.input("too late")
-    agent.late()
-    assert said(agent.run("input('and now? ')")[1]) == "'Ada'"
+def test_an_interrupt_ends_a_question(confined: Kernel) -> None:
+    confined.client.execute("input('who? ')", allow_stdin=True)
+    assert confined.client.get_stdin_msg(timeout=20)["content"]["prompt"] == "who? "
+    confined.manager.interrupt_kernel()
+    assert confined.shell("execute_reply")["content"]["ename"] == "KeyboardInterrupt"
+    confined.client.input("too late")
+    confined.late()
+    assert said(confined.run("input('and now? ')")[1]) == "'Ada'"
 
 
 def test_what_the_guest_writes_in_a_prompt_obeys_no_terminal(agent: Kernel) -> None:
@@ -457,43 +468,74 @@ def sandbox_of(kernel: Kernel) -> int:
     return descendants(kernel.manager.provisioner.pid)[0]  # type: ignore[attr-defined]
 
 
-def test_the_notebook_survives_its_sandbox(agent: Kernel) -> None:
-    agent.run("lost = 1")
-    agent.client.execute("print('busy', flush=True)\nimport time; time.sleep(600)")
-    agent.iopub("text", "busy")
-    os.kill(sandbox_of(agent), signal.SIGKILL)
-    reply = agent.shell("execute_reply")["content"]
+def test_the_notebook_survives_its_sandbox(confined: Kernel) -> None:
+    confined.run("lost = 1")
+    confined.client.execute("print('busy', flush=True)\nimport time; time.sleep(600)")
+    confined.iopub("text", "busy")
+    os.kill(sandbox_of(confined), signal.SIGKILL)
+    reply = confined.shell("execute_reply")["content"]
     assert reply["ename"] == "SandboxDied"
     assert "its variables and files are gone" in reply["evalue"]
-    agent.late()
-    assert agent.run("'lost' in globals()")[0]["execution_count"] == 1
-    dead = sandbox_of(agent)
+    confined.late()
+    assert confined.run("'lost' in globals()")[0]["execution_count"] == 1
+    dead = sandbox_of(confined)
     os.kill(dead, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{dead}").exists())
-    reply, published = agent.run("6 * 7")
+    reply, published = confined.run("6 * 7")
     assert reply["status"] == "ok"
     assert "died (exit code" in said(published)
     assert said(published).endswith("this cell runs in a new one\n42")
-    assert agent.run("1")[0]["execution_count"] == 2
+    assert confined.run("1")[0]["execution_count"] == 2
 
 
-@pytest.mark.parametrize("doing", ["nothing", "x", "loop"])
+def test_a_sandbox_may_die_in_a_run_and_before_a_request(confined: Kernel, folder: Path) -> None:
+    script, code = folder / "s.md", "import subprocess; subprocess.run(['sleep', '600'])"
+    script.write_text(f"x\n{fence(code)}\n<!-- next reply -->\nWell.\n")
+    confined.run("%agent reset")
+    confined.run("x = 1")
+    sandbox = sandbox_of(confined)
+    before = len(descendants(sandbox))
+    confined.client.execute(f"%%agent -m scripted:{script}\nSleep.")
+    wait_until(lambda: len(descendants(sandbox)) > before)
+    os.kill(sandbox, signal.SIGKILL)
+    assert confined.shell("execute_reply")["content"]["status"] == "ok"
+    text = said(confined.late())
+    assert "its variables and files are gone" in text
+    assert "Well." in text
+    assert said(confined.run("'x' in globals()")[1]) == "False"
+    os.kill(sandbox_of(confined), signal.SIGKILL)
+    reply = reply_to(confined, "complete_request", {"code": "zi", "cursor_pos": 2})
+    assert "the next cell starts in a new one" in reply.get("evalue", "") or reply["matches"]
+    confined.late()
+    assert said(confined.run("2")[1]).endswith("2")
+
+
+@pytest.mark.parametrize(
+    ("tier", "doing"),
+    [
+        (TIERS[0], "nothing"),
+        (TIERS[0], "x"),
+        (TIERS[0], "loop"),
+        (TIERS[1], "loop"),
+    ],
+)
 def test_nothing_is_left_when_the_front_process_is_killed(
-    folder: Path, tmp_path: Path, doing: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, tier: str, doing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with kernel(folder) as mine:
+    with kernel(folder, f"--SandboxProvisioner.isolation={tier}") as mine:
         if doing != "nothing":
             mine.run("x = 1")
         if doing == "loop":
             mine.client.execute("print('on', flush=True)\nwhile True: pass")
             mine.iopub("text", "on")
         front: int = mine.manager.provisioner.pid  # type: ignore[union-attr]
-        wait_until(lambda: len(descendants(front)) > 1)
+        processes = 2 if tier == "bubblewrap" else 1  # bwrap itself is one
+        wait_until(lambda: len(descendants(front)) >= processes)
         started = descendants(front)
         os.kill(front, signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
-        for left in tmp_path.glob("jupyter-agent-*"):  # an empty folder, for the next start
+        for left in tmp_path.glob("jupyter-agent-*"):  # a folder, for the next start
             os.utime(left, (0, 0))
         mine.manager.restart_kernel(now=True)  # as Jupyter Server does
         mine.client.wait_for_ready(timeout=40)
@@ -584,6 +626,16 @@ def test_the_agent_reads_its_own_cell_as_the_user_ran_it(folder: Path, server: C
     assert "I ran" not in shown[3]
     assert "n = 1" not in str(shown)
     assert shown[-1].startswith(f"I ran:\n{fence('n = 3; print(n)')}")
+
+
+def test_the_line_magic_says_what_confines(
+    confined: Kernel, request: pytest.FixtureRequest
+) -> None:
+    confined.run("1")
+    assert (
+        f"{request.node.callspec.params['confined']}, reads"
+        in said(confined.run("%agent status")[1]).lower()
+    )
 
 
 def test_the_line_magic_answers_out_here(agent: Kernel) -> None:

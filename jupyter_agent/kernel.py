@@ -38,6 +38,7 @@ from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageErr
 from jupyter_agent.options import CELL_OPTIONS, run_arguments
 from jupyter_agent.sandbox.kernel import Request
 from jupyter_agent.sandbox.outputs import printable
+from jupyter_agent.sandbox.widgets import PROTOCOL, TARGET, VIEW
 from jupyter_agent.session import Session
 from jupyter_agent.views.display import AnswerView, DisplayView, KernelOutlet, show_recorded
 from jupyter_agent.views.runs import GHOST, Note, Runs, digest
@@ -46,6 +47,7 @@ __all__ = ["AgentKernel"]
 
 Message = dict[str, Any]
 Reply = dict[str, Any]
+_COMMS = ("comm_open", "comm_msg", "comm_close")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,6 +83,9 @@ class AgentKernelApp(IPKernelApp):
         """Have a control thread, for interrupts, and the main one."""
         super().init_control(context)
         self.shell_channel_thread = None
+        self.log.setLevel(
+            self.log_level
+        )  # or traitlets makes each record, and its handler drops it
 
 
 class AgentKernel(Kernel):
@@ -88,6 +93,10 @@ class AgentKernel(Kernel):
 
     prose = Bool(
         False, help="Whether a cell that is plainly prose, and no code, is a task for the agent."
+    ).tag(config=True)
+
+    widgets = Bool(
+        False, help="Whether widgets of your own cells work; they draw in your page, beside you."
     ).tag(config=True)
 
     implementation = "jupyter_agent"
@@ -111,10 +120,12 @@ class AgentKernel(Kernel):
         self._session = Session(parent=self, keep_spare=True)
         self._running: asyncio.Task[Reply] | None = None
         self._forwarding = False  # code runs that the sandbox can be asked to stop
+        self._telling = 0  # messages to widgets that the sandbox is busy with
         self._asked: asyncio.Future[str] | None = None  # what the user is asked on stdin
         self._tasks: set[asyncio.Task[None]] = set()
         self._runs = Runs()
         self._runs.listen(self)
+        self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
         assert self.session
         self._wire = self.session
 
@@ -201,7 +212,7 @@ class AgentKernel(Kernel):
             silent=silent,
             store_history=store_history,
             user_expressions=user_expressions or {},
-            late=functools.partial(self._publish, parent=parent),
+            **self._aside(parent),
         )
         ident = self._get_shell_context_var(self._shell_parent_ident)
         cell = _Cell(code, count, request, parent, ident, allow_stdin)
@@ -238,9 +249,11 @@ class AgentKernel(Kernel):
     async def _forward(self, cell: _Cell) -> Reply:
         """Run a cell of the user's in the sandbox; its error is the sandbox's own."""
         ask = functools.partial(self._ask_user, cell)
+        keep = cell.request.store_history and not cell.request.silent
+        again = self._agents_own(cell) if keep else None
         outputs = self._session.execute(
             cell.code,
-            keep=cell.request.store_history and not cell.request.silent,
+            keep=keep and again is None,
             answer=ask if cell.allow_stdin else None,
             request=cell.request,
         )
@@ -252,19 +265,43 @@ class AgentKernel(Kernel):
                     if output.output_type == "error":
                         error = output
                     self._publish(output, cell.parent)
+                    if again:
+                        self._session.transcript.add_output(again, output)
         finally:
             self._forwarding = False
+            if again:
+                again.execution_count = self._session.sandbox.execution_count
+                self._session.transcript.finish(again)
         if reply := self._session.sandbox.reply:
             return dict(reply)
         return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
 
+    def _agents_own(self, cell: _Cell) -> NotebookNode | None:
+        """Find the agent's cell that is run again: it will read what comes out now."""
+        again = self._runs.cell(Note.of(cell.parent))
+        if not any(again is one for one in self._session.transcript.cells):
+            return None
+        assert again
+        again.source, again.outputs = cell.code, []
+        return again
+
     def _publish(self, output: NotebookNode, parent: Message) -> None:
         """Send an output of the sandbox's, whose display ids are none of ours."""
         content = {name: value for name, value in output.items() if name != "output_type"}
+        if output.output_type in _COMMS:
+            self._send_comm(output.output_type, content, parent)
+            return
+        if VIEW in content.get("data", {}) and VIEW not in self._session.sandbox.admit:
+            content["data"] = self._drawable(content["data"], parent)
         if "data" in content:
             transient = content.get("transient", {})
             content["transient"] = {name: f"sandbox-{value}" for name, value in transient.items()}
         self._send(output.output_type, content, parent)
+
+    def _aside(self, parent: Message) -> dict[str, Any]:
+        """Say where goes what is no output of a cell while it runs."""
+        late = functools.partial(self._publish, parent=parent)
+        return {"late": late, "widgets": self.widgets, "msg_id": parent["header"]["msg_id"]}
 
     async def _counted(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
         """Do what a cell says out here, and have it counted and remembered as any other."""
@@ -326,6 +363,70 @@ class AgentKernel(Kernel):
 
     async def _nothing(self) -> None:
         pass
+
+    # -- widgets
+
+    def _drawable(self, data: dict[str, Any], parent: Message) -> dict[str, Any]:
+        """Keep the view of a widget that the page knows; say of others that there is nothing."""
+        data = dict(data)
+        try:
+            view = self._session.sandbox.widgets.view(data.pop(VIEW), parent["header"]["msg_id"])
+        except ValueError as error:
+            said = f"{data.get('text/plain', '')}\n[not shown: {error}]"
+            return data | {"text/plain": said.strip()}
+        return data | {VIEW: view}
+
+    def _send_comm(self, kind: str, content: dict[str, Any], parent: Message) -> None:
+        buffers, metadata = content.pop("buffers", []), PROTOCOL if kind == "comm_open" else {}
+        self._wire.send(
+            self.iopub_socket,
+            kind,
+            content,
+            parent,
+            ident=self._topic(kind),
+            buffers=buffers,
+            metadata=metadata,
+        )
+
+    async def _hear_comm(self, _stream: Any, _ident: Any, message: Message) -> None:
+        """Pass on what a page does to a widget; whatever else it opens is closed at once."""
+        kind, content = message["header"]["msg_type"], message["content"]
+        comm_id = content.get("comm_id")
+        if kind == "comm_open":
+            # such as ipywidgets' control comm; without it pages ask each widget for its state
+            self._send_comm("comm_close", {"comm_id": comm_id, "data": {}}, message)
+            return
+        if not self.widgets or comm_id not in self._session.sandbox.widgets:
+            return
+        beside = self._running is not None  # then the base class says neither busy nor idle
+        if beside:
+            self._send("status", {"execution_state": "busy"}, message)
+        await self._tell(kind, content, message)
+        if kind == "comm_close":
+            self._session.sandbox.widgets.close(comm_id)
+        if beside:
+            self._send("status", {"execution_state": "idle"}, message)
+
+    async def _tell(self, kind: str, content: dict[str, Any], message: Message) -> None:
+        told = self._session.sandbox.tell(
+            kind, content, message["buffers"], request=Request(**self._aside(message))
+        )
+        self._telling += 1
+        try:
+            async with aclosing(told):
+                async for output in told:
+                    self._publish(output, message)
+        finally:
+            self._telling -= 1
+
+    async def comm_info_request(self, stream: Any, ident: Any, parent: Message) -> None:
+        """Name the widgets that are open (message spec: comm_info_request)."""
+        ids = self._session.sandbox.widgets.ids()
+        if parent["content"].get("target_name") not in (None, TARGET):
+            ids = []
+        comms = {comm_id: {"target_name": TARGET} for comm_id in ids}
+        reply = {"comms": comms, "status": "ok"}
+        self._wire.send(stream, "comm_info_reply", reply, parent, ident)
 
     # -- stdin
 
@@ -393,13 +494,14 @@ class AgentKernel(Kernel):
             return {"status": "error", **facts}
 
     async def do_debug_request(self, msg: Message) -> Reply:
-        """Say that there is no debugger (the sandbox starts without debugpy, for speed)."""
+        """Say that there is no debugger, and why."""
         return {
             "type": "response",
             "request_seq": msg.get("seq", 0),
             "command": msg.get("command", ""),
             "success": False,
-            "message": "the agent kernel has no debugger",
+            "message": "there is no debugger: debugpy needs a TCP socket, which the sandbox cannot "
+            "make in each tier; debug in a plain Python kernel",
         }
 
     # -- ends
@@ -414,6 +516,8 @@ class AgentKernel(Kernel):
             self._keep(self._session.sandbox.interrupt())
         elif self._running:
             self._running.cancel()
+        elif self._telling and self._session.sandbox.alive:
+            self._keep(self._session.sandbox.interrupt())
 
     async def do_shutdown(self, restart: bool) -> Reply:
         """End the sandbox too, on the loop it belongs to: this is the control thread's."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import nbformat
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import BrowserContext, expect
 
 from .conftest import PENGUINS
-from .lab import PATIENCE, Lab, NotebookPage, browsing, launched, serving
+from .lab import PATIENCE, Lab, NotebookPage, browsing, launched, opened, serving
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -26,8 +26,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder.mkdir()
     shutil.copy(PENGUINS, folder)
     (folder / "s.md").write_text(SCRIPT)
-    with serving(folder, tmp_path_factory.mktemp("home"), live=False) as lab:
+    home = tmp_path_factory.mktemp("home")
+    profile = home / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    (profile / "ipython_config.py").write_text("c.AgentKernel.widgets = True\n")
+    with serving(folder, home) as lab:
         yield lab
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    with browsing() as browser:
+        yield browser
 
 
 def write(notebook: NotebookPage, code: str) -> int:
@@ -57,8 +67,8 @@ def complete(notebook: NotebookPage, index: int, text: str) -> None:
     raise AssertionError(written.inner_text())
 
 
-def test_a_notebook_lives_in_the_sandbox(lab: Lab) -> None:
-    with browsing() as browser, launched(lab, browser, "Python 3 (agent)") as notebook:
+def test_a_notebook_lives_in_the_sandbox(lab: Lab, browser: BrowserContext) -> None:
+    with launched(lab, browser, "Python 3 (agent)") as notebook:
         page = notebook.page
         plot = run(notebook, PLOT)
         notebook.done(plot)
@@ -78,10 +88,15 @@ def test_a_notebook_lives_in_the_sandbox(lab: Lab) -> None:
         assert "hello Ada" in notebook.text(asked)
         expect(box).to_have_count(0)
 
-        agent = run(notebook, "%%agent -m scripted:s.md\nTwice the price?")
-        notebook.done(agent)
-        assert "It is 84." in notebook.text(agent)
-        assert "bubblewrap, reads work/" in notebook.text(agent)
+        agent = write(notebook, "%%agent -m scripted:s.md\nTwice the price?")
+        page.keyboard.press("Shift+Enter")
+        bar = notebook.cells.nth(agent).locator(".jp-JupyterAgentBar")
+        expect(bar).to_have_attribute("data-state", "done", timeout=PATIENCE)
+        expect(notebook.cells).to_have_count(agent + 5)  # prose, code, answer; and an empty one
+        code, answer = agent + 2, agent + 3
+        expect(notebook.outputs(code)).to_have_text("84")
+        expect(notebook.cells.nth(answer).locator("strong")).to_have_text("84")
+        expect(notebook.cells.nth(code).locator(".jp-InputPrompt").first).to_have_text("[5]:")
 
         loop = run(notebook, "print('going', flush=True)\nwhile True: pass")
         expect(notebook.outputs(loop).first).to_have_text("going", timeout=PATIENCE)
@@ -113,10 +128,45 @@ def test_a_notebook_lives_in_the_sandbox(lab: Lab) -> None:
             cell for n, cell in enumerate(saved.cells[:-1]) if n not in (asked, loop, gone)
         ]
         nbformat.write(saved, notebook.path)
+        (lab.folder / "s.md").unlink()  # nobody is asked again
         page.goto(f"{lab.url}/doc/tree/{notebook.path.name}?reset")
         notebook._settle()
         notebook.run_all()
         expect(notebook.cells.nth(0).locator("img")).to_be_visible()
-        assert "It is 84." in notebook.text(2)
-        assert notebook.text(3) == "43"
+        bar = notebook.cells.nth(2).locator(".jp-JupyterAgentBar")
+        expect(bar).to_have_attribute("data-state", "recorded", timeout=PATIENCE)
+        expect(notebook.outputs(4)).to_have_text("84")
+        expect(notebook.cells.nth(5).locator("strong")).to_have_text("84")
+        assert notebook.text(6) == "43"
         notebook.screenshot("agent-kernel-run-all")
+
+
+def test_widgets_of_the_users_own_cells_work(lab: Lab, browser: BrowserContext) -> None:
+    code = (
+        "import ipywidgets\nslider = ipywidgets.IntSlider(3)\nout = ipywidgets.Output()\n"
+        "def moved(change):\n    with out: print('moved to', change.new)\n"
+        "slider.observe(moved, 'value')\n"
+        "ipywidgets.VBox([ipywidgets.HTML('<b>bold</b><img src=x onerror=owned()>'), slider, out])"
+    )
+    path = lab.write("widgets.ipynb", code, "slider.value", kernel="jupyter-agent")
+    with opened(lab, browser, path) as notebook:
+        errors: list[str] = []
+        notebook.page.on("pageerror", lambda error: errors.append(str(error)))
+        notebook.run(0)
+        cell = notebook.cells.nth(0)
+        handle = cell.locator(".noUi-handle")
+        expect(handle).to_have_attribute("aria-valuenow", "3.0", timeout=PATIENCE)
+        expect(cell.locator(".widget-html-content b")).to_have_text("bold")
+        expect(cell.locator(".widget-html-content img")).to_have_count(0)
+        for value in (4, 5):
+            handle.press("ArrowRight")
+            expect(cell.locator(".jp-OutputArea-child .jp-OutputArea-child").last).to_contain_text(
+                f"moved to {value}", timeout=PATIENCE
+            )
+        notebook.run(1)
+        assert notebook.text(1) == "5"
+        notebook.screenshot("agent-kernel-widgets")
+        notebook.save()
+        notebook.reload()
+        expect(handle).to_have_attribute("aria-valuenow", "5.0", timeout=PATIENCE)
+        assert errors == []

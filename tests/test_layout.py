@@ -24,6 +24,7 @@ LAYERS = [
         "models.remote",
         "sandbox.interpreter",
         "sandbox.replies",
+        "sandbox.widgets",
         "summary",
         "values",
     },
@@ -40,16 +41,7 @@ LAYERS = [
     {"magics", "kernel", "cli"},
 ]
 # what carries a run
-LOOP = [
-    "errors",
-    "protocol",
-    "bill",
-    "pictures",
-    "transcript",
-    "summary",
-    "draft",
-    "request",
-]
+LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
 LOOP += ["models", "agent"]
 BORDER = [
     "ask",
@@ -61,7 +53,8 @@ BORDER = [
     "values",
 ]
 SANDBOX = [name for layer in LAYERS for name in layer if name.startswith("sandbox")]
-SANDBOX = [name for name in SANDBOX if name not in [*BORDER, "sandbox.install"]]  # a door
+WIDGETS = ["sandbox.widgets"]  # off by default, and to be read alone
+SANDBOX = [name for name in SANDBOX if name not in [*BORDER, *WIDGETS, "sandbox.install"]]  # a door
 GUEST = [
     "sandbox.__main__",
     "sandbox.guest",
@@ -130,7 +123,9 @@ def test_public_names_are_declared() -> None:
         assert all(hasattr(module, public) for public in module.__all__), name
 
 
-@pytest.mark.parametrize(("names", "most"), [(LOOP, 1475), (SANDBOX, 2400), (BORDER, 1400)])
+@pytest.mark.parametrize(
+    ("names", "most"), [(LOOP, 1475), (SANDBOX, 2450), (BORDER, 1400), (WIDGETS, 300)]
+)
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}
     assert sum(sizes.values()) <= most, sizes

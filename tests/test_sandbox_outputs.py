@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.outputs import clean_markdown, printable, read_output, weight
+from jupyter_agent.sandbox.outputs import (
+    WIDGET_VIEW,
+    clean_markdown,
+    printable,
+    read_output,
+    weight,
+)
 
 
 def bundle(**data: object) -> dict[str, Any]:
@@ -130,7 +136,6 @@ def test_a_picture_inside_html_stays() -> None:
     "mime",
     [
         "application/javascript",
-        "application/vnd.jupyter.widget-view+json",
         "application/vnd.jupyter.es-module+json",
         "text/x-unheard-of",
     ],
@@ -144,6 +149,14 @@ def test_what_is_not_on_the_white_list_is_named_and_dropped(mime: str) -> None:
     assert f"[{mime} may not leave the sandbox]" in note
     assert f"c.Sandbox.admit = ['{mime}']" in note
     assert output.metadata == {}
+
+
+def test_a_widget_is_dropped_and_its_own_trait_is_named() -> None:
+    output = read_output("display_data", {"data": {WIDGET_VIEW: {}}, "metadata": {}})
+    assert output is not None
+    assert set(output.data) == {"text/plain"}
+    assert "c.AgentKernel.widgets = True" in output.data["text/plain"]
+    assert "c.Sandbox.admit" not in output.data["text/plain"]
 
 
 def test_a_mime_type_that_the_user_admits_passes_as_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import jupyter_kernel_test as jkt  # type: ignore[import-untyped]
@@ -151,11 +154,14 @@ class Protocol:
             manager.restart_kernel(now=True)
             client = manager.client()
             client.start_channels()
-            client.kernel_info()
-            kinds, message = [], client.get_iopub_msg(timeout=20)
-            while message["content"].get("execution_state") != "idle":
-                kinds.append(message["msg_type"])
-                message = client.get_iopub_msg(timeout=20)
+            kinds, idle = [], False
+            while not idle:
+                client.kernel_info()  # its idle is lost if iopub is connected after shell
+                with contextlib.suppress(Empty):
+                    while not idle:
+                        message = client.get_iopub_msg(timeout=2)
+                        idle = message["content"].get("execution_state") == "idle"
+                        kinds.append(message["msg_type"])
             assert set(kinds) <= {"iopub_welcome", "status"}
         finally:
             client.stop_channels()
@@ -355,7 +361,7 @@ def wait_for(client: BlockingKernelClient, key: str, text: str) -> None:
 
 
 def wait_until(true: Callable[[], bool], say: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not true():
         assert time.monotonic() < deadline, say()
         time.sleep(0.02)
@@ -390,32 +396,57 @@ def test_papermill_runs_a_notebook_with_parameters(folder: Path) -> None:
     assert done.cells[-1].outputs[0].text == f"5 {size}\n"
 
 
-def test_a_console_works_and_leaves_nothing(folder: Path) -> None:
+@dataclass
+class Console:
+    """A jupyter console in a terminal."""
+
+    tmux: list[str]
+
+    def screen(self) -> str:
+        command = [*self.tmux, "capture-pane", "-p"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    def press(self, *keys: str) -> None:
+        subprocess.run([*self.tmux, "send-keys", *keys], check=True)
+
+    def shows(self, *texts: str) -> None:
+        """Wait until all of this is on the screen."""
+        wait_until(lambda: all(text in self.screen() for text in texts), self.screen)
+
+    def type_in(self, keys: str, *, then: str) -> None:
+        self.press(keys, "Enter")
+        self.shows(then)
+
+
+@contextmanager
+def console(kernel: str, folder: Path) -> Iterator[Console]:
+    """Start a console of one's own."""
     if not shutil.which("tmux"):
         pytest.fail("tmux is missing; .ci/run installs it")
-    tmux = ["tmux", "-L", f"ja-sandboxed-{os.getpid()}"]
-    console = f"{sys.executable} -m jupyter_console --kernel python3-sandboxed; echo left $?"
-    start = ["new-session", "-d", "-x", "100", "-y", "40", "-c", str(folder), console + "; cat"]
+    tmux = ["tmux", "-L", f"ja-{kernel}-{os.getpid()}"]
+    command = f"{sys.executable} -m jupyter_console --kernel {kernel}; echo left $?; cat"
+    start = ["new-session", "-d", "-x", "100", "-y", "50", "-c", str(folder), command]
     subprocess.run([*tmux, *start], check=True)
-
-    def screen() -> str:
-        return subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=False).stdout  # fmt: skip
-
-    def type_in(*keys: str, then: str) -> None:
-        subprocess.run([*tmux, "send-keys", *keys, "Enter"], check=True)
-        wait_until(lambda: then in screen(), screen)
-
     try:
-        wait_until(lambda: "In [1]:" in screen(), screen)
-        type_in("open('penguins.csv').readline()[:7]", then="Out[1]: 'species'")
-        type_in("import os; os.getenv('USER')", then="Out[2]: 'agent'")
-        type_in("name = input('who? ')", then="who?")
-        type_in("Ada", then="In [4]:")
-        type_in("print('go' + 'ing', flush=True); __import__('time').sleep(600)", then="going")
-        subprocess.run([*tmux, "send-keys", "C-c"], check=True)
-        wait_until(lambda: "KeyboardInterrupt" in screen() and "In [5]:" in screen(), screen)
-        type_in("'hello ' + name", then="'hello Ada'")
-        type_in("exit", then="left 0")  # it says so to the kernel, and nothing to its provisioner
-        assert not list(Path(os.environ["XDG_RUNTIME_DIR"]).glob("jupyter-agent-*"))
+        shown = Console(tmux)
+        shown.shows("In [1]:")
+        yield shown
     finally:
         subprocess.run([*tmux, "kill-server"], check=False)
+
+
+def test_a_console_works_and_leaves_nothing(folder: Path) -> None:
+    with console("python3-sandboxed", folder) as shown:
+        shown.type_in("open('penguins.csv').readline()[:7]", then="Out[1]: 'species'")
+        shown.type_in("import os; os.getenv('USER')", then="Out[2]: 'agent'")
+        shown.type_in("name = input('who? ')", then="who?")
+        shown.type_in("Ada", then="In [4]:")
+        shown.type_in(
+            "print('go' + 'ing', flush=True); __import__('time').sleep(600)", then="going"
+        )
+        shown.press("C-c")
+        shown.shows("KeyboardInterrupt", "In [5]:")
+        shown.type_in("'hello ' + name", then="'hello Ada'")
+        # it says so to the kernel, and nothing to its provisioner
+        shown.type_in("exit", then="left 0")
+        assert not list(Path(os.environ["XDG_RUNTIME_DIR"]).glob("jupyter-agent-*"))

@@ -26,6 +26,7 @@ from jupyter_agent.sandbox.guest_values import MOST_NODES, Buffer, nodes
 from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.sandbox.replies import Reply, read_reply
+from jupyter_agent.sandbox.widgets import VIEW, Widgets
 
 __all__ = ["Answer", "Request", "Sandbox"]
 
@@ -51,13 +52,16 @@ class Request:
     """How a user's own cell is to run (message spec: execute_request).
 
     It has no limit but the user's patience. ``late`` is given what threads and tasks of the cell
-    put out when it is over.
+    put out when it is over. With ``widgets`` it is given their messages too, as they come; the page
+    knows the request as ``msg_id``.
     """
 
     silent: bool = False
     store_history: bool = True
     user_expressions: dict[str, str] = field(default_factory=dict)
     late: Callable[[NotebookNode], None] | None = None
+    widgets: bool = False
+    msg_id: str = ""
 
 
 class Sandbox(LoggingConfigurable):
@@ -137,6 +141,11 @@ class Sandbox(LoggingConfigurable):
     def next_count(self) -> int:
         """The number that the next cell will have."""
         return self._kernel.count + 1 if self._kernel and self.alive else 1
+
+    @property
+    def widgets(self) -> Widgets:
+        """What pages know of the widgets in the kernel that is there."""
+        return self._kernel.widgets if self._kernel and self.alive else Widgets()
 
     @property
     def _provisioner(self) -> SandboxProvisioner | None:
@@ -318,8 +327,8 @@ class Sandbox(LoggingConfigurable):
         await self.start()
         assert self._kernel
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
-        talk = self._kernel.send("execute_request", content)
-        cell = _Cell(talk, answer, admit=frozenset(self.admit))
+        talk = self._kernel.send("execute_request", content, request=request)
+        cell = _Cell(talk, answer, admit=self._admitted(request))
         limited = request is None
         timeout = self.cell_timeout if limited else 0
         deadline = asyncio.get_running_loop().time() + (timeout or float("inf"))
@@ -350,7 +359,36 @@ class Sandbox(LoggingConfigurable):
             if cell.waiting and self._kernel is not None:
                 await self._stop(cell)
             else:
-                cell.close(request.late if request else None)
+                cell.close(request)
+
+    async def tell(
+        self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer], *, request: Request
+    ) -> AsyncGenerator[NotebookNode, None]:
+        """Send a message of a page's to a widget and yield what it puts out, until that is over.
+
+        A dead kernel's widgets have died with it: nothing comes.
+        """
+        await self._settled()
+        if self._kernel is None or not self.alive:
+            return
+        busy = self._kernel.busy
+        talk = self._kernel.send(kind, content, buffers, request=request)
+        if busy:
+            self._kernel.follow(talk)
+        cell = _Cell(talk, admit=self._admitted(request))
+        cell.waiting = {"idle"}
+        try:
+            while cell.waiting:
+                output = await cell.next()
+                if output is not None:
+                    yield output
+        except EOFError as death:
+            await self._bury(str(death))
+        finally:
+            cell.close()
+
+    def _admitted(self, request: Request | None) -> frozenset[str]:
+        return frozenset([*self.admit, *([VIEW] if request and request.widgets else [])])
 
     def _too_much(self, cell: _Cell) -> bool:
         return cell.outputs > self.most_outputs or cell.size > self.most_output << 20
@@ -451,10 +489,11 @@ class _Kernel:
         self.client = manager.client()
         self.dropped = 0
         self.count = 0  # of the last cell
+        self.widgets = Widgets()
         self.ended = ""  # how it ended, once it has
         self.log = log
         self._talks: dict[str, _Talk] = {}  # under way, by the request's id
-        self._late: dict[str, Callable[[NotebookNode], None]] = {}  # the last that are over
+        self._late: dict[str, Request] = {}  # the last that are over
         self._listeners: list[asyncio.Task[None]] = []
         self._monitors: list[zmq.asyncio.Socket] = []
 
@@ -513,23 +552,46 @@ class _Kernel:
             heard |= source == "iopub"
         talk.close()
 
-    def send(self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer] = ()) -> _Talk:
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was asked is under way."""
+        return bool(self._talks)
+
+    def send(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        buffers: Sequence[Buffer] = (),
+        *,
+        request: Request | None = None,
+    ) -> _Talk:
         """Send a request; with buffers, values may come back as comm messages.
 
         The session counts its ids up: the guest could sign answers to a request still to come.
         """
-        request = self.client.session.msg(kind, content)
-        msg_id = request["header"]["msg_id"] = request["msg_id"] = secrets.token_hex(16)
-        request["buffers"] = list(buffers)
-        self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers))
-        self.client.shell_channel.send(request)
+        message = self.client.session.msg(kind, content)
+        msg_id = message["header"]["msg_id"] = message["msg_id"] = secrets.token_hex(16)
+        message["buffers"] = list(buffers)
+        self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers), request=request)
+        if request and request.widgets:
+            self.widgets.asked(msg_id, request.msg_id)
+        self.client.shell_channel.send(message)
         return talk
 
-    def over(self, msg_id: str, late: Callable[[NotebookNode], None] | None) -> None:
+    def follow(self, talk: _Talk) -> None:
+        """Have a talk end with a second request: its own idle is not sent while a cell awaits.
+
+        (ipykernel 7.4 carries such a message out beside the cell, and publishes no status then.)
+        """
+        second = self.send("kernel_info_request", {})
+        talk.msg_ids += second.msg_ids
+        self._talks[second.msg_ids[0]] = talk
+
+    def over(self, msg_id: str, request: Request | None) -> None:
         """Take nothing more for a request, but what comes late."""
         self._talks.pop(msg_id, None)
-        if late:
-            self._late[msg_id] = late
+        if request and request.late:
+            self._late[msg_id] = request
             for old in list(self._late)[:-MOST_LATE]:
                 del self._late[old]
 
@@ -568,21 +630,43 @@ class _Kernel:
             await self._deliver(channel, message)
 
     async def _deliver(self, channel: str, message: dict[str, Any]) -> None:
-        """Hand a message to who waits for it: echoes, comms and strays are nobody's."""
+        """Hand a message to who waits for it: echoes, most comms and strays are nobody's."""
         parent = _parent(message)
         talk = self._talks.get(parent)
-        if message.get("msg_type") in _IDLE_TALK and not (talk and talk.values):
+        request = talk.request if talk else self._late.get(parent)
+        wanted = bool(talk and talk.values) or bool(request and request.widgets)
+        if message.get("msg_type") in _IDLE_TALK and not wanted:
             return
         if talk:
             await talk.put((channel, message))
-        elif late := self._late.get(parent):
+        elif request and channel == "iopub":
             try:
-                output = read_output(str(message.get("msg_type")), message.get("content"))
+                self._hear_late(message, request)
             except (ValueError, TypeError, RecursionError):
                 self.dropped += 1
-            else:
-                if output is not None and channel == "iopub":
-                    late(output)
+
+    def _hear_late(self, message: dict[str, Any], request: Request) -> None:
+        """Pass on what threads and tasks put out when their cell is over."""
+        kind = str(message.get("msg_type"))
+        if kind in _COMMS:
+            self.hear_comm(message, request)
+            return
+        admit = {VIEW} if request.widgets else frozenset[str]()
+        output = read_output(kind, message.get("content"), admit=admit)
+        if output is not None and request.late:
+            request.late(output)
+
+    def hear_comm(self, message: dict[str, Any], request: Request) -> None:
+        """Pass on what a widget says.
+
+        Raises
+        ------
+        ValueError
+            It must not reach a page.
+        """
+        if request.widgets and request.late:
+            kind, buffers = str(message.get("msg_type")), message["buffers"]
+            request.late(self.widgets.read(kind, message.get("content"), buffers))
 
     async def _mind(self, monitor: zmq.asyncio.Socket) -> None:
         """Say so when libzmq has dropped the connection of a kernel that goes on living."""
@@ -609,10 +693,13 @@ class _Kernel:
 class _Talk:
     """One request and what comes back for it, in the order in which it came."""
 
-    def __init__(self, kernel: _Kernel, msg_id: str, *, values: bool) -> None:
+    def __init__(
+        self, kernel: _Kernel, msg_id: str, *, values: bool, request: Request | None
+    ) -> None:
         self.kernel = kernel
-        self.values = values  # whether comm messages for it are of use
-        self._msg_id = msg_id
+        self.values = values  # whether values come back for it
+        self.request = request
+        self.msg_ids = [msg_id]
         self._mail: asyncio.Queue[Mail | None] = asyncio.Queue(MOST_WAITING)
 
     async def put(self, mail: Mail) -> None:
@@ -637,9 +724,10 @@ class _Talk:
             raise EOFError(self.kernel.ended)
         return mail
 
-    def close(self, late: Callable[[NotebookNode], None] | None = None) -> None:
+    def close(self, request: Request | None = None) -> None:
         """Take no more messages, and hold none up that is on its way here."""
-        self.kernel.over(self._msg_id, late)
+        for msg_id in self.msg_ids:
+            self.kernel.over(msg_id, request)
         while not self._mail.empty():
             self._mail.get_nowait()
 
@@ -713,10 +801,10 @@ class _Cell:
         if self._answering:
             self._answering.cancel()
 
-    def close(self, late: Callable[[NotebookNode], None] | None = None) -> None:
-        """Be done with this cell."""
+    def close(self, request: Request | None = None) -> None:
+        """Be done with this cell, but for what the request still hears."""
         self.hush()
-        self._talk.close(late)
+        self._talk.close(request)
 
     def _read(self, message: dict[str, Any]) -> NotebookNode | None:
         kind, content = message.get("msg_type"), message.get("content")
@@ -732,6 +820,8 @@ class _Cell:
                     self.execution_count = self._kernel.count = count
                 case "comm_msg", {"data": data} if self.parcel:
                     self.parcel.add(data, message["buffers"])
+                case "comm_open" | "comm_msg" | "comm_close", _ if self._talk.request:
+                    self._kernel.hear_comm(message, self._talk.request)
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
                 case _:
@@ -819,7 +909,8 @@ def _parent(message: dict[str, Any]) -> str:
     return msg_id if isinstance(msg_id, str) else ""
 
 
-_IDLE_TALK = ("comm_msg", "comm_open", "comm_close", "execute_input")
+_COMMS = ("comm_msg", "comm_open", "comm_close")
+_IDLE_TALK = (*_COMMS, "execute_input")
 
 
 def _echo(frames: list[bytes]) -> bool:

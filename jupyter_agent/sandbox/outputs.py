@@ -28,7 +28,7 @@ from jupyter_agent.sandbox.figures import (
     read_vega_lite,
 )
 
-__all__ = ["clean_markdown", "printable", "read_output", "weight"]
+__all__ = ["WIDGET_VIEW", "clean_markdown", "harmless_tex", "printable", "read_output", "weight"]
 
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
@@ -37,6 +37,7 @@ MOST_NAMED = 20  # mime types that were dropped
 MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
 LONGEST_CLEANING = 10.0  # seconds for the HTML of one output
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 
 _TAGS = set(
@@ -177,7 +178,9 @@ def _note(dropped: dict[str, str]) -> str:
     lines = [f"[{mime} {why}]" for mime, why in named]
     if len(dropped) > len(named):
         lines.append(f"[and {len(dropped) - len(named):,} more]")
-    admitted = [mime for mime, why in named if why.startswith(_STAYS)]
+    if WIDGET_VIEW in dropped:
+        lines.append("[widgets work in the kernel Python 3 (agent): c.AgentKernel.widgets = True]")
+    admitted = [mime for mime, why in named if why.startswith(_STAYS) and mime != WIDGET_VIEW]
     if admitted:
         lines.append(f"[to let it pass, and act in your browser: c.Sandbox.admit = {admitted}]")
     return "\n".join(lines)
@@ -227,7 +230,7 @@ def _weight(value: object) -> int:
 def _html(value: object) -> str:
     """Rebuild HTML from allowed tags and attributes alone."""
     cleaned = _cleaned(_inline_styles(_text(value)))
-    return _TEX.sub(r"\\ \1", _NO_PICTURE.sub("[picture not shown]", cleaned))
+    return harmless_tex(_NO_PICTURE.sub("[picture not shown]", cleaned))
 
 
 _cleaning = threading.Lock()
@@ -348,8 +351,13 @@ def _json(value: object, depth: int = 0) -> JSON:
     raise ValueError(f"{type(value).__name__} where JSON belongs")
 
 
+def harmless_tex(text: str) -> str:
+    """Take from text what MathJax would turn into HTML of the writer's choice."""
+    return _TEX.sub(r"\\ \1", text)
+
+
 def _latex(value: object) -> str:
-    return _TEX.sub(r"\\ \1", _text(value))
+    return harmless_tex(_text(value))
 
 
 # Code for certain, however a renderer reads the rest: a fence of its own from the first column on,
@@ -412,7 +420,7 @@ def _ticks(fence: re.Pattern[str], line: str) -> int:
 
 def _inert(text: str) -> str:
     text = text.replace("![", f"!{_JOINER}[")
-    return _TEX.sub(r"\\ \1", _TAG.sub(f"<{_JOINER}", text))
+    return harmless_tex(_TAG.sub(f"<{_JOINER}", text))
 
 
 def _markdown(value: object) -> str:

@@ -79,6 +79,8 @@ declare namespace Lab {
     /** Messages that are gathered to be done together, and when. */
     queue: Array<[Tag, Content]>;
     timer: number;
+    /** When some were last done. */
+    flushed: number;
     /** Messages that came while the whole run is fetched. */
     waiting: Array<[Tag, Content]> | null;
     /** Of cells that the user has edited: what the kernel was told. */

@@ -37,7 +37,7 @@ __all__ = [
     "show_recorded",
 ]
 
-INTERVAL = 0.05  # seconds between two updates; Jupyter Server drops floods
+INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
 MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
 MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
 MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
@@ -330,12 +330,12 @@ class DisplayView:
                 self._waiting[change.cell.id] = change
                 if facts.get("running") and not shown.started:
                     shown.started = time.monotonic()
-            late = time.monotonic() - self._shown_at >= INTERVAL
+            early = self._shown_at + INTERVAL - time.monotonic()
             waits = facts["role"] == "wait"
-            if late or waits or not self._live:
+            if early <= 0 or waits or not self._live:
                 self._show(force=waits)
             elif self._timer is None:
-                self._timer = threading.Timer(INTERVAL, self._show)
+                self._timer = threading.Timer(early, self._show)
                 self._timer.daemon = True
                 self._timer.start()
 

@@ -284,7 +284,11 @@
       } else if (tag.sent === run.sent + 1) {
         run.sent = tag.sent;
         run.queue.push([tag, content]);
-        run.timer ||= setTimeout(() => this.flush(run), FRAME);
+        if (performance.now() - run.flushed > FRAME) {
+          this.flush(run); // it comes alone
+        } else {
+          run.timer ||= setTimeout(() => this.flush(run), FRAME);
+        }
       } else if (tag.sent > run.sent) {
         this.sync(tag.run).waiting?.push([tag, content]);
       }
@@ -294,7 +298,7 @@
     run(id) {
       let run = this.runs.get(id);
       if (!run) {
-        run = { id, own: false, sent: 0, last: 0, queue: [], timer: 0, waiting: null, told: new Map() };
+        run = { id, own: false, sent: 0, last: 0, queue: [], timer: 0, flushed: 0, waiting: null, told: new Map() };
         this.runs.set(id, run);
       }
       return run;
@@ -326,6 +330,7 @@
       if (kept.length) {
         this.insert(run, queue[0][0].anchor, kept);
       }
+      run.flushed = performance.now();
     }
 
     /** @param {Lab.Run} run
@@ -665,6 +670,7 @@
       }
       do {
         this.drawing.set(cell.id, false);
+        const began = performance.now();
         const data = { 'text/markdown': cell.sharedModel.getSource() };
         const model = { data, metadata: {}, trusted: false, setData: () => {} };
         const drawn = [];
@@ -675,6 +681,8 @@
           }
         }
         await Promise.all(drawn).catch(() => {});
+        const took = performance.now() - began;
+        await new Promise(resolve => setTimeout(resolve, took)); // the page has half of its time left
       } while (this.drawing.get(cell.id) && !this.context.isDisposed);
       this.drawing.delete(cell.id);
     }

@@ -1079,6 +1079,7 @@
         };
         this.doing = span('doing');
         this.doing.setAttribute('role', 'status');
+        this.doing.setAttribute('aria-live', 'polite'); // as the role implies; not all readers know
         this.numbers = span('facts');
         this.where = span('where');
         this.stop = this.button('stop', '■ Stop', 'Stop the agent');

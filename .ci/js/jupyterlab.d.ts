@@ -223,7 +223,6 @@ declare namespace Lab {
       outerNode: HTMLElement;
       activeCellIndex: number;
       deselectAll(): void;
-      scrollToItem(index: number, align: string): Promise<void>;
       rendermime: { sanitizer: { sanitize(html: string): string } };
     };
   }

@@ -863,19 +863,23 @@
       return this.looking.get(panel);
     }
 
-    /** Scroll down as far as the newest cell has grown.
+    /** Scroll down as far as a run has grown. Not with scrollToItem, which tries for long and
+     * takes the scroll from who has used it meanwhile.
      * @param {Lab.Panel[]} panels
      * @param {Lab.Run} run */
     follow(panels, run) {
       const cell = this.latest(run);
-      const index = cell ? this.cells.indexOf(cell) : -1;
-      for (const panel of panels) {
-        const box = panel.content.widgets[index]?.node.getBoundingClientRect();
+      for (const panel of panels.filter(each => this.follows(each, cell))) {
+        let index = cell ? this.cells.indexOf(cell) : -1;
+        const boxOf = () => panel.content.widgets[index]?.node.getBoundingClientRect();
+        let box = boxOf();
+        while (box && !box.height) {
+          index--; // it is not drawn yet: go on to where it will be
+          box = boxOf();
+        }
         const pane = panel.content.outerNode;
         const below = (box?.bottom ?? 0) - pane.getBoundingClientRect().bottom;
-        if (box && !box.height) {
-          panel.content.scrollToItem(index, 'smart').catch(() => {}); // it is not drawn yet
-        } else if (below > 0) {
+        if (below > 0) {
           pane.scrollTop += below;
         }
       }
@@ -1015,7 +1019,7 @@
   const STYLE = `
 .jp-JupyterAgentBar {
   display: flex; align-items: center; gap: 4px 8px; flex-wrap: wrap;
-  padding: 2px 8px !important; min-height: 28px; box-sizing: border-box;
+  padding: 2px 8px !important; min-height: 28px; box-sizing: border-box; container-type: inline-size;
   border-left: 3px solid var(--jp-border-color1);
   background: var(--jp-layout-color1);
   color: var(--jp-content-font-color1);
@@ -1034,6 +1038,10 @@
 .jp-JupyterAgentBar-where {
   flex: 1 1 0; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
   color: var(--jp-content-font-color2);
+}
+@container (max-width: 480px) { /* where it runs is on the bar's title then */
+  .jp-JupyterAgentBar-where { display: none; }
+  .jp-JupyterAgentBar-facts { flex: 1 1 0; }
 }
 .jp-JupyterAgentBar button {
   height: 22px; padding: 0 8px; margin: 0; cursor: pointer;
@@ -1131,7 +1139,7 @@
         }
         this.count();
         this.where.textContent = [model, sandbox].filter(Boolean).join(' · ');
-        this.where.title = this.where.textContent;
+        this.where.title = this.node.title = this.where.textContent;
         this.stop.hidden = !working;
         this.again.hidden = working || state === 'failed';
         const plural = cells === 1 ? '' : 's';

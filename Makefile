@@ -72,7 +72,7 @@ picture: $(VENV)/test
 .venv-lab42: pyproject.toml
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$@/bin/python -m pip install --quiet "jupyterlab==4.2.7" "notebook==7.2.3" "ipykernel<7" pandas .
+	$@/bin/python -m pip install --quiet "jupyterlab==4.2.7" "notebook==7.2.3" "ipykernel<7" matplotlib pandas .
 	@touch $@
 
 clean:

@@ -214,8 +214,7 @@ class AgentKernel(Kernel):
             user_expressions=user_expressions or {},
             **self._aside(parent),
         )
-        ident = self._get_shell_context_var(self._shell_parent_ident)
-        cell = _Cell(code, count, request, parent, ident, allow_stdin)
+        cell = _Cell(code, count, request, parent, self._client(), allow_stdin)
         self._running = asyncio.get_running_loop().create_task(self._carry_out(cell))
         try:
             return await self._running
@@ -225,6 +224,12 @@ class AgentKernel(Kernel):
             return self._failed(error, cell)
         finally:
             self._running = None
+
+    def _client(self) -> Any:
+        """Identify who asked, for questions on stdin."""
+        if not hasattr(self, "_shell_parent_ident"):  # before ipykernel 7
+            return self._parent_ident["shell"]
+        return self._get_shell_context_var(self._shell_parent_ident)
 
     async def _carry_out(self, cell: _Cell) -> Reply:
         first, _, body = cell.code.lstrip("\n").partition("\n")

@@ -28,7 +28,7 @@ from jupyter_agent.sandbox.guest_values import encode
 from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
 from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.tools import Tool, Tools, find
-from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.transcript import KEY, Change, Transcript, passing
 from jupyter_agent.values import read
 
 __all__ = ["Session"]
@@ -160,6 +160,9 @@ class Session(LoggingConfigurable):
             limits: dict[str, Any] = {key: each for key, each in asked.items() if each is not None}
             agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
             changes = self._carry_out(task, agent, border, opened=opened)
+        if not self.sandbox.alive:
+            starting = passing("*Starting the sandbox*")
+            yield Change(starting)
         await border.furnish()
         if policy == "always" and asker:
             changes = with_approval(changes, asker)

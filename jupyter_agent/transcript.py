@@ -39,6 +39,7 @@ KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
+_DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
 
@@ -59,7 +60,8 @@ class Transcript:
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
     are the model's, ``summary`` stands for the cells before it, ``correction`` tells the model what
     could not be read of its reply, ``reminder`` what its answer lacks, ``end`` says why a run has
-    none, ``own`` is code that the user ran in the sandbox. Other cells are the user's too.
+    none, ``own`` is code that the user ran in the sandbox. Other cells are the user's too. Those
+    marked ``deleted`` the user has taken out of the notebook: the model does not read them.
 
     Parameters
     ----------
@@ -203,6 +205,12 @@ class Transcript:
         for cell in self.in_reach() if cells is None else cells:
             facts = cell.metadata.get(KEY, {})
             role, number = facts.get("role"), facts.get("step")
+            if facts.get(
+                "deleted"
+            ):  # in the user's notebook; said once, where code and outputs stood
+                turns += [Said(_DELETED)] if role == "code" else []
+                last = None
+                continue
             match role:
                 case "task":
                     notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]

@@ -19,6 +19,7 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.sign import NotebookNotary
 from playwright.sync_api import (
     BrowserContext,
     Locator,
@@ -102,6 +103,32 @@ class Lab:
         )
         nbformat.write(notebook, self.folder / name)
         return self.folder / name
+
+    def sign(self, path: Path, *, trusted: bool) -> None:
+        """Trust a notebook, as ``jupyter trust`` does, or trust it no more."""
+        notary = NotebookNotary(data_dir=str(self.home / "data"))
+        notebook = nbformat.read(path, as_version=4)
+        (notary.sign if trusted else notary.unsign)(notebook)
+        notary.store.close()
+
+    def share_kernel(self, browser: BrowserContext, path: Path, other: Path) -> None:
+        """Have a notebook that is to be opened use the kernel of another."""
+        found = browser.request.get(f"{self.url}/api/sessions").json()
+        (kernel,) = [each["kernel"] for each in found if each["path"] == path.name]
+        session = {"path": other.name, "name": other.name, "type": "notebook"}
+        data = {**session, "kernel": {"id": kernel["id"]}}
+        headers = self._headers(browser)
+        assert browser.request.post(f"{self.url}/api/sessions", data=data, headers=headers).ok
+
+    def shut_kernels_down(self, browser: BrowserContext) -> None:
+        """End every kernel, so that none takes time from the next test."""
+        for kernel in browser.request.get(f"{self.url}/api/kernels").json():
+            url = f"{self.url}/api/kernels/{kernel['id']}"
+            browser.request.delete(url, headers=self._headers(browser))
+
+    def _headers(self, browser: BrowserContext) -> dict[str, str]:
+        found = {cookie["name"]: cookie["value"] for cookie in browser.cookies(self.url)}
+        return {"X-XSRFToken": found["_xsrf"]}
 
 
 @dataclass

@@ -126,7 +126,6 @@ class ChatServer:
                 if reply.fault == "slow":
                     self.wait_for_the_end()
                 for frame in _written_down(reply, frames(reply)):
-                    time.sleep(reply.delay)
                     for size in range(0, len(frame), 3) if reply.fault == "split" else [0]:
                         self.chunk(frame[size : size + 3] if reply.fault == "split" else frame)
                 while reply.fault == "endless":
@@ -171,6 +170,7 @@ def _written_down(reply: Reply, frames: Iterable[bytes]) -> Iterator[bytes]:
             reply.gate.wait(60)
         if reply.hold and index == last:
             reply.hold.wait(60)
+        time.sleep(reply.delay)
         reply.sent.append((time.time(), frame.decode(errors="replace")))
         yield frame
 

@@ -27,6 +27,14 @@ if python := os.environ.get("JUPYTER_AGENT_LAB42"):  # a second environment, of 
 LOAD = "%load_ext jupyter_agent"
 TALL = 2000  # pixels: JupyterLab draws only the cells that are on the screen
 
+# keeps what the bar says
+LISTEN = """() => {
+    window.said = [];
+    new MutationObserver(() => {
+        const text = document.querySelector('.jp-JupyterAgentBar [role=status]')?.textContent;
+        if (text && text !== window.said.at(-1)) window.said.push(text);
+    }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
 # what stands on the screen: of each cell its type, its prompt, its source, how many outputs
 SEEN = """cells => cells.map(cell => {
     const code = cell.classList.contains('jp-CodeCell');
@@ -74,6 +82,7 @@ def notebook(
         notebook.run(0)
         yield notebook
         notebook.screenshot(f"live-{name}")
+    lab.shut_kernels_down(browser)
 
 
 def task(chat: ChatServer, text: str = "Go on.", options: str = "") -> str:
@@ -151,8 +160,10 @@ def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None
         Reply(step("I will **count** to", "a = 1\nb = 2\nc = 3 # end"), hold=held),
         Reply("Done.", gate=wait),
     ]
+    notebook.page.evaluate(LISTEN)
     notebook.start(1)
     expect(notebook.cells.nth(2).locator("strong")).to_have_text("count", timeout=PATIENCE)
+    assert notebook.page.evaluate("window.said")[0] == "Starting the sandbox…"
     expect(notebook.cells.nth(3)).to_contain_text("b = 2")
     expect(bar(notebook)).to_contain_text("Writing")
     held.set()
@@ -200,6 +211,54 @@ def test_the_first_notebook_looks_as_in_the_readme(lab: Lab, browser: BrowserCon
         saved(notebook)
 
 
+# -- where the user looks
+
+SCROLLED = "document.querySelector('.jp-WindowedPanel-outer').scrollTop"
+ENDS_IN_SIGHT = """index => {
+    const pane = document.querySelector('.jp-WindowedPanel-outer').getBoundingClientRect();
+    const cell = [...document.querySelectorAll('.jp-Notebook .jp-Cell')].find(
+        cell => cell.textContent.includes('line 79')
+    );
+    const bottom = cell?.getBoundingClientRect().bottom ?? Infinity;
+    return bottom <= pane.bottom + 5 && bottom > pane.top;
+}"""
+
+
+def test_the_view_follows_who_looks_on_and_lets_others_read(
+    lab: Lab, browser: BrowserContext, chat: ChatServer
+) -> None:
+    lines = "\n\n".join(f"line {number}" for number in range(80))
+    held = threading.Event()
+    chat.replies = [Reply(lines, delay=0.005), Reply(lines, delay=0.005, hold=held)]
+    path = lab.write("follow.ipynb", LOAD, task(chat), "print('mine')")
+    with opened(lab, browser, path, height=600) as notebook:
+        notebook.run(0)
+        notebook.run(1)
+        is_over(notebook)
+        notebook.page.wait_for_function(ENDS_IN_SIGHT)
+        notebook.screenshot(f"live-follow-{lab.front_end.name}")
+        notebook.page.evaluate(f"{SCROLLED} = 0")
+        bar(notebook).get_by_role("button", name="Run again").click()
+        wait_for_text(notebook, "line 30")
+        box = notebook.page.locator(".jp-WindowedPanel-outer").first.bounding_box()
+        assert box
+        notebook.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        notebook.page.mouse.wheel(0, -250)
+        notebook.page.wait_for_timeout(300)
+        read = notebook.page.evaluate(SCROLLED)
+        held.set()
+        wait_for_text(notebook, "line 79")
+        notebook.page.wait_for_timeout(500)
+        assert abs(notebook.page.evaluate(SCROLLED) - read) < 5
+    lab.shut_kernels_down(browser)
+
+
+def wait_for_text(notebook: NotebookPage, text: str) -> None:
+    notebook.page.wait_for_function(
+        "text => document.querySelector('.jp-Notebook').textContent.includes(text)", arg=text
+    )
+
+
 # -- what the user does meanwhile
 
 
@@ -235,6 +294,77 @@ def test_what_the_user_edits_stays_and_is_read(notebook: NotebookPage, chat: Cha
     assert [cell.source for cell in file.cells[2:]] == [
         "Again.", "%%sandbox\nprint('my own')", "print('mine')"
     ]  # fmt: skip
+
+
+def test_what_the_user_edits_while_it_is_written_is_what_runs(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    held = threading.Event()
+    chat.replies = [Reply(step("x", "a = 1\nb = 2\nprint('agent') # end"), hold=held), Reply("ok")]
+    notebook.start(1)
+    expect(notebook.cells.nth(3)).to_contain_text("b = 2", timeout=PATIENCE)
+    notebook.edit(3, "%%sandbox\nprint('user')")
+    notebook.page.wait_for_timeout(600)  # a pause tells the kernel
+    held.set()
+    is_over(notebook)
+    file = saved(notebook)
+    assert file.cells[3].source == "%%sandbox\nprint('user')"
+    assert file.cells[3].outputs[0].text == "user\n"
+    asked = chat.requests[1].raw.decode()
+    assert "print('user')" in asked
+    assert "print('agent')" not in asked
+
+
+def test_a_cell_that_the_user_deletes_the_agent_forgets(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
+    notebook.command(3, "d", "d")
+    notebook.page.wait_for_timeout(600)  # a pause tells the kernel
+    gate.set()
+    is_over(notebook)
+    asked = chat.requests[2].raw.decode()
+    assert "step one" not in asked
+    assert "I deleted a cell of yours" in asked
+    assert [cell.source for cell in saved(notebook).cells[2:]] == [
+        "First.", "Second.", "%%sandbox\nprint('step two')", "The end.", "print('mine')"
+    ]  # fmt: skip
+
+
+def test_what_the_user_runs_again_is_what_the_agent_reads_next(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    chat.replies = [Reply(step("x", "print('by the agent')")), Reply("ok"), Reply("I see.")]
+    notebook.run(1)
+    is_over(notebook)
+    notebook.edit(3, "%%sandbox\nprint('by', 'me')")
+    notebook.page.keyboard.press("Control+Enter")
+    expect(notebook.outputs(3)).to_have_text("by me", timeout=PATIENCE)
+    notebook.edit(5, task(chat, "And now?"))
+    notebook.page.keyboard.press("Control+Enter")
+    is_over(notebook, index=5)
+    asked = chat.requests[2].raw.decode()
+    assert "by me" in asked
+    assert "by the agent" not in asked
+    saved(notebook)
+
+
+def test_undo_takes_back_what_the_user_did_and_nothing_else(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
+    notebook.edit(4, "print('typed')")
+    gate.set()
+    is_over(notebook)
+    before = sources(notebook)
+    notebook.cells.nth(7).locator(".cm-content").click()
+    notebook.page.keyboard.press("Control+z")
+    expect(notebook.cells.nth(7)).to_contain_text("print('mine')")
+    assert sources(notebook)[:7] == before[:7]
+    for _ in range(3):
+        notebook.command(7, "z")
+    assert sources(notebook)[2:7] == before[2:7]
+    saved(notebook)
 
 
 def test_moved_and_deleted_steps_stay_so(notebook: NotebookPage, chat: ChatServer) -> None:
@@ -401,6 +531,58 @@ def test_two_notebooks_and_two_browsers_keep_their_cells_apart(
     assert len(saved(notebook).cells) == 6
 
 
+def test_two_views_and_a_second_tab_show_one_run(
+    lab: Lab, browser: BrowserContext, notebook: NotebookPage, chat: ChatServer
+) -> None:
+    if lab.front_end.module == "jupyterlab":  # Notebook 7 has one view a page
+        notebook.page.goto(f"{lab.url}/lab/tree/{notebook.path.name}?reset")
+        notebook._settle()
+        notebook.page.locator("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-current").click(
+            button="right"
+        )
+        notebook.page.get_by_text("New View for Notebook", exact=True).click()
+        expect(notebook.page.locator(".jp-NotebookPanel")).to_have_count(2)
+    gate = begin(notebook, chat, "The end.")
+    with opened(lab, browser, notebook.path, height=TALL) as tab:
+        expect(tab.cells.nth(3)).to_contain_text("step one")
+        gate.set()
+        is_over(tab)
+        is_over(notebook)
+        wanted = ["First.", "%%sandbox\nprint('step one')", "The end.", "print('mine')"]
+        for panel in notebook.page.locator(".jp-NotebookPanel").all():
+            expect(panel.locator(".jp-Cell")).to_have_count(6)
+            expect(panel.locator(".jp-Cell").nth(3)).to_contain_text("step one")
+            expect(panel.locator(".jp-Cell").nth(4)).to_contain_text("The end.")
+            expect(panel.locator(".jp-JupyterAgentBar")).to_have_attribute("data-state", "done")
+        expect(tab.cells).to_have_count(6)
+        expect(tab.cells.nth(4)).to_contain_text("The end.")
+        notebook.screenshot(f"live-two-views-{lab.front_end.name}")
+        file = notebook.save()
+    nbformat.validate(file)
+    assert [cell.source for cell in file.cells[2:]] == wanted
+
+
+def test_two_notebooks_on_one_kernel_keep_their_cells_apart(
+    lab: Lab, browser: BrowserContext, notebook: NotebookPage, chat: ChatServer
+) -> None:
+    other = lab.write("beside.ipynb", "1", task(chat, "Beside"), "print('other')")
+    lab.share_kernel(browser, notebook.path, other)
+    with opened(lab, browser, other, height=TALL) as beside:
+        gate = begin(notebook, chat, "The first end.")
+        gate.set()
+        is_over(notebook)
+        expect(beside.cells).to_have_count(3)
+        chat.replies = [Reply("The second end.")]
+        beside.run(1)
+        is_over(beside)
+        assert [cell.source for cell in saved(beside).cells[2:]] == [
+            "The second end.", "print('other')"
+        ]  # fmt: skip
+    assert [cell.source for cell in saved(notebook).cells[2:]] == [
+        "First.", "%%sandbox\nprint('step one')", "The first end.", "print('mine')"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("way", ["restart", "death"])
 def test_a_kernel_that_is_gone_leaves_no_cell_spinning(
     lab: Lab, notebook: NotebookPage, chat: ChatServer, way: str
@@ -474,6 +656,57 @@ def test_the_bar_stops_and_folds(notebook: NotebookPage, chat: ChatServer) -> No
     saved(notebook)
 
 
+# the contrast of each text in the bar with what is behind it (WCAG 2.2, relative luminance)
+CONTRASTS = """bar => {
+    const rgba = text => {
+        const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+        return [r, g, b, a];
+    };
+    const over = ([r, g, b, a], below) => [r, g, b].map((x, i) => x * a + below[i] * (1 - a));
+    const behind = node => {
+        const colour = node ? rgba(getComputedStyle(node).backgroundColor) : [255, 255, 255, 1];
+        return colour[3] === 1 ? colour : over(colour, behind(node.parentElement));
+    };
+    const luminance = colour => {
+        const [r, g, b] = colour.map(x => x / 255)
+            .map(x => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    return [...bar.children].filter(node => !node.hidden && node.textContent).map(node => {
+        const below = behind(node);
+        const pair = [over(rgba(getComputedStyle(node).color), below), below].map(luminance);
+        return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    });
+}"""
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
+def test_the_bar_can_be_read_and_heard(
+    lab: Lab, notebook: NotebookPage, chat: ChatServer, theme: str
+) -> None:
+    notebook.use_theme(theme)
+    name = f"{theme.split()[1].lower()}-{lab.front_end.name}"
+    gate = begin(notebook, chat, "The end.")
+    group = notebook.cells.nth(1).get_by_role("group", name="Agent run")
+    status = group.get_by_role("status")
+    expect(status).to_have_attribute("aria-live", "polite")
+    expect(status).to_have_text("Thinking…")
+    assert min(bar(notebook).evaluate(CONTRASTS)) >= 4.5
+    notebook.screenshot(f"bar-working-{name}")
+    gate.set()
+    is_over(notebook)
+    expect(status).to_have_text("Done")
+    for label in ("Run again", "3 cells"):
+        button = group.get_by_role("button", name=label)
+        assert button.evaluate("node => node.tabIndex") == 0
+    assert len(bar(notebook).evaluate(CONTRASTS)) == 5
+    assert min(bar(notebook).evaluate(CONTRASTS)) >= 4.5
+    notebook.screenshot(f"bar-done-{name}")
+    notebook.page.set_viewport_size({"width": 600, "height": 1000})
+    notebook.page.wait_for_timeout(300)
+    notebook.screenshot(f"bar-narrow-{name}")
+
+
 # -- what a hostile run can do
 
 LEAK = "http://127.0.0.1:1/"
@@ -515,8 +748,10 @@ def test_a_hostile_run_runs_nothing_and_fetches_nothing(
     assert file.cells[5].outputs[-1].ename == "OutputLimit"
     assert len(file.cells[5].outputs) == 102
     assert not any("forged" in cell.source for cell in file.cells[4:])
-    for reopened in (False, True):
-        if reopened:
+    for state in ("now", "untrusted", "trusted"):
+        if state != "now":
+            notebook.leave()
+            lab.sign(notebook.path, trusted=state == "trusted")
             notebook.reload()
         expect(notebook.cells.nth(3).locator("b")).to_have_text("bold")
         assert notebook.page.evaluate("window.PWNED") is None

@@ -226,7 +226,8 @@ async def test_a_front_end_that_names_its_cells_sees_the_reply_grow(
                 key = message["content"]["transient"]["display_id"]
                 shown.setdefault(key, []).append(message["content"]["data"]["text/plain"])
     header, prose, code, answer = shown.values()
-    assert header[0].startswith("agent: working · step 0")
+    assert header[0].startswith("agent: Starting the sandbox")
+    assert any(text.startswith("agent: working · step 0") for text in header)
     assert header[-1].startswith("agent: done · step 2")
     assert len(prose) > 2
     assert all("I will add two numbers now.".startswith(text) for text in prose)

@@ -53,7 +53,10 @@ async def test_variables_and_transcript_live_on_between_runs(session: Session) -
 async def test_the_model_is_told_what_it_can_read(session: Session) -> None:
     changes = await run(session, "set.md")
     assert notes(session) == ["Files you can read here: deep/, get.md, penguins.csv, set.md"]
-    facts = changes[0].cell.metadata[KEY]
+    starting, task, *_ = [change.cell for change in changes]
+    assert starting.source == "*Starting the sandbox*"
+    assert starting not in session.transcript.cells
+    facts = task.metadata[KEY]
     assert facts["sandbox"] == "bubblewrap, reads project/"
     assert facts["model"] == "scripted:set.md"
 

@@ -9,7 +9,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.transcript import KEY, Change, Transcript, passing
 from jupyter_agent.views.display import (
     INTERVAL,
     MOST_LINE,
@@ -199,6 +199,48 @@ def test_an_edit_counts_from_the_moment_the_agent_has_written_the_cell() -> None
     assert "print('mine again')" in str(run.transcript.messages())
 
 
+def test_a_deleted_cell_is_not_run_and_not_read_until_it_is_back() -> None:
+    run = Run()
+    ran = run.begin("print('secret')")
+    run.execute(ran, text("secret\n"))
+    run.end(ran)
+    waits = run.begin("print('later')")
+    run.view.delete(ran.id)
+    run.view.delete(waits.id)
+    assert run.view.snapshot()["cells"] == []
+    assert waits.metadata[KEY]["refused"] == "deleted"
+    messages = run.transcript.messages()
+    assert [message["role"] for message in messages] == ["user"]
+    assert "secret" not in str(messages)
+    assert "I deleted a cell of yours" in str(messages)
+    run.view.edit(ran.id, "print('secret')")  # the deletion was undone
+    assert "secret" in str(run.transcript.messages())
+
+
+def test_the_header_comes_before_the_sandbox_is_up() -> None:
+    page = Page()
+    view = DisplayView(page, anchor="anchor", replaces="old")
+    view(Change(passing("*Starting the sandbox*")))
+    assert [(tag["op"], tag["state"]) for tag in page.tags] == [("run", "starting")]
+    assert "Starting the sandbox" in page.plain[0]
+    assert view.replaces == ""
+    cell = Transcript().add("task", "x", model="m", sandbox="s")
+    view(Change(cell, done=True))
+    assert page.tags[1]["state"] == "working"
+    assert page.tags[1]["run"] == page.tags[0]["run"]
+    assert "Starting" not in page.plain[1]
+    assert view.replaces == "old"
+
+
+def test_a_run_that_never_began_takes_no_other_ones_place() -> None:
+    page = Page()
+    view = DisplayView(page, anchor="anchor", replaces="old")
+    view(Change(passing("*Starting the sandbox*")))
+    view.finish("stopped")
+    assert page.tags[-1]["state"] == "failed"
+    assert view.replaces == ""
+
+
 def test_without_a_front_end_that_names_cells_nothing_is_tagged() -> None:
     page = Page()
     view = DisplayView(page)
@@ -245,9 +287,10 @@ def test_a_cell_of_a_replaced_run_is_a_ghost_unless_it_was_edited() -> None:
 )
 def test_what_pages_may_not_ask_is_an_error(content: object) -> None:
     runs = Runs()
-    runs.add(Run().view)
+    view = Run().view
+    runs.add(view)
     assert runs.answer(content)["status"] == "error"
-    assert runs.answer({"op": "sync", "run": "run"})["anchor"] == "anchor"
+    assert runs.answer({"op": "sync", "run": view.run})["anchor"] == "anchor"
 
 
 def test_the_checksum_is_that_of_the_page() -> None:

@@ -79,10 +79,14 @@ declare namespace Lab {
     /** Messages that are gathered to be done together, and when. */
     queue: Array<[Tag, Content]>;
     timer: number;
+    /** When some were last done. */
+    flushed: number;
     /** Messages that came while the whole run is fetched. */
     waiting: Array<[Tag, Content]> | null;
-    /** Of cells that the user has edited: what the kernel was told. */
-    told: Map<string, string>;
+    /** The cells that were shown: one that is not there was deleted. */
+    shown: Set<string>;
+    /** Of cells that the user has edited or deleted (null): what the kernel was told. */
+    told: Map<string, string | null>;
   }
 
   // -- messages
@@ -216,9 +220,9 @@ declare namespace Lab {
   interface Panel extends Widget {
     content: Widget & {
       widgets: CellWidget[];
+      outerNode: HTMLElement;
       activeCellIndex: number;
       deselectAll(): void;
-      scrollToItem(index: number, align: string): Promise<void>;
       rendermime: { sanitizer: { sanitize(html: string): string } };
     };
   }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
+import secrets
 import sys
 import threading
 import time
@@ -37,7 +38,7 @@ __all__ = [
     "show_recorded",
 ]
 
-INTERVAL = 0.05  # seconds between two updates; Jupyter Server drops floods
+INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
 MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
 MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
 MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
@@ -240,6 +241,11 @@ class _Shown:
     outputs: OutputView | None = None
 
     @property
+    def deleted(self) -> bool:
+        """Whether the user has deleted it."""
+        return bool(self.cell.metadata[KEY].get("deleted"))
+
+    @property
     def kept(self) -> bool:
         """Whether it is still a cell: one that is done and empty was taken back."""
         return bool(self.source or not self.done)
@@ -254,17 +260,18 @@ class _Progress:
     sandbox: str = ""
     step: int = 0
     bill: Bill = field(default_factory=Bill)
-    state: str = "working"
+    state: str = "starting"  # then working, and done or stopped; or failed, if it never began
     doing: str = "thinking"
     waiting: str = ""  # why, and how long
 
     def where(self) -> list[str]:
-        return [self.model, self.sandbox]
+        return [where for where in (self.model, self.sandbox) if where]
 
     def how_far(self) -> list[str]:
         used = [str(self.bill)] if self.bill.total else []
         seconds = f"{time.monotonic() - self.started:.0f} s"
-        return [self.waiting or self.state, f"step {self.step}", *used, seconds]
+        step = [f"step {self.step}"] if self.state != "starting" else []
+        return [self.waiting or self.state, *step, *used, seconds]
 
     def facts(self) -> dict[str, Any]:
         names = ("model", "sandbox", "step", "state", "doing", "waiting")
@@ -298,7 +305,7 @@ class DisplayView:
         first_line: str = "",
     ) -> None:
         self.run = ""
-        self.replaces = replaces
+        self._replaces = replaces
         self._outlet = outlet
         self._live = bool(anchor)
         self._anchor = anchor
@@ -330,19 +337,20 @@ class DisplayView:
                 self._waiting[change.cell.id] = change
                 if facts.get("running") and not shown.started:
                     shown.started = time.monotonic()
-            late = time.monotonic() - self._shown_at >= INTERVAL
+            early = self._shown_at + INTERVAL - time.monotonic()
             waits = facts["role"] == "wait"
-            if late or waits or not self._live:
+            if early <= 0 or waits or not self._live:
                 self._show(force=waits)
             elif self._timer is None:
-                self._timer = threading.Timer(INTERVAL, self._show)
+                self._timer = threading.Timer(early, self._show)
                 self._timer.daemon = True
                 self._timer.start()
 
     def finish(self, state: str) -> None:
         """Say how the run ended."""
         with self._lock:
-            self._progress.state, self._progress.doing = state, ""
+            began = self._progress.state != "starting"
+            self._progress.state, self._progress.doing = state if began else "failed", ""
             if self._live:
                 self._show(force=True)
             elif self.run:
@@ -350,15 +358,21 @@ class DisplayView:
 
     def still_busy(self) -> None:
         """Tell pages that the run goes on, if it does."""
-        if self._live and self.run and self._progress.state == "working":
+        if self._live and self.run and self._progress.state in ("starting", "working"):
             self._outlet.busy()
+
+    @property
+    def replaces(self) -> str:
+        """The run whose place it has taken; none before it has begun."""
+        return self._replaces if self._progress.state not in ("starting", "failed") else ""
 
     # -- what pages ask
 
     def snapshot(self) -> dict[str, Any]:
         """Say everything that was sent, for a page that has missed some."""
         with self._lock:
-            cells = [self._snapshot(shown) for shown in self._cells.values() if shown.kept]
+            shown = [each for each in self._cells.values() if each.kept and not each.deleted]
+            cells = [self._snapshot(each) for each in shown]
             return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
 
     def edit(self, cell_id: str, source: str) -> None:
@@ -367,12 +381,22 @@ class DisplayView:
             shown = self._cells.get(cell_id)
             if shown is None:
                 return
+            shown.cell.metadata[KEY].pop("deleted", None)  # it is there again
             source = self._without_first_line(source)
             running = shown.cell.metadata[KEY].get("running", False)
             if shown.done or running:
                 shown.cell.source = shown.source = source
             else:
                 shown.edit = source
+
+    def delete(self, cell_id: str) -> None:
+        """Note that the user has deleted a cell: it is not run any more, nor read by the model."""
+        with self._lock:
+            if shown := self._cells.get(cell_id):
+                facts = shown.cell.metadata[KEY]
+                facts["deleted"] = True
+                if not shown.done and not facts.get("running"):
+                    facts["refused"] = "deleted"
 
     def cell(self, cell_id: str) -> NotebookNode | None:
         """Find one of the run's cells."""
@@ -413,15 +437,17 @@ class DisplayView:
         """Take from a change what the header says."""
         progress = self._progress
         if facts["role"] == "task":
-            self.run = facts["run"]
             progress.model, progress.sandbox = facts["model"], facts["sandbox"]
+            progress.state, progress.waiting = "working", ""
+            self.run = self.run or _new_id()
             parts = [*(progress.how_far() if self._live else []), *progress.where()]
-            self._publish_header("-header", parts, update=False)
+            self._publish_header("-header", parts, update=bool(self._header))
         progress.step = max(progress.step, facts.get("step", 0))
         if change.done and "usage" in facts:
             progress.bill.add(facts["usage"])
         if facts["role"] == "wait":
             progress.waiting = change.cell.source.strip("*")
+            self.run = self.run or (_new_id() if self._live else "")
         if change.done:
             progress.doing = "thinking"
         else:
@@ -431,7 +457,7 @@ class DisplayView:
         late = time.monotonic() - self._header_at > 1
         if self._live and self.run and (force or late):
             parts = [*self._progress.how_far(), *self._progress.where()]
-            self._publish_header("-header", parts, update=True)
+            self._publish_header("-header", parts, update=bool(self._header))
 
     def _publish_header(self, suffix: str, parts: list[str], *, update: bool) -> None:
         self._header_at = time.monotonic()
@@ -560,6 +586,10 @@ class AnswerView:
         if self._last and state == "done":
             data = {"text/markdown": self._last, "text/plain": self._last}
             self._outlet.display(data, {}, display_id=self._id, update=False)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(4)
 
 
 def _escape(text: str) -> str:

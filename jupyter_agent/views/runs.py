@@ -28,7 +28,11 @@ class Shown(Protocol):
     """A run that was shown (`views.display.DisplayView`)."""
 
     run: str
-    replaces: str
+
+    @property
+    def replaces(self) -> str:
+        """The run whose place it has taken."""
+        ...
 
     def snapshot(self) -> dict[str, Any]:
         """Say everything that was sent of it."""
@@ -36,6 +40,10 @@ class Shown(Protocol):
 
     def edit(self, cell_id: str, source: str) -> None:
         """Take over what the user has made of a cell."""
+        ...
+
+    def delete(self, cell_id: str) -> None:
+        """Note that the user has deleted a cell."""
         ...
 
     def cell(self, cell_id: str) -> NotebookNode | None:
@@ -117,7 +125,7 @@ class Runs:
             handlers[REQUEST] = answer
 
     def answer(self, content: object) -> dict[str, Any]:
-        """Answer a page: ``sync`` asks for a run, ``edit`` says what the user wrote in a cell."""
+        """Answer a page: it asks for a run, or says what the user has made of one of its cells."""
         match content:
             case {"op": "sync", "run": str(run)} if shown := self._find(run):
                 return {"status": "ok", **shown.snapshot()}
@@ -125,6 +133,9 @@ class Runs:
                 shown := self._find(run)
             ):
                 shown.edit(cell_id, source)
+                return {"status": "ok"}
+            case {"op": "delete", "run": str(run), "id": str(cell_id)} if shown := self._find(run):
+                shown.delete(cell_id)
                 return {"status": "ok"}
         return {"status": "error", "ename": "UnknownRun", "evalue": "no such run", "traceback": []}
 

@@ -23,9 +23,13 @@
   const FRAME = 8; // milliseconds in which messages are gathered, to change the document once
   const KEPT = 50; // runs that a browser remembers
   const PAUSE = 250; // milliseconds without a key before an edit is told
+  const RESPITE = 2000; // milliseconds after the user has done something in which nothing scrolls
+  const NEAR = 60; // pixels that the end of a cell may be below the edge and still be looked at
 
   // what no front end can be made to run or fetch with, once HTML and Markdown are looked at
   const INERT = /^(text\/(plain|latex|html|markdown)|image\/(png|jpeg|gif)|application\/json)$/;
+
+  const GOING = new Set(['starting', 'working']); // states of a run that has not ended
 
   /** Runs that a kernel is known to be carrying out.
    * @type {Set<string>} */
@@ -83,7 +87,8 @@
    * @param {string} anchor */
   function remember(kernel, run, anchor) {
     try {
-      localStorage.setItem(KEY, JSON.stringify([...remembered(), [kernel, run, anchor]].slice(-KEPT)));
+      const others = remembered().filter(each => each[1] !== run);
+      localStorage.setItem(KEY, JSON.stringify([...others, [kernel, run, anchor]].slice(-KEPT)));
     } catch {
       // a full or forbidden storage: a reload may miss a run that was not saved
     }
@@ -118,7 +123,12 @@
       /** Cells whose Markdown is being drawn, and whether it has changed since.
        * @type {Map<string, boolean>} */
       this.drawing = new Map();
-      this.handled = 0; // when the user last used key, wheel or pointer here
+      /** When the user last used key, wheel or pointer in a view.
+       * @type {Map<Lab.Panel, number>} */
+      this.handled = new Map();
+      /** Whether the user looks at the end of the run there; until that is known, not in it.
+       * @type {Map<Lab.Panel, boolean>} */
+      this.looking = new Map();
       this.timer = 0;
       this.hidden = false; // whether any cell is folded away
       const session = context.sessionContext;
@@ -140,9 +150,14 @@
      * @param {Lab.Panel} panel */
     add(panel) {
       this.panels.add(panel);
-      panel.disposed.connect(() => this.panels.delete(panel));
+      panel.disposed.connect(() => {
+        for (const each of [this.panels, this.handled, this.looking]) {
+          each.delete(panel);
+        }
+      });
       const handled = () => {
-        this.handled = Date.now();
+        this.handled.set(panel, Date.now());
+        this.looking.delete(panel);
       };
       for (const kind of ['keydown', 'wheel', 'pointerdown']) {
         panel.node.addEventListener(kind, handled, { capture: true, passive: true });
@@ -220,6 +235,11 @@
       for (const run of new Set([...this.unfinished(), ...unseen.map(([, run]) => run)])) {
         this.sync(run);
       }
+      for (const note of this.cells.map(noteOf)) {
+        if (note?.state) {
+          this.run(note.run); // what becomes of its cells is told
+        }
+      }
     }
 
     /** Runs that the notebook holds and that have no end. */
@@ -249,7 +269,7 @@
         if (run) {
           this.flush(this.run(run));
         }
-        if (run && this.unfinished().includes(run)) {
+        if (run && (alive.has(run) || this.unfinished().includes(run))) {
           this.sync(run); // the server drops messages of a kernel that sends too many
         }
       }
@@ -265,7 +285,8 @@
         return this.runs.has(tag.run) || this.cell(tag.anchor) !== undefined;
       }
       const note = noteOf(this.cell(tag.anchor));
-      return !this.context.model.collaborative && note?.run === tag.run && note.state === 'working';
+      const shown = this.runs.has(tag.run) || (note?.run === tag.run && note.state === 'working');
+      return !this.context.model.collaborative && shown;
     }
 
     /** Do what a message says, in its turn.
@@ -284,7 +305,11 @@
       } else if (tag.sent === run.sent + 1) {
         run.sent = tag.sent;
         run.queue.push([tag, content]);
-        run.timer ||= setTimeout(() => this.flush(run), FRAME);
+        if (performance.now() - run.flushed > FRAME) {
+          this.flush(run); // it comes alone
+        } else {
+          run.timer ||= setTimeout(() => this.flush(run), FRAME);
+        }
       } else if (tag.sent > run.sent) {
         this.sync(tag.run).waiting?.push([tag, content]);
       }
@@ -294,7 +319,9 @@
     run(id) {
       let run = this.runs.get(id);
       if (!run) {
-        run = { id, own: false, sent: 0, last: 0, queue: [], timer: 0, waiting: null, told: new Map() };
+        const shown = new Set(this.cellsOf(id).map(cell => cell.id));
+        const none = { sent: 0, last: 0, queue: [], timer: 0, flushed: 0, waiting: null };
+        run = { id, own: false, ...none, shown, told: new Map() };
         this.runs.set(id, run);
       }
       return run;
@@ -310,6 +337,7 @@
       if (this.context.isDisposed) {
         return;
       }
+      const following = [...this.panels].filter(panel => this.follows(panel, this.latest(run)));
       /** @type {Map<string, Lab.CellState>} */
       const fresh = new Map();
       for (const [tag, content] of queue) {
@@ -326,6 +354,10 @@
       if (kept.length) {
         this.insert(run, queue[0][0].anchor, kept);
       }
+      if (following.length) {
+        requestAnimationFrame(() => this.follow(following, run));
+      }
+      run.flushed = performance.now();
     }
 
     /** @param {Lab.Run} run
@@ -417,6 +449,7 @@
       for (const cell of snapshot.cells) {
         const model = this.cell(cell.id);
         if (model) {
+          run.shown.add(cell.id);
           this.write(model, cell.first_line + cell.source);
           this.fill(model, cell);
         }
@@ -429,13 +462,16 @@
     lose(id) {
       this.runs.delete(id);
       alive.delete(id);
-      const anchor = this.anchorOf(id);
-      if (anchor && noteOf(anchor)?.state === 'working') {
+      const anchor = this.anchorOf(id) ?? this.cells.find(cell => this.headerOf(cell)?.data[MIME].run === id);
+      const note = noteOf(anchor);
+      if (anchor && (note?.run !== id || note.state === 'working')) {
         const old = this.headerOf(anchor);
         const facts = { ...(old?.data[MIME] ?? {}), run: id, state: 'lost', doing: '' };
         const text = 'agent: lost, because its kernel is gone; its cells so far stand';
         this.show(anchor, { [MIME]: facts, 'text/markdown': `*${text}*`, 'text/plain': text });
-        this.note(anchor, { state: 'lost', header: facts });
+        if (note?.run === id) {
+          this.note(anchor, { state: 'lost', header: facts });
+        }
       }
       this.rest(id);
     }
@@ -443,7 +479,8 @@
     /** The kernel is gone, and with it its runs. */
     giveUp() {
       this.requests.clear();
-      for (const run of this.unfinished()) {
+      const starting = [...this.runs.keys()].filter(run => alive.has(run));
+      for (const run of new Set([...this.unfinished(), ...starting])) {
         this.lose(run);
       }
       this.runs.clear();
@@ -451,12 +488,14 @@
 
     // -- the %%agent cell
 
-    /** Show how a run is getting on; the first time, put it in the place of an earlier one.
+    /** Show how a run is getting on; once it has begun, put it in the place of an earlier one.
      * @param {Lab.Run} run
      * @param {Lab.Tag} tag
      * @param {Lab.Bundle} data */
     header(run, tag, data) {
-      const working = tag.state === 'working';
+      const begun = tag.state !== 'starting' && tag.state !== 'failed';
+      const working = GOING.has(tag.state);
+      const first = working && !alive.has(run.id);
       if (working) {
         alive.add(run.id);
       } else {
@@ -465,22 +504,26 @@
       const anchor = /** @type {Lab.CodeCell | undefined} */ (this.cell(tag.anchor));
       const before = noteOf(anchor);
       if (anchor) {
-        if (before?.run !== run.id) {
+        if (begun && before?.run !== run.id) {
           if (before?.run) {
             this.remove(before.run);
           }
           this.note(anchor, { run: run.id, state: tag.state, digest: tag.digest, last: 0, header: undefined });
         }
         this.show(anchor, data);
-        if (!working) {
+        if (begun && !working) {
           this.note(anchor, { state: tag.state, header: data[MIME] });
         }
       }
       if (!working) {
         this.rest(run.id);
       }
-      if (anchor && run.own && working && before?.run !== run.id && this.kernel) {
+      if (anchor && run.own && first && this.kernel) {
         remember(this.kernel.id, run.id, tag.anchor);
+        for (const panel of this.panels) {
+          this.handled.delete(panel); // the key that has started it
+          this.looking.set(panel, this.sees(panel, anchor));
+        }
       }
     }
 
@@ -498,6 +541,7 @@
     /** Take away an earlier run, which is one undo, save for the cells that the user has edited.
      * @param {string} run */
     remove(run) {
+      this.runs.delete(run);
       const shared = this.context.model.sharedModel;
       const cells = this.cellsOf(run);
       const kept = cells.filter(cell => !untouched(cell, /** @type {Lab.Note} */ (noteOf(cell))));
@@ -519,7 +563,7 @@
      * @returns {Lab.Output | undefined} */
     headerOf(anchor) {
       const outputs = /** @type {Lab.CodeCell} */ (anchor).outputs;
-      for (let i = 0; i < outputs.length; i++) {
+      for (let i = 0; i < (outputs?.length ?? 0); i++) {
         if (outputs.get(i).data?.[MIME]) {
           return outputs.get(i);
         }
@@ -565,6 +609,7 @@
     takeBack(cell) {
       const note = noteOf(cell);
       if (note && untouched(cell, note)) {
+        this.runs.get(note.run)?.shown.delete(cell.id);
         this.silently(() => this.context.model.sharedModel.deleteCell(this.cells.indexOf(cell)));
       }
     }
@@ -578,7 +623,6 @@
       if (at === 0) {
         return; // the user has deleted the %%agent cell: the run goes on unseen
       }
-      const following = this.follows(at - 1);
       run.last = states[states.length - 1].index;
       const cells = states.map(state => this.cellOf(run.id, state));
       const anchorCell = /** @type {Lab.Cell} */ (this.cell(anchor));
@@ -588,6 +632,7 @@
       });
       states.forEach((state, i) => {
         const cell = this.cells[at + i];
+        run.shown.add(cell.id);
         if (state.type === 'markdown') {
           this.widgets(cell, widget => {
             widget.rendered = true;
@@ -597,9 +642,6 @@
         }
         this.progress(cell, state);
       });
-      for (const panel of following) {
-        panel.content.scrollToItem(at + states.length - 1, 'smart').catch(() => {});
-      }
     }
 
     /** @param {string} run
@@ -665,6 +707,7 @@
       }
       do {
         this.drawing.set(cell.id, false);
+        const began = performance.now();
         const data = { 'text/markdown': cell.sharedModel.getSource() };
         const model = { data, metadata: {}, trusted: false, setData: () => {} };
         const drawn = [];
@@ -675,6 +718,8 @@
           }
         }
         await Promise.all(drawn).catch(() => {});
+        const took = performance.now() - began;
+        await new Promise(resolve => setTimeout(resolve, took)); // the page has half of its time left
       } while (this.drawing.get(cell.id) && !this.context.isDisposed);
       this.drawing.delete(cell.id);
     }
@@ -786,17 +831,58 @@
       });
     }
 
-    /** The views whose user looks at a cell and does nothing else: there a new one is scrolled to.
-     * @param {number} index */
-    follows(index) {
-      if (Date.now() - this.handled < 2000 && this.handled) {
-        return [];
+    /** The newest cell of a run that is there, or its %%agent cell.
+     * @param {Lab.Run} run */
+    latest(run) {
+      const indexOf = /** @param {Lab.Cell} cell */ cell => noteOf(cell)?.index ?? 0;
+      const cells = this.cellsOf(run.id).sort((a, b) => indexOf(a) - indexOf(b));
+      return cells.at(-1) ?? this.anchorOf(run.id);
+    }
+
+    /** Whether the end of a cell is on the screen.
+     * @param {Lab.Panel} panel
+     * @param {Lab.Cell} cell */
+    sees(panel, cell) {
+      const box = panel.content.widgets[this.cells.indexOf(cell)]?.node.getBoundingClientRect();
+      const pane = panel.content.outerNode.getBoundingClientRect();
+      return Boolean(box?.height) && box.bottom > pane.top && box.bottom <= pane.bottom + NEAR;
+    }
+
+    /** Whether a view's user looks at the end of a run, and does nothing else.
+     * @param {Lab.Panel} panel
+     * @param {Lab.Cell | undefined} cell Its newest. */
+    follows(panel, cell) {
+      const focus = document.activeElement;
+      const edits = panel.node.contains(focus) && focus?.closest('.cm-content');
+      if (!cell || edits || Date.now() - (this.handled.get(panel) ?? 0) < RESPITE) {
+        return false;
       }
-      return [...this.panels].filter(panel => {
-        const cell = panel.content.widgets[index]?.node.getBoundingClientRect();
-        const pane = panel.content.node.getBoundingClientRect();
-        return cell && cell.height > 0 && cell.bottom > pane.top && cell.bottom <= pane.bottom + 60;
-      });
+      if (!this.looking.has(panel)) {
+        this.looking.set(panel, this.sees(panel, cell));
+      }
+      return this.looking.get(panel);
+    }
+
+    /** Scroll down as far as a run has grown. Not with scrollToItem, which tries for long and
+     * takes the scroll from who has used it meanwhile.
+     * @param {Lab.Panel[]} panels
+     * @param {Lab.Run} run */
+    follow(panels, run) {
+      const cell = this.latest(run);
+      for (const panel of panels.filter(each => this.follows(each, cell))) {
+        let index = cell ? this.cells.indexOf(cell) : -1;
+        const boxOf = () => panel.content.widgets[index]?.node.getBoundingClientRect();
+        let box = boxOf();
+        while (box && !box.height) {
+          index--; // it is not drawn yet: go on to where it will be
+          box = boxOf();
+        }
+        const pane = panel.content.outerNode;
+        const below = (box?.bottom ?? 0) - pane.getBoundingClientRect().bottom;
+        if (below > 0) {
+          pane.scrollTop += below;
+        }
+      }
     }
 
     /** Fold the cells of runs away, or out again, as their headers say. */
@@ -857,25 +943,34 @@
     /** The notebook has changed: tell the kernel, once the user pauses, what became of cells. */
     changed() {
       if (this.runs.size || this.hidden) {
-        clearTimeout(this.timer);
-        this.timer = setTimeout(() => this.tell(), PAUSE);
+        this.timer ||= setTimeout(() => this.tell(), PAUSE);
       }
     }
 
     /** Tell the kernel what the user has made of the agent's cells. */
     tell() {
+      this.timer = 0;
       if (this.context.isDisposed) {
         return;
       }
+      if (Date.now() - Math.max(0, ...this.handled.values()) < PAUSE) {
+        this.changed(); // the user goes on
+        return;
+      }
       this.fold();
-      for (const cell of this.cells) {
-        const note = noteOf(cell);
-        const run = note && this.runs.get(note.run);
-        if (run && note.index) {
-          const source = cell.sharedModel.getSource();
-          if (!untouched(cell, note) && run.told.get(cell.id) !== source) {
-            run.told.set(cell.id, source);
-            void this.ask({ op: 'edit', run: run.id, id: cell.id, source });
+      const cells = new Map(this.cells.map(cell => [cell.id, cell]));
+      for (const run of this.runs.values()) {
+        for (const id of run.shown) {
+          const cell = cells.get(id);
+          const note = noteOf(cell);
+          const source = cell?.sharedModel.getSource();
+          const same = cell && (!note || untouched(cell, note)) && run.told.get(id) !== null;
+          if (!cell && run.told.get(id) !== null) {
+            run.told.set(id, null);
+            void this.ask({ op: 'delete', run: run.id, id });
+          } else if (cell && !same && run.told.get(id) !== source) {
+            run.told.set(id, source ?? '');
+            void this.ask({ op: 'edit', run: run.id, id, source });
           }
         }
       }
@@ -924,17 +1019,18 @@
   const STYLE = `
 .jp-JupyterAgentBar {
   display: flex; align-items: center; gap: 4px 8px; flex-wrap: wrap;
-  padding: 2px 8px !important; min-height: 28px; box-sizing: border-box;
+  padding: 2px 8px !important; min-height: 28px; box-sizing: border-box; container-type: inline-size;
   border-left: 3px solid var(--jp-border-color1);
   background: var(--jp-layout-color1);
   color: var(--jp-content-font-color1);
   font-family: var(--jp-ui-font-family); font-size: var(--jp-ui-font-size1); line-height: 1.4;
 }
-.jp-JupyterAgentBar[data-state='working'] { border-left-color: var(--jp-brand-color1); }
+.jp-JupyterAgentBar[data-state='starting'], .jp-JupyterAgentBar[data-state='working'] { border-left-color: var(--jp-brand-color1); }
 .jp-JupyterAgentBar[data-state='done'], .jp-JupyterAgentBar[data-state='recorded'] {
   border-left-color: var(--jp-success-color1);
 }
-.jp-JupyterAgentBar[data-state='stopped'], .jp-JupyterAgentBar[data-state='lost'] {
+.jp-JupyterAgentBar[data-state='stopped'], .jp-JupyterAgentBar[data-state='lost'],
+.jp-JupyterAgentBar[data-state='failed'] {
   border-left-color: var(--jp-warn-color1);
 }
 .jp-JupyterAgentBar-doing { font-weight: 600; }
@@ -942,6 +1038,10 @@
 .jp-JupyterAgentBar-where {
   flex: 1 1 0; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
   color: var(--jp-content-font-color2);
+}
+@container (max-width: 480px) { /* where it runs is on the bar's title then */
+  .jp-JupyterAgentBar-where { display: none; }
+  .jp-JupyterAgentBar-facts { flex: 1 1 0; }
 }
 .jp-JupyterAgentBar button {
   height: 22px; padding: 0 8px; margin: 0; cursor: pointer;
@@ -956,6 +1056,7 @@
   const STATES = /** @type {Record<string, string>} */ ({
     done: 'Done',
     stopped: 'Stopped',
+    failed: 'Not started',
     lost: 'Lost: its kernel is gone',
     recorded: 'As recorded: no model was asked'
   });
@@ -986,6 +1087,7 @@
         };
         this.doing = span('doing');
         this.doing.setAttribute('role', 'status');
+        this.doing.setAttribute('aria-live', 'polite'); // as the role implies; not all readers know
         this.numbers = span('facts');
         this.where = span('where');
         this.stop = this.button('stop', '■ Stop', 'Stop the agent');
@@ -1022,20 +1124,24 @@
         this.tick();
       }
 
+      get working() {
+        return GOING.has(this.facts.state) && alive.has(this.facts.run);
+      }
+
       draw() {
-        const { run, state, doing, waiting, model, sandbox, cells, folded } = this.facts;
-        const working = state === 'working' && alive.has(run);
+        const { state, doing, waiting, model, sandbox, cells, folded } = this.facts;
+        const working = this.working;
         const focused = /** @type {HTMLElement | null} */ (document.activeElement);
-        this.node.dataset.state = working || state !== 'working' ? state : 'lost';
-        const what = working ? waiting || `${DOING[doing ?? ''] ?? 'Working'}…` : (STATES[state] ?? 'Not finished');
+        this.node.dataset.state = working || !GOING.has(state) ? state : 'lost';
+        const what = working ? `${waiting || (DOING[doing ?? ''] ?? 'Working')}…` : (STATES[state] ?? 'Not finished');
         if (this.doing.textContent !== what) {
           this.doing.textContent = what; // a screen reader says it once
         }
         this.count();
         this.where.textContent = [model, sandbox].filter(Boolean).join(' · ');
-        this.where.title = this.where.textContent;
+        this.where.title = this.node.title = this.where.textContent;
         this.stop.hidden = !working;
-        this.again.hidden = working;
+        this.again.hidden = working || state === 'failed';
         const plural = cells === 1 ? '' : 's';
         this.folder.hidden = working || !number(cells);
         this.folder.textContent = `${folded ? '▸' : '▾'} ${number(cells)} cell${plural}`;
@@ -1047,9 +1153,8 @@
       }
 
       count() {
-        const { run, state, step, tokens, estimated } = this.facts;
-        const ticks = state === 'working' && alive.has(run);
-        const seconds = ticks ? (performance.now() - this.since) / 1000 : number(this.facts.seconds);
+        const { step, tokens, estimated } = this.facts;
+        const seconds = this.working ? (performance.now() - this.since) / 1000 : number(this.facts.seconds);
         const parts = [];
         if (step) {
           parts.push(`step ${number(step)}`);
@@ -1066,7 +1171,7 @@
       /** Count the seconds while a run goes on and can be seen. */
       tick() {
         clearInterval(this.ticking);
-        if (this.isAttached && this.facts.state === 'working' && alive.has(this.facts.run)) {
+        if (this.isAttached && this.working) {
           this.ticking = setInterval(() => this.count(), 1000);
         }
       }

@@ -21,8 +21,8 @@ demo: $(VENV)/demo
 	@echo '    $(BIN)/jupyter agent run "..." -m hf:Qwen/Qwen3-Coder-480B-A35B-Instruct'
 	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
 
-test: $(VENV)/test
-	$(BIN)/python -m pytest
+test: $(VENV)/test  # two files side by side
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 front-ends: $(VENV)/test .venv-lab42  # live cells in Notebook 7 and an older JupyterLab too
 	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest tests/test_live_cells.py

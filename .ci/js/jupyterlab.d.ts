@@ -223,7 +223,11 @@ declare namespace Lab {
       outerNode: HTMLElement;
       activeCellIndex: number;
       deselectAll(): void;
-      rendermime: { sanitizer: { sanitize(html: string): string } };
+      rendermime: {
+        sanitizer: { sanitize(html: string): string };
+        latexTypesetter: { typeset(node: HTMLElement): unknown } | null;
+        markdownParser: { render(source: string): Promise<string> } | null;
+      };
     };
   }
 

@@ -521,6 +521,10 @@
       if (anchor && run.own && first && this.kernel) {
         remember(this.kernel.id, run.id, tag.anchor);
         for (const panel of this.panels) {
+          // what JupyterLab loads with the first Markdown stops the page for a third of a second
+          const { latexTypesetter, markdownParser } = panel.content.rendermime;
+          void latexTypesetter?.typeset(document.createElement('div'));
+          void markdownParser?.render('`x`');
           this.handled.delete(panel); // the key that has started it
           this.looking.set(panel, this.sees(panel, anchor));
         }

@@ -81,6 +81,8 @@ declare namespace Lab {
     timer: number;
     /** When some were last done. */
     flushed: number;
+    /** Whether the view is about to be scrolled. */
+    follows: boolean;
     /** Messages that came while the whole run is fetched. */
     waiting: Array<[Tag, Content]> | null;
     /** The cells that were shown: one that is not there was deleted. */

@@ -81,6 +81,8 @@ declare namespace Lab {
     timer: number;
     /** When some were last done. */
     flushed: number;
+    /** Whether the view is about to be scrolled. */
+    follows: boolean;
     /** Messages that came while the whole run is fetched. */
     waiting: Array<[Tag, Content]> | null;
     /** The cells that were shown: one that is not there was deleted. */
@@ -223,7 +225,11 @@ declare namespace Lab {
       outerNode: HTMLElement;
       activeCellIndex: number;
       deselectAll(): void;
-      rendermime: { sanitizer: { sanitize(html: string): string } };
+      rendermime: {
+        sanitizer: { sanitize(html: string): string };
+        latexTypesetter: { typeset(node: HTMLElement): unknown } | null;
+        markdownParser: { render(source: string): Promise<string> } | null;
+      };
     };
   }
 

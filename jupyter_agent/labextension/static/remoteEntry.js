@@ -21,6 +21,7 @@
   const EVENT = 'jupyter-agent';
   const PATIENCE = 10_000; // milliseconds that a kernel may take to answer
   const FRAME = 8; // milliseconds in which messages are gathered, to change the document once
+  const ALONE = 30; // milliseconds: a message so long after the last is done at once
   const KEPT = 50; // runs that a browser remembers
   const PAUSE = 250; // milliseconds without a key before an edit is told
   const RESPITE = 2000; // milliseconds after the user has done something in which nothing scrolls
@@ -305,7 +306,7 @@
       } else if (tag.sent === run.sent + 1) {
         run.sent = tag.sent;
         run.queue.push([tag, content]);
-        if (performance.now() - run.flushed > FRAME) {
+        if (performance.now() - run.flushed > ALONE) {
           this.flush(run); // it comes alone
         } else {
           run.timer ||= setTimeout(() => this.flush(run), FRAME);
@@ -320,7 +321,7 @@
       let run = this.runs.get(id);
       if (!run) {
         const shown = new Set(this.cellsOf(id).map(cell => cell.id));
-        const none = { sent: 0, last: 0, queue: [], timer: 0, flushed: 0, waiting: null };
+        const none = { sent: 0, last: 0, queue: [], timer: 0, flushed: 0, follows: false, waiting: null };
         run = { id, own: false, ...none, shown, told: new Map() };
         this.runs.set(id, run);
       }
@@ -337,7 +338,8 @@
       if (this.context.isDisposed) {
         return;
       }
-      const following = [...this.panels].filter(panel => this.follows(panel, this.latest(run)));
+      const latest = this.latest(run);
+      const following = [...this.panels].filter(panel => this.follows(panel, latest));
       /** @type {Map<string, Lab.CellState>} */
       const fresh = new Map();
       for (const [tag, content] of queue) {
@@ -354,8 +356,12 @@
       if (kept.length) {
         this.insert(run, queue[0][0].anchor, kept);
       }
-      if (following.length) {
-        requestAnimationFrame(() => this.follow(following, run));
+      if (following.length && !run.follows) {
+        run.follows = true;
+        requestAnimationFrame(() => {
+          run.follows = false;
+          this.follow(run);
+        });
       }
       run.flushed = performance.now();
     }
@@ -521,6 +527,10 @@
       if (anchor && run.own && first && this.kernel) {
         remember(this.kernel.id, run.id, tag.anchor);
         for (const panel of this.panels) {
+          // what JupyterLab loads with the first Markdown stops the page for a third of a second
+          const { latexTypesetter, markdownParser } = panel.content.rendermime;
+          void latexTypesetter?.typeset(document.createElement('div'));
+          void markdownParser?.render('`x`');
           this.handled.delete(panel); // the key that has started it
           this.looking.set(panel, this.sees(panel, anchor));
         }
@@ -865,11 +875,10 @@
 
     /** Scroll down as far as a run has grown. Not with scrollToItem, which tries for long and
      * takes the scroll from who has used it meanwhile.
-     * @param {Lab.Panel[]} panels
      * @param {Lab.Run} run */
-    follow(panels, run) {
+    follow(run) {
       const cell = this.latest(run);
-      for (const panel of panels.filter(each => this.follows(each, cell))) {
+      for (const panel of [...this.panels].filter(each => this.follows(each, cell))) {
         let index = cell ? this.cells.indexOf(cell) : -1;
         const boxOf = () => panel.content.widgets[index]?.node.getBoundingClientRect();
         let box = boxOf();

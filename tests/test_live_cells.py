@@ -229,7 +229,8 @@ def test_the_view_follows_who_looks_on_and_lets_others_read(
 ) -> None:
     lines = "\n\n".join(f"line {number}" for number in range(80))
     held = threading.Event()
-    chat.replies = [Reply(lines, delay=0.005), Reply(lines, delay=0.005, hold=held)]
+    rows = lines.replace("line", "row")
+    chat.replies = [Reply(lines, delay=0.005), Reply(rows, delay=0.005, hold=held)]
     path = lab.write("follow.ipynb", LOAD, task(chat), "print('mine')")
     with opened(lab, browser, path, height=600) as notebook:
         notebook.run(0)
@@ -239,7 +240,7 @@ def test_the_view_follows_who_looks_on_and_lets_others_read(
         notebook.screenshot(f"live-follow-{lab.front_end.name}")
         notebook.page.evaluate(f"{SCROLLED} = 0")
         bar(notebook).get_by_role("button", name="Run again").click()
-        wait_for_text(notebook, "line 30")
+        wait_for_text(notebook, "row 30")
         box = notebook.page.locator(".jp-WindowedPanel-outer").first.bounding_box()
         assert box
         notebook.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -247,7 +248,7 @@ def test_the_view_follows_who_looks_on_and_lets_others_read(
         notebook.page.wait_for_timeout(300)
         read = notebook.page.evaluate(SCROLLED)
         held.set()
-        wait_for_text(notebook, "line 79")
+        wait_for_text(notebook, "row 79")
         notebook.page.wait_for_timeout(500)
         assert abs(notebook.page.evaluate(SCROLLED) - read) < 5
     lab.shut_kernels_down(browser)

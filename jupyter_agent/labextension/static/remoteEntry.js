@@ -728,6 +728,10 @@
           }
         }
         await Promise.all(drawn).catch(() => {});
+        const run = this.runs.get(noteOf(cell)?.run ?? '');
+        if (run) {
+          this.follow(run); // it may have grown
+        }
         const took = performance.now() - began;
         await new Promise(resolve => setTimeout(resolve, took)); // the page has half of its time left
       } while (this.drawing.get(cell.id) && !this.context.isDisposed);

@@ -282,7 +282,7 @@ def test_prose_streams_and_never_shows_a_fence(
     labels = list(dict.fromkeys(re.findall(r"step 1 · ([a-z]+)", "\n".join(shown))))
     assert labels[:1] == ["writing"]  # a cell this fast may be done before it is shown running
     states = dict.fromkeys(re.findall(r"agent: (\w+)", "\n".join(shown)))
-    assert list(states) == ["working", "done"]
+    assert list(states)[-2:] == ["working", "done"]  # before, the sandbox may be starting
 
 
 def test_the_stop_button_stops_a_run(lab: Lab, browser: BrowserContext) -> None:

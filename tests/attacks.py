@@ -512,7 +512,9 @@ PROCESSES = [
     Attack(
         "processes",
         "trace another process",
-        "syscall('ptrace', 16, W.decoy, 0, 0)\nescaped()\nsyscall('ptrace', 17, W.decoy, 0, 0)",
+        "syscall('ptrace', 16, W.decoy, 0, 0)\nescaped()\n"
+        "os.waitpid(W.decoy, 0x40000000)\n"  # __WALL; before it stops it cannot be let go
+        "syscall('ptrace', 17, W.decoy, 0, 0)",
     ),
     Attack(
         "processes",

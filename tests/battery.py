@@ -456,7 +456,8 @@ class World:
 
     def _end_decoy(self) -> None:
         self.decoy.kill()
-        self.decoy.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.decoy.wait(timeout=2)  # one that is traced is its tracer's to bury
         assert self.decoy.stdout
         self.decoy.stdout.close()
 

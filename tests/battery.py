@@ -498,11 +498,21 @@ class World:
         libc.shmdt(ctypes.c_void_p(address))
         self.queue = f"/{self.root.name}"
         (Path("/dev/shm") / self.root.name).write_text(self.secret)
-        self._queue = libc.mq_open(self.queue.encode(), os.O_RDWR | os.O_CREAT, 0o600, None)
+        self._sweep(libc)
+        small = (ctypes.c_long * 8)(0, 1, 64)  # a user may have but 800 kB of queues
+        self._queue = libc.mq_open(self.queue.encode(), os.O_RDWR | os.O_CREAT, 0o600, small)
         assert self.segment >= 0
         assert self._queue >= 0
         libc.mq_send(self._queue, self.secret.encode(), len(self.secret), 0)
         self._libc = libc
+
+    def _sweep(self, libc: Any) -> None:
+        """Remove what worlds have left that were killed."""
+        for left in Path("/dev/shm").glob("attacks-*"):
+            if not (self.root.parent / left.name).exists():
+                libc.mq_unlink(f"/{left.name}".encode())
+                with contextlib.suppress(OSError):  # another user's
+                    left.unlink()
 
     def terminal_got(self) -> bool:
         """Tell whether somebody wrote on the user's terminal."""

@@ -349,6 +349,7 @@ class AgentKernel(Kernel):
             replay=not options.rerun,
             **run_arguments(options),
             asker=asker(read, shown=not options.quiet) if cell.allow_stdin else None,
+            replaces=self._runs.task(note.run),
         )
         state = "stopped"
         try:

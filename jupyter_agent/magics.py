@@ -99,6 +99,7 @@ class AgentMagics(Magics):
             outputs=options.output or (),
             tools=self._tools(options.tool),
             asker=self._asker(shown=not options.quiet),
+            replaces=self._runs.task(note.run),
         )
         state = "stopped"
         try:

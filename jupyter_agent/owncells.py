@@ -1,7 +1,8 @@
-"""What the user has run in the sandbox since the last task, for the agent to read."""
+"""What the user has run in the sandbox, or edited of a run, for the agent to read."""
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -9,14 +10,15 @@ from nbformat import NotebookNode
 
 from jupyter_agent.protocol import fenced
 from jupyter_agent.sandbox.outputs import weight
-from jupyter_agent.transcript import KEY, MOST_PICTURES, Transcript
+from jupyter_agent.transcript import KEY, MOST_PICTURES, OF_A_RUN, Transcript, cut
 
-__all__ = ["OwnCells"]
+__all__ = ["OwnCells", "replace"]
 
 MOST_CELLS = 200  # that are kept until a task comes
 MOST_KEPT = 500_000  # characters of one cell's outputs, pictures too
 MOST_READ_OF_ONE = 4_000  # characters of one cell's code, and of its outputs, that the model reads
 MOST_READ = 20_000  # characters of all of them
+_NEW = "[the kernel was new here: what was defined before is gone]"
 
 
 @dataclass(slots=True)
@@ -88,17 +90,36 @@ def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
     cell.execution_count = ran.execution_count
     for output in ran.outputs:
         transcript.add_output(cell, output)
-    transcript.finish(cell)
-    shown = cell.metadata[KEY]["shown"]
-    first = "[the kernel was new here: what was defined before is gone]\nI ran:"
-    parts = [first if ran.fresh else "I ran:", fenced(_cut(ran.code)), _cut(shown["text"])]
-    shown["text"] = "\n".join(parts)
+    _tell(cell, transcript, fresh=ran.fresh)
     return cell
 
 
-def _cut(text: str) -> str:
-    if len(text) <= MOST_READ_OF_ONE:
-        return text
-    half = MOST_READ_OF_ONE // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
+def _tell(cell: NotebookNode, transcript: Transcript, *, fresh: bool = False) -> None:
+    """Say what the model reads of a cell of the user's."""
+    transcript.finish(cell)
+    shown = cell.metadata[KEY]["shown"]
+    code, text = (cut(each, MOST_READ_OF_ONE) for each in (cell.source, shown["text"]))
+    shown["text"] = "\n".join([f"{_NEW}\nI ran:" if fresh else "I ran:", fenced(code), text])
+
+
+def replace(transcript: Transcript, task: NotebookNode) -> None:
+    """Have the model read no more of a run; what the user has edited of it is the user's own."""
+    start = next((i for i, cell in enumerate(transcript.cells) if cell is task), None)
+    if start is None:
+        return  # the session was reset
+    for index, cell in enumerate(transcript.cells[start:], start):
+        facts = cell.metadata.get(KEY, {})
+        if cell is not task and facts.get("role") not in OF_A_RUN:
+            return
+        facts["replaced"] = True
+        if facts.get("edited"):
+            transcript.cells[index] = _taken_over(cell, transcript)
+
+
+def _taken_over(cell: NotebookNode, transcript: Transcript) -> NotebookNode:
+    own = copy.deepcopy(cell)
+    del own.metadata[KEY]
+    if own.cell_type == "code":
+        own.metadata[KEY] = {"role": "own"}
+        _tell(own, transcript)
+    return own

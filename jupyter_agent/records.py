@@ -68,6 +68,7 @@ def _picture(value: object) -> bool:
 _FITS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("run", "note", "model", "sandbox", "call", "last", "refused"), _text),
     **dict.fromkeys(("step", "cells", "window"), _count),
+    **dict.fromkeys(("deleted", "edited", "replaced"), lambda value: value is True),
     "usage": _usage,
     "kept": _kept,
     "shown": _shown,

@@ -19,7 +19,7 @@ from jupyter_agent.border import Border
 from jupyter_agent.errors import ResultError, SandboxError, UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.options import POLICIES
-from jupyter_agent.owncells import OwnCells
+from jupyter_agent.owncells import OwnCells, replace
 from jupyter_agent.protocol import Form, Model
 from jupyter_agent.request import Learnt
 from jupyter_agent.sandbox import files
@@ -104,6 +104,7 @@ class Session(LoggingConfigurable):
         tools: Mapping[str, object] | None = None,
         ask: str | None = None,
         asker: Ask | None = None,
+        replaces: NotebookNode | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Carry a task to its answer; yield every change of the transcript on the way.
 
@@ -130,6 +131,8 @@ class Session(LoggingConfigurable):
             When to ask the user: ``always``, ``risky`` or ``never``; None as the session says.
         asker
             Asks the user; without it nobody can be asked, and the answer is no.
+        replaces
+            The task cell of a run whose place this one takes once it begins.
 
         Raises
         ------
@@ -159,7 +162,7 @@ class Session(LoggingConfigurable):
             asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
             limits: dict[str, Any] = {key: each for key, each in asked.items() if each is not None}
             agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
-            changes = self._carry_out(task, agent, border, opened=opened)
+            changes = self._carry_out(task, agent, border, opened=opened, replaces=replaces)
         if not self.sandbox.alive:
             starting = passing("*Starting the sandbox*")
             yield Change(starting)
@@ -187,8 +190,11 @@ class Session(LoggingConfigurable):
         border: Border,
         *,
         opened: bool,
+        replaces: NotebookNode | None,
     ) -> AsyncGenerator[Change, None]:
         """Have the agent carry a task out."""
+        if replaces:
+            replace(self.transcript, replaces)
         fresh = self._own.move_to(self.transcript, fresh=self._fresh() or opened)
         note = "\n\n".join(filter(None, [self._note(fresh), border.note()]))
         async with aclosing(agent.run(task, note=note, lacks=border.collect)) as changes:
@@ -321,14 +327,16 @@ class Session(LoggingConfigurable):
         except UsageError as error:
             model = str(error)
         sandbox = self.sandbox.describe() if self.sandbox.alive else "starts with the next run"
-        runs = sum(c.metadata.get(KEY, {}).get("role") == "task" for c in self.transcript.cells)
+        cells = [cell.metadata.get(KEY, {}) for cell in self.transcript.cells]
+        there = [facts for facts in cells if "replaced" not in facts]
+        runs = sum(facts.get("role") == "task" for facts in there)
         path = self.transcript.path
         return {
             "model": model,
             "sandbox": sandbox,
             "limits": self.sandbox.describe_limits(),
             "folder": str(self.folder),
-            "runs": f"{runs}, {len(self.transcript.cells)} cells",
+            "runs": f"{runs}, {len(there)} cells",
             "used": str(self.transcript.bill),
             "saved": str(path) if path else "no; --save PATH does it",
         }

@@ -33,13 +33,14 @@ from jupyter_agent.protocol import (
 )
 from jupyter_agent.records import Role, sound
 
-__all__ = ["ANSI", "KEY", "Change", "Role", "Transcript", "brief", "passing"]
+__all__ = ["ANSI", "KEY", "OF_A_RUN", "Change", "Role", "Transcript", "brief", "cut", "passing"]
 
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_PICTURES = 4  # of one cell's that the model sees
 _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
+OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
 
@@ -60,8 +61,8 @@ class Transcript:
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
     are the model's, ``summary`` stands for the cells before it, ``correction`` tells the model what
     could not be read of its reply, ``reminder`` what its answer lacks, ``end`` says why a run has
-    none, ``own`` is code that the user ran in the sandbox. Other cells are the user's too. Those
-    marked ``deleted`` the user has taken out of the notebook: the model does not read them.
+    none, ``own`` is code that the user ran in the sandbox. Other cells are the user's too. The
+    model does not read those that the user has ``deleted`` or whose run was ``replaced``.
 
     Parameters
     ----------
@@ -192,7 +193,8 @@ class Transcript:
 
     def in_reach(self) -> list[NotebookNode]:
         """Return the cells that a model reads: the last summary and what follows it."""
-        roles = [cell.metadata.get(KEY, {}).get("role") for cell in self.cells]
+        facts = [cell.metadata.get(KEY, {}) for cell in self.cells]
+        roles = [each.get("role") if "replaced" not in each else "" for each in facts]
         first = len(roles) - 1 - roles[::-1].index("summary") if "summary" in roles else 0
         return self.cells[first:]
 
@@ -205,13 +207,12 @@ class Transcript:
         for cell in self.in_reach() if cells is None else cells:
             facts = cell.metadata.get(KEY, {})
             role, number = facts.get("role"), facts.get("step")
-            if facts.get(
-                "deleted"
-            ):  # in the user's notebook; said once, where code and outputs stood
-                turns += [Said(_DELETED)] if role == "code" else []
-                last = None
-                continue
             match role:
+                case _ if facts.get("replaced"):
+                    continue
+                case _ if facts.get("deleted"):  # said once, where code and outputs stood
+                    turns += [Said(_DELETED)] if role == "code" else []
+                    role = "deleted"
                 case "task":
                     notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
                     turns.append(Said("\n\n".join(notes)))
@@ -256,13 +257,13 @@ class Transcript:
         """Find the cells of the last finished run of a task, that of the task first."""
         found: list[NotebookNode] = []
         for cell in reversed(self.cells):
-            role = cell.metadata.get(KEY, {}).get("role")
+            facts = cell.metadata.get(KEY, {})
             found.insert(0, cell)
-            if role == "task":
-                if cell.source == task and _finished(found):
-                    return found
+            if facts.get("role") == "task":
+                if cell.source == task and _finished(found) and not facts.get("replaced"):
+                    return [cell for cell in found if not cell.metadata[KEY].get("deleted")]
                 found = []
-            elif role not in ("prose", "code", "summary", "correction", "reminder", "end"):
+            elif facts.get("role") not in OF_A_RUN:
                 found = []
         return []
 
@@ -376,7 +377,7 @@ _OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
 def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     """Say what the model reads of outputs: text, and which pictures go with it."""
     texts = [text for text in map(_text_of, outputs) if text.strip()]
-    text = _cut("\n".join(text.rstrip("\n") for text in texts)) or "(none)"
+    text = cut("\n".join(text.rstrip("\n") for text in texts), MOST_CHARACTERS) or "(none)"
     drawn = [
         (index, next(mime for mime in MIMES if mime in output.data))
         for index, output in enumerate(outputs)
@@ -410,11 +411,11 @@ def brief(traceback: list[str]) -> list[str]:
     return [*own, *traceback[-1:]]
 
 
-def _cut(text: str) -> str:
+def cut(text: str, most: int) -> str:
     """Keep the beginning and the end of a long text."""
-    if len(text) <= MOST_CHARACTERS:
+    if len(text) <= most:
         return text
-    half = MOST_CHARACTERS // 2
+    half = most // 2
     left_out = len(text) - 2 * half
     return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
 

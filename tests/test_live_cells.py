@@ -295,6 +295,9 @@ def test_what_the_user_edits_stays_and_is_read(notebook: NotebookPage, chat: Cha
     assert [cell.source for cell in file.cells[2:]] == [
         "Again.", "%%sandbox\nprint('my own')", "print('mine')"
     ]  # fmt: skip
+    last = chat.requests[-1].raw.decode()  # what the notebook holds, and nothing else
+    assert "print('my own')" in last
+    assert "step two" not in last
 
 
 def test_what_the_user_edits_while_it_is_written_is_what_runs(
@@ -417,6 +420,7 @@ def test_running_again_replaces_and_one_undo_restores(
     expect(notebook.cells.nth(2)).to_contain_text("New end.", timeout=PATIENCE)
     is_over(notebook)
     assert len(saved(notebook).cells) == 4
+    assert "print('old')" not in chat.requests[-1].raw.decode()
     notebook.command(1, "z")
     expect(notebook.cells).to_have_count(7)
     notebook.run(4 if "old" in sources(notebook)[4] else 3)

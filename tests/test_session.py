@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from jupyter_agent.errors import UsageError
+from jupyter_agent.owncells import replace
 from jupyter_agent.session import Session
-from jupyter_agent.transcript import KEY, Change
+from jupyter_agent.transcript import KEY, Change, Transcript
 
 F = "```"
 
@@ -125,3 +126,52 @@ async def test_status_says_how_things_stand(session: Session) -> None:
     assert status["sandbox"] == "bubblewrap, reads project/"
     assert status["runs"] == "1, 4 cells"
     assert status["saved"].endswith("project/run.ipynb")
+
+
+async def test_the_model_no_longer_reads_a_run_that_was_replaced(session: Session) -> None:
+    await run(session, "set.md")
+    task = session.transcript.cells[0]
+    await run(session, "get.md", replaces=task)
+    assert last_output(session) == "1\n"
+    asked = str(session.transcript.messages())
+    assert "print(x)" in asked
+    assert "x = 1" not in asked
+    assert asked.count("Go") == 1
+    assert session.status()["runs"] == "1, 4 cells"
+
+
+async def test_what_the_user_has_edited_of_a_replaced_run_is_the_users(session: Session) -> None:
+    await run(session, "get.md")
+    task, prose, code, _ = session.transcript.cells
+    for cell, source in ((prose, "My words"), (code, "print(2)")):
+        cell.source = source
+        cell.metadata[KEY]["edited"] = True
+    await run(session, "set.md", replaces=task)
+    first, second, third, *_ = session.transcript.messages()
+    assert [first["role"], second["role"], third["role"]] == ["user", "assistant", "user"]
+    assert "My words" in str(first)
+    assert "I ran:\n```python\nprint(2)\n```" in first["content"]
+    assert "got" not in str(session.transcript.messages())
+
+
+async def test_a_run_that_cannot_start_replaces_none(session: Session) -> None:
+    await run(session, "set.md")
+    with pytest.raises(UsageError):
+        await run(session, "missing.md", replaces=session.transcript.cells[0])
+    assert "x = 1" in str(session.transcript.messages())
+
+
+async def test_what_was_deleted_or_replaced_stays_so_in_a_saved_run(
+    session: Session, folder: Path
+) -> None:
+    await run(session, "set.md", save="run.ipynb")
+    session.transcript.cells[2].metadata[KEY]["deleted"] = True
+    session.transcript.save()
+    reopened = Transcript.open(folder / "run.ipynb")
+    assert "x = 1" not in str(reopened.messages())
+    roles = [cell.metadata[KEY]["role"] for cell in reopened.recorded("Go")]
+    assert roles == ["task", "prose", "prose"]
+    replace(reopened, reopened.cells[0])
+    assert reopened.recorded("Go") == []
+    reopened.save()
+    assert Transcript.open(folder / "run.ipynb").messages() == []

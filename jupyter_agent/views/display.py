@@ -245,6 +245,12 @@ class _Shown:
         """Whether the user has deleted it."""
         return bool(self.cell.metadata[KEY].get("deleted"))
 
+    def take(self, source: str) -> None:
+        """Take over what the user has made of it."""
+        if source != self.cell.source:
+            self.cell.source = source
+            self.cell.metadata[KEY]["edited"] = True
+
     @property
     def kept(self) -> bool:
         """Whether it is still a cell: one that is done and empty was taken back."""
@@ -305,6 +311,7 @@ class DisplayView:
         first_line: str = "",
     ) -> None:
         self.run = ""
+        self.task: NotebookNode | None = None
         self._replaces = replaces
         self._outlet = outlet
         self._live = bool(anchor)
@@ -330,7 +337,8 @@ class DisplayView:
                 shown = _Shown(change.cell, len(self._cells) + 1)
                 self._cells[change.cell.id] = shown
             if shown and shown.edit is not None and (change.done or facts.get("running")):
-                change.cell.source, shown.edit = shown.edit, None
+                shown.take(shown.edit)
+                shown.edit = None
             self._note(change, facts)
             if shown:
                 shown.done |= change.done
@@ -385,7 +393,8 @@ class DisplayView:
             source = self._without_first_line(source)
             running = shown.cell.metadata[KEY].get("running", False)
             if shown.done or running:
-                shown.cell.source = shown.source = source
+                shown.take(source)
+                shown.source = source
             else:
                 shown.edit = source
 
@@ -437,6 +446,7 @@ class DisplayView:
         """Take from a change what the header says."""
         progress = self._progress
         if facts["role"] == "task":
+            self.task = change.cell
             progress.model, progress.sandbox = facts["model"], facts["sandbox"]
             progress.state, progress.waiting = "working", ""
             self.run = self.run or _new_id()

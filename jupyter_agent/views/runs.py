@@ -28,6 +28,7 @@ class Shown(Protocol):
     """A run that was shown (`views.display.DisplayView`)."""
 
     run: str
+    task: NotebookNode | None  # the cell that began it
 
     @property
     def replaces(self) -> str:
@@ -111,6 +112,11 @@ class Runs:
         """Find the agent's cell that is run again."""
         shown = self._find(note.run)
         return shown.cell(note.cell_id) if shown else None
+
+    def task(self, run: str) -> NotebookNode | None:
+        """Find the cell that began a run."""
+        shown = self._find(run)
+        return shown.task if shown else None
 
     def listen(self, kernel: Any) -> None:
         """Answer the requests of pages, if this kernel has a control channel to hear them on."""

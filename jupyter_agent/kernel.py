@@ -16,20 +16,25 @@ import keyword
 import re
 import shlex
 import signal
+import threading
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import zmq.asyncio
+from ipykernel import kernelapp
 from ipykernel._version import kernel_protocol_version
+from ipykernel.iostream import IOPubThread
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.usage import default_banner
 from nbformat import NotebookNode
+from tornado.ioloop import IOLoop
 from traitlets import Bool, Float
+from zmq.eventloop.zmqstream import ZMQStream
 
 from jupyter_agent import __version__
 from jupyter_agent.ask import asker
@@ -76,8 +81,38 @@ class _Cell:
     allow_stdin: bool
 
 
+class _Publisher(IOPubThread):
+    """Sends from the main loop, which no user's code holds up, and spares a change of threads."""
+
+    def start(self) -> None:
+        """Begin, for what ipykernel does in its own thread yet."""
+        self._main = IOLoop.current()
+        super().start()
+
+    def _setup_xpub_listener(self) -> None:
+        """Leave that to `greet`: a socket is one thread's."""
+
+    def greet(self) -> None:
+        """Welcome clients when they subscribe, as ipykernel 7 does."""
+        if self.socket.type == zmq.XPUB:
+            self._subscribers = ZMQStream(self.socket, self._main)
+            self._subscribers.on_recv(self._handle_subscription)
+
+    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
+        """Send a message, from any thread."""
+        if threading.current_thread() is threading.main_thread():
+            self._really_send(*args, **kwargs)
+        else:
+            self._main.add_callback(self._really_send, *args, **kwargs)
+
+
 class AgentKernelApp(IPKernelApp):
     """An ipykernel without subshells, and without the thread that would hand requests to them."""
+
+    def init_iopub(self, context: Any) -> None:
+        """Publish from the main loop."""
+        vars(kernelapp)["IOPubThread"] = _Publisher  # there is no other way in
+        super().init_iopub(context)
 
     def init_control(self, context: Any) -> None:
         """Have a control thread, for interrupts, and the main one."""
@@ -137,6 +172,7 @@ class AgentKernel(Kernel):
     async def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        self.iopub_thread.greet()
         self._keep(self._listen_on_stdin())
         self._session.sandbox.warm_up()
 

@@ -319,6 +319,19 @@ def test_what_the_user_edits_while_it_is_written_is_what_runs(
     assert "print('agent')" not in asked
 
 
+def test_an_edit_too_late_to_be_run_stays_all_the_same(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    held = threading.Event()
+    chat.replies = [Reply(step("x", "a = 1\nb = 2\nprint('agent') # end"), hold=held), Reply("ok")]
+    notebook.start(1)
+    expect(notebook.cells.nth(3)).to_contain_text("b = 2", timeout=PATIENCE)
+    notebook.edit(3, "%%sandbox\nprint('user')")
+    held.set()  # before the kernel is told
+    is_over(notebook)
+    assert saved(notebook).cells[3].source == "%%sandbox\nprint('user')"
+
+
 def test_a_cell_that_the_user_deletes_the_agent_forgets(
     notebook: NotebookPage, chat: ChatServer
 ) -> None:
@@ -762,6 +775,26 @@ def test_a_hostile_run_runs_nothing_and_fetches_nothing(
         assert notebook.page.evaluate("window.PWNED") is None
         assert notebook.page.locator("[data-commandlinker-command]").count() == 0
         assert [url for url in notebook.requests if url.startswith(LEAK)] == []
+
+
+def test_what_the_host_was_told_to_admit_does_not_run_by_itself(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    admitted = ["text/html", "application/javascript"]
+    notebook.edit(2, f"get_ipython().config.Sandbox.admit = {admitted}")
+    notebook.run(2)
+    html, _, _, script, *_ = HOSTILE.split("\n\n")[1].splitlines()
+    shown = f"from IPython.display import *\n{html}\n{script}"
+    chat.replies = [Reply(step("x", shown)), Reply("ok")]
+    notebook.run(1)
+    is_over(notebook)
+    first, second = saved(notebook).cells[3].outputs
+    assert first.data["text/html"] == '<b>bold</b><img src="x" />'
+    assert "application/javascript" in second.data
+    notebook.reload()  # the server has signed what was trusted
+    expect(notebook.cells.nth(3).locator("b")).to_have_text("bold")
+    notebook.page.wait_for_timeout(500)
+    assert notebook.page.evaluate("window.PWNED") is None
 
 
 def test_an_inert_run_leaves_the_notebook_trusted(notebook: NotebookPage, chat: ChatServer) -> None:

@@ -87,23 +87,30 @@ class _Publisher(IOPubThread):
     def start(self) -> None:
         """Begin, for what ipykernel does in its own thread yet."""
         self._main = IOLoop.current()
+        self._greets = self.socket.type == zmq.XPUB  # ipykernel 7
         super().start()
 
     def _setup_xpub_listener(self) -> None:
         """Leave that to `greet`: a socket is one thread's."""
 
     def greet(self) -> None:
-        """Welcome clients when they subscribe, as ipykernel 7 does."""
-        if self.socket.type == zmq.XPUB:
+        """Welcome clients when they subscribe."""
+        if self._greets:
             self._subscribers = ZMQStream(self.socket, self._main)
             self._subscribers.on_recv(self._handle_subscription)
 
+    def _greet_first(self) -> None:
+        """Welcome who has come, before anything else reaches them."""
+        while self._greets and self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            self._handle_subscription(self.socket.recv_multipart())
+
     def send_multipart(self, *args: Any, **kwargs: Any) -> None:
         """Send a message, from any thread."""
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
+            self._main.add_callback(self.send_multipart, *args, **kwargs)
+        elif not self.closed:
+            self._greet_first()
             self._really_send(*args, **kwargs)
-        else:
-            self._main.add_callback(self._really_send, *args, **kwargs)
 
 
 class AgentKernelApp(IPKernelApp):

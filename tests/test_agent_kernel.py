@@ -749,7 +749,7 @@ def test_a_console_works_and_leaves_nothing(
     with console("jupyter-agent", folder) as shown:
         assert "cells run in a sandbox" in shown.screen()
         shown.type_in("open('penguins.csv').readline()[:7]", then="Out[1]: 'species'")
-        shown.type_in("name = input('who? ')", then="who?")
+        shown.type_in("name = input('wh' + 'o? ')", then="who?")
         shown.type_in("Ada", then="In [3]:")
         shown.type_in(
             "print('go' + 'ing', flush=True); __import__('time').sleep(600)", then="going"

@@ -439,7 +439,7 @@ def test_a_console_works_and_leaves_nothing(folder: Path) -> None:
     with console("python3-sandboxed", folder) as shown:
         shown.type_in("open('penguins.csv').readline()[:7]", then="Out[1]: 'species'")
         shown.type_in("import os; os.getenv('USER')", then="Out[2]: 'agent'")
-        shown.type_in("name = input('who? ')", then="who?")
+        shown.type_in("name = input('wh' + 'o? ')", then="who?")
         shown.type_in("Ada", then="In [4]:")
         shown.type_in(
             "print('go' + 'ing', flush=True); __import__('time').sleep(600)", then="going"

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
-    | {"views.runs"},
+    | {"views.runs", "writing"},
     {"bill", "records", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
@@ -42,7 +42,7 @@ LAYERS = [
 ]
 # what carries a run
 LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
-LOOP += ["models", "agent"]
+LOOP += ["models", "agent", "writing"]
 BORDER = [
     "ask",
     "border",

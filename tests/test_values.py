@@ -816,11 +816,19 @@ async def test_files_come_out_on_purpose_and_never_by_a_link(
     with pytest.raises(UsageError, match="is there already"):
         await session.fetch("sub/new.txt", str(outside))
     (folder / "dangling").symlink_to(folder / "target")
-    with pytest.raises(UsageError, match="cannot write"):
-        await session.fetch("sub/new.txt", "dangling")
+    os.mkfifo(folder / "fifo")
+    for place in ("dangling", "fifo", "/dev/full", "/dev/null"):
+        for overwrite in (False, True):
+            with pytest.raises(UsageError, match=f"{place}' is no regular file; name another"):
+                await session.fetch("sub/new.txt", place, overwrite=overwrite)
     assert not (folder / "target").exists()
+    with pytest.raises(UsageError, match="cannot write '.*nowhere/x': No such file or directory;"):
+        await session.fetch("sub/new.txt", "nowhere/x")
+    with pytest.raises(UsageError, match="cannot write '.*': File name too long;"):
+        await session.fetch("sub/new.txt", "x" * 300)
+    outside.chmod(0o640)
     await session.fetch("sub/new.txt", str(outside), overwrite=True)
-    assert outside.read_text() == "made"
+    assert (outside.read_text(), outside.stat().st_mode & 0o777) == ("made", 0o640)
     for name, why in {
         "link.txt": "symbolic links",
         "pipe": "no regular file",

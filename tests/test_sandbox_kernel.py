@@ -414,7 +414,7 @@ async def test_a_cell_that_puts_out_too_much_is_interrupted(sandbox: Sandbox) ->
 
 async def test_a_message_too_large_for_the_host_ends_the_kernel(sandbox: Sandbox) -> None:
     [notice] = await outputs(sandbox, "display({'text/plain': 'x' * 140_000_000}, raw=True)")
-    assert "sent more than 128 MiB at once and was ended" in notice.evalue
+    assert "sent more than 128 MiB at once, or had no memory left) and was ended" in notice.evalue
     assert await text(sandbox, "1 + 1") == "2"
 
 
@@ -740,6 +740,14 @@ async def test_no_isolation_is_only_for_who_types_it_and_is_named(folder: Path) 
     async with Sandbox(folder, config=config) as sandbox:
         assert sandbox.describe() == "NO SANDBOX: your files, keys and network"
         assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_no_room_for_the_sockets_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
+    with pytest.raises(SandboxError, match="cannot start: .*No such file or directory"):
+        await Sandbox(folder).start()
 
 
 async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:

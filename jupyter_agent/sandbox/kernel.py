@@ -425,7 +425,7 @@ class Sandbox(LoggingConfigurable):
             else:
                 cell.close()
         if failure or not cell.parcel.whole:
-            why = failure or cell.parcel.fault or "it sent no result"
+            why = failure or cell.parcel.fault or "it sent no result; had it memory left?"
             raise SandboxError(f"the sandbox could not {function!r}: {why}")
         return cell.parcel.parts
 
@@ -516,6 +516,8 @@ class _Kernel:
                         f"the sandbox's kernel ended at its start: {words or error}; "
                         "see: jupyter agent doctor"
                     ) from None
+                case OSError():
+                    raise SandboxError(f"the sandbox cannot start: {error}") from None
             raise
 
     def _connect(self) -> None:
@@ -661,8 +663,10 @@ class _Kernel:
             await monitor.recv_multipart()
             await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection drops too
             if not self._watcher.done():
-                size = f"{LARGEST_MESSAGE >> 20} MiB"
-                self._end(f"the sandbox's kernel sent more than {size} at once and was ended")
+                why = (
+                    f"it sent more than {LARGEST_MESSAGE >> 20} MiB at once, or had no memory left"
+                )
+                self._end(f"the sandbox's kernel broke its connection ({why}) and was ended")
 
     async def _watch(self) -> None:
         """Say so when the process ends."""

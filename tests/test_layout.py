@@ -23,6 +23,7 @@ LAYERS = [
         "draft",
         "models.remote",
         "sandbox.interpreter",
+        "sandbox.pace",
         "sandbox.replies",
         "sandbox.widgets",
         "summary",
@@ -124,7 +125,7 @@ def test_public_names_are_declared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "most"), [(LOOP, 1475), (SANDBOX, 2460), (BORDER, 1410), (WIDGETS, 300)]
+    ("names", "most"), [(LOOP, 1475), (SANDBOX, 2580), (BORDER, 1410), (WIDGETS, 300)]
 )
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}

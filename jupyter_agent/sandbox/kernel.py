@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence, Set
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.guest_values import MOST_NODES, Buffer, nodes
 from jupyter_agent.sandbox.outputs import read_output, weight
+from jupyter_agent.sandbox.pace import Pace
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.sandbox.replies import Reply, read_reply
 from jupyter_agent.sandbox.widgets import VIEW, Widgets
@@ -40,6 +42,7 @@ _SILENT.propagate = False
 Mail = tuple[str, dict[str, Any]]  # a channel's name and a message
 MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
 SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
+TICK = 0.1  # seconds after which outputs that were held are looked at again
 MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _CALLS = "jupyter_agent.sandbox.guest_calls"
@@ -329,36 +332,53 @@ class Sandbox(LoggingConfigurable):
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
         talk = self._kernel.send("execute_request", content, request=request)
         cell = self._cell(talk, answer)
-        limited = request is None
-        timeout = self.cell_timeout if limited else 0
-        deadline = asyncio.get_running_loop().time() + (timeout or float("inf"))
+        pace = Pace(self.most_outputs, self.most_output << 20)
         try:
             if self._loss:
                 loss, self._loss = self._loss, ""
                 text = f"{loss}; this cell runs in a new one\n"
                 yield new_output("stream", name="stderr", text=text)
-            while cell.waiting:
-                try:
-                    async with asyncio.timeout_at(cell.until(deadline)):
-                        output = await cell.next()
-                except EOFError as death:
-                    await self._end()
-                    yield _notice("SandboxDied", f"{death}; its variables and files are gone")
-                    return
-                except TimeoutError:
-                    yield _notice(*cell.lateness(timeout))
-                    return
-                if limited and cell.over:
-                    yield _notice("OutputLimit", f"{cell.over}; the cell was interrupted")
-                    return
-                if output is not None:
-                    yield output
+            async with aclosing(self._hear(cell, pace, limited=request is None)) as heard:
+                async for output in heard:
+                    for passed in pace.take(output):
+                        yield passed
+            for passed in pace.rest():
+                yield passed
         finally:
             self.execution_count, self.reply = cell.execution_count, cell.reply
             if cell.waiting and self._kernel is not None:
                 await self._stop(cell)
             else:
                 cell.close(late=True)
+
+    async def _hear(
+        self, cell: _Cell, pace: Pace, *, limited: bool
+    ) -> AsyncGenerator[NotebookNode | None, None]:
+        """Yield a cell's outputs until it is over; None when it is time to look what is held."""
+        clock = asyncio.get_running_loop().time
+        timeout = self.cell_timeout if limited else 0
+        deadline = clock() + (timeout or float("inf"))
+        while cell.waiting:
+            until = cell.until(deadline)
+            soon = min(until, clock() + TICK) if pace.waiting else until
+            try:
+                async with asyncio.timeout_at(soon if soon < float("inf") else None):
+                    output = await cell.next()
+            except EOFError as death:
+                await self._end()
+                yield _notice("SandboxDied", f"{death}; its variables and files are gone")
+                return
+            except TimeoutError:
+                if clock() < until:
+                    yield None
+                    continue
+                yield _notice(*cell.lateness(timeout))
+                return
+            if limited and cell.over:
+                yield _notice("OutputLimit", f"{cell.over}; the cell was interrupted")
+                return
+            if output is not None:
+                yield output
 
     async def tell(
         self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer], *, request: Request
@@ -376,11 +396,13 @@ class Sandbox(LoggingConfigurable):
             self._kernel.follow(talk)
         cell = self._cell(talk)
         cell.waiting = {"idle"}
+        pace = Pace(self.most_outputs, self.most_output << 20)
         try:
             while cell.waiting:
-                output = await cell.next()
-                if output is not None:
+                for output in pace.take(await cell.next()):
                     yield output
+            for output in pace.rest():
+                yield output
         except EOFError as death:
             await self._bury(str(death))
         finally:
@@ -744,14 +766,13 @@ class _Cell:
         self._answer = answer
         self._admit = admit
         self._most_outputs, self._most_size = most
+        self._stream = ""  # that the last output was a piece of, as a notebook joins them
         self._answering: asyncio.Task[None] | None = None
         self._heard = asyncio.get_running_loop().time()
 
-    def until(self, deadline: float) -> float | None:
+    def until(self, deadline: float) -> float:
         """Say when to stop waiting: idle follows the reply, or was lost with its connection."""
-        if "reply" not in self.waiting:
-            deadline = min(deadline, self._heard + 10)
-        return deadline if deadline < float("inf") else None
+        return deadline if "reply" in self.waiting else min(deadline, self._heard + 10)
 
     def lateness(self, timeout: float) -> tuple[str, str]:
         """Name and explain what ``until`` has run into."""
@@ -767,7 +788,10 @@ class _Cell:
             self._hear(message)
             return None
         self._heard = asyncio.get_running_loop().time()
-        return self._counted(self._read(message))
+        output = self._read(message)
+        stream = output.name if output and output.output_type == "stream" else ""
+        more, self._stream = bool(stream) and stream == self._stream, stream
+        return self._counted(output, joined=more)
 
     def take_late(self, message: dict[str, Any]) -> bool:
         """Pass on what threads and tasks put out when this is over; tell if there may be more."""
@@ -782,9 +806,9 @@ class _Cell:
             self.request.late(output)
         return not self.over
 
-    def _counted(self, output: NotebookNode | None) -> NotebookNode | None:
+    def _counted(self, output: NotebookNode | None, *, joined: bool = False) -> NotebookNode | None:
         if output is not None:
-            self.outputs += 1
+            self.outputs += not joined
             self.size += weight(output)
         return output
 

@@ -70,12 +70,12 @@ async def cross(tier: str, frame: pd.DataFrame) -> None:
         for size, calls in ((10, CALLS), (1 << 20, 20)):
             code = f"text = 'x' * {size}\nfor _ in range({calls}):\n    echo(text)"
             start = time.perf_counter()
-            async with aclosing(sandbox.execute(code, answer=tools.answer)) as outputs:
+            answer = tools.start_cell()
+            async with aclosing(sandbox.execute(code, answer=answer)) as outputs:
                 async for output in outputs:
                     raise SystemExit(str(output))
             took = [time.perf_counter() - start]
             show(f"{tier}: {calls:,} calls of {size:,} bytes", calls, took)
-            tools.start_cell()
 
 
 def timed(what: str, rows: int, function: Callable[[], object], times: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 from nbformat import NotebookNode
 
+from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.guest_values import encode
 from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
 from jupyter_agent.tools import Tools
@@ -72,10 +73,18 @@ class Border:
         if self._furnished == self._sandbox.generation:
             return
         if self._inputs:
-            await self._sandbox.call("take", encode(self._inputs))
+            await self._call("take", self._inputs, self._inputs)
         if self._tools.tools:
-            await self._sandbox.call("offer", encode(self._tools.specs()))
+            await self._call("offer", self._tools.specs(), self._tools.tools)
         self._furnished = self._sandbox.generation
+
+    async def _call(self, function: str, value: object, names: Iterable[str]) -> list[bytearray]:
+        """Have something handed over, in or out; what was not is named."""
+        try:
+            return await self._sandbox.call(function, encode(value))
+        except SandboxError as error:
+            lost = ", ".join(f"`{name}`" for name in names)
+            raise SandboxError(f"{lost}: {error}") from None
 
     async def collect(self) -> str:
         """Bring the results out; return what to say to the model if some are missing.
@@ -84,7 +93,7 @@ class Border:
         """
         if not self._outputs:
             return ""
-        reply = await self._sandbox.call("give", encode(self._outputs))
+        reply = await self._call("give", self._outputs, self._outputs)
         self.results, self.missing = await unpack(reply, self._outputs)
         asked, self._asked = self._asked, True
         if asked or not self.missing:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.tools import Tool, Tools, find
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 from jupyter_agent.values import read
+from jupyter_agent.writing import write_whole
 
 __all__ = ["Session"]
 
@@ -291,7 +291,9 @@ class Session(LoggingConfigurable):
         path = self._place_for(name, to, overwrite=overwrite)
         match await self._asked("fetch", (name, self.sandbox.most_value << 20)):
             case bytes(content):
-                _write(path, content, overwrite=overwrite)
+                self._place_for(name, to, overwrite=overwrite)  # what has come there meanwhile?
+                with _one_line(path):
+                    write_whole(path, content)
                 return path
             case str(why):
                 raise UsageError(f"cannot fetch {name!r}: {printable(why)[:200]}")
@@ -342,10 +344,14 @@ class Session(LoggingConfigurable):
         }
 
     def _place_for(self, name: str, to: str, *, overwrite: bool) -> Path:
+        """Say where a file goes: a new one, or in the place of a file that may be overwritten."""
         path = self.folder / Path(to).expanduser()
-        path = path / Path(name).name if path.is_dir() else path
-        if path.exists() and not overwrite:
-            raise UsageError(f"{str(path)!r} is there already; name another, or say --force")
+        with _one_line(path):
+            path = path / Path(name).name if path.is_dir() else path
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise UsageError(f"{str(path)!r} is no regular file; name another")
+            if path.exists() and not overwrite:
+                raise UsageError(f"{str(path)!r} is there already; name another, or say --force")
         return path
 
     def _tools(self, more: Mapping[str, object], ask: Ask | None) -> Tools:
@@ -408,12 +414,10 @@ def _names_file(found: object) -> bool:
     return False
 
 
-def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Write a file that is new, or put it in the place of another; follow no link."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
-    flags |= os.O_TRUNC if overwrite else os.O_EXCL
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Say in one line why a file cannot be written."""
     try:
-        with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
-            file.write(content)
+        yield
     except OSError as error:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror}; name another") from None

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import secrets
-import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from jupyter_agent.protocol import (
     as_text,
 )
 from jupyter_agent.records import Role, sound
+from jupyter_agent.writing import write_whole
 
 __all__ = ["ANSI", "KEY", "OF_A_RUN", "Change", "Role", "Transcript", "brief", "cut", "passing"]
 
@@ -160,7 +160,7 @@ class Transcript:
         cell.metadata[KEY]["shown"] = _shown(cell.outputs)
 
     def save(self) -> None:
-        """Write the file whole or not at all (rename(2) is atomic).
+        """Write the file whole or not at all.
 
         Raises
         ------
@@ -171,19 +171,7 @@ class Transcript:
             return
         text = nbformat.writes(self.notebook) + "\n"
         try:
-            descriptor, name = tempfile.mkstemp(
-                dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp"
-            )
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                _keep_mode(name, self.path)
-                Path(name).replace(self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            write_whole(self.path, text.encode())
         except OSError as error:
             raise TranscriptError(
                 f"cannot save {str(self.path)!r}: {error.strerror}; the run so far is in memory"
@@ -354,17 +342,6 @@ def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:
 def _told(cell: NotebookNode, text: str, pictures: list[dict[str, Any]], seeing: bool) -> Said:
     words = [] if seeing else [_in_words(picture) for picture in pictures]
     return Said("\n".join([text, *words]), tuple(_pictures(cell, pictures)) if seeing else ())
-
-
-def _keep_mode(new: str, old: Path) -> None:
-    """Give a file written anew the mode it had, or the one a new file has."""
-    if old.exists():
-        mode = old.stat().st_mode & 0o777
-    else:
-        mask = os.umask(0)
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    Path(new).chmod(mode)
 
 
 # -- what the model is shown of outputs

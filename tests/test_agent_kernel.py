@@ -411,6 +411,55 @@ def test_threads_and_tasks_are_heard_when_their_cell_is_over(agent: Kernel) -> N
     assert "from the task" in text
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel whose cells may put out little, and a mime type that is on no white list."""
+    limits = ["--Sandbox.most_outputs=20", "--Sandbox.most_output=1"]
+    admitted = "--Sandbox.admit=text/x-mine"
+    with kernel(tmp_path_factory.mktemp("narrow"), *limits, admitted) as mine:
+        yield mine
+
+
+def displays(published: list[tuple[str, Content]]) -> int:
+    return sum(kind == "display_data" for kind, _ in published)
+
+
+LATE = "import threading, time\ndef later(do): threading.Timer(0.3, do).start()\n"
+NO_MORE = "more than 20 outputs or 1 MiB; no more of this cell's is shown"
+
+
+def test_what_comes_late_has_room_where_its_cell_has_left_some(narrow: Kernel) -> None:
+    narrow.run(f"{LATE}later(lambda: [display(n) for n in range(100)])")
+    late = narrow.late()
+    assert displays(late) == 20
+    assert said(late).count(NO_MORE) == 1
+    _, published = narrow.run(
+        f"{LATE}later(lambda: [display(n) for n in range(100)])\n" + 15 * "display(1);"
+    )
+    assert displays(published) == 15
+    assert displays(narrow.late()) == 5
+    narrow.run(f"{LATE}later(lambda: [print('x' * 400_000, flush=True) for n in range(9)])")
+    late = narrow.late()
+    assert 800_000 < len(said(late)) < 1_500_000
+    assert said(late).count(NO_MORE) == 1
+
+
+def test_a_guest_cannot_write_below_an_earlier_cell_without_end(narrow: Kernel) -> None:
+    narrow.run("kernel = get_ipython().kernel; old = kernel.get_parent('shell')")
+    forge = "kernel.session.send(kernel.iopub_socket, 'stream', {'name': 'stdout', 'text': 'forged'}, old)"
+    narrow.client.execute(f"for _ in range(300): {forge}\nprint('mine')")
+    text = said(narrow.late())  # of all cells
+    assert text.count("forged") == 20
+    assert text.count("mine") == 1
+
+
+def test_what_is_admitted_passes_late_too(narrow: Kernel) -> None:
+    show = "display({'text/x-mine': 'seen', 'text/plain': 'p', 'text/x-other': 'unseen'}, raw=True)"
+    narrow.run(f"{LATE}later(lambda: {show})")
+    [bundle] = [content["data"] for kind, content in narrow.late() if kind == "display_data"]
+    assert bundle == {"text/x-mine": "seen", "text/plain": "p"}
+
+
 def test_an_interrupt_ends_a_cell_as_a_plain_kernel_does(plain: Kernel, confined: Kernel) -> None:
     replies = []
     for kernel in (plain, confined):

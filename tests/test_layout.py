@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
-    | {"views.runs"},
+    | {"views.runs", "writing"},
     {"bill", "records", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
@@ -23,6 +23,7 @@ LAYERS = [
         "draft",
         "models.remote",
         "sandbox.interpreter",
+        "sandbox.pace",
         "sandbox.replies",
         "sandbox.widgets",
         "summary",
@@ -42,7 +43,7 @@ LAYERS = [
 ]
 # what carries a run
 LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
-LOOP += ["models", "agent"]
+LOOP += ["models", "agent", "writing"]
 BORDER = [
     "ask",
     "border",
@@ -124,7 +125,7 @@ def test_public_names_are_declared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "most"), [(LOOP, 1475), (SANDBOX, 2450), (BORDER, 1400), (WIDGETS, 300)]
+    ("names", "most"), [(LOOP, 1475), (SANDBOX, 2580), (BORDER, 1410), (WIDGETS, 300)]
 )
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import site
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.interpreter import PARTS
 
 from .conftest import ROOT, TIERS
 
@@ -24,7 +26,7 @@ from traitlets.config import Config
 from jupyter_agent.sandbox.kernel import Sandbox
 
 READ = '''
-for name in (".env", ".git/config", "deep/server.key", "deep/numbers.txt"):
+for name in (".env", ".git/config", "ssl/server.key", "deep/server.key", "deep/numbers.txt"):
     try:
         print(open(f"{sys.prefix}/{name}").read())
     except OSError:
@@ -87,13 +89,14 @@ def test_a_project_that_is_a_virtual_environment_too_keeps_its_secrets(
     library.rmdir()
     library.symlink_to(site.getsitepackages()[0])
     shutil.copytree(ROOT / "kernelspec", folder / "share" / "jupyter" / "kernels")
-    (folder / ".git").mkdir()
-    (folder / ".git" / "config").write_text("token")
+    for secret in (".git/config", "ssl/server.key"):
+        (folder / secret).parent.mkdir()
+        (folder / secret).write_text("token")
     look = [str(folder / "bin" / "python"), "-c", LOOK, tier]
     done = subprocess.run(look, capture_output=True, text=True, cwd=folder, check=False)
     assert done.stdout.splitlines() == [
-        "['no', 'no', 'no', 'no']",
-        "['no', 'no', 'no', '1', '2', '3']",
+        "['no', 'no', 'no', 'no', 'no']",
+        "['no', 'no', 'no', 'no', '1', '2', '3']",
     ], done.stderr
 
 
@@ -175,3 +178,8 @@ def test_where_tools_keep_secrets_is_hidden_wherever_it_was_moved(
 def test_a_missing_path_is_named(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"'gone.csv': there is no .*/gone.csv"):
         files.resolve(["gone.csv"], folder)
+
+
+def test_what_is_read_of_a_pythons_folder_is_what_is_promised() -> None:
+    promise = (ROOT / "SECURITY.md").read_text().partition("of its folder")[2].partition(";")[0]
+    assert sorted(re.findall("`(.+?)`", promise)) == sorted(PARTS)

@@ -18,7 +18,8 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.kernel import Request, Sandbox
+from jupyter_agent.sandbox.outputs import weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 
 from .servers import ChatServer, descendants
@@ -414,7 +415,7 @@ async def test_a_cell_that_puts_out_too_much_is_interrupted(sandbox: Sandbox) ->
 
 async def test_a_message_too_large_for_the_host_ends_the_kernel(sandbox: Sandbox) -> None:
     [notice] = await outputs(sandbox, "display({'text/plain': 'x' * 140_000_000}, raw=True)")
-    assert "sent more than 128 MiB at once and was ended" in notice.evalue
+    assert "sent more than 128 MiB at once, or had no memory left) and was ended" in notice.evalue
     assert await text(sandbox, "1 + 1") == "2"
 
 
@@ -496,21 +497,62 @@ async def test_processes_are_limited(folder: Path) -> None:
             assert time.monotonic() < deadline, alive
 
 
+async def test_a_long_stream_in_many_pieces_is_one_output(sandbox: Sandbox) -> None:
+    sandbox.most_outputs = 50
+    found = await outputs(sandbox, "for n in range(500): print(n, flush=True)")
+    assert "".join(output.text for output in found) == "".join(f"{n}\n" for n in range(500))
+    mixed = "for n in range(500): print(n, file=(sys.stderr if n % 2 else sys.stdout), flush=True)"
+    found = await outputs(sandbox, f"import sys\n{mixed}")
+    assert found[-1].ename == "OutputLimit"
+
+
+# fewer messages than wait in the guest's socket, which drops more when the host is behind
+OWN = """
+from IPython.display import clear_output
+for n in range(200): clear_output(); display(n)
+shown = display(-1, display_id='d')
+for n in range(200): shown.update(n)
+for n in range(200): print(n, flush=True)
+for n in range(60): print('x' * 1_000_000)
+1/0
+"""
+
+
+async def test_a_flood_of_the_users_own_is_thinned_out_and_not_stopped(sandbox: Sandbox) -> None:
+    sandbox.most_outputs, sandbox.most_output = 20, 4
+    began = time.monotonic()
+    async with aclosing(sandbox.execute(OWN, request=Request())) as found:
+        kept = [output async for output in found]
+    seconds = time.monotonic() - began
+    assert len(kept) < 20 + 50 * seconds + 20
+    assert sum(map(weight, kept)) < (4 + 2 + seconds) * (1 << 20)
+    displayed = [output for output in kept if output.output_type == "display_data"]
+    assert [output.data["text/plain"] for output in displayed[-2:]] == ["199", "-1"]
+    updates = [output for output in kept if output.output_type == "update_display_data"]
+    assert updates[-1].data["text/plain"] == "199"
+    printed = "".join(output.text for output in kept if output.get("name") == "stdout")
+    assert printed.startswith("".join(f"{n}\n" for n in range(200)))
+    assert kept[-1].ename == "ZeroDivisionError"
+    assert "outputs left out: they came faster than a page draws" in kept[-2].text
+    assert await text(sandbox, "6 * 7") == "42"
+
+
+@pytest.mark.parametrize("whose", ["None", "Request()"])
 @pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
-def test_a_flood_of_text_does_not_fill_the_host(folder: Path, tier: str) -> None:
+def test_a_flood_of_text_does_not_fill_the_host(folder: Path, tier: str, whose: str) -> None:
     program = f"""
 import asyncio, resource
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.kernel import Request, Sandbox
 
 async def main():
     config = Config({{"SandboxProvisioner": {{"isolation": {tier!r}}}}})
     async with Sandbox(Path({str(folder)!r}), config=config) as sandbox:
         async for output in sandbox.execute("print(1)"): pass
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        flood = "import sys\\nfor _ in range(10_000): sys.stdout.write('x' * 1_000_000 + chr(10))"
-        async for output in sandbox.execute(flood): last = output
+        flood = "for _ in range(200): print('x' * 1_000_000)\\n1/0"
+        async for output in sandbox.execute(flood, request={whose}): last = output
         async for output in sandbox.execute("print('alive')"): pass
         print(last.output_type, output.text.strip())
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
@@ -740,6 +782,14 @@ async def test_no_isolation_is_only_for_who_types_it_and_is_named(folder: Path) 
     async with Sandbox(folder, config=config) as sandbox:
         assert sandbox.describe() == "NO SANDBOX: your files, keys and network"
         assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_no_room_for_the_sockets_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
+    with pytest.raises(SandboxError, match="cannot start: .*No such file or directory"):
+        await Sandbox(folder).start()
 
 
 async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:

@@ -30,12 +30,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 from traitlets.config import Config
 
+from jupyter_agent.border import Border
 from jupyter_agent.errors import AgentError, ResultError, SandboxError, UsageError
 from jupyter_agent.sandbox.guest_values import Unfit, decode, encode
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.session import Session
+from jupyter_agent.tools import Tools
 from jupyter_agent.transcript import KEY
 from jupyter_agent.values import describe, pack, read, unpack
+
+from .conftest import TIERS
 
 F = "```"
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
@@ -715,6 +719,46 @@ async def test_a_guest_that_sends_something_else_is_found_out(folder: Path) -> N
         )
 
 
+@pytest.fixture
+def border(sandbox: Sandbox) -> Border:
+    """Give a sandbox a table, and want two results of it."""
+    inputs = {"df": pd.DataFrame({"a": np.arange(3_000_000)}), "n": 1}
+    tools = Tools([], ask=None, most_calls=1)
+    return Border(sandbox, tools, inputs=inputs, outputs=["df", "fig"])
+
+
+KILL = "__import__('os').kill(__import__('os').getpid(), 9)"
+DIED = r"the sandbox's kernel died \(exit code -?\d+\); nothing was handed over"
+
+
+async def test_a_kernel_that_is_killed_in_a_transfer_says_what_was_lost(
+    sandbox: Sandbox, border: Border
+) -> None:
+    calls = "import jupyter_agent.sandbox.guest_calls as calls\n"
+    await ran(sandbox, f"{calls}calls.take = lambda _: {KILL}")
+    with pytest.raises(SandboxError, match=f"^`df`, `n`: {DIED}$"):
+        await border.furnish()
+    await border.furnish()
+    kill = f"{calls}def pieces(parts):\n    yield [memoryview(b'x')]\n    {KILL}\ncalls._pieces = pieces"
+    assert (await ran(sandbox, kill)).endswith("this cell runs in a new one\n")
+    with pytest.raises(SandboxError, match=f"^`df`, `fig`: {DIED}$"):
+        await border.collect()
+    await border.furnish()
+    assert await border.collect() != ""
+    assert len(border.results["df"]) == 3_000_000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_value_that_does_not_fit_in_there_is_named(folder: Path, tier: str) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": tier, "memory": 700}})
+    async with Sandbox(folder, config=config) as sandbox:
+        inputs = {"huge": np.ones(40_000_000), "n": 2}
+        border = Border(sandbox, Tools([], ask=None, most_calls=1), inputs=inputs, outputs=[])
+        with pytest.raises(SandboxError, match="^`huge`, `n`: .*(died|memory|Memory)"):
+            await border.furnish()
+        assert (await ran(sandbox, "print(6 * 7)")).endswith("42\n")
+
+
 async def test_a_guest_that_never_answers_is_given_up(folder: Path) -> None:
     async with Sandbox(folder, config=Config({"Sandbox": {"value_timeout": 1}})) as sandbox:
         await ran(sandbox, REPLACE.format(body="import time; time.sleep(60)"))
@@ -816,11 +860,19 @@ async def test_files_come_out_on_purpose_and_never_by_a_link(
     with pytest.raises(UsageError, match="is there already"):
         await session.fetch("sub/new.txt", str(outside))
     (folder / "dangling").symlink_to(folder / "target")
-    with pytest.raises(UsageError, match="cannot write"):
-        await session.fetch("sub/new.txt", "dangling")
+    os.mkfifo(folder / "fifo")
+    for place in ("dangling", "fifo", "/dev/full", "/dev/null"):
+        for overwrite in (False, True):
+            with pytest.raises(UsageError, match=f"{place}' is no regular file; name another"):
+                await session.fetch("sub/new.txt", place, overwrite=overwrite)
     assert not (folder / "target").exists()
+    with pytest.raises(UsageError, match="cannot write '.*nowhere/x': No such file or directory;"):
+        await session.fetch("sub/new.txt", "nowhere/x")
+    with pytest.raises(UsageError, match="cannot write '.*': File name too long;"):
+        await session.fetch("sub/new.txt", "x" * 300)
+    outside.chmod(0o640)
     await session.fetch("sub/new.txt", str(outside), overwrite=True)
-    assert outside.read_text() == "made"
+    assert (outside.read_text(), outside.stat().st_mode & 0o777) == ("made", 0o640)
     for name, why in {
         "link.txt": "symbolic links",
         "pipe": "no regular file",

@@ -20,7 +20,10 @@ __all__ = ["extra_roots", "font_lists", "importable", "interpreter_paths"]
 
 # What a prefix holds of Python. What stands beside it may be a project that was made a virtual
 # environment (python -m venv .), or a home folder.
-PARTS = "bin etc/fonts include lib lib32 lib64 libexec pyvenv.cfg share ssl".split()
+PARTS = (
+    "bin etc/fonts include lib lib32 lib64 libexec pyvenv.cfg share "
+    "ssl/cacert.pem ssl/cert.pem ssl/certs ssl/openssl.cnf"  # where keys may be, too
+).split()
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence, Set
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.guest_values import MOST_NODES, Buffer, nodes
 from jupyter_agent.sandbox.outputs import read_output, weight
+from jupyter_agent.sandbox.pace import Pace
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.sandbox.replies import Reply, read_reply
 from jupyter_agent.sandbox.widgets import VIEW, Widgets
@@ -40,6 +42,7 @@ _SILENT.propagate = False
 Mail = tuple[str, dict[str, Any]]  # a channel's name and a message
 MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
 SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
+TICK = 0.1  # seconds after which outputs that were held are looked at again
 MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _CALLS = "jupyter_agent.sandbox.guest_calls"
@@ -328,38 +331,54 @@ class Sandbox(LoggingConfigurable):
         assert self._kernel
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
         talk = self._kernel.send("execute_request", content, request=request)
-        cell = _Cell(talk, answer, admit=self._admitted(request))
-        limited = request is None
-        timeout = self.cell_timeout if limited else 0
-        deadline = asyncio.get_running_loop().time() + (timeout or float("inf"))
+        cell = self._cell(talk, answer)
+        pace = Pace(self.most_outputs, self.most_output << 20)
         try:
             if self._loss:
                 loss, self._loss = self._loss, ""
                 text = f"{loss}; this cell runs in a new one\n"
                 yield new_output("stream", name="stderr", text=text)
-            while cell.waiting:
-                try:
-                    async with asyncio.timeout_at(cell.until(deadline)):
-                        output = await cell.next()
-                except EOFError as death:
-                    await self._end()
-                    yield _notice("SandboxDied", f"{death}; its variables and files are gone")
-                    return
-                except TimeoutError:
-                    yield _notice(*cell.lateness(timeout))
-                    return
-                if limited and self._too_much(cell):
-                    limits = f"{self.most_outputs:,} outputs or {self.most_output} MiB"
-                    yield _notice("OutputLimit", f"more than {limits}; the cell was interrupted")
-                    return
-                if output is not None:
-                    yield output
+            async with aclosing(self._hear(cell, pace, limited=request is None)) as heard:
+                async for output in heard:
+                    for passed in pace.take(output):
+                        yield passed
+            for passed in pace.rest():
+                yield passed
         finally:
             self.execution_count, self.reply = cell.execution_count, cell.reply
             if cell.waiting and self._kernel is not None:
                 await self._stop(cell)
             else:
-                cell.close(request)
+                cell.close(late=True)
+
+    async def _hear(
+        self, cell: _Cell, pace: Pace, *, limited: bool
+    ) -> AsyncGenerator[NotebookNode | None, None]:
+        """Yield a cell's outputs until it is over; None when it is time to look what is held."""
+        clock = asyncio.get_running_loop().time
+        timeout = self.cell_timeout if limited else 0
+        deadline = clock() + (timeout or float("inf"))
+        while cell.waiting:
+            until = cell.until(deadline)
+            soon = min(until, clock() + TICK) if pace.waiting else until
+            try:
+                async with asyncio.timeout_at(soon if soon < float("inf") else None):
+                    output = await cell.next()
+            except EOFError as death:
+                await self._end()
+                yield _notice("SandboxDied", f"{death}; its variables and files are gone")
+                return
+            except TimeoutError:
+                if clock() < until:
+                    yield None
+                    continue
+                yield _notice(*cell.lateness(timeout))
+                return
+            if limited and cell.over:
+                yield _notice("OutputLimit", f"{cell.over}; the cell was interrupted")
+                return
+            if output is not None:
+                yield output
 
     async def tell(
         self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer], *, request: Request
@@ -375,23 +394,25 @@ class Sandbox(LoggingConfigurable):
         talk = self._kernel.send(kind, content, buffers, request=request)
         if busy:
             self._kernel.follow(talk)
-        cell = _Cell(talk, admit=self._admitted(request))
+        cell = self._cell(talk)
         cell.waiting = {"idle"}
+        pace = Pace(self.most_outputs, self.most_output << 20)
         try:
             while cell.waiting:
-                output = await cell.next()
-                if output is not None:
+                for output in pace.take(await cell.next()):
                     yield output
+            for output in pace.rest():
+                yield output
         except EOFError as death:
             await self._bury(str(death))
         finally:
             cell.close()
 
-    def _admitted(self, request: Request | None) -> frozenset[str]:
-        return frozenset([*self.admit, *([VIEW] if request and request.widgets else [])])
-
-    def _too_much(self, cell: _Cell) -> bool:
-        return cell.outputs > self.most_outputs or cell.size > self.most_output << 20
+    def _cell(self, talk: _Talk, answer: Answer | None = None) -> _Cell:
+        """Begin to read what comes back, as this sandbox's traits have it."""
+        admit = {*self.admit, *([VIEW] if talk.request and talk.request.widgets else [])}
+        most = (self.most_outputs, self.most_output << 20)
+        return _Cell(talk, answer, admit=admit, most=most)
 
     async def call(self, function: str, parts: Sequence[Buffer]) -> list[bytearray]:
         """Call a function of `guest_calls` with bytes and return the bytes it sends back.
@@ -426,7 +447,7 @@ class Sandbox(LoggingConfigurable):
             else:
                 cell.close()
         if failure or not cell.parcel.whole:
-            why = failure or cell.parcel.fault or "it sent no result"
+            why = failure or cell.parcel.fault or "it sent no result; had it memory left?"
             raise SandboxError(f"the sandbox could not {function!r}: {why}")
         return cell.parcel.parts
 
@@ -493,7 +514,7 @@ class _Kernel:
         self.ended = ""  # how it ended, once it has
         self.log = log
         self._talks: dict[str, _Talk] = {}  # under way, by the request's id
-        self._late: dict[str, Request] = {}  # the last that are over
+        self._late: dict[str, _Cell] = {}  # the last that are over
         self._listeners: list[asyncio.Task[None]] = []
         self._monitors: list[zmq.asyncio.Socket] = []
 
@@ -517,6 +538,8 @@ class _Kernel:
                         f"the sandbox's kernel ended at its start: {words or error}; "
                         "see: jupyter agent doctor"
                     ) from None
+                case OSError():
+                    raise SandboxError(f"the sandbox cannot start: {error}") from None
             raise
 
     def _connect(self) -> None:
@@ -587,13 +610,15 @@ class _Kernel:
         talk.msg_ids += second.msg_ids
         self._talks[second.msg_ids[0]] = talk
 
-    def over(self, msg_id: str, request: Request | None) -> None:
-        """Take nothing more for a request, but what comes late."""
+    def over(self, msg_id: str) -> None:
+        """Take nothing more for a request."""
         self._talks.pop(msg_id, None)
-        if request and request.late:
-            self._late[msg_id] = request
-            for old in list(self._late)[:-MOST_LATE]:
-                del self._late[old]
+
+    def hear_late(self, msg_id: str, cell: _Cell) -> None:
+        """Still hear what a cell's threads and tasks put out."""
+        self._late[msg_id] = cell
+        for old in list(self._late)[:-MOST_LATE]:
+            del self._late[old]
 
     async def close(self) -> None:
         """End the kernel and leave nothing behind."""
@@ -632,29 +657,15 @@ class _Kernel:
     async def _deliver(self, channel: str, message: dict[str, Any]) -> None:
         """Hand a message to who waits for it: echoes, most comms and strays are nobody's."""
         parent = _parent(message)
-        talk = self._talks.get(parent)
-        request = talk.request if talk else self._late.get(parent)
+        talk, late = self._talks.get(parent), self._late.get(parent)
+        request = talk.request if talk else late and late.request
         wanted = bool(talk and talk.values) or bool(request and request.widgets)
         if message.get("msg_type") in _IDLE_TALK and not wanted:
             return
         if talk:
             await talk.put((channel, message))
-        elif request and channel == "iopub":
-            try:
-                self._hear_late(message, request)
-            except (ValueError, TypeError, RecursionError):
-                self.dropped += 1
-
-    def _hear_late(self, message: dict[str, Any], request: Request) -> None:
-        """Pass on what threads and tasks put out when their cell is over."""
-        kind = str(message.get("msg_type"))
-        if kind in _COMMS:
-            self.hear_comm(message, request)
-            return
-        admit = {VIEW} if request.widgets else frozenset[str]()
-        output = read_output(kind, message.get("content"), admit=admit)
-        if output is not None and request.late:
-            request.late(output)
+        elif late and channel == "iopub" and not late.take_late(message):
+            del self._late[parent]
 
     def hear_comm(self, message: dict[str, Any], request: Request) -> None:
         """Pass on what a widget says.
@@ -674,8 +685,10 @@ class _Kernel:
             await monitor.recv_multipart()
             await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection drops too
             if not self._watcher.done():
-                size = f"{LARGEST_MESSAGE >> 20} MiB"
-                self._end(f"the sandbox's kernel sent more than {size} at once and was ended")
+                why = (
+                    f"it sent more than {LARGEST_MESSAGE >> 20} MiB at once, or had no memory left"
+                )
+                self._end(f"the sandbox's kernel broke its connection ({why}) and was ended")
 
     async def _watch(self) -> None:
         """Say so when the process ends."""
@@ -724,10 +737,10 @@ class _Talk:
             raise EOFError(self.kernel.ended)
         return mail
 
-    def close(self, request: Request | None = None) -> None:
+    def close(self) -> None:
         """Take no more messages, and hold none up that is on its way here."""
         for msg_id in self.msg_ids:
-            self.kernel.over(msg_id, request)
+            self.kernel.over(msg_id)
         while not self._mail.empty():
             self._mail.get_nowait()
 
@@ -736,7 +749,12 @@ class _Cell:
     """What is still to come of one execution, and how much has."""
 
     def __init__(
-        self, talk: _Talk, answer: Answer | None = None, *, admit: Set[str] = frozenset()
+        self,
+        talk: _Talk,
+        answer: Answer | None = None,
+        *,
+        admit: Set[str] = frozenset(),
+        most: tuple[int, int] = (0, 0),
     ) -> None:
         self.waiting = {"idle", "reply"}
         self.outputs = self.size = 0
@@ -747,14 +765,14 @@ class _Cell:
         self._kernel = talk.kernel
         self._answer = answer
         self._admit = admit
+        self._most_outputs, self._most_size = most
+        self._stream = ""  # that the last output was a piece of, as a notebook joins them
         self._answering: asyncio.Task[None] | None = None
         self._heard = asyncio.get_running_loop().time()
 
-    def until(self, deadline: float) -> float | None:
+    def until(self, deadline: float) -> float:
         """Say when to stop waiting: idle follows the reply, or was lost with its connection."""
-        if "reply" not in self.waiting:
-            deadline = min(deadline, self._heard + 10)
-        return deadline if deadline < float("inf") else None
+        return deadline if "reply" in self.waiting else min(deadline, self._heard + 10)
 
     def lateness(self, timeout: float) -> tuple[str, str]:
         """Name and explain what ``until`` has run into."""
@@ -771,10 +789,40 @@ class _Cell:
             return None
         self._heard = asyncio.get_running_loop().time()
         output = self._read(message)
+        stream = output.name if output and output.output_type == "stream" else ""
+        more, self._stream = bool(stream) and stream == self._stream, stream
+        return self._counted(output, joined=more)
+
+    def take_late(self, message: dict[str, Any]) -> bool:
+        """Pass on what threads and tasks put out when this is over; tell if there may be more."""
+        kind = message.get("msg_type")
+        if self.request is None or self.request.late is None or kind in _AT_WORK:
+            return True
+        output = self._counted(self._read(message))
+        if self.over:
+            text = f"[{self.over}; no more of this cell's is shown]\n"
+            output = new_output("stream", name="stderr", text=text)
         if output is not None:
-            self.outputs += 1
+            self.request.late(output)
+        return not self.over
+
+    def _counted(self, output: NotebookNode | None, *, joined: bool = False) -> NotebookNode | None:
+        if output is not None:
+            self.outputs += not joined
             self.size += weight(output)
         return output
+
+    @property
+    def over(self) -> str:
+        """Say which limit its outputs are over, if they are."""
+        if self.outputs <= self._most_outputs and self.size <= self._most_size:
+            return ""
+        return f"more than {self._most_outputs:,} outputs or {self._most_size >> 20} MiB"
+
+    @property
+    def request(self) -> Request | None:
+        """How a user's own cell was to run."""
+        return self._talk.request
 
     def _hear(self, message: dict[str, Any]) -> None:
         """Have a question of the code's answered, one at a time, while its outputs go on."""
@@ -801,10 +849,12 @@ class _Cell:
         if self._answering:
             self._answering.cancel()
 
-    def close(self, request: Request | None = None) -> None:
-        """Be done with this cell, but for what the request still hears."""
+    def close(self, *, late: bool = False) -> None:
+        """Be done with this cell, but for what its threads and tasks may put out late."""
         self.hush()
-        self._talk.close(request)
+        self._talk.close()
+        if late and self.request and self.request.late:
+            self._kernel.hear_late(self._talk.msg_ids[0], self)
 
     def _read(self, message: dict[str, Any]) -> NotebookNode | None:
         kind, content = message.get("msg_type"), message.get("content")
@@ -911,6 +961,7 @@ def _parent(message: dict[str, Any]) -> str:
 
 _COMMS = ("comm_msg", "comm_open", "comm_close")
 _IDLE_TALK = (*_COMMS, "execute_input")
+_AT_WORK = ("status", "execute_reply", "clear_output")  # means nothing when a cell is over
 
 
 def _echo(frames: list[bytes]) -> bool:

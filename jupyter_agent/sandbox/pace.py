@@ -1,0 +1,130 @@
+"""How fast outputs are passed on: no faster than a page can draw them.
+
+A burst passes at once. What comes faster for long is held for a moment and joined as a page would
+join it: pieces of a stream, updates of a display, what was cleared. What is too much even so is
+left out, and a note says how much.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import groupby
+
+from nbformat import NotebookNode
+
+from jupyter_agent.sandbox.outputs import weight
+
+__all__ = ["Pace"]
+
+OUTPUTS_A_SECOND = 50.0
+SIZE_A_SECOND = float(1 << 20)  # characters; a Jupyter server lets as much pass
+MOST_HELD = 10_000  # pieces
+MOST_UPDATED = 1_000  # displays
+
+
+class Pace:
+    """Lets the outputs of one cell pass.
+
+    Parameters
+    ----------
+    outputs, size
+        How many, and how many characters, pass at once.
+    """
+
+    def __init__(self, outputs: int, size: int) -> None:
+        self._most_outputs, self._most_size = float(outputs), float(size)
+        self._outputs, self._size = self._most_outputs, self._most_size  # that may pass now
+        self._since = time.monotonic()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._clear: NotebookNode | None = None  # before what is held
+        self._held: list[NotebookNode] = []
+        self._updates: dict[str, NotebookNode] = {}  # by the display's id
+        self._clearing: NotebookNode | None = None  # what is held, once something follows
+        self._ending: NotebookNode | None = None  # an error or a result there was no room for
+        self._room = self._most_size / 4
+        self._note: NotebookNode | None = None  # among what is held: what was left out there
+        self._left_out = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is held."""
+        return bool(self._clear or self._held or self._updates or self._clearing)
+
+    def take(self, output: NotebookNode | None = None) -> list[NotebookNode]:
+        """Take the next output, if there is one, and return what may pass now."""
+        if output is not None:
+            self._hold(output)
+        now = time.monotonic()
+        seconds, self._since = now - self._since, now
+        self._outputs = min(self._most_outputs, self._outputs + seconds * OUTPUTS_A_SECOND)
+        self._size = min(self._most_size, self._size + seconds * SIZE_A_SECOND)
+        return self.rest() if self._outputs > 0 and self._size > 0 else []
+
+    def rest(self) -> list[NotebookNode]:
+        """Return all that is held."""
+        held, updates = _joined(self._held), self._updates.values()
+        passed = (self._clear, *held, *updates, self._clearing, self._ending)
+        found = [output for output in passed if output is not None]
+        self._outputs -= len(found)
+        self._size -= sum(map(weight, found))
+        self._forget()
+        return found
+
+    def _hold(self, output: NotebookNode) -> None:
+        display_id = output.get("transient", {}).get("display_id", "")
+        match output.output_type:
+            case "clear_output" if output.wait:
+                self._clearing = output
+            case "clear_output":
+                self._clear_now(output)
+            case "update_display_data":
+                known = self._updates.pop(display_id, None)
+                self._room += weight(known) if known else 0
+                if self._fits(output, among=len(self._updates), most=MOST_UPDATED):
+                    self._updates[display_id] = output
+            case _:
+                if self._clearing:
+                    self._clear_now(self._clearing)
+                if self._fits(output, among=len(self._held), most=MOST_HELD):
+                    self._updates.pop(display_id, None)
+                    self._held.append(output)
+
+    def _clear_now(self, clear: NotebookNode) -> None:
+        self._room += sum(map(weight, self._held))
+        self._clear, self._clearing, self._held = clear, None, []
+        self._note, self._left_out = None, 0
+
+    def _fits(self, output: NotebookNode, *, among: int, most: int) -> bool:
+        """Make room for an output, or leave it out; one alone always fits."""
+        size = weight(output)
+        if among >= most or (size > self._room and self.waiting):
+            self._leave_out()
+            self._ending = output if output.output_type in _ENDINGS else self._ending
+            return False
+        self._room -= size
+        return True
+
+    def _leave_out(self) -> None:
+        if self._note is None:
+            self._note = NotebookNode(output_type="stream", name="stderr")
+            self._held.append(self._note)
+        self._left_out += 1
+        text = f"[{self._left_out:,} outputs left out: they came faster than a page draws]\n"
+        self._note.text = text
+
+
+_ENDINGS = ("error", "execute_result")
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join the pieces of streams."""
+    found: list[NotebookNode] = []
+    for name, pieces in groupby(outputs, lambda output: output.get("name")):
+        if name is None:
+            found += pieces
+        else:
+            text = "".join(piece.text for piece in pieces)
+            found.append(NotebookNode(output_type="stream", name=name, text=text))
+    return found

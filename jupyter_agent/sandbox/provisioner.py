@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import importlib.util
 import json
 import os
 import shutil
@@ -76,6 +77,9 @@ class SandboxProvisioner(LocalProvisioner):
         Unicode(), help="Paths among those that may be read although they look like secrets."
     ).tag(config=True)
 
+    debugger = Bool(
+        False, help="Whether cells can be debugged: each start imports debugpy. Needs bubblewrap."
+    ).tag(config=True)
     socket_folder = Bool(
         False,
         help="Start the kernelspec's own command, which binds its sockets in a folder shared with "
@@ -193,6 +197,19 @@ class SandboxProvisioner(LocalProvisioner):
                 os.close(self._hold)
                 self._hold = None
 
+    def lacks_debugger(self) -> str:
+        """Return why cells cannot be debugged, or nothing."""
+        if not self.debugger:
+            return "c.SandboxProvisioner.debugger is False"
+        if importlib.util.find_spec("debugpy") is None:
+            return "debugpy is not installed"
+        try:
+            tier = self.tier or choose_tier(self.isolation)
+        except SandboxError as error:
+            return str(error)
+        why = "debugpy listens on a TCP socket, which cannot be made where Landlock confines"
+        return why if tier == "landlock" else ""
+
     def last_words(self) -> str:
         """Return what the process wrote last on stderr, to say why it did not start."""
         try:
@@ -234,6 +251,7 @@ class SandboxProvisioner(LocalProvisioner):
             "landlock": landlock,
             "command": command,
             "connection": self._connection(),
+            "debugger": not self.lacks_debugger(),
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "shares": [(share.name, str(share.path), not share.name) for share in self.shares],
         }

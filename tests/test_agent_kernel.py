@@ -505,6 +505,10 @@ def test_a_sandbox_may_die_in_a_run_and_before_a_request(confined: Kernel, folde
     assert said(confined.run("2")[1]).endswith("2")
 
 
+def asleep(pid: int) -> bool:
+    return b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
 @pytest.mark.parametrize(
     ("tier", "doing"),
     [
@@ -512,6 +516,7 @@ def test_a_sandbox_may_die_in_a_run_and_before_a_request(confined: Kernel, folde
         (TIERS[0], "x"),
         (TIERS[0], "loop"),
         (TIERS[1], "loop"),
+        (TIERS[1], "shell"),
     ],
 )
 def test_nothing_is_left_when_the_front_process_is_killed(
@@ -524,7 +529,12 @@ def test_nothing_is_left_when_the_front_process_is_killed(
         if doing == "loop":
             mine.client.execute("print('on', flush=True)\nwhile True: pass")
             mine.iopub("text", "on")
+        if doing == "shell":
+            mine.client.execute("print('on', flush=True)\n!setsid sleep 600 & sleep 600")
+            mine.iopub("text", "on")
         front: int = mine.manager.provisioner.pid  # type: ignore[union-attr]
+        if doing == "shell":
+            wait_until(lambda: sum(map(asleep, descendants(front))) == 2)
         processes = 2 if tier == "bubblewrap" else 1  # bwrap itself is one
         wait_until(lambda: len(descendants(front)) >= processes)
         started = descendants(front)

@@ -126,7 +126,7 @@ def test_public_names_are_declared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "most"), [(LOOP, 1475), (SANDBOX, 2525), (BORDER, 1400), (OPTIONAL, 375)]
+    ("names", "most"), [(LOOP, 1475), (SANDBOX, 2560), (BORDER, 1400), (OPTIONAL, 375)]
 )
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}

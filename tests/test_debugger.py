@@ -218,6 +218,7 @@ def test_the_guest_reaches_its_own_loopback_and_no_other(agent: Kernel) -> None:
             f"print([tried(*address) for address in {addresses}], tried('192.0.2.1', 80),"
             " tried('example.org', 80), [name for _, name in socket.if_nameindex()])"
         )
+        agent.run("%agent reset")
         attach(agent)
         found = said(agent.run(code)[1])
     refused = ["ConnectionRefusedError"] * 2

@@ -8,16 +8,16 @@ BIN = $(VENV)/bin
 .PHONY: demo test front-ends lint lint-js live picture bench clean
 
 demo: $(VENV)/demo
-	@rm -f demo.ipynb
+	@rm -f notebooks/data/demo.ipynb
 	@echo
 	@echo 'A small model (SmolLM2, 135M parameters) now runs on this machine, with no key and no'
 	@echo 'network. It shows the machinery, not what an agent can do: that takes a real model.'
 	@echo
 	cd notebooks/data && $(CURDIR)/$(BIN)/jupyter agent run \
 		"How many penguins in penguins.csv live on Dream island?" \
-		-m local --data penguins.csv -o $(CURDIR)/demo.ipynb
+		-m local --data penguins.csv -o demo.ipynb
 	@echo
-	@echo 'The run is saved in demo.ipynb. To work with a real model, change one word, as in'
+	@echo 'The run is saved in notebooks/data/demo.ipynb, beside its data. To work with a real model, change one word, as in'
 	@echo '    $(BIN)/jupyter agent run "..." -m hf:Qwen/Qwen3-Coder-480B-A35B-Instruct'
 	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
 
@@ -76,4 +76,4 @@ picture: $(VENV)/test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lab42 .ci/js/node_modules demo.ipynb
+	rm -rf $(VENV) .venv-lab42 .ci/js/node_modules notebooks/data/demo.ipynb

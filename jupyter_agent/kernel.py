@@ -206,7 +206,7 @@ class AgentKernel(Kernel):
             "language_info": self.language_info,
             "banner": self.banner,
             "help_links": self.help_links,
-            "supported_features": [],  # no debugger and no subshells in the sandbox
+            "supported_features": [] if self._session.sandbox.lacks_debugger() else ["debugger"],
         }
 
     @property
@@ -542,16 +542,37 @@ class AgentKernel(Kernel):
             facts = {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
             return {"status": "error", **facts}
 
-    async def do_debug_request(self, msg: Message) -> Reply:
-        """Say that there is no debugger, and why."""
-        return {
-            "type": "response",
-            "request_seq": msg.get("seq", 0),
-            "command": msg.get("command", ""),
-            "success": False,
-            "message": "there is no debugger: debugpy needs a TCP socket, which the sandbox cannot "
-            "make in each tier; debug in a plain Python kernel",
-        }
+    # -- the debugger
+
+    async def debug_request(self, stream: Any, ident: Any, parent: Message) -> None:
+        """Answer beside what else comes on this channel (called in the control thread)."""
+        debugged = asyncio.run_coroutine_threadsafe(self._debug(parent), self._loop)
+        debugged.add_done_callback(
+            lambda _: stream.io_loop.add_callback(
+                self._wire.send, stream, "debug_reply", debugged.result(), parent, ident
+            )
+        )
+
+    async def _debug(self, parent: Message) -> Reply:
+        """Have the sandbox's debugger answer, or say why there is none."""
+        asked, sandbox = parent["content"], self._session.sandbox
+        command = asked.get("command")
+        reply = {"type": "response", "request_seq": asked.get("seq", 0), "command": command}
+        why = sandbox.lacks_debugger()
+        if not why and command == "initialize" and self._running:
+            why = "a cell runs"
+        if why:
+            why = f"there is no debugger: {why}"
+            return {**reply, "success": False, "message": why}
+        if command == "disconnect" and not sandbox.debugging:  # it went with its kernel
+            return {**reply, "success": True}
+        try:
+            return await sandbox.debug(asked, functools.partial(self._tell_debugger, parent))
+        except AgentError as error:
+            return {**reply, "success": False, "message": str(error)}
+
+    def _tell_debugger(self, parent: Message, event: Reply) -> None:
+        self._send("debug_event", event, parent)
 
     # -- ends
 

@@ -35,6 +35,7 @@ from jupyter_agent.writing import write_whole
 
 __all__ = ["ANSI", "KEY", "OF_A_RUN", "Change", "Role", "Transcript", "brief", "cut", "passing"]
 
+RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's error when all is run
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
@@ -158,6 +159,9 @@ class Transcript:
         for passing in ("clear", "running"):
             cell.metadata[KEY].pop(passing, None)
         cell.metadata[KEY]["shown"] = _shown(cell.outputs)
+        cell.metadata.pop("tags", None)
+        if any(output.output_type == "error" for output in cell.outputs):
+            cell.metadata.tags = [RAISES]
 
     def save(self) -> None:
         """Write the file whole or not at all.

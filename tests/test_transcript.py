@@ -142,6 +142,19 @@ def test_a_users_own_markdown_joins_the_message_before_it() -> None:
     assert str(transcript.messages()[0]["content"]).endswith("a.csv\n\nIn blue.")
 
 
+def test_a_cell_that_failed_stops_no_one_who_runs_them_all(tmp_path: Path) -> None:
+    transcript = Transcript(tmp_path / "run.ipynb")
+    cell = transcript.add("code", "1/0")
+    transcript.add_output(cell, new_output("error", ename="E", evalue="e", traceback=[]))
+    transcript.finish(cell)
+    transcript.save()
+    again = Transcript.open(tmp_path / "run.ipynb").cells[0]
+    assert again.metadata.tags == ["raises-exception"]
+    again.outputs = []
+    transcript.finish(again)
+    assert "tags" not in again.metadata
+
+
 def test_saving_never_leaves_half_a_file(tmp_path: Path) -> None:
     transcript = filled(tmp_path / "run.ipynb")
     transcript.save()

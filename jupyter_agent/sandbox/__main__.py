@@ -36,7 +36,12 @@ def main() -> None:
     if plan["command"]:
         os.execvp(plan["command"][0], plan["command"])
     sockets = {int(port): fd for port, fd in plan["sockets"].items()}
-    guest.serve(plan["connection"], sockets=sockets, shares=plan["shares"])
+    guest.serve(
+        plan["connection"],
+        sockets=sockets,
+        shares=plan["shares"],
+        debugger=plan["debugger"],
+    )
 
 
 def confine(plan: dict[str, Any]) -> None:

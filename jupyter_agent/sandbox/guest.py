@@ -5,6 +5,7 @@ Standard library and ipykernel only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import zmq
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import OutStream
+from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.utils.text import LSString, SList
 
@@ -146,7 +148,30 @@ def _no_debugger() -> Iterator[None]:
         del sys.modules["debugpy"]
 
 
-def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares) -> None:
+class DebuggedKernel(IPythonKernel):
+    """A kernel whose interrupts do not wait in line behind a request to its debugger."""
+
+    async def dispatch_control(self, msg: list[zmq.Frame]) -> None:
+        """Take one message at a time, as ipykernel does, but for those that stop the code."""
+        if any(b'"interrupt_request"' in frame.bytes for frame in msg):
+            await self.process_control(msg)
+        else:
+            await super().dispatch_control(msg)
+
+    async def do_debug_request(self, msg: dict[str, Any]) -> dict[str, Any]:
+        """Answer also where ipykernel's debugger raises: a client would wait for ever."""
+        try:
+            reply: dict[str, Any] = await super().do_debug_request(msg)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            about = {"request_seq": msg.get("seq"), "command": msg.get("command")}
+            return {"type": "response", **about, "success": False, "message": why}
+        return reply
+
+
+def serve(
+    connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares, debugger: bool
+) -> None:
     """Be an IPython kernel on sockets that the host has bound, until told to shut down.
 
     Parameters
@@ -155,6 +180,8 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
         What a connection file holds.
     sockets
         For each port in it, the descriptor of its listening socket.
+    debugger
+        Whether debugpy is there for clients.
     """
 
     class Kernel(IPKernelApp):
@@ -171,6 +198,8 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
 
         def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
             _listen(s, port)
+            if port == connection["shell_port"]:
+                s.bind("inproc://shell")  # for the debugger: the path above is not in here
             return port
 
     def beat_on_the_hosts_socket(heart: Heartbeat) -> None:
@@ -185,7 +214,9 @@ def serve(connection: dict[str, Any], *, sockets: dict[int, int], shares: Shares
     app = Kernel.instance()
     app.outstream_class = f"{PacedStream.__module__}.{PacedStream.__name__}"
     app.config.HistoryManager.hist_file = ":memory:"
-    with _no_debugger():
+    if debugger:
+        app.kernel_class = DebuggedKernel
+    with contextlib.nullcontext() if debugger else _no_debugger():
         app.initialize([])
     assert app.shell
     use_pipes(app.shell)

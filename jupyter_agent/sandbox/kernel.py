@@ -23,6 +23,7 @@ from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.debugger import Debugger, Events, read_response
 from jupyter_agent.sandbox.guest_values import MOST_NODES, Buffer, nodes
 from jupyter_agent.sandbox.outputs import read_output, weight
 from jupyter_agent.sandbox.pace import Pace
@@ -125,6 +126,7 @@ class Sandbox(LoggingConfigurable):
         self._settling: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.TimerHandle] = []
+        self._starting = asyncio.Lock()
 
     async def __aenter__(self) -> Sandbox:
         await self.start()
@@ -209,13 +211,19 @@ class Sandbox(LoggingConfigurable):
         SandboxError
             It cannot start, or no tier of isolation works on this machine.
         """
+        if not self.alive:
+            async with self._starting:  # a debugger may ask beside a cell
+                await self._replace()
+        self._prepare_spare()
+
+    async def _replace(self) -> None:
+        """Put a kernel in the place of none, or of one that has died."""
         if self._kernel and self._kernel.ended:
             await self._bury(self._kernel.ended)
         if self._kernel is None:
             spare, self._spare = self._spare, None
             self._kernel = await (spare or self._launch())
             self.generation += 1
-        self._prepare_spare()
 
     def warm_up(self) -> None:
         """Begin to start a kernel, so that the first cell need not wait for it."""
@@ -459,20 +467,42 @@ class Sandbox(LoggingConfigurable):
         await self._settled()
         await self.start()
         assert self._kernel
-        talk = self._kernel.send(kind, content)
         try:
-            while True:
-                source, message = await talk.next()
-                if source == "shell":
-                    return read_reply(str(message.get("msg_type")), message.get("content"))
+            return await self._kernel.ask(kind, content)
         except EOFError as death:
             await self._bury(str(death))
             raise SandboxError(f"{death}; the next cell starts in a new one") from None
-        except (ValueError, TypeError, RecursionError) as error:
-            talk.kernel.dropped += 1
-            raise SandboxError(f"the sandbox's kernel replied with {error}") from None
-        finally:
-            talk.close()
+
+    # -- the debugger
+
+    def lacks_debugger(self) -> str:
+        """Return why cells cannot be debugged, or nothing."""
+        provisioner = self._provisioner or SandboxProvisioner(config=self._configuration())
+        return provisioner.lacks_debugger()
+
+    @property
+    def debugging(self) -> bool:
+        """Whether a debugger has been started in the kernel that is there."""
+        return self._kernel is not None and self.alive and self._kernel.debugger.started
+
+    async def debug(self, content: dict[str, Any], events: Events) -> Reply:
+        """Forward a debug_request, also while code runs; ``events`` is given what follows from it.
+
+        The next cell waits while it starts: ipykernel starts it as if it were a cell, and would
+        hear no interrupt as long as it stood in line.
+        """
+        await self.start()
+        assert self._kernel
+        asked = asyncio.create_task(self._kernel.debug(content))
+        if content.get("command") == "initialize":
+            self._kernel.debugger.start(events)
+            self._settling = asyncio.create_task(_over(asked, self.start_timeout))
+        try:
+            return await asked
+        except EOFError as death:
+            raise SandboxError(f"{death}; its debugger is gone") from None
+        except asyncio.CancelledError:
+            raise SandboxError("the debugger did not start") from None
 
     async def interrupt(self) -> None:
         """Ask the running code to stop (message spec: interrupt_request)."""
@@ -512,6 +542,7 @@ class _Kernel:
         self.count = 0  # of the last cell
         self.widgets = Widgets()
         self.ended = ""  # how it ended, once it has
+        self.debugger = Debugger()
         self.log = log
         self._talks: dict[str, _Talk] = {}  # under way, by the request's id
         self._late: dict[str, _Cell] = {}  # the last that are over
@@ -556,7 +587,7 @@ class _Kernel:
             monitor = channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             self._monitors.append(monitor)
             self._listeners.append(asyncio.create_task(self._mind(monitor)))
-        for name in ("shell", "iopub", "stdin"):
+        for name in ("shell", "iopub", "stdin", "control"):
             self._listeners.append(asyncio.create_task(self._listen(name)))
 
     async def _ready(self) -> None:
@@ -587,6 +618,7 @@ class _Kernel:
         buffers: Sequence[Buffer] = (),
         *,
         request: Request | None = None,
+        channel: str = "shell",
     ) -> _Talk:
         """Send a request; with buffers, values may come back as comm messages.
 
@@ -598,8 +630,37 @@ class _Kernel:
         self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers), request=request)
         if request and request.widgets:
             self.widgets.asked(msg_id, request.msg_id)
-        self.client.shell_channel.send(message)
+        getattr(self.client, f"{channel}_channel").send(message)
         return talk
+
+    async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
+        """Send a request and return the content of its reply.
+
+        Raises
+        ------
+        EOFError
+            The kernel has died.
+        """
+        return await self._ask(kind, content, "shell", read_reply)
+
+    async def debug(self, content: dict[str, Any]) -> Reply:
+        """Send a debug_request, as `ask` does."""
+        return await self._ask("debug_request", content, "control", read_response)
+
+    async def _ask(
+        self, kind: str, content: dict[str, Any], channel: str, read: Callable[[str, object], Reply]
+    ) -> Reply:
+        talk = self.send(kind, content, channel=channel)
+        try:
+            while True:
+                source, message = await talk.next()
+                if source == channel:
+                    return read(str(message.get("msg_type")), message.get("content"))
+        except (ValueError, TypeError, RecursionError) as error:
+            self.dropped += 1
+            raise SandboxError(f"the sandbox's kernel replied with {error}") from None
+        finally:
+            talk.close()
 
     def follow(self, talk: _Talk) -> None:
         """Have a talk end with a second request: its own idle is not sent while a cell awaits.
@@ -622,6 +683,7 @@ class _Kernel:
 
     async def close(self) -> None:
         """End the kernel and leave nothing behind."""
+        self.debugger.end()
         listeners, self._listeners = self._listeners, []
         for task in listeners:
             task.cancel()
@@ -652,7 +714,16 @@ class _Kernel:
                 if not source.is_alive():
                     return
                 continue
+            if message["msg_type"] == "debug_event":  # it is about no request
+                self._hear_debugger(message["content"])
+                continue
             await self._deliver(channel, message)
+
+    def _hear_debugger(self, content: object) -> None:
+        try:
+            self.debugger.hear(content)
+        except (ValueError, TypeError, RecursionError):
+            self.dropped += 1
 
     async def _deliver(self, channel: str, message: dict[str, Any]) -> None:
         """Hand a message to who waits for it: echoes, most comms and strays are nobody's."""
@@ -979,6 +1050,12 @@ async def _end_launch(launch: asyncio.Task[_Kernel]) -> None:
     launch.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await (await launch).close()
+
+
+async def _over(task: asyncio.Task[Any], timeout: float) -> None:
+    """Wait for a task that answers somebody else, and not for ever."""
+    await asyncio.wait({task}, timeout=timeout)
+    task.cancel()
 
 
 def _heard(task: asyncio.Task[Any]) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import importlib.util
 import json
 import os
 import shutil
@@ -55,6 +56,13 @@ REMEDIES = (
 LEAST_MEMORY = 4 << 30  # bytes: the limit counts addresses, of which numerical libraries take many
 PREFIX = "jupyter-agent-"  # of the folders that hold a sandbox's sockets
 SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
+# Landlock has no process namespace: what the kernel has started does not end with it. This waits
+# for the end of a pipe, which comes when the host ends, however it does; then it kills the kernel's
+# process group, and three times whatever its control groups list.
+_WATCH = """\
+read -r _; kill -9 -- "-$1"; shift
+for turn in 1 2 3; do for list; do kill -9 $(cat "$list"); done; sleep 0.1; done
+"""
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
 
@@ -76,6 +84,9 @@ class SandboxProvisioner(LocalProvisioner):
         Unicode(), help="Paths among those that may be read although they look like secrets."
     ).tag(config=True)
 
+    debugger = Bool(
+        False, help="Whether cells can be debugged: each start imports debugpy. Needs bubblewrap."
+    ).tag(config=True)
     socket_folder = Bool(
         False,
         help="Start the kernelspec's own command, which binds its sockets in a folder shared with "
@@ -105,8 +116,10 @@ class SandboxProvisioner(LocalProvisioner):
     _listeners: dict[int, socket.socket]
     _descriptors: list[int]
     _log = -1
+    _lifeline_end = -1
     _hold: int | None = None
     _life: int | None = None
+    _watch: subprocess.Popen[bytes] | None = None
     _remove: weakref.finalize[..., SandboxProvisioner]
     _bound: cgroup.Group | None = None
 
@@ -151,7 +164,10 @@ class SandboxProvisioner(LocalProvisioner):
         launch = functools.partial(super().launch_kernel, cmd, **kwargs)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
+            connection = await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
+            if self.tier == "landlock":
+                self._start_watch()
+            return connection
         finally:
             for descriptor in (write, *self._descriptors):
                 os.close(descriptor)
@@ -177,6 +193,10 @@ class SandboxProvisioner(LocalProvisioner):
     async def cleanup(self, restart: bool = False) -> None:
         """Leave nothing behind: no process, socket, folder or descriptor."""
         await super().cleanup(restart)
+        if self._watch:
+            self._watch.kill()
+            self._watch.wait()
+            self._watch = None
         if self._life is not None:
             os.close(self._life)
             self._life = None
@@ -192,6 +212,19 @@ class SandboxProvisioner(LocalProvisioner):
             if self._hold is not None:
                 os.close(self._hold)
                 self._hold = None
+
+    def lacks_debugger(self) -> str:
+        """Return why cells cannot be debugged, or nothing."""
+        if not self.debugger:
+            return "c.SandboxProvisioner.debugger is False"
+        if importlib.util.find_spec("debugpy") is None:
+            return "debugpy is not installed"
+        try:
+            tier = self.tier or choose_tier(self.isolation)
+        except SandboxError as error:
+            return str(error)
+        why = "debugpy listens on a TCP socket, which cannot be made where Landlock confines"
+        return why if tier == "landlock" else ""
 
     def last_words(self) -> str:
         """Return what the process wrote last on stderr, to say why it did not start."""
@@ -234,6 +267,7 @@ class SandboxProvisioner(LocalProvisioner):
             "landlock": landlock,
             "command": command,
             "connection": self._connection(),
+            "debugger": not self.lacks_debugger(),
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "shares": [(share.name, str(share.path), not share.name) for share in self.shares],
         }
@@ -251,7 +285,23 @@ class SandboxProvisioner(LocalProvisioner):
         guest, self._life = os.pipe()
         os.set_inheritable(guest, True)
         self._descriptors.append(guest)
+        self._lifeline_end = guest
         return guest
+
+    def _start_watch(self) -> None:
+        """Have somebody end what the kernel has started, should this process be killed."""
+        assert self.process
+        folders = self._bound.folders if self._bound else ()
+        lists = [str(folder / "cgroup.procs") for folder in folders]
+        self._watch = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH, "sh", str(self.process.pid), *lists],
+            stdin=self._lifeline_end,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt of a terminal's is not for it
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin"},
+        )
 
     def _limits(self, uid: int) -> dict[str, int]:
         """Say what each process may use (getrlimit(2))."""

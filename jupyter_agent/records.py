@@ -69,6 +69,7 @@ _FITS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("run", "note", "model", "sandbox", "call", "last", "refused"), _text),
     **dict.fromkeys(("step", "cells", "window"), _count),
     "usage": _usage,
+    "failed": lambda value: isinstance(value, list) and all(map(_usage, value)),
     "kept": _kept,
     "shown": _shown,
 }

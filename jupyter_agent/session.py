@@ -206,7 +206,8 @@ class Session(LoggingConfigurable):
         for recorded in cells:
             cell = copy.deepcopy(recorded)
             facts = cell.metadata[KEY]
-            facts.pop("usage", None)
+            for cost in ("usage", "failed"):
+                facts.pop(cost, None)
             if facts["role"] == "task":
                 model = f"{facts.get('model', 'a model')}, as recorded (--rerun asks anew)"
                 facts.update(model=model, sandbox=self.sandbox.describe())

@@ -83,6 +83,7 @@ class AnthropicModel(RemoteModel):
                     match event.type:
                         case "message_start":
                             usage = _usage(event.message.usage, usage)
+                            yield Delta(usage=usage)
                         case "message_delta":
                             usage = _usage(event.usage, usage)
                             yield Delta(usage=usage)

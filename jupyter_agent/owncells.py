@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 
 from jupyter_agent.protocol import fenced
 from jupyter_agent.sandbox.outputs import weight
-from jupyter_agent.transcript import KEY, MOST_PICTURES, Transcript
+from jupyter_agent.transcript import KEY, MOST_PICTURES, Transcript, cut
 
 __all__ = ["OwnCells"]
 
@@ -91,14 +91,6 @@ def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
     transcript.finish(cell)
     shown = cell.metadata[KEY]["shown"]
     first = "[the kernel was new here: what was defined before is gone]\nI ran:"
-    parts = [first if ran.fresh else "I ran:", fenced(_cut(ran.code)), _cut(shown["text"])]
-    shown["text"] = "\n".join(parts)
+    code, text = (cut(each, MOST_READ_OF_ONE) for each in (ran.code, shown["text"]))
+    shown["text"] = "\n".join([first if ran.fresh else "I ran:", fenced(code), text])
     return cell
-
-
-def _cut(text: str) -> str:
-    if len(text) <= MOST_READ_OF_ONE:
-        return text
-    half = MOST_READ_OF_ONE // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"

@@ -33,7 +33,7 @@ from jupyter_agent.protocol import (
 )
 from jupyter_agent.records import Role, sound
 
-__all__ = ["ANSI", "KEY", "Change", "Role", "Transcript", "brief", "passing"]
+__all__ = ["ANSI", "KEY", "Change", "Role", "Transcript", "brief", "cut", "passing"]
 
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
@@ -376,7 +376,7 @@ _OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
 def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     """Say what the model reads of outputs: text, and which pictures go with it."""
     texts = [text for text in map(_text_of, outputs) if text.strip()]
-    text = _cut("\n".join(text.rstrip("\n") for text in texts)) or "(none)"
+    text = cut("\n".join(text.rstrip("\n") for text in texts), MOST_CHARACTERS) or "(none)"
     drawn = [
         (index, next(mime for mime in MIMES if mime in output.data))
         for index, output in enumerate(outputs)
@@ -410,11 +410,11 @@ def brief(traceback: list[str]) -> list[str]:
     return [*own, *traceback[-1:]]
 
 
-def _cut(text: str) -> str:
-    """Keep the beginning and the end of a long text."""
-    if len(text) <= MOST_CHARACTERS:
+def cut(text: str, most: int) -> str:
+    """Keep the beginning and the end of a long text, so many characters together."""
+    if len(text) <= most:
         return text
-    half = MOST_CHARACTERS // 2
+    half = most // 2
     left_out = len(text) - 2 * half
     return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
 

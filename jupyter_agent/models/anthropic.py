@@ -6,17 +6,15 @@ is kept with the cell that follows it, and sent again as it came.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from jupyter_agent.errors import ModelError, UsageError
+from jupyter_agent.errors import ModelError
 from jupyter_agent.models.bounds import bounded
 from jupyter_agent.models.faults import broken_off, cut_short
-from jupyter_agent.models.remote import RemoteModel, key_from, server_url
+from jupyter_agent.models.remote import RemoteModel, vendor_settings
 from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage, number
 
 __all__ = ["AnthropicModel", "load"]
@@ -27,20 +25,8 @@ _SIGNED = ("thinking", "redacted_thinking")
 
 
 def load(name: str, **settings: Any) -> AnthropicModel:
-    """Make the model of an ``anthropic:`` string.
-
-    Raises
-    ------
-    UsageError
-        The extra is not installed, the key is missing or the URL is not one.
-    """
-    if importlib.util.find_spec("anthropic") is None:
-        raise UsageError(
-            f'{name} wants Anthropic\'s client: run `pip install "jupyter-agent-kernel[anthropic]"`'
-        )
-    key = key_from("ANTHROPIC_API_KEY", name)
-    url = server_url(os.environ.get("ANTHROPIC_BASE_URL") or URL).removesuffix("/v1")
-    return AnthropicModel(name, model=name.partition(":")[2], url=url, key=key, **settings)
+    """Make the model of an ``anthropic:`` string; `vendor_settings` says what it raises."""
+    return AnthropicModel(name, **settings | vendor_settings(name, "Anthropic", url=URL))
 
 
 class AnthropicModel(RemoteModel):

@@ -14,13 +14,14 @@ from typing import Any, Protocol, TypeVar
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
-from traitlets import Bool, Float, Int
+from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
 from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
 from jupyter_agent.models.faults import cut_short
+from jupyter_agent.options import Seconds
 from jupyter_agent.protocol import Delta, Message, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
 from jupyter_agent.sandbox.outputs import clean_markdown
@@ -67,22 +68,22 @@ class Agent(LoggingConfigurable):
     """Carries a task to its answer, one cell at a time."""
 
     max_steps = Int(20, min=1, help="Most replies of the model in one run.").tag(config=True)
-    max_seconds = Float(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
+    max_seconds = Seconds(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
         config=True
     )
-    reply_timeout = Float(600, min=0.01, help="Most seconds one reply of the model may take.").tag(
-        config=True
-    )
+    reply_timeout = Seconds(
+        600, min=0.01, help="Most seconds one reply of the model may take."
+    ).tag(config=True)
     reply_length = Int(200_000, min=1, help="Most characters one reply may have.").tag(config=True)
     retries = Int(4, min=0, help="How often a reply is asked for again after a fault.").tag(
         config=True
     )
-    retry_seconds = Float(
+    retry_seconds = Seconds(
         120,
         min=0,
         help="So many seconds after it was first asked for, no reply is asked for again.",
     ).tag(config=True)
-    retry_wait = Float(
+    retry_wait = Seconds(
         1, min=0, help="Seconds before the first retry; twice as many before each one after it."
     ).tag(config=True)
     token_budget = Int(0, min=0, help="Most tokens one run may use; 0 for no limit.").tag(
@@ -164,7 +165,8 @@ class Agent(LoggingConfigurable):
                         return
                     yield self._done(self.transcript.add("reminder", lack))
             raise LimitReached(
-                f"no answer after {self.max_steps} steps; raise c.Agent.max_steps or ask for less"
+                f"no answer after {self.max_steps} step{'s' * (self.max_steps > 1)}; "
+                "raise -n (c.Agent.max_steps) or ask for less"
             )
         except BaseException as error:
             for change in self._close(step, error):
@@ -398,7 +400,9 @@ class Agent(LoggingConfigurable):
             if loop.time() < until:
                 raise
         if until == self._deadline:
-            raise LimitReached(f"no answer after {self.max_seconds:g} s; raise c.Agent.max_seconds")
+            raise LimitReached(
+                f"no answer after {self.max_seconds:g} s; raise --timeout (c.Agent.max_seconds)"
+            )
         raise ModelError(
             f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
             "try again, or raise c.Agent.reply_timeout",

@@ -248,7 +248,7 @@ class Agent(LoggingConfigurable):
                     if draft.length > self.reply_length:
                         limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
                         raise cut_short(self.model.name, limit)
-                    self._check_budget(asked + draft.length // CHARACTERS_A_TOKEN)
+                    self._check_budget(asked + draft.paid // CHARACTERS_A_TOKEN)
             whole = True
         finally:
             if draft.begun:  # also what broke off is paid for
@@ -423,7 +423,7 @@ class Agent(LoggingConfigurable):
         counted = whole and usage.prompt > 0  # there are servers that count nothing, but say so
         if not counted:
             prompt = usage.prompt or characters(messages) // CHARACTERS_A_TOKEN
-            completion = max(usage.completion, draft.length // CHARACTERS_A_TOKEN)
+            completion = max(usage.completion, draft.paid // CHARACTERS_A_TOKEN)
             usage = replace(usage, prompt=prompt, completion=completion)
         self._spent += usage.total
         known = {name: value for name, value in asdict(usage).items() if value is not None}

@@ -65,6 +65,7 @@ class AnthropicModel(RemoteModel):
             )
             async with stream:
                 signed: dict[str, Any] = {}
+                thoughts: list[str] = []
                 async for event in stream:
                     match event.type:
                         case "message_start":
@@ -80,7 +81,7 @@ class AnthropicModel(RemoteModel):
                                 raise cut_short(self.name)
                         case "message_stop":
                             finished = True
-                    for delta in _read(event, signed):
+                    for delta in _read(event, signed, thoughts):
                         yield delta
         if not finished:
             raise broken_off(self.name)
@@ -94,7 +95,7 @@ class AnthropicModel(RemoteModel):
         return super()._learn(problem)
 
 
-def _read(event: Any, signed: dict[str, Any]) -> Iterator[Delta]:
+def _read(event: Any, signed: dict[str, Any], thoughts: list[str]) -> Iterator[Delta]:
     """Read what an event adds to the reply; a thought is gathered until it is whole."""
     match event.type:
         case "content_block_start" if event.content_block.type in _SIGNED:
@@ -106,12 +107,15 @@ def _read(event: Any, signed: dict[str, Any]) -> Iterator[Delta]:
         case "content_block_delta" if event.delta.type == "input_json_delta":
             yield Delta(call=Call(event.index, arguments=event.delta.partial_json))
         case "content_block_delta" if event.delta.type == "thinking_delta":
-            signed["thinking"] = signed.get("thinking", "") + event.delta.thinking
+            thoughts.append(event.delta.thinking)
+            yield Delta(thought=len(event.delta.thinking))
         case "content_block_delta" if event.delta.type == "signature_delta":
             signed["signature"] = event.delta.signature
         case "content_block_stop" if signed:
-            yield Delta(kept=dict(signed))
+            whole = {"thinking": signed.get("thinking", "") + "".join(thoughts)} if thoughts else {}
+            yield Delta(kept=signed | whole)
             signed.clear()
+            thoughts.clear()
 
 
 def _usage(counted: Any, before: Usage) -> Usage:

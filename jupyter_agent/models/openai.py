@@ -78,6 +78,8 @@ def _delta(event: Any) -> Delta | None:
     match event.type:
         case "response.output_text.delta" | "response.refusal.delta":
             return Delta(event.delta)
+        case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
+            return Delta(thought=len(event.delta))
         case "response.output_item.added" if event.item.type == "function_call":
             return Delta(call=Call(event.output_index, event.item.call_id))
         case "response.output_item.added" if getattr(event.item, "phase", None):

@@ -23,6 +23,7 @@ from jupyter_agent.transcript import KEY
 
 from .faults import FORMS, refusal
 from .servers import ChatServer, Reply
+from .test_agent import roles
 from .test_models_faults import agent_for, run
 
 KEYS = {"openai:x": "sk-openai", "anthropic:x": "sk-anthropic", "hf:org/x": "hf_decoy"}
@@ -251,6 +252,64 @@ async def test_a_stream_without_end_or_answer_is_ended_by_the_clock_and_by_the_u
         await running
     for _ in everywhere.requests:
         assert await asyncio.to_thread(gone.acquire, timeout=10)
+
+
+# -- redirects
+
+
+@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_redirect_to_another_host_gets_no_key(
+    everywhere: ChatServer, name: str, status: int
+) -> None:
+    other = ChatServer()
+    there = other.url.replace("127.0.0.1", "localhost")
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("location", there + handler.path.removeprefix("/v1"))
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    everywhere.answer = answer
+    heard: list[str] = []
+
+    def hear(handler: BaseHTTPRequestHandler) -> None:
+        heard.append(str(handler.headers))
+        handler.send_error(404)
+
+    other.answer = hear
+    agent = agent_for(name, everywhere, retries=0)
+    with pytest.raises(ModelError) as caught:
+        await run(agent)
+    other.close()
+    assert "\n" not in str(caught.value)
+    assert KEYS[name] in str(everywhere.requests[0].headers)
+    assert len(heard) == 1
+    assert KEYS[name] not in str(heard)
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "//"])
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_redirect_to_what_is_no_server_is_refused_in_one_line(
+    everywhere: ChatServer, name: str, place: str
+) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(307)
+        handler.send_header("location", place)
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    everywhere.answer = answer
+    agent = agent_for(name, everywhere)
+    with pytest.raises(ModelError) as caught:
+        await run(agent)
+    if place != "//":  # which clients take for the same place, or none
+        assert str(caught.value).startswith(f"{agent.model.name}: the server sends elsewhere (")
+        assert str(caught.value).endswith("; is that the right URL?")
+        assert len(everywhere.requests) == 1
+    assert "\n" not in str(caught.value)
+    assert roles(agent) == ["task", "end"]
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from traitlets import Bool, Dict, Enum, Int, List, Unicode
+from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent.agent import Agent
@@ -158,7 +158,10 @@ class Session(LoggingConfigurable):
         else:
             asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
             limits: dict[str, Any] = {key: each for key, each in asked.items() if each is not None}
-            agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
+            try:
+                agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
+            except TraitError as error:
+                raise UsageError(str(error).rstrip(".")) from None
             changes = self._carry_out(task, agent, border, opened=opened)
         if not self.sandbox.alive:
             starting = passing("*Starting the sandbox*")

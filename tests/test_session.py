@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.session import Session
@@ -125,3 +126,15 @@ async def test_status_says_how_things_stand(session: Session) -> None:
     assert status["sandbox"] == "bubblewrap, reads project/"
     assert status["runs"] == "1, 4 cells"
     assert status["saved"].endswith("project/run.ipynb")
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_steps", 0), ("max_seconds", float("nan"))])
+async def test_a_limit_that_is_none_is_refused_in_one_line(
+    folder: Path, name: str, value: float
+) -> None:
+    (folder / "s.md").write_text("Done.")
+    session = Session(folder, config=Config({"Agent": {name: value}}))
+    with pytest.raises(UsageError, match=f"'{name}' trait of an Agent"):
+        async for _ in session.run("x", model=f"scripted:{folder / 's.md'}"):
+            pass
+    assert not session.sandbox.alive

@@ -9,27 +9,28 @@ import random
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
-from traitlets import Bool, Float, Int
+from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
 from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
 from jupyter_agent.models.faults import cut_short
-from jupyter_agent.protocol import Message, Model, Usage
+from jupyter_agent.options import Seconds
+from jupyter_agent.protocol import Delta, Message, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
 from jupyter_agent.sandbox.outputs import clean_markdown
+from jupyter_agent.summary import CHARACTERS_A_TOKEN
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 
 __all__ = ["Agent"]
 
 T = TypeVar("T")
-_CHARACTERS_A_TOKEN = 4  # a rule of thumb, for servers that do not count
 _MOST_CORRECTIONS = 2  # of one run
 _LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
 _CORRECTION = (
@@ -67,22 +68,22 @@ class Agent(LoggingConfigurable):
     """Carries a task to its answer, one cell at a time."""
 
     max_steps = Int(20, min=1, help="Most replies of the model in one run.").tag(config=True)
-    max_seconds = Float(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
+    max_seconds = Seconds(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
         config=True
     )
-    reply_timeout = Float(600, min=0.01, help="Most seconds one reply of the model may take.").tag(
-        config=True
-    )
+    reply_timeout = Seconds(
+        600, min=0.01, help="Most seconds one reply of the model may take."
+    ).tag(config=True)
     reply_length = Int(200_000, min=1, help="Most characters one reply may have.").tag(config=True)
     retries = Int(4, min=0, help="How often a reply is asked for again after a fault.").tag(
         config=True
     )
-    retry_seconds = Float(
+    retry_seconds = Seconds(
         120,
         min=0,
         help="So many seconds after it was first asked for, no reply is asked for again.",
     ).tag(config=True)
-    retry_wait = Float(
+    retry_wait = Seconds(
         1, min=0, help="Seconds before the first retry; twice as many before each one after it."
     ).tag(config=True)
     token_budget = Int(0, min=0, help="Most tokens one run may use; 0 for no limit.").tag(
@@ -112,6 +113,7 @@ class Agent(LoggingConfigurable):
         self.learnt = learnt or Learnt()
         self._deadline = math.inf
         self._spent = 0
+        self._tries: list[dict[str, Any]] = []  # what each cost that no cell records yet
 
     async def run(
         self, task: str, *, note: str = "", lacks: Callable[[], Awaitable[str]] | None = None
@@ -139,6 +141,7 @@ class Agent(LoggingConfigurable):
         loop = asyncio.get_running_loop()
         self._deadline = loop.time() + self.max_seconds if self.max_seconds else math.inf
         self._spent = 0
+        self._tries = []
         self._requests = Requests(
             self.model, self.transcript, self.learnt, self.examples, self.context_window
         )
@@ -162,7 +165,8 @@ class Agent(LoggingConfigurable):
                         return
                     yield self._done(self.transcript.add("reminder", lack))
             raise LimitReached(
-                f"no answer after {self.max_steps} steps; raise c.Agent.max_steps or ask for less"
+                f"no answer after {self.max_steps} step{'s' * (self.max_steps > 1)}; "
+                "raise -n (c.Agent.max_steps) or ask for less"
             )
         except BaseException as error:
             for change in self._close(step, error):
@@ -209,26 +213,13 @@ class Agent(LoggingConfigurable):
     async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
         """Stream one reply of the model into cells."""
         form, draft = self.model.form, step.draft
-        messages = self._requests.messages()
-        asked = self._requests.size()
-        self._check_budget(asked)
-        ends = asyncio.get_running_loop().time() + self.reply_timeout
-        usage: dict[str, Any] = {}
-        try:
-            async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
-                async for delta in deltas:
-                    over = draft.read(delta)
-                    for change in draft.write():
-                        yield change
-                    if over and form == "text":
-                        break
-                    if draft.length > self.reply_length:
-                        limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
-                        raise cut_short(self.model.name, limit)
-                    self._check_budget(asked + draft.length // _CHARACTERS_A_TOKEN)
-        finally:
-            if draft.begun:  # also what broke off is paid for
-                usage = self._spend(draft.usage, messages, draft.length)
+        async with aclosing(self._stream(draft)) as deltas:
+            async for delta in deltas:
+                over = draft.read(delta)
+                for change in draft.write():
+                    yield change
+                if over and form == "text":
+                    break
         for change in draft.close():
             yield change
         if not draft.cells and not draft.unread:
@@ -237,10 +228,31 @@ class Agent(LoggingConfigurable):
                 kind="protocol",
             )
         for cell in draft.cells[-1:]:
-            cell.metadata[KEY]["usage"] = usage
+            cell.metadata[KEY] |= {"usage": self._tries.pop(), **self._failed()}
         step.whole, step.to_run = True, draft.code
         if draft.prose:
             yield self._done(draft.prose)
+
+    async def _stream(
+        self, draft: Draft, cells: list[NotebookNode] | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Ask about these cells, or for the next step, within all limits; the caller reads."""
+        messages, asked = self._requests.messages(cells), self._requests.size(cells)
+        self._check_budget(asked)
+        ends = asyncio.get_running_loop().time() + self.reply_timeout
+        whole = False
+        try:
+            async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
+                async for delta in deltas:
+                    yield delta
+                    if draft.length > self.reply_length:
+                        limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
+                        raise cut_short(self.model.name, limit)
+                    self._check_budget(asked + draft.paid // CHARACTERS_A_TOKEN)
+            whole = True
+        finally:
+            if draft.begun:  # also what broke off is paid for
+                self._spend(draft, messages, whole=whole)
 
     def _seconds_to_wait(self, error: ModelError, tried: int) -> float:
         """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
@@ -268,38 +280,35 @@ class Agent(LoggingConfigurable):
             or not (old := self._requests.old_cells())
         ):
             return
-        text, usage = await self._sum_up(cells[:old], most=window // 2)
+        text, costs = await self._sum_up(cells[:old], most=window // 2)
         index = len(self.transcript.cells) - len(cells) + old
         tasks = [c for c in self.transcript.cells if c.metadata.get(KEY, {}).get("role") == "task"]
         task = tasks[-1] if tasks and tasks[-1] not in cells[old:] else None
-        facts = {"cells": old, "window": window, "last": cells[-1].id, **usage}
+        facts = {"cells": old, "window": window, "last": cells[-1].id, **costs}
         cell = self.transcript.insert(index, "summary", summary.write(task, text), **facts)
         yield self._done(cell)
 
-    async def _sum_up(
-        self, cells: list[NotebookNode], *, most: int
-    ) -> tuple[str, dict[str, dict[str, Any]]]:
+    async def _sum_up(self, cells: list[NotebookNode], *, most: int) -> tuple[str, dict[str, Any]]:
         """Return the model's summary of cells, in so many characters, and what it cost.
 
         The request extends earlier ones, so that it is cheap where prompts are cached. If it
         fails, heads and tails of the cells have to do.
         """
-        messages = self._requests.messages([*cells, new_markdown_cell(summary.INSTRUCTION)])
-        self._check_budget(self._requests.size(cells))
-        text, counted = "", None
+        asked = [*cells, new_markdown_cell(summary.INSTRUCTION)]
+        draft, text = self._step(0).draft, ""
         try:
-            async with aclosing(self._in_time(self.model.stream(messages))) as deltas:
+            async with aclosing(self._stream(draft, asked)) as deltas:
                 async for delta in deltas:
+                    draft.read(delta)
                     text += delta.text
-                    counted = delta.usage or counted
                     if len(text) > most:
                         break
         except ModelError as error:
             self.log.info("no summary by the model, so one by rule: %s", error)
-            return summary.digest(cells, most), {}
-        usage = self._spend(counted, messages, len(text))
-        text = clean_markdown(text[:most]).strip()
-        return text or summary.digest(cells, most), {"usage": usage}
+            text = ""
+        if text := clean_markdown(text[:most]).strip():
+            return text, {"usage": self._tries.pop(), **self._failed()}
+        return summary.digest(cells, most), self._failed()
 
     # -- its cells
 
@@ -318,7 +327,7 @@ class Agent(LoggingConfigurable):
         """Run a code cell and fill in its outputs."""
         step.running = cell
         cell.metadata[KEY]["running"] = True
-        self._save()
+        self.transcript.save()
         yield Change(cell)
         refused = cell.metadata[KEY].get("refused")
         running = self.sandbox.execute(cell.source) if refused is None else _refusal(refused)
@@ -356,14 +365,11 @@ class Agent(LoggingConfigurable):
                 yield Change(cell, done=True)
             yield from self._leave_out(step)
             why = clean_markdown(f"*Stopped: {_reason(error)}.*")  # with what a server said
-            yield self._done(self.transcript.add("end", why))
+            yield self._done(self.transcript.add("end", why, **self._failed()))
 
     def _done(self, cell: NotebookNode) -> Change:
-        self._save()
-        return Change(cell, done=True)
-
-    def _save(self) -> None:
         self.transcript.save()
+        return Change(cell, done=True)
 
     # -- limits
 
@@ -394,7 +400,9 @@ class Agent(LoggingConfigurable):
             if loop.time() < until:
                 raise
         if until == self._deadline:
-            raise LimitReached(f"no answer after {self.max_seconds:g} s; raise c.Agent.max_seconds")
+            raise LimitReached(
+                f"no answer after {self.max_seconds:g} s; raise --timeout (c.Agent.max_seconds)"
+            )
         raise ModelError(
             f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
             "try again, or raise c.Agent.reply_timeout",
@@ -409,15 +417,22 @@ class Agent(LoggingConfigurable):
                 f"takes {more:,} or more; raise --budget (c.Agent.token_budget)"
             )
 
-    def _spend(self, counted: Usage | None, messages: list[Message], read: int) -> dict[str, Any]:
-        """Return what a reply cost, as counted by the server or else estimated."""
-        usage = counted
-        if not usage or not usage.total:  # there are servers that count nothing, but say so
-            tokens = characters(messages) // _CHARACTERS_A_TOKEN, read // _CHARACTERS_A_TOKEN
-            usage = Usage(*tokens, cost=counted.cost if counted else None)
+    def _spend(self, draft: Draft, messages: list[Message], *, whole: bool) -> None:
+        """Record what a try cost, as counted by the server or else estimated."""
+        usage = draft.usage or Usage()
+        counted = whole and usage.prompt > 0  # there are servers that count nothing, but say so
+        if not counted:
+            prompt = usage.prompt or characters(messages) // CHARACTERS_A_TOKEN
+            completion = max(usage.completion, draft.paid // CHARACTERS_A_TOKEN)
+            usage = replace(usage, prompt=prompt, completion=completion)
         self._spent += usage.total
         known = {name: value for name, value in asdict(usage).items() if value is not None}
-        return known | ({} if counted and counted.total else {"estimated": True})
+        self._tries.append(known | ({} if counted else {"estimated": True}))
+
+    def _failed(self) -> dict[str, list[dict[str, Any]]]:
+        """Take what tries cost that came to nothing, for the cell that comes instead."""
+        failed, self._tries = self._tries, []
+        return {"failed": failed} if failed else {}
 
 
 def _over(cell: NotebookNode) -> Change:

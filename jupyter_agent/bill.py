@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jupyter_agent.protocol import number
 
@@ -12,7 +13,7 @@ __all__ = ["Bill"]
 
 @dataclass(slots=True)
 class Bill:
-    """The sum of what steps cost, as their cells record it; as text, a few words."""
+    """The sum of what replies cost, as cells record it; as text, a few words."""
 
     prompt: int = 0
     completion: int = 0
@@ -21,10 +22,14 @@ class Bill:
     estimated: bool = False  # some server did not count
     unpriced: bool = False  # some server named no price
 
-    def add(self, usage: object) -> None:
-        """Add a step's; what is no number, in a file that somebody sent, counts nothing."""
-        if not isinstance(usage, Mapping):
-            return
+    def add(self, facts: Mapping[str, Any]) -> None:
+        """Add what the facts of a cell record: its reply, and the tries before it that failed."""
+        for usage in (facts.get("usage"), *facts.get("failed", ())):
+            if isinstance(usage, Mapping):
+                self._add(usage)
+
+    def _add(self, usage: Mapping[str, object]) -> None:
+        """Add a reply's; what is no number, in a file that somebody sent, counts nothing."""
         tokens = [int(number(usage.get(name)) or 0) for name in ("prompt", "completion", "cached")]
         self.prompt += tokens[0]
         self.completion += tokens[1]

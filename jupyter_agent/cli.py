@@ -6,13 +6,16 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
+from difflib import get_close_matches
+from typing import NoReturn
 
 from jupyter_core.application import JupyterApp
-from traitlets import TraitError
+from traitlets import HasTraits, TraitError
 from traitlets.config import Config
 
 from jupyter_agent import __version__
@@ -21,6 +24,7 @@ from jupyter_agent.options import add_run_options, run_arguments
 
 __all__ = ["main"]
 
+_TRAIT = re.compile(r"--[^=]*\..*=")
 ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -34,17 +38,19 @@ class _Configuration(JupyterApp):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = _parser()
-    options, rest = parser.parse_known_args(argv)
-    if unknown := [word for word in rest if not _is_trait(word)]:
-        parser.error(f"unknown arguments: {' '.join(unknown)}; quote the task")
     try:
+        options, rest = parser.parse_known_args(argv)
+    except UsageError as error:
+        return _fail(error, MISUSED)
+    try:
+        _check(rest)
         if options.command == "doctor":
             return _doctor()
         return asyncio.run(_run(options, _configuration(rest)))
     except (UsageError, TraitError) as error:
-        return _fail(error, options, MISUSED)
+        return _fail(error, MISUSED, debug=options.debug)
     except AgentError as error:
-        return _fail(error, options, FAILED)
+        return _fail(error, FAILED, debug=options.debug)
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("jupyter agent: interrupted", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
@@ -53,8 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what it cannot read."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("required: task"):
+            message += "; write it first, in quotes"
+        raise UsageError(message)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         "jupyter agent", description="An agent that works in a notebook, in a sandbox."
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -81,8 +96,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_trait(word: str) -> bool:
-    return word.startswith("--") and "." in word.partition("=")[0] and "=" in word
+def _check(rest: list[str]) -> None:
+    """Refuse what is no option and no setting; a misspelt limit would be none."""
+    from jupyter_agent.agent import Agent
+    from jupyter_agent.sandbox.kernel import Sandbox
+    from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+    from jupyter_agent.session import Session
+
+    unknown = [word for word in rest if not _TRAIT.match(word)]
+    if unknown and unknown[0].startswith("-"):
+        raise UsageError(f"unknown option {unknown[0]}; see jupyter agent run --help")
+    if unknown:
+        raise UsageError(f"unknown arguments: {' '.join(unknown)}; quote the task")
+    classes = [Agent, Session, Sandbox, SandboxProvisioner, *_Configuration.mro()]
+    known = [f"{c.__name__}.{name}" for c in classes for name in _settings(c)]
+    for word in rest:
+        name = word.removeprefix("--").partition("=")[0]
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            advice = f"is it {near[0]}?" if near else "README.md lists them"
+            raise UsageError(f"there is no setting {name}; {advice}")
+
+
+def _settings(owner: type) -> list[str]:
+    return owner.class_trait_names(config=True) if issubclass(owner, HasTraits) else []
 
 
 def _configuration(traits: list[str]) -> Config:
@@ -137,8 +174,8 @@ async def _read_line(prompt: str) -> str:
     return line.removesuffix("\n")
 
 
-def _fail(error: AgentError | TraitError, options: argparse.Namespace, code: int) -> int:
-    if options.debug:
+def _fail(error: AgentError | TraitError, code: int, *, debug: bool = False) -> int:
+    if debug:
         raise error
     print(f"jupyter agent: {error}", file=sys.stderr)  # noqa: T201
     return code

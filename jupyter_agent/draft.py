@@ -34,6 +34,7 @@ class Draft:
         self.prose: NotebookNode | None = None
         self.usage: Usage | None = None
         self.length = 0  # characters read
+        self.paid = 0  # characters with what the model has thought
         self.unread: list[str] = []  # the arguments of calls in which no code was found
         self._transcript = transcript
         self._number = number
@@ -54,7 +55,7 @@ class Draft:
     @property
     def begun(self) -> bool:
         """Whether anything came of the reply."""
-        return bool(self.length or self.usage)
+        return bool(self.paid or self.usage)
 
     @property
     def code(self) -> list[NotebookNode]:
@@ -74,6 +75,7 @@ class Draft:
             self.length += len(call.arguments)
             self._calls.setdefault(call.index, CallReader()).feed(call.arguments)
             self._ids[call.index] = call.id or self._ids.get(call.index, "")
+        self.paid += len(delta.text) + len(call.arguments if call else "") + delta.thought
         if delta.kept and call:
             self._kept_by_call.setdefault(call.index, []).append(delta.kept)
         elif delta.kept:

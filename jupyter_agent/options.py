@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
+
+from traitlets import Float
 
 __all__ = [
     "CELL_OPTIONS",
@@ -11,6 +14,7 @@ __all__ = [
     "POLICIES",
     "RUN_OPTIONS",
     "VALUE_OPTIONS",
+    "Seconds",
     "add_run_options",
     "run_arguments",
 ]
@@ -27,9 +31,26 @@ LINE_HELP = """\
 POLICIES = ["always", "risky", "never"]  # when to ask the user
 
 
+_MOST_DIGITS = 18  # of a count
+
+
+class Seconds(Float[float, float]):
+    """A trait that is a number of seconds, or inf, and never nan."""
+
+    info_text = "a number of seconds"
+
+    def validate(self, obj: Any, value: Any) -> float:
+        """Refuse nan, which every comparison with a limit lets through."""
+        if isinstance(value, float) and math.isnan(value):
+            self.error(obj, value)
+        seconds: float = super().validate(obj, value)
+        return seconds
+
+
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < 1:
+        shown = text if len(text) <= _MOST_DIGITS else f"{text[:_MOST_DIGITS]}…"
+        raise argparse.ArgumentTypeError(f"{shown!r} is not a whole number above 0")
     return int(text)
 
 

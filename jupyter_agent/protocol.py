@@ -252,12 +252,14 @@ class Delta:
     """A piece of a reply as it streams in: text, a call, or the bill at its end.
 
     What is ``kept`` belongs to the call that comes with it, or else to what comes next.
+    ``thought`` counts characters that are paid for and no part of the reply.
     """
 
     text: str = ""
     usage: Usage | None = None
     call: Call | None = None
     kept: dict[str, Any] | None = None
+    thought: int = 0
 
 
 class Model(Protocol):

@@ -70,6 +70,7 @@ _FITS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("step", "cells", "window"), _count),
     **dict.fromkeys(("deleted", "edited", "replaced"), lambda value: value is True),
     "usage": _usage,
+    "failed": lambda value: isinstance(value, list) and all(map(_usage, value)),
     "kept": _kept,
     "shown": _shown,
 }

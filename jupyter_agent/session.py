@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from traitlets import Bool, Dict, Enum, Int, List, Unicode
+from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent.agent import Agent
@@ -161,7 +161,10 @@ class Session(LoggingConfigurable):
         else:
             asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
             limits: dict[str, Any] = {key: each for key, each in asked.items() if each is not None}
-            agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
+            try:
+                agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
+            except TraitError as error:
+                raise UsageError(str(error).rstrip(".")) from None
             changes = self._carry_out(task, agent, border, opened=opened, replaces=replaces)
         if not self.sandbox.alive:
             starting = passing("*Starting the sandbox*")
@@ -212,7 +215,8 @@ class Session(LoggingConfigurable):
         for recorded in cells:
             cell = copy.deepcopy(recorded)
             facts = cell.metadata[KEY]
-            facts.pop("usage", None)
+            for cost in ("usage", "failed"):
+                facts.pop(cost, None)
             if facts["role"] == "task":
                 model = f"{facts.get('model', 'a model')}, as recorded (--rerun asks anew)"
                 facts.update(model=model, sandbox=self.sandbox.describe())

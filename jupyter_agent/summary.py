@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 from jupyter_agent.protocol import fenced
 from jupyter_agent.transcript import KEY
 
-__all__ = ["INSTRUCTION", "digest", "size", "split", "write"]
+__all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "digest", "size", "split", "write"]
 
 INSTRUCTION = """\
 The talk is about to be longer than you can read. Sum up everything above for yourself: you will \
@@ -30,7 +30,7 @@ _DONE = "What was done:"
 _WRAPPED = re.compile(
     rf"<details[^>]*>\n<summary>.*?</summary>\n(?:.*?\n{_DONE}\n)?(.*)</details>\s*", re.DOTALL
 )
-_CHARACTERS_A_TOKEN = 4  # a rule of thumb, for what no server has counted
+CHARACTERS_A_TOKEN = 4  # a rule of thumb, for what no server has counted
 _TOKENS_A_PICTURE = 1000  # vendors count 700 to 1,600 for one of 1,024 px
 
 
@@ -52,7 +52,7 @@ def size(cells: Sequence[NotebookNode], head: int) -> int:
         if usage and not usage.get("estimated"):
             since = [_output_size(cells[index]), *map(_cell_size, cells[index + 1 :])]
             return int(usage["prompt"]) + int(usage["completion"]) + sum(since)
-    return head // _CHARACTERS_A_TOKEN + sum(map(_cell_size, cells))
+    return head // CHARACTERS_A_TOKEN + sum(map(_cell_size, cells))
 
 
 def _counted_from(cells: Sequence[NotebookNode]) -> int:
@@ -63,12 +63,12 @@ def _counted_from(cells: Sequence[NotebookNode]) -> int:
 
 def _cell_size(cell: NotebookNode) -> int:
     text = len(cell.source) + len(_facts(cell).get("note", ""))
-    return text // _CHARACTERS_A_TOKEN + _output_size(cell)
+    return text // CHARACTERS_A_TOKEN + _output_size(cell)
 
 
 def _output_size(cell: NotebookNode) -> int:
     shown = _facts(cell).get("shown", {})
-    text = len(shown.get("text", "")) // _CHARACTERS_A_TOKEN
+    text = len(shown.get("text", "")) // CHARACTERS_A_TOKEN
     return text + _TOKENS_A_PICTURE * len(shown.get("pictures", ()))
 
 

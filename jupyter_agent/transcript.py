@@ -270,7 +270,7 @@ class Transcript:
         """What all runs in this notebook cost."""
         bill = Bill()
         for cell in self.cells:
-            bill.add(cell.metadata.get(KEY, {}).get("usage", {}))
+            bill.add(cell.metadata.get(KEY, {}))
         return bill
 
 

@@ -79,7 +79,10 @@ class ChatServer:
                 pass
 
             def do_GET(self) -> None:
-                if not self.path.endswith("/models") or not server.listed:
+                if server.answer:
+                    self.close_connection = True
+                    server.answer(self)
+                elif not self.path.endswith("/models") or not server.listed:
                     self.whole(404, {"error": {"message": "no such path"}}, {})
                 else:
                     self.whole(200, {"data": server.listed}, {})

@@ -48,7 +48,7 @@ class Screen:
 def bill_of(*steps: object) -> Bill:
     bill = Bill()
     for step in steps:
-        bill.add(step)
+        bill.add({"usage": step})
     return bill
 
 
@@ -56,8 +56,8 @@ def changes() -> list[Change]:
     """What a run of two steps yields."""
     transcript = Transcript()
     cells = [transcript.add("task", "Do it", run="r", model="m", sandbox="s")]
-    cells += [transcript.add("code", "x", step=1, usage=STEPS[0])]
-    cells += [transcript.add("prose", "42", step=2, usage=STEPS[1])]
+    cells += [transcript.add("code", "x", step=1)]
+    cells += [transcript.add("prose", "42", step=2, usage=STEPS[1], failed=STEPS[:1])]
     return [Change(cell, done) for cell in cells for done in (False, True)][1:]
 
 
@@ -77,6 +77,12 @@ def changes() -> list[Change]:
 )
 def test_a_bill_says_what_is_known_and_no_more(steps: list[object], text: str) -> None:
     assert str(bill_of(*steps)) == text
+
+
+def test_tries_that_failed_are_summed_with_the_step_they_were_for() -> None:
+    bill = Bill()
+    bill.add({"usage": STEPS[1], "failed": [STEPS[0]]})
+    assert str(bill) == SUM
 
 
 def test_a_notebooks_bill_is_the_sum_of_its_steps() -> None:

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+
+from jupyter_agent.cli import main
 
 from .servers import ChatServer, Reply, descendants
 
@@ -89,10 +92,10 @@ def test_a_limit_is_exit_code_1_and_the_run_is_saved(folder: Path, script: str) 
     done = agent(folder, "run", "How many?", "-m", script, "-n", "1", "-o", "run.ipynb")
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "jupyter agent: no answer after 1 steps; raise c.Agent.max_steps or ask for less\n"
+        "jupyter agent: no answer after 1 step; raise -n (c.Agent.max_steps) or ask for less\n"
     )
     cells = nbformat.read(folder / "run.ipynb", as_version=4).cells
-    assert cells[-1].source.startswith("*Stopped: no answer after 1 steps")
+    assert cells[-1].source.startswith("*Stopped: no answer after 1 step;")
     assert cells[-2].outputs[0].text == "344\n"
 
 
@@ -136,9 +139,12 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
         (["run", "x", "-m", "scripted:s.md", "--timeout", "-1"], "'-1' is not a number of seconds"),
         (["run", "x", "-m", "scripted:s.md", "--timeout", "soon"], "'soon' is not a number"),
         (["run", "two", "words", "-m", "scripted:s.md"], "unknown arguments: words; quote the task"),
-        (["run"], "the following arguments are required: task"),
+        (["run", "x", "--budgt", "5", "-m", "scripted:s.md"], "unknown option --budgt; see jupyter agent run --help"),
+        (["run"], "the following arguments are required: task; write it first, in quotes"),
         (["walk"], "invalid choice: 'walk'"),
         (["run", "x", "-m", "scripted:s.md", "--Agent.max_steps=no"], "max_steps"),
+        (["run", "x", "-m", "scripted:s.md", "--Agent.token_budgt=5"], "no setting Agent.token_budgt; is it Agent.token_budget?"),
+        (["run", "x", "-m", "scripted:s.md", "--Nosuch.thing=5"], "no setting Nosuch.thing; README.md lists them"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -150,11 +156,39 @@ def test_bad_input_is_one_line_and_exit_code_2(
     done = agent(folder, *words)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
-    last = [line for line in done.stderr.splitlines() if not line.startswith(("usage:", " "))]
-    assert len(last) == 1, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert len(done.stderr) < 1_000
     assert done.stdout == ""
     assert (folder / "bad.ipynb").read_text() == "{"
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "word",
+    "--budget=0 --budget=-1 --budget=1e5 --budget= --budget=² --timeout=nan --timeout=inf "
+    "--timeout=0 --timeout=1e400 -n=0 --max-steps=-1 --Agent.max_seconds=nan "
+    "--Agent.reply_timeout=nan --Sandbox.cell_timeout=nan --Agent.token_budget=-1 "
+    f"--Agent.reply_length=1e5 --Session.tool_calls=0 --budget={'9' * 5000}".split(),
+)
+def test_a_number_that_is_none_is_refused_before_anything_starts(
+    folder: Path, script: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["run", "x", "-m", script, "-o", "run.ipynb", word]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert len(said.err) < 200
+    assert "the sandbox" not in said.err
+    assert not (folder / "run.ipynb").exists()
+
+
+@pytest.mark.parametrize("words", [["--budget", "٣٠٠٠٠"], ["-n", "٣"], ["--timeout", "1e2"], ["--timeout", "1e30"], ["--Agent.max_seconds=inf"]])  # fmt: skip
+def test_numbers_are_read_as_their_writer_means_them(
+    folder: Path, script: str, words: list[str]
+) -> None:
+    done = agent(folder, "run", "How many?", "-q", "-m", script, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER, "")
 
 
 def test_debug_shows_the_traceback(folder: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_sandbox_is_the_agents_and_not_the_users(folder: Path, script: str) 
 def test_a_failed_run_raises_one_line_and_stops_the_notebook(folder: Path, script: str) -> None:
     error = failure(folder, f"%%agent -m {script} -n 1\nHow many?", "after = 1")
     assert error.ename == "LimitReached"
-    assert error.traceback.rstrip().endswith("raise c.Agent.max_steps or ask for less")
+    assert error.traceback.rstrip().endswith("raise -n (c.Agent.max_steps) or ask for less")
     assert "site-packages" not in error.traceback
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jupyter_agent.agent import Agent
+from jupyter_agent.bill import Bill
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.protocol import Form
@@ -202,6 +203,41 @@ async def test_replies_that_broke_off_count_in_the_budget(everywhere: ChatServer
     with pytest.raises(LimitReached, match="tokens are used"):
         await run(agent)
     assert len(everywhere.requests) == 2
+
+
+@pytest.mark.parametrize("name", FORMS)
+async def test_tries_that_failed_are_on_the_bill(everywhere: ChatServer, name: str) -> None:
+    form: Form = FORMS[name]  # type: ignore[assignment]  # it is one of the two
+    broken = reply(form, "no end mark")
+    counted = {"prompt_tokens": 700, "completion_tokens": 5, "total_tokens": 705}
+    everywhere.replies = [broken, broken, Reply("Done.", usage=counted)]
+    agent = agent_for(name, everywhere, form, retries=2)
+    await run(agent)
+    facts = agent.transcript.cells[-1].metadata[KEY]
+    assert facts["usage"]["prompt"] == 700
+    assert [try_["estimated"] for try_ in facts["failed"]] == [True, True]
+    bill = agent.transcript.bill
+    assert bill.total == agent._spent > 705 + 2 * 100
+    assert bill.estimated
+
+    everywhere.replies = [broken, broken]
+    agent = agent_for(name, everywhere, form)
+    with pytest.raises(ModelError):
+        await run(agent)
+    assert roles(agent) == ["task", "end"]
+    assert agent.transcript.bill.total == agent._spent > 2 * 100
+
+
+async def test_what_was_counted_of_a_reply_that_broke_off_is_believed(
+    everywhere: ChatServer,
+) -> None:
+    counted = {"prompt_tokens": 700, "completion_tokens": 5, "total_tokens": 705}
+    text = "word " * 100
+    everywhere.replies = [Reply(text, usage=counted, fault="no end mark")]
+    agent = agent_for("anthropic:x", everywhere, retries=0)  # it counts the prompt at the start
+    with pytest.raises(ModelError):
+        await run(agent)
+    assert agent.transcript.bill == Bill(700, len(text) // 4, estimated=True, unpriced=True)
 
 
 @pytest.mark.parametrize("form", ["text", "tool"])

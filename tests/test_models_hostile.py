@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
+import threading
+import time
 import traceback
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
+from itertools import cycle, repeat
 from typing import Any
 
 import pytest
 
-from jupyter_agent.errors import ModelError, UsageError
+from jupyter_agent.errors import LimitReached, ModelError, UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.session import Session
 from jupyter_agent.transcript import KEY
 
 from .faults import FORMS, refusal
 from .servers import ChatServer, Reply
+from .test_agent import roles
 from .test_models_faults import agent_for, run
 
 KEYS = {"openai:x": "sk-openai", "anthropic:x": "sk-anthropic", "hf:org/x": "hf_decoy"}
@@ -194,3 +200,124 @@ async def test_calls_may_be_nested_deeply_and_share_an_id(everywhere: ChatServer
     agent = agent_for("http://URL/v1#x", everywhere, "tool")
     await run(agent)
     assert agent.transcript.answer == "Done."
+
+
+def thought(path: str) -> bytes:
+    """A piece of what a model thinks, in the wire protocol that a path asks for."""
+    kind = ""
+    body: dict[str, Any] = {"choices": [{"index": 0, "delta": {"reasoning_content": "so "}}]}
+    if path.endswith("/responses"):
+        kind = "response.reasoning_text.delta"
+        body = {"type": kind, "sequence_number": 0, "delta": "so ", "item_id": "r"}
+        body |= {"output_index": 0, "content_index": 0}
+    if path.endswith("/messages"):
+        kind = "content_block_delta"
+        delta = {"type": "thinking_delta", "thinking": "so "}
+        body = {"type": kind, "index": 0, "delta": delta}
+    return f"event: {kind}\ndata: {json.dumps(body)}\n\n".encode()
+
+
+ENDLESS: dict[str, Callable[[str], Iterator[bytes]]] = {
+    "comments": lambda path: repeat(b": ping\n\n" * 100),
+    "drip": lambda path: (bytes([byte]) for byte in cycle(thought(path))),
+    "thoughts": lambda path: repeat(thought(path) * 10),
+}
+
+
+@pytest.mark.parametrize("way", ENDLESS)
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_stream_without_end_or_answer_is_ended_by_the_clock_and_by_the_user(
+    everywhere: ChatServer, name: str, way: str
+) -> None:
+    gone = threading.Semaphore(0)
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        try:
+            stream(handler)
+            for piece in ENDLESS[way](handler.path):
+                handler.wfile.write(piece)
+                time.sleep(0.01 * (way == "drip"))
+        finally:
+            gone.release()
+
+    everywhere.answer = answer
+    with pytest.raises(ModelError, match=r"did not end its reply within 0\.5 s"):
+        await run(agent_for(name, everywhere, retries=0, reply_timeout=0.5))
+    running = asyncio.ensure_future(run(agent_for(name, everywhere, retries=0)))
+    before = len(everywhere.requests)  # none if it took that long to import the client
+    while len(everywhere.requests) == before:
+        await asyncio.sleep(0.02)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    for _ in everywhere.requests:
+        assert await asyncio.to_thread(gone.acquire, timeout=10)
+
+
+# -- redirects
+
+
+@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_redirect_to_another_host_gets_no_key(
+    everywhere: ChatServer, name: str, status: int
+) -> None:
+    other = ChatServer()
+    there = other.url.replace("127.0.0.1", "localhost")
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("location", there + handler.path.removeprefix("/v1"))
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    everywhere.answer = answer
+    heard: list[str] = []
+
+    def hear(handler: BaseHTTPRequestHandler) -> None:
+        heard.append(str(handler.headers))
+        handler.send_error(404)
+
+    other.answer = hear
+    agent = agent_for(name, everywhere, retries=0)
+    with pytest.raises(ModelError) as caught:
+        await run(agent)
+    other.close()
+    assert "\n" not in str(caught.value)
+    assert KEYS[name] in str(everywhere.requests[0].headers)
+    assert len(heard) == 1
+    assert KEYS[name] not in str(heard)
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "//"])
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_redirect_to_what_is_no_server_is_refused_in_one_line(
+    everywhere: ChatServer, name: str, place: str
+) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(307)
+        handler.send_header("location", place)
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    everywhere.answer = answer
+    agent = agent_for(name, everywhere)
+    with pytest.raises(ModelError) as caught:
+        await run(agent)
+    if place != "//":  # which clients take for the same place, or none
+        assert str(caught.value).startswith(f"{agent.model.name}: the server sends elsewhere (")
+        assert str(caught.value).endswith("; is that the right URL?")
+        assert len(everywhere.requests) == 1
+    assert "\n" not in str(caught.value)
+    assert roles(agent) == ["task", "end"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+async def test_thoughts_without_end_are_ended_by_the_budget(
+    everywhere: ChatServer, name: str
+) -> None:
+    everywhere.answer = lambda handler: stream(handler, *repeat(thought(handler.path), 5_000))
+    agent = agent_for(name, everywhere, token_budget=3_000)
+    with pytest.raises(LimitReached, match="of 3,000 tokens are used"):
+        await run(agent)
+    assert agent.transcript.bill.total == agent._spent > 2_990

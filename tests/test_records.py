@@ -47,7 +47,7 @@ def saved_run(path: Path, name: str) -> dict[str, Any]:
         transcript.add("reminder", "r")
         if not number:
             last = transcript.cells[-1].id
-            transcript.add("summary", "s", cells=2, window=100, last=last, usage=usage)
+            transcript.add("summary", "s", cells=2, window=100, last=last, failed=[usage])
         transcript.add("prose", "Done.", step=2, usage=usage)
     transcript.save()
     notebook: dict[str, Any] = json.loads(path.read_text())

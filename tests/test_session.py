@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.owncells import replace
@@ -175,3 +176,15 @@ async def test_what_was_deleted_or_replaced_stays_so_in_a_saved_run(
     assert reopened.recorded("Go") == []
     reopened.save()
     assert Transcript.open(folder / "run.ipynb").messages() == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_steps", 0), ("max_seconds", float("nan"))])
+async def test_a_limit_that_is_none_is_refused_in_one_line(
+    folder: Path, name: str, value: float
+) -> None:
+    (folder / "s.md").write_text("Done.")
+    session = Session(folder, config=Config({"Agent": {name: value}}))
+    with pytest.raises(UsageError, match=f"'{name}' trait of an Agent"):
+        async for _ in session.run("x", model=f"scripted:{folder / 's.md'}"):
+            pass
+    assert not session.sandbox.alive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -19,7 +20,7 @@ from nbformat.v4 import new_output
 from jupyter_agent import summary
 from jupyter_agent.agent import Agent
 from jupyter_agent.errors import LimitReached, ModelError
-from jupyter_agent.protocol import Delta, Form, Message, Usage
+from jupyter_agent.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.request import Learnt
 from jupyter_agent.transcript import KEY, Change, Transcript
 from jupyter_agent.views.display import DisplayView
@@ -57,6 +58,7 @@ class Reader:
         refuses: int = 0,
         tells: int | None = None,
         sums_up: str | None = SUMMARY,
+        breaks_off: bool = False,
         counts: bool = True,
     ) -> None:
         self.name = "reader"
@@ -67,6 +69,7 @@ class Reader:
         self._replies = replies
         self._refuses, self._tells = refuses, tells
         self._sums_up, self._counts = sums_up, counts
+        self._breaks_off = breaks_off  # in the middle of a summary
 
     async def check(self) -> None:
         pass
@@ -80,6 +83,9 @@ class Reader:
             if self._sums_up is None:
                 raise ModelError("reader: the server failed", kind="server")
             reply = self._sums_up
+            if self._breaks_off:
+                yield Delta(reply)
+                raise ModelError("reader: broke off", kind="truncated")
         else:
             self.requests.append(messages)
             reply = self._replies.pop(0)
@@ -108,6 +114,42 @@ def resets(requests: list[list[Message]]) -> int:
     """Count the requests that do not extend the one before, byte for byte."""
     bodies = [json.dumps(messages) for messages in requests]
     return sum(not after.startswith(before[:-1]) for before, after in pairwise(bodies))
+
+
+# -- what it costs
+
+
+async def test_a_summary_that_failed_counts_in_the_budget_and_on_the_bill() -> None:
+    model = Reader(steps(30), window=WINDOW, sums_up="So far: " * 20, breaks_off=True)
+    transcript = Transcript()
+    agent = Agent(model, Talker(), transcript, max_steps=100)
+    async with aclosing(agent.run("Look")) as changes:
+        async for _ in changes:
+            pass
+    [cell] = summaries(transcript)
+    [failed] = cell.metadata[KEY]["failed"]
+    assert failed["completion"] == 40
+    assert failed["prompt"] > WINDOW // 4
+    assert transcript.bill.total == agent._spent
+
+
+async def test_a_summary_without_end_is_given_up() -> None:
+    class Endless(Reader):
+        async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
+            if not str(messages[-1]["content"]).endswith(summary.INSTRUCTION):
+                async for delta in super().stream(messages):
+                    yield delta
+                return
+            self.asked_to_sum_up.append(messages)
+            if len(self.asked_to_sum_up) == 1:
+                await asyncio.Event().wait()
+            while True:
+                yield Delta(call=Call(0, "c", "and "))
+
+    model, transcript = Endless(steps(60), window=WINDOW), Transcript()
+    await run(model, transcript, reply_timeout=0.5, reply_length=5_000)
+    assert len(model.asked_to_sum_up) == len(summaries(transcript)) > 1
+    assert all("[made by rule: " in cell.source for cell in summaries(transcript))
 
 
 # -- the prefix rule

@@ -6,17 +6,15 @@ is kept with the cell that follows it, and sent again as it came.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from jupyter_agent.errors import ModelError, UsageError
+from jupyter_agent.errors import ModelError
 from jupyter_agent.models.bounds import bounded
 from jupyter_agent.models.faults import broken_off, cut_short
-from jupyter_agent.models.remote import RemoteModel, key_from, server_url
+from jupyter_agent.models.remote import RemoteModel, vendor_settings
 from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage, number
 
 __all__ = ["AnthropicModel", "load"]
@@ -27,20 +25,8 @@ _SIGNED = ("thinking", "redacted_thinking")
 
 
 def load(name: str, **settings: Any) -> AnthropicModel:
-    """Make the model of an ``anthropic:`` string.
-
-    Raises
-    ------
-    UsageError
-        The extra is not installed, the key is missing or the URL is not one.
-    """
-    if importlib.util.find_spec("anthropic") is None:
-        raise UsageError(
-            f'{name} wants Anthropic\'s client: run `pip install "jupyter-agent-kernel[anthropic]"`'
-        )
-    key = key_from("ANTHROPIC_API_KEY", name)
-    url = server_url(os.environ.get("ANTHROPIC_BASE_URL") or URL).removesuffix("/v1")
-    return AnthropicModel(name, model=name.partition(":")[2], url=url, key=key, **settings)
+    """Make the model of an ``anthropic:`` string; `vendor_settings` says what it raises."""
+    return AnthropicModel(name, **settings | vendor_settings(name, "Anthropic", url=URL))
 
 
 class AnthropicModel(RemoteModel):
@@ -79,10 +65,12 @@ class AnthropicModel(RemoteModel):
             )
             async with stream:
                 signed: dict[str, Any] = {}
+                thoughts: list[str] = []
                 async for event in stream:
                     match event.type:
                         case "message_start":
                             usage = _usage(event.message.usage, usage)
+                            yield Delta(usage=usage)
                         case "message_delta":
                             usage = _usage(event.usage, usage)
                             yield Delta(usage=usage)
@@ -93,7 +81,7 @@ class AnthropicModel(RemoteModel):
                                 raise cut_short(self.name)
                         case "message_stop":
                             finished = True
-                    for delta in _read(event, signed):
+                    for delta in _read(event, signed, thoughts):
                         yield delta
         if not finished:
             raise broken_off(self.name)
@@ -107,7 +95,7 @@ class AnthropicModel(RemoteModel):
         return super()._learn(problem)
 
 
-def _read(event: Any, signed: dict[str, Any]) -> Iterator[Delta]:
+def _read(event: Any, signed: dict[str, Any], thoughts: list[str]) -> Iterator[Delta]:
     """Read what an event adds to the reply; a thought is gathered until it is whole."""
     match event.type:
         case "content_block_start" if event.content_block.type in _SIGNED:
@@ -119,12 +107,15 @@ def _read(event: Any, signed: dict[str, Any]) -> Iterator[Delta]:
         case "content_block_delta" if event.delta.type == "input_json_delta":
             yield Delta(call=Call(event.index, arguments=event.delta.partial_json))
         case "content_block_delta" if event.delta.type == "thinking_delta":
-            signed["thinking"] = signed.get("thinking", "") + event.delta.thinking
+            thoughts.append(event.delta.thinking)
+            yield Delta(thought=len(event.delta.thinking))
         case "content_block_delta" if event.delta.type == "signature_delta":
             signed["signature"] = event.delta.signature
         case "content_block_stop" if signed:
-            yield Delta(kept=dict(signed))
+            whole = {"thinking": signed.get("thinking", "") + "".join(thoughts)} if thoughts else {}
+            yield Delta(kept=signed | whole)
             signed.clear()
+            thoughts.clear()
 
 
 def _usage(counted: Any, before: Usage) -> Usage:

@@ -196,6 +196,11 @@ def _explain(error: BaseException) -> tuple[Kind, str]:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "OfflineModeIsEnabled" in names:
         return "bad_request", "HF_HUB_OFFLINE is set, which forbids every request; unset it"
+    if names & {"UnsupportedProtocol", "TooManyRedirects"} or "location header" in text:
+        return (
+            "bad_request",
+            f"the server sends elsewhere ({text.rstrip('.')}); is that the right URL?",
+        )
     if any("Timeout" in name for name in names):
         return "timeout", "the server did not answer in time; try again"
     if "TooMuchError" in names:

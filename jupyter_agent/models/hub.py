@@ -136,7 +136,7 @@ class HubModel(RemoteModel):
         fields = self._fields(**{"tools": tools} if tools else {})
         if "response_format" in fields:
             fields[_Verbatim("response_format")] = fields.pop("response_format")
-        thoughts: dict[str, Any] = {}
+        thoughts: dict[str, list[Any]] = {}
         finished = False
         async with Client(base_url=self._url, api_key=self._key, headers=self._headers) as client:
             chunks: AsyncIterable[Any] = await client.chat_completion(
@@ -181,15 +181,16 @@ class HubModel(RemoteModel):
         return fields
 
 
-def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
+def _read(delta: Any, thoughts: dict[str, list[Any]]) -> Iterator[Delta]:
     """Read a chunk's piece of the reply; thoughts are gathered until they are over."""
     for name in _THOUGHTS:
         if piece := getattr(delta, name, None):
-            thoughts[name] = thoughts[name] + piece if name in thoughts else piece
+            thoughts.setdefault(name, []).append(piece)
+            yield Delta(thought=len(piece) if isinstance(piece, str) else len(str(piece)))
     content = getattr(delta, "content", None)
     calls = [vars(call) for call in getattr(delta, "tool_calls", None) or []]  # with every field
     if thoughts and (content or calls):
-        yield Delta(kept=dict(thoughts))
+        yield Delta(kept={name: _joined(pieces) for name, pieces in thoughts.items()})
         thoughts.clear()
     if content:
         yield Delta(content)
@@ -205,6 +206,13 @@ def _read(delta: Any, thoughts: dict[str, Any]) -> Iterator[Delta]:
             ),
             kept=more or None,
         )
+
+
+def _joined(pieces: list[Any]) -> Any:
+    """Put thoughts together: text, or lists of what a server calls details."""
+    if all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)
+    return [item for piece in pieces if isinstance(piece, list) for item in piece]
 
 
 def _usage(usage: Any) -> Usage:

@@ -6,38 +6,25 @@ is kept with the cell that follows it, and is sent again.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from jupyter_agent.errors import UsageError
 from jupyter_agent.models.bounds import bounded
 from jupyter_agent.models.faults import StreamError, broken_off, cut_short
-from jupyter_agent.models.remote import RemoteModel, key_from, server_url
+from jupyter_agent.models.remote import RemoteModel, vendor_settings
 from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage
 
 __all__ = ["OpenAIModel", "load"]
 
-URL = "https://api.openai.com/v1"
+URL = "https://api.openai.com"
 
 
 def load(name: str, **settings: Any) -> OpenAIModel:
-    """Make the model of an ``openai:`` string.
-
-    Raises
-    ------
-    UsageError
-        The extra is not installed, the key is missing or the URL is not one.
-    """
-    if importlib.util.find_spec("openai") is None:
-        raise UsageError(
-            f'{name} wants OpenAI\'s client: run `pip install "jupyter-agent-kernel[openai]"`; '
-            "a server that speaks chat completions needs none: name it http://HOST/v1#NAME"
-        )
-    key = key_from("OPENAI_API_KEY", name)
-    url = server_url(os.environ.get("OPENAI_BASE_URL") or URL).removesuffix("/v1") + "/v1"
-    return OpenAIModel(name, model=name.partition(":")[2], url=url, key=key, **settings)
+    """Make the model of an ``openai:`` string; `vendor_settings` says what it raises."""
+    instead = "; a server that speaks chat completions needs none: name it http://HOST/v1#NAME"
+    found = vendor_settings(name, "OpenAI", url=URL, instead=instead)
+    found["url"] += "/v1"
+    return OpenAIModel(name, **settings | found)
 
 
 class OpenAIModel(RemoteModel):
@@ -91,6 +78,8 @@ def _delta(event: Any) -> Delta | None:
     match event.type:
         case "response.output_text.delta" | "response.refusal.delta":
             return Delta(event.delta)
+        case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
+            return Delta(thought=len(event.delta))
         case "response.output_item.added" if event.item.type == "function_call":
             return Delta(call=Call(event.output_index, event.item.call_id))
         case "response.output_item.added" if getattr(event.item, "phase", None):

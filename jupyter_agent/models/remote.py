@@ -8,6 +8,7 @@ says who takes what.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from jupyter_agent.errors import AgentError, ModelError, UsageError
 from jupyter_agent.models.faults import fault
 from jupyter_agent.protocol import Delta, Form, Message
 
-__all__ = ["RemoteModel", "checked_key", "key_from", "server_url"]
+__all__ = ["RemoteModel", "checked_key", "server_url", "vendor_settings"]
 
 _SECRET = re.compile(r"key|token|secret|passw|auth|credential|sig$|signature", re.IGNORECASE)
 _refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # fields by URL and model
@@ -149,14 +150,31 @@ class RemoteModel:
         return False
 
 
-def key_from(variable: str, name: str) -> str:
-    """Read a key from the environment.
+def vendor_settings(name: str, vendor: str, *, url: str, instead: str = "") -> dict[str, str]:
+    """Find what a vendor's own client wants: the model, the key, and a base URL without /v1.
+
+    Parameters
+    ----------
+    url
+        Where the vendor's server is, unless the environment says otherwise.
+    instead
+        What to do without the client.
 
     Raises
     ------
     UsageError
-        It is not set, or it is empty.
+        The extra is not installed, the key is missing or the URL is not one.
     """
+    extra, _, model = name.partition(":")
+    if importlib.util.find_spec(extra) is None:
+        install = f'pip install "jupyter-agent-kernel[{extra}]"'
+        raise UsageError(f"{name} wants {vendor}'s client: run `{install}`{instead}")
+    key = _key_from(f"{extra.upper()}_API_KEY", name)
+    base = server_url(os.environ.get(f"{extra.upper()}_BASE_URL") or url)
+    return {"model": model, "key": key, "url": base.removesuffix("/v1")}
+
+
+def _key_from(variable: str, name: str) -> str:
     if key := os.environ.get(variable, "").strip():
         return checked_key(key, variable)
     empty = ", which is empty" * (variable in os.environ)

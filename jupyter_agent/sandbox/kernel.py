@@ -18,10 +18,11 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
-from traitlets import Bool, Float, Int, List, Unicode
+from traitlets import Bool, Int, List, Unicode
 from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
+from jupyter_agent.options import Seconds
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.debugger import Debugger, Events, read_response
 from jupyter_agent.sandbox.guest_values import MOST_NODES, Buffer, nodes
@@ -82,11 +83,11 @@ class Sandbox(LoggingConfigurable):
     kernel_name = Unicode(
         "python3-sandboxed", help="The kernelspec that the agent's code runs in."
     ).tag(config=True)
-    start_timeout = Float(60, min=1, help="Seconds a kernel may take to start.").tag(config=True)
-    grace = Float(
+    start_timeout = Seconds(60, min=1, help="Seconds a kernel may take to start.").tag(config=True)
+    grace = Seconds(
         3, min=0, help="Seconds from an interrupt to the kill of a kernel that ignores it."
     ).tag(config=True)
-    cell_timeout = Float(
+    cell_timeout = Seconds(
         3600, min=0, help="Seconds a cell may run before it is interrupted; 0 for no limit."
     ).tag(config=True)
     most_outputs = Int(1000, min=1, help="Outputs of a cell before it is interrupted.").tag(
@@ -103,11 +104,11 @@ class Sandbox(LoggingConfigurable):
     most_value = Int(1024, min=1, help="MiB that may come out at once: results, a file.").tag(
         config=True
     )
-    value_timeout = Float(60, min=1, help="Seconds a value may take to go in or come out.").tag(
+    value_timeout = Seconds(60, min=1, help="Seconds a value may take to go in or come out.").tag(
         config=True
     )
     spare = Bool(False, help="Keep another kernel started, for a fast restart.").tag(config=True)
-    spare_seconds = Float(
+    spare_seconds = Seconds(
         600, min=1, help="Seconds without work after which a spare kernel is ended."
     ).tag(config=True)
 

@@ -453,8 +453,8 @@ class DisplayView:
             parts = [*(progress.how_far() if self._live else []), *progress.where()]
             self._publish_header("-header", parts, update=bool(self._header))
         progress.step = max(progress.step, facts.get("step", 0))
-        if change.done and "usage" in facts:
-            progress.bill.add(facts["usage"])
+        if change.done:
+            progress.bill.add(facts)
         if facts["role"] == "wait":
             progress.waiting = change.cell.source.strip("*")
             self.run = self.run or (_new_id() if self._live else "")

@@ -47,8 +47,8 @@ class TerminalView:
         facts, cell = change.cell.metadata[KEY], change.cell
         self._steps = max(self._steps, facts.get("step", 0))
         self._answer = cell.source if change.done and facts["role"] == "prose" else ""
-        if change.done and facts["role"] != "task":
-            self._bill.add(facts.get("usage", {}))
+        if change.done:
+            self._bill.add(facts)
         if self._quiet:
             return
         match facts["role"]:

@@ -40,7 +40,7 @@ from jupyter_agent import __version__
 from jupyter_agent.ask import asker
 from jupyter_agent.commands import carry_out
 from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageError
-from jupyter_agent.options import CELL_OPTIONS, run_arguments
+from jupyter_agent.options import BELOW, CELL_OPTIONS, run_arguments
 from jupyter_agent.sandbox.kernel import Request
 from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.sandbox.widgets import PROTOCOL, TARGET, VIEW
@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
     """Reads the line after ``%%agent``."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"%%agent: {message}; write the task below that line")
+        raise UsageError(f"%%agent: {message}; {BELOW}")
 
 
 def _parser() -> _Parser:

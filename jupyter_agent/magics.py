@@ -18,7 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from jupyter_agent.options import CELL_OPTIONS, VALUE_OPTIONS, run_arguments
+from jupyter_agent.options import BELOW, CELL_OPTIONS, VALUE_OPTIONS, run_arguments
 from jupyter_agent.views.runs import Note, Runs, digest
 
 if TYPE_CHECKING:
@@ -68,7 +68,11 @@ class AgentMagics(Magics):
         if cell is None:
             self._command(line.strip())
         else:
-            self._run(parse_argstring(self.agent, line), cell.removesuffix("\n"))
+            try:
+                options = parse_argstring(self.agent, line)
+            except UsageError as error:
+                raise UsageError(f"%%agent: {error}; {BELOW}") from None
+            self._run(options, cell.removesuffix("\n"))
 
     def _command(self, command: str) -> None:
         from jupyter_agent.bridge import shared_bridge

@@ -9,6 +9,7 @@ from typing import Any
 from traitlets import Float
 
 __all__ = [
+    "BELOW",
     "CELL_OPTIONS",
     "LINE_HELP",
     "POLICIES",
@@ -28,6 +29,7 @@ LINE_HELP = """\
 %agent stop      stop a run, from another console of this kernel (a subshell)
 %agent reset     a new sandbox; the session's runs are forgotten
 %agent help      this"""
+BELOW = "the task stands below that line, and %%agent? lists the options"
 POLICIES = ["always", "risky", "never"]  # when to ask the user
 
 

@@ -143,6 +143,7 @@ def test_a_failed_run_raises_one_line_and_stops_the_notebook(folder: Path, scrip
         ("%%agent -m scripted:s.md --data gone.csv\nx", "there is no"),
         ("%%agent -m scripted:s.md --save gone/run.ipynb\nx", "no such folder"),
         ("%%agent count them all\nx", "unrecognized arguments: count them all"),
+        ("%%agent --budgt 5\nx", "--budgt 5; the task stands below that line, and %%agent? lists"),
         ("%agent count", "a task goes below a line %%agent"),
         ("%%sandbox -x\n1", "takes no options"),
         ("%%sandbox\n1/0", "division by zero"),

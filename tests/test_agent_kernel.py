@@ -507,9 +507,10 @@ def test_what_an_output_must_not_hold_never_reaches_the_page(agent: Kernel) -> N
 
 
 def sandbox_of(kernel: Kernel) -> int:
-    """Find the process group leader of the sandbox: the first child of the front process."""
+    """Find the process group leader of the sandbox: a child of the front process, not its watch."""
     assert kernel.manager.provisioner
-    return descendants(kernel.manager.provisioner.pid)[0]  # type: ignore[attr-defined]
+    started = descendants(kernel.manager.provisioner.pid)  # type: ignore[attr-defined]
+    return next(pid for pid in started if Path(f"/proc/{pid}/comm").read_text() != "sh\n")
 
 
 def test_the_notebook_survives_its_sandbox(confined: Kernel) -> None:

@@ -660,13 +660,14 @@ def test_the_agent_reads_its_own_cell_as_the_user_ran_it(folder: Path, server: C
             client, tags = mine.client, []
             metadata = {"cellId": cell_id, "jupyter_agent": {"id": cell_id, **note}}
             content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
-            client.shell_channel.send(
-                client.session.msg("execute_request", content, metadata=metadata)
-            )
-            while (m := client.get_iopub_msg(timeout=40))["content"].get(
-                "execution_state"
-            ) != "idle":
-                tags.append(m["metadata"].get("jupyter_agent", {}))
+            asked = client.session.msg("execute_request", content, metadata=metadata)
+            client.shell_channel.send(asked)
+            state = ""
+            while state != "idle":
+                heard = client.get_iopub_msg(timeout=40)
+                if heard["parent_header"].get("msg_id") == asked["msg_id"]:
+                    state = heard["content"].get("execution_state", "")
+                    tags.append(heard["metadata"].get("jupyter_agent", {}))
             mine.shell("execute_reply")
             return tags
 

@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from .conftest import PENGUINS, ROOT
-from .lab import PATIENCE, Lab, NotebookPage, browsing, launched, opened, serving
+from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, launched, opened, serving
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), SECOND_TRY]
 
 F = "```"
 SCRIPT = f"I look.\n\n{F}python\nprint(price * 2)\n{F}\n<!-- next reply -->\nIt is **84**.\n"
@@ -26,7 +26,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("served") / "work"
     folder.mkdir()
     shutil.copy(PENGUINS, folder)
-    (folder / "s.md").write_text(SCRIPT)
     home = tmp_path_factory.mktemp("home")
     profile = home / "ipython" / "profile_default"
     profile.mkdir(parents=True)
@@ -75,6 +74,8 @@ def complete(notebook: NotebookPage, index: int, text: str) -> None:
 
 
 def test_a_notebook_lives_in_the_sandbox(lab: Lab, browser: BrowserContext) -> None:
+    (lab.folder / "s.md").write_text(SCRIPT)
+    (lab.folder / "agent.ipynb").unlink(missing_ok=True)
     with launched(lab, browser, "Python 3 (agent)") as notebook:
         page = notebook.page
         plot = run(notebook, PLOT)

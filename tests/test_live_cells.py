@@ -15,10 +15,20 @@ from nbformat import NotebookNode
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from .conftest import ROOT
-from .lab import PATIENCE, SCREENSHOTS, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+from .lab import (
+    PATIENCE,
+    SCREENSHOTS,
+    SECOND_TRY,
+    FrontEnd,
+    Lab,
+    NotebookPage,
+    browsing,
+    opened,
+    serving,
+)
 from .servers import ChatServer, Reply
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), SECOND_TRY]
 
 FRONT_ENDS = [FrontEnd("lab")]
 if python := os.environ.get("JUPYTER_AGENT_LAB42"):  # a second environment, of an older JupyterLab

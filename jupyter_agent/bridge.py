@@ -32,6 +32,8 @@ class Bridge:
             queue.SimpleQueue
         )
         self._tasks: dict[int, asyncio.Task[Any]] = {}  # what each thread waits for
+        self._iterating: set[int] = set()  # threads amid the steps of a generator
+        self._early: set[int] = set()  # those whose next step is interrupted
         threading.Thread(target=self._loop.run_forever, name="jupyter_agent", daemon=True).start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -46,6 +48,8 @@ class Bridge:
         def begin() -> None:  # in the caller's context: IPython keeps the current cell there
             task = self._tasks[thread] = self._loop.create_task(coroutine)
             task.add_done_callback(functools.partial(_hand_over, result, mail))
+            if thread in self._iterating & self._early:
+                self._loop.call_soon(self._interrupt, thread)
 
         self._loop.call_soon_threadsafe(begin)
         while True:
@@ -58,15 +62,28 @@ class Bridge:
             except KeyboardInterrupt:
                 if result.done():
                     raise
-                self._loop.call_soon_threadsafe(lambda: self._tasks[thread].cancel())
+                self._loop.call_soon_threadsafe(self._interrupt, thread)
 
     def stop(self) -> bool:
-        """Interrupt what the main thread waits for, as from a subshell; tell if there was any."""
-        task = self._tasks.get(threading.main_thread().ident or 0)
-        if task is None or task.done():
+        """Interrupt what the main thread waits for, as from a subshell; tell if there was any.
+
+        Between two steps of a generator it waits for nothing: then the next step is interrupted.
+        """
+        thread = threading.main_thread().ident or 0
+        task = self._tasks.get(thread)
+        if thread not in self._iterating and (task is None or task.done()):
             return False
-        self._loop.call_soon_threadsafe(task.cancel)
+        self._loop.call_soon_threadsafe(self._interrupt, thread)
         return True
+
+    def _interrupt(self, thread: int) -> None:
+        """Cancel what a thread waits for, now or with its next step."""
+        self._early.discard(thread)
+        task = self._tasks.get(thread)
+        if task and not task.done():
+            task.cancel()
+        elif thread in self._iterating:
+            self._early.add(thread)
 
     async def do_here(self, function: Callable[[], T]) -> T:
         """Have the main thread call a function, such as `input`, while it waits for us."""
@@ -91,10 +108,15 @@ class Bridge:
         async def step() -> T:
             return await anext(source, _END)
 
+        thread = threading.get_ident()
+        self._early.discard(thread)
+        self._iterating.add(thread)
         try:
             while (item := self.call(step())) is not _END:
                 yield item
         finally:
+            self._iterating.discard(thread)
+            self._early.discard(thread)
             self.call(source.aclose())
 
 

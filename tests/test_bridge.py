@@ -1,0 +1,70 @@
+"""The bridge: a stop is heard whenever it comes, and only by the run it was meant for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from jupyter_agent.bridge import Bridge
+
+
+async def counting(heard: list[str]) -> AsyncGenerator[int, None]:
+    """Yield two numbers, then wait; yield a last one when interrupted, as a run does."""
+    try:
+        yield 1
+        yield 2
+        await asyncio.sleep(20)
+    except asyncio.CancelledError:
+        heard.append("interrupted")
+        yield 3
+        raise
+    finally:
+        heard.append("closed")
+
+
+def stopped(bridge: Bridge) -> bool:
+    """Stop from another thread, as from a subshell."""
+    told: list[bool] = []
+    thread = threading.Thread(target=lambda: told.append(bridge.stop()))
+    thread.start()
+    thread.join()
+    return told[0]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_stop_between_two_steps_is_heard(after: int) -> None:
+    bridge, heard, seen = Bridge(), list[str](), list[int]()
+    with pytest.raises(KeyboardInterrupt):
+        for number in bridge.iterate(counting(heard)):
+            seen.append(number)
+            if number == after:
+                assert stopped(bridge)
+    assert seen == [1, 2, 3]
+    assert heard == ["interrupted", "closed"]
+
+
+def test_a_stop_while_a_step_runs_is_heard() -> None:
+    bridge, heard = Bridge(), list[str]()
+    timer = threading.Timer(0.2, lambda: bridge.stop())
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(bridge.iterate(counting(heard)))
+    assert heard == ["interrupted", "closed"]
+
+
+def test_a_stop_is_for_its_own_run_alone() -> None:
+    bridge, heard = Bridge(), list[str]()
+    assert not stopped(bridge)
+    run = bridge.iterate(counting(heard))
+    assert next(run) == 1
+    assert stopped(bridge)  # and the run is given up before it hears
+    run.close()
+    assert heard == ["closed"]
+    assert not stopped(bridge)
+    run = bridge.iterate(counting(heard))
+    assert [next(run), next(run)] == [1, 2]
+    run.close()
+    assert bridge.call(asyncio.sleep(0.1, "whole")) == "whole"

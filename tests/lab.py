@@ -20,6 +20,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from nbformat.reader import NotJSONError
 from nbformat.sign import NotebookNotary
 from playwright.sync_api import (
     BrowserContext,
@@ -223,8 +224,8 @@ class NotebookPage:
                     self.page.locator('[data-jp-item-name="save"]').first.click()
                 assert saved.value.ok
                 return nbformat.read(self.path, as_version=4)
-            except TimeoutError:
-                continue  # JupyterLab drops a save while another goes on
+            except (TimeoutError, NotJSONError):
+                continue  # JupyterLab drops a save while another goes on, or that one has begun
         raise AssertionError("the notebook cannot be saved")
 
     def use_theme(self, theme: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -45,6 +46,10 @@ _ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+_SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "docmanager-extension/plugin": {"renameUntitledFileOnSave": False},  # or it asks for a name
+}
 # the texts of the Markdown outputs, code left out, at each change of the page
 _WATCH = """cell => {
     window.shown = [];
@@ -131,7 +136,7 @@ class Lab:
 
     def _headers(self, browser: BrowserContext) -> dict[str, str]:
         found = {cookie["name"]: cookie["value"] for cookie in browser.cookies(self.url)}
-        return {"X-XSRFToken": found["_xsrf"]}
+        return {"X-XSRFToken": found.get("_xsrf", "")}
 
 
 @dataclass
@@ -277,10 +282,10 @@ def serving(
     """
     front_end = front_end or FrontEnd()
     port = _free_port()
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    quiet = '{"fetchNews": "false", "checkForUpdates": false}'
-    (settings / "notification.jupyterlab-settings").write_text(quiet)
+    for name, settings in _SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(settings))
     if not live:
         config = home / "config" / "labconfig"
         config.mkdir(parents=True)
@@ -342,6 +347,9 @@ def opened(
 @contextmanager
 def launched(lab: Lab, browser: BrowserContext, kernel: str) -> Iterator[NotebookPage]:
     """Make a new notebook from the launcher."""
+    path = lab.folder / "Untitled.ipynb"
+    path.unlink(missing_ok=True)
+    lab.shut_kernels_down(browser)  # a kernel that is left of this name would be taken
     page = browser.new_page()
     try:
         page.set_viewport_size({"width": 1280, "height": 1400})
@@ -349,7 +357,6 @@ def launched(lab: Lab, browser: BrowserContext, kernel: str) -> Iterator[Noteboo
         card = page.locator(f'.jp-LauncherCard[title="{kernel}"]').first
         expect(page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         card.click(timeout=PATIENCE)
-        path = lab.folder / "Untitled.ipynb"
         notebook = NotebookPage(page, path, f"{lab.url}/doc/tree/{path.name}")
         notebook._settle()
         yield notebook

@@ -12,14 +12,13 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell, new_output
 from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
 from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
+from jupyter_agent.ipynb import NotebookNode, new_markdown_cell, new_output
 from jupyter_agent.models.faults import cut_short
 from jupyter_agent.options import Seconds
 from jupyter_agent.protocol import Delta, Message, Model, Usage

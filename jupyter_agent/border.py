@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
-from nbformat import NotebookNode
-
 from jupyter_agent.errors import SandboxError
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.guest_values import encode
 from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
 from jupyter_agent.tools import Tools

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from nbformat import NotebookNode
-
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import CallReader, Delta, Kept, ReplyReader, Usage, fenced
 from jupyter_agent.sandbox.outputs import clean_markdown, printable
 from jupyter_agent.transcript import Change, Role, Transcript

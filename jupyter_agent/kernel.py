@@ -31,7 +31,6 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.usage import default_banner
-from nbformat import NotebookNode
 from tornado.ioloop import IOLoop
 from traitlets import Bool, Float
 from zmq.eventloop.zmqstream import ZMQStream
@@ -40,6 +39,7 @@ from jupyter_agent import __version__
 from jupyter_agent.ask import asker
 from jupyter_agent.commands import carry_out
 from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageError
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.options import BELOW, CELL_OPTIONS, run_arguments
 from jupyter_agent.sandbox.kernel import Request
 from jupyter_agent.sandbox.outputs import printable

@@ -253,8 +253,7 @@ def register(ipython: InteractiveShell) -> None:
             "pip uninstall jupyter-agent, then pip install --force-reinstall jupyter-agent-kernel"
         )
     ipython.register_magics(AgentMagics)
-    # nbformat takes 2 s to import where JupyterLab is installed (through jsonschema it builds a
-    # grammar of IRIs); that is over when the task has been typed
+    # that takes half a second, which is over when the task has been typed
     threading.Thread(target=import_module, args=("jupyter_agent.session",), daemon=True).start()
 
 

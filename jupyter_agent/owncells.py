@@ -6,8 +6,7 @@ import copy
 from collections import deque
 from dataclasses import dataclass, field
 
-from nbformat import NotebookNode
-
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import fenced
 from jupyter_agent.sandbox.outputs import weight
 from jupyter_agent.transcript import KEY, MOST_PICTURES, OF_A_RUN, Transcript, cut

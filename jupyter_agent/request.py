@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from nbformat import NotebookNode
-
 from jupyter_agent import summary
 from jupyter_agent.errors import ModelError
 from jupyter_agent.examples import EXAMPLES
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import Form, Message, Model
 from jupyter_agent.transcript import Transcript
 

@@ -8,7 +8,6 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from nbformat import NotebookNode
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 from traitlets.config import LoggingConfigurable
 
@@ -16,6 +15,7 @@ from jupyter_agent.agent import Agent
 from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
 from jupyter_agent.border import Border
 from jupyter_agent.errors import ResultError, SandboxError, UsageError
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.options import POLICIES
 from jupyter_agent.owncells import OwnCells, replace

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from nbformat import NotebookNode
-
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import fenced
 from jupyter_agent.transcript import KEY
 

@@ -12,12 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
 from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
+from jupyter_agent.ipynb import (
+    NotebookNode,
+    from_dict,
+    new_code_cell,
+    new_markdown_cell,
+    new_notebook,
+    read,
+    validate,
+    writes,
+)
 from jupyter_agent.pictures import MIMES, fit
 from jupyter_agent.protocol import (
     Cell,
@@ -173,7 +179,7 @@ class Transcript:
         """
         if self.path is None:
             return
-        text = nbformat.writes(self.notebook) + "\n"
+        text = writes(self.notebook) + "\n"
         try:
             write_whole(self.path, text.encode())
         except OSError as error:
@@ -297,8 +303,8 @@ def _empty() -> NotebookNode:
 def _read(path: Path) -> NotebookNode:
     try:
         with warnings.catch_warnings(action="ignore"):  # of cells without an id: they get one
-            notebook = nbformat.read(path, as_version=4)
-            nbformat.validate(notebook)
+            notebook = read(path, as_version=4)
+            validate(notebook)
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except Exception as error:  # nbformat raises whatever its json and schema libraries do
@@ -328,7 +334,7 @@ def _mend(cell: NotebookNode) -> None:
     if facts:
         if facts["role"] == "own":
             facts.setdefault("shown", _shown(cell.outputs))
-        cell.metadata[KEY] = nbformat.from_dict(facts)
+        cell.metadata[KEY] = from_dict(facts)
 
 
 def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:

@@ -19,6 +19,9 @@ PENGUINS = ROOT / "notebooks" / "data" / "penguins.csv"
 TOKEN = "hf_decoy"
 TIERS = ["bubblewrap", "landlock"]
 
+# test files run side by side: threads of numpy's that wait for one another would hold them up
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True)
 def bare_environment(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import io
+import re
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
@@ -13,8 +16,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
-    | {"views.runs", "writing"},
-    {"bill", "records", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
+    | {"ipynb", "writing"},
+    {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
@@ -124,6 +127,27 @@ def test_public_names_are_declared() -> None:
             continue
         module = importlib.import_module(f"jupyter_agent.{name}".removesuffix(".__init__"))
         assert all(hasattr(module, public) for public in module.__all__), name
+
+
+def test_nbformat_has_one_way_in() -> None:
+    for name, path in MODULES.items():
+        if name != "ipynb":
+            assert not re.search(r"^\s*(from|import) nbformat", path.read_text(), re.MULTILINE), (
+                name
+            )
+
+
+def test_a_grammar_that_nobody_asked_for_is_not_built() -> None:
+    code = (
+        "import sys, jupyter_agent.session, jupyter_agent.kernel, jupyter_agent.cli\n"
+        "assert 'rfc3987_syntax' not in sys.modules\n"
+        "from jsonschema import FormatChecker\n"  # and all the same it checks
+        "says = FormatChecker().conforms\n"
+        "assert says('http://bücher.example/', 'iri') and not says('http://a b/', 'iri')\n"
+        "import rfc3987_syntax\n"
+        "assert rfc3987_syntax.parse('iri', 'http://bücher.example/')\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

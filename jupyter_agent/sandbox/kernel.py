@@ -16,12 +16,11 @@ import zmq
 import zmq.asyncio
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
-from nbformat import NotebookNode
-from nbformat.v4 import new_output
 from traitlets import Bool, Int, List, Unicode
 from traitlets.config import Config, LoggingConfigurable
 
 from jupyter_agent.errors import SandboxError
+from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.options import Seconds
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.debugger import Debugger, Events, read_response

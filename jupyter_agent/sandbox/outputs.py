@@ -16,8 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Set
 from itertools import accumulate
 
-from nbformat import NotebookNode, from_dict
-
+from jupyter_agent.ipynb import NotebookNode, from_dict
 from jupyter_agent.sandbox.figures import (
     JSON,
     PLOTLY,

@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from itertools import groupby
 
-from nbformat import NotebookNode
-
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.outputs import weight
 
 __all__ = ["Pace"]

@@ -14,8 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nbformat import NotebookNode
-
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.figures import JSON
 from jupyter_agent.sandbox.outputs import WIDGET_VIEW as VIEW
 from jupyter_agent.sandbox.outputs import harmless_tex, printable, read_output

@@ -20,9 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nbformat import NotebookNode
-
 from jupyter_agent.bill import Bill
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import fenced
 from jupyter_agent.transcript import KEY, Change, brief
 from jupyter_agent.views.runs import Note

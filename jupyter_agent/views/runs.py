@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from nbformat import NotebookNode
+    from jupyter_agent.ipynb import NotebookNode
 
 __all__ = ["GHOST", "REQUEST", "Note", "Runs", "Shown", "checksum", "digest"]
 

@@ -6,9 +6,8 @@ import sys
 import time
 from typing import Any, TextIO
 
-from nbformat import NotebookNode
-
 from jupyter_agent.bill import Bill
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.transcript import ANSI, KEY, Change, brief
 
 __all__ = ["TerminalView"]

@@ -13,9 +13,11 @@ import asyncio
 import contextlib
 import functools
 import keyword
+import os
 import re
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Coroutine
 from contextlib import aclosing
@@ -115,6 +117,17 @@ class _Publisher(IOPubThread):
 
 class AgentKernelApp(IPKernelApp):
     """An ipykernel without subshells, and without the thread that would hand requests to them."""
+
+    def init_sockets(self) -> None:
+        """Bind the ports; where one is taken end, and servers start the kernel again on others.
+
+        ipykernel would hang for ever, as it closes a context that has an open socket.
+        """
+        try:
+            super().init_sockets()
+        except zmq.ZMQError as error:
+            print(f"the kernel cannot start: {error}; start it again", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(1)
 
     def init_iopub(self, context: Any) -> None:
         """Publish from the main loop."""

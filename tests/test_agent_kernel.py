@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import jupyter_kernel_test as jkt  # type: ignore[import-untyped]
 import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.connect import write_connection_file
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
 from nbformat import NotebookNode
@@ -148,6 +150,22 @@ def confined(
 
 
 # -- the messaging protocol
+
+
+@pytest.mark.parametrize("port", ["shell_port", "iopub_port"])
+def test_a_port_that_is_taken_ends_the_kernel_so_that_it_is_started_anew(
+    port: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "connection.json")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        write_connection_file(path, **{port: other.getsockname()[1]})
+        command = [sys.executable, "-m", "jupyter_agent.kernel", "-f", path]
+        ended = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "the kernel cannot start: Address already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 class TestProtocol(Protocol, jkt.KernelTests):  # type: ignore[misc]  # it ships no types

@@ -49,7 +49,7 @@ class Bridge:
             task = self._tasks[thread] = self._loop.create_task(coroutine)
             task.add_done_callback(functools.partial(_hand_over, result, mail))
             if thread in self._iterating & self._early:
-                self._loop.call_soon(self._interrupt, thread)
+                self._loop.call_soon(self._interrupt, thread, task)
 
         self._loop.call_soon_threadsafe(begin)
         while True:
@@ -62,7 +62,9 @@ class Bridge:
             except KeyboardInterrupt:
                 if result.done():
                     raise
-                self._loop.call_soon_threadsafe(self._interrupt, thread)
+                self._loop.call_soon_threadsafe(
+                    lambda: self._interrupt(thread, self._tasks[thread])
+                )
 
     def stop(self) -> bool:
         """Interrupt what the main thread waits for, as from a subshell; tell if there was any.
@@ -73,13 +75,14 @@ class Bridge:
         task = self._tasks.get(thread)
         if thread not in self._iterating and (task is None or task.done()):
             return False
-        self._loop.call_soon_threadsafe(self._interrupt, thread)
+        self._loop.call_soon_threadsafe(self._interrupt, thread, task)
         return True
 
-    def _interrupt(self, thread: int) -> None:
-        """Cancel what a thread waits for, now or with its next step."""
+    def _interrupt(self, thread: int, task: asyncio.Task[Any] | None) -> None:
+        """Cancel what a thread waited for, or the step of its generator that came after."""
         self._early.discard(thread)
-        task = self._tasks.get(thread)
+        if thread in self._iterating:  # what ends a run, or comes after one, goes on in peace
+            task = self._tasks.get(thread)
         if task and not task.done():
             task.cancel()
         elif thread in self._iterating:

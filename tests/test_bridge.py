@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -68,3 +69,35 @@ def test_a_stop_is_for_its_own_run_alone() -> None:
     assert [next(run), next(run)] == [1, 2]
     run.close()
     assert bridge.call(asyncio.sleep(0.1, "whole")) == "whole"
+
+
+def test_a_stop_that_comes_too_late_lets_what_ends_a_run_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bridge, closed = Bridge(), list[str]()
+    decided, closing = threading.Event(), threading.Event()
+    send = bridge._loop.call_soon_threadsafe
+
+    def send_late(*args: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            decided.set()
+            closing.wait(20)
+        send(*args)
+
+    async def run() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+        finally:
+            closing.set()
+            await asyncio.sleep(0.3)
+            closed.append("tidily")
+
+    steps = bridge.iterate(run())
+    assert next(steps) == 1
+    monkeypatch.setattr(bridge._loop, "call_soon_threadsafe", send_late)
+    stopping = threading.Thread(target=bridge.stop)
+    stopping.start()
+    assert decided.wait(20)
+    steps.close()
+    stopping.join()
+    assert closed == ["tidily"]

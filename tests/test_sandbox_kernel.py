@@ -92,6 +92,18 @@ async def test_input_is_an_error_not_a_hang(sandbox: Sandbox) -> None:
     assert await text(sandbox, "input('?')") == "StdinNotImplementedError"
 
 
+async def test_every_request_has_its_reply_also_where_they_overlap(sandbox: Sandbox) -> None:
+    async def ask() -> str:
+        reply = await sandbox.ask("is_complete_request", {"code": "if x:"})
+        return str(reply["status"])
+
+    for n in range(200):
+        async with asyncio.timeout(20):
+            first = asyncio.gather(ask(), ask())
+            await asyncio.sleep(n % 8 / 2000)  # so that a reply arrives while the next is sent
+            assert [await ask(), *await first] == ["incomplete"] * 3
+
+
 # -- borders
 
 

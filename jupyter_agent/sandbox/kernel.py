@@ -630,8 +630,24 @@ class _Kernel:
         self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers), request=request)
         if request and request.widgets:
             self.widgets.asked(msg_id, request.msg_id)
-        getattr(self.client, f"{channel}_channel").send(message)
+        self._post(channel, message)
         return talk
+
+    def reply(self, text: str) -> None:
+        """Answer a question of the code's."""
+        self._post("stdin", self.client.session.msg("input_reply", {"value": text}))
+
+    def _post(self, channel: str, message: dict[str, Any]) -> None:
+        """Send a message.
+
+        Not as jupyter_client does: by a shadow of the socket, and what arrives during that wakes
+        nobody, so that a reply to an earlier request would wait until something else comes.
+        """
+        socket = getattr(self.client, f"{channel}_channel").socket
+        frames = self.client.session.serialize(message)
+        sent = socket.send_multipart([*frames, *message.get("buffers", ())], copy=False)
+        if sent.done():
+            sent.result()
 
     async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
         """Send a request and return the content of its reply.
@@ -913,7 +929,7 @@ class _Cell:
         except Exception as error:
             self._kernel.log.warning("a question of the sandbox's was not answered: %s", error)
             text = END_OF_FILE
-        self._kernel.client.input(text)
+        self._kernel.reply(text)
 
     def hush(self) -> None:
         """Stop answering."""

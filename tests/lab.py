@@ -129,7 +129,7 @@ class Lab:
         assert browser.request.post(f"{self.url}/api/sessions", data=data, headers=headers).ok
 
     def shut_kernels_down(self, browser: BrowserContext) -> None:
-        """End every kernel, so that none takes time from the next test."""
+        """End every kernel: one that is left takes time from the next test, or its second try."""
         for kernel in browser.request.get(f"{self.url}/api/kernels").json():
             url = f"{self.url}/api/kernels/{kernel['id']}"
             browser.request.delete(url, headers=self._headers(browser))
@@ -349,7 +349,6 @@ def launched(lab: Lab, browser: BrowserContext, kernel: str) -> Iterator[Noteboo
     """Make a new notebook from the launcher."""
     path = lab.folder / "Untitled.ipynb"
     path.unlink(missing_ok=True)
-    lab.shut_kernels_down(browser)  # a kernel that is left of this name would be taken
     page = browser.new_page()
     try:
         page.set_viewport_size({"width": 1280, "height": 1400})

@@ -46,6 +46,12 @@ def browser() -> Iterator[BrowserContext]:
         yield browser
 
 
+@pytest.fixture(autouse=True)
+def no_kernel_is_left(lab: Lab, browser: BrowserContext) -> Iterator[None]:
+    yield
+    lab.shut_kernels_down(browser)
+
+
 def write(notebook: NotebookPage, code: str) -> int:
     """Write code into the last cell; return its number."""
     cell = notebook.cells.last

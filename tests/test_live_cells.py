@@ -72,6 +72,12 @@ def browser() -> Iterator[BrowserContext]:
         yield browser
 
 
+@pytest.fixture(autouse=True)
+def no_kernel_is_left(lab: Lab, browser: BrowserContext) -> Iterator[None]:
+    yield
+    lab.shut_kernels_down(browser)
+
+
 @pytest.fixture(scope="module")
 def chat() -> Iterator[ChatServer]:
     server = ChatServer()
@@ -92,7 +98,6 @@ def notebook(
         notebook.run(0)
         yield notebook
         notebook.screenshot(f"live-{name}")
-    lab.shut_kernels_down(browser)
 
 
 def task(chat: ChatServer, text: str = "Go on.", options: str = "") -> str:
@@ -261,7 +266,6 @@ def test_the_view_follows_who_looks_on_and_lets_others_read(
         wait_for_text(notebook, "row 79")
         notebook.page.wait_for_timeout(500)
         assert abs(notebook.page.evaluate(SCROLLED) - read) < 5
-    lab.shut_kernels_down(browser)
 
 
 def wait_for_text(notebook: NotebookPage, text: str) -> None:

@@ -580,6 +580,21 @@ asyncio.run(main())
     assert int(grown) < 64
 
 
+async def test_what_is_printed_is_not_kept_in_the_sandbox(sandbox: Sandbox) -> None:
+    async def mebibytes(prints: int) -> int:
+        """What the kernel takes after so many megabytes."""
+        code = (
+            f"for n in range({prints}): print(f'{{n:0>1000000}}')\n"
+            "int(open('/proc/self/statm').read().split()[1]) >> 8"
+        )
+        async with aclosing(sandbox.execute(code, request=Request())) as found:
+            *_, last = [output async for output in found]
+        return int(last.data["text/plain"])
+
+    before = await mebibytes(20)
+    assert await mebibytes(100) < before + 50
+
+
 async def spare_of(sandbox: Sandbox) -> object:
     """The spare kernel, when it is there."""
     while sandbox._spare is None:

@@ -88,6 +88,17 @@ def name_magics(shell: InteractiveShell) -> None:
     shell.register_magic_function(agent, "line_cell", "agent")  # type: ignore[arg-type]
 
 
+def forget_outputs(shell: InteractiveShell) -> None:
+    """Do not keep all that is printed, as IPython 9 does for ``%notebook``, till memory is full."""
+
+    @contextmanager
+    def untapped(channel: str) -> Iterator[None]:  # noqa: ARG001
+        yield
+
+    if hasattr(shell, "_tee"):
+        shell._tee = untapped  # type: ignore[method-assign]
+
+
 def _started(command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
@@ -221,5 +232,6 @@ def serve(
     assert app.shell
     use_pipes(app.shell)
     name_magics(app.shell)
+    forget_outputs(app.shell)
     app.shell.events.register("pre_run_cell", lambda _: link(shares))
     app.start()

@@ -88,15 +88,9 @@ def name_magics(shell: InteractiveShell) -> None:
     shell.register_magic_function(agent, "line_cell", "agent")  # type: ignore[arg-type]
 
 
-def forget_outputs(shell: InteractiveShell) -> None:
+def forget_outputs(shell: Any) -> None:
     """Do not keep all that is printed, as IPython 9 does for ``%notebook``, till memory is full."""
-
-    @contextmanager
-    def untapped(channel: str) -> Iterator[None]:  # noqa: ARG001
-        yield
-
-    if hasattr(shell, "_tee"):
-        shell._tee = untapped  # type: ignore[method-assign]
+    shell._tee = lambda channel: contextlib.nullcontext()  # noqa: ARG005
 
 
 def _started(command: str) -> subprocess.Popen[str]:

@@ -468,7 +468,7 @@ class Sandbox(LoggingConfigurable):
         await self.start()
         assert self._kernel
         try:
-            return await self._kernel.ask(kind, content)
+            return await self._kernel.ask(kind, content, "shell", read_reply)
         except EOFError as death:
             await self._bury(str(death))
             raise SandboxError(f"{death}; the next cell starts in a new one") from None
@@ -493,7 +493,8 @@ class Sandbox(LoggingConfigurable):
         """
         await self.start()
         assert self._kernel
-        asked = asyncio.create_task(self._kernel.debug(content))
+        asking = self._kernel.ask("debug_request", content, "control", read_response)
+        asked = asyncio.create_task(asking)
         if content.get("command") == "initialize":
             self._kernel.debugger.start(events)
             self._settling = asyncio.create_task(_over(asked, self.start_timeout))
@@ -649,7 +650,9 @@ class _Kernel:
         if sent.done():
             sent.result()
 
-    async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
+    async def ask(
+        self, kind: str, content: dict[str, Any], channel: str, read: Callable[[str, object], Reply]
+    ) -> Reply:
         """Send a request and return the content of its reply.
 
         Raises
@@ -657,15 +660,6 @@ class _Kernel:
         EOFError
             The kernel has died.
         """
-        return await self._ask(kind, content, "shell", read_reply)
-
-    async def debug(self, content: dict[str, Any]) -> Reply:
-        """Send a debug_request, as `ask` does."""
-        return await self._ask("debug_request", content, "control", read_response)
-
-    async def _ask(
-        self, kind: str, content: dict[str, Any], channel: str, read: Callable[[str, object], Reply]
-    ) -> Reply:
         talk = self.send(kind, content, channel=channel)
         try:
             while True:

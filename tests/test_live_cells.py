@@ -167,6 +167,10 @@ def test_a_run_becomes_cells(notebook: NotebookPage, chat: ChatServer) -> None:
     assert "bubblewrap" in file.cells[1].outputs[0].data["text/plain"]
     assert "%%sandbox" not in chat.requests[1].raw.decode()
     assert all("trusted" not in cell.metadata for cell in file.cells)
+    tags = [cell.metadata.get("tags") for cell in file.cells[1::2]]
+    assert tags == [None, None, ["raises-exception"], None]
+    notebook.run_all()  # goes on after the error
+    assert notebook.text(7).strip() == "mine"
 
 
 def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None:

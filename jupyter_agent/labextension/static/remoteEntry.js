@@ -15,6 +15,7 @@
 (() => {
   'use strict';
 
+  const RAISES = 'raises-exception'; // the tag of a cell whose error stops nothing
   const KEY = 'jupyter_agent'; // our namespace in the metadata of cells and messages
   const MIME = 'application/vnd.jupyter-agent.run+json';
   const REQUEST = 'jupyter_agent_request';
@@ -747,7 +748,20 @@
         if (state === 'done' && count && code.executionCount !== count) {
           code.executionCount = count;
         }
+        if (state === 'done') {
+          this.goOnPast(code);
+        }
         this.running(code, state === 'running');
+      }
+    }
+
+    /** Let *Run All* go on after an error, which the agent has read: a later step may mend it.
+     * @param {Lab.CodeCell} cell */
+    goOnPast(cell) {
+      const tags = cell.getMetadata('tags') ?? [];
+      const failed = cell.outputs?.toJSON().some(output => output.output_type === 'error');
+      if (failed && noteOf(cell) && !tags.includes(RAISES)) {
+        this.silently(() => cell.setMetadata('tags', [...tags, RAISES]));
       }
     }
 

@@ -119,7 +119,7 @@ class AgentKernelApp(IPKernelApp):
     """An ipykernel without subshells, and without the thread that would hand requests to them."""
 
     def init_sockets(self) -> None:
-        """Bind the ports; where one is taken end, and servers start the kernel again on others.
+        """Bind the ports; where one is taken end, so that a server tries again and says so.
 
         ipykernel would hang for ever, as it closes a context that has an open socket.
         """

@@ -153,9 +153,7 @@ def confined(
 
 
 @pytest.mark.parametrize("port", ["shell_port", "iopub_port"])
-def test_a_port_that_is_taken_ends_the_kernel_so_that_it_is_started_anew(
-    port: str, tmp_path: Path
-) -> None:
+def test_a_port_that_is_taken_ends_the_kernel(port: str, tmp_path: Path) -> None:
     path = str(tmp_path / "connection.json")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

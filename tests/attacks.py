@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 import platform
 
+from .attacks_commanding import COMMANDING
+from .attacks_confinement import CONFINEMENT
+from .attacks_flooding import FLOODING
+from .attacks_sharing import SHARING
 from .battery import (
     Attack,
     confuses,
@@ -1188,5 +1192,5 @@ CLOSING = [
 
 ATTACKS = [
     *FILES, *ENVIRONMENT, *PROC, *NETWORK, *PROCESSES, *PRIVILEGES, *CALLS, *BOMBS, *FLOODS,
-    *BROWSER, *MESSAGES, *CLOSING,
+    *BROWSER, *MESSAGES, *CLOSING, *CONFINEMENT, *SHARING, *FLOODING, *COMMANDING,
 ]  # fmt: skip

@@ -1006,6 +1006,18 @@ BROWSER = [
         "application/vnd.vegalite.v5+json",
     ),
     _html(
+        "show a Vega chart whose cursor is fetched",
+        '{"mark": {"type": "bar", "cursor": "url(http://127.0.0.1:1/)"}, "data": {"values": []}}',
+        "127.0.0.1",
+        "application/vnd.vegalite.v5+json",
+    ),
+    _html(
+        "have a Vega chart compute by a format of its own",
+        '{"config": {"customFormatTypes": true, "numberFormatType": "owned"}}',
+        "customFormatTypes",
+        "application/vnd.vegalite.v5+json",
+    ),
+    _html(
         "fetch a picture from Markdown",
         "shown ![x](http://127.0.0.1:1/?key)",
         r"!\[x\]\(http",

@@ -10,7 +10,6 @@ import pytest
 from jupyter_agent.sandbox.figures import PLOTLY
 from jupyter_agent.sandbox.outputs import read_output
 
-VEGA_LITE = "application/vnd.vegalite.v5+json"
 EVIL = "https://evil/?d=1"
 
 
@@ -107,65 +106,59 @@ def test_maps_are_refused_and_the_note_says_why(figure: object) -> None:
     assert PLOTLY in data["text/plain"] or "text/html" in data
 
 
-def chart(**more: Any) -> dict[str, Any]:
-    rows = [{"a": 1, "url": "x", "expr": "y", "image": EVIL}]
-    return {"mark": "bar", "data": {"values": rows}, "encoding": {"x": {"field": "a"}}} | more
-
-
 @pytest.mark.parametrize(
-    "more",
+    "text",
     [
-        {},
-        {"mark": {"type": "point", "filled": True}},
-        {"transform": [{"filter": {"field": "a", "oneOf": [1]}}]},
-        {"data": {"name": "d"}, "datasets": {"d": [{"url": "x"}]}},
-        {"params": [{"name": "p", "select": {"type": "interval", "on": "drag"}, "bind": "scales"}]},
-        {"encoding": {"color": {"condition": {"test": {"param": "p"}, "value": "red"}}}},
+        "<%{meta[0]}",
+        "<%{meta[0]}b>",
+        "<b%{meta[0]}>",
+        "%{text:<=9c}a href='https://evil/'>",
+        "%{y:<>2}a href='https://evil/'>",
+        "<\na href='https://evil/'>",
+        "</%{meta[1]}>",
+        "<b\u00a0style='x'>",
     ],
 )
-def test_a_chart_that_holds_its_data_passes_unchanged(more: dict[str, Any]) -> None:
-    assert shown(VEGA_LITE, chart(**more))[VEGA_LITE] == chart(**more)
+def test_plotlys_templates_build_no_tag(text: str) -> None:
+    layout = {"meta": ["a href='https://evil/'>", "a"], "separators": ".<"}
+    figure = {"data": [{"type": "bar", "hovertemplate": text, "ticksuffix": "<"}], "layout": layout}
+    kept = shown(PLOTLY, figure)[PLOTLY]
+    for string in (kept["data"][0]["hovertemplate"], kept["data"][0]["ticksuffix"]):
+        assert all(part.startswith("\u2060") for part in string.split("<")[1:]), string
+    assert kept["layout"]["separators"] == ".<\u2060"
 
 
-def test_a_chart_loses_its_tooltips_and_its_settings() -> None:
-    given = chart(
-        usermeta={"embedOptions": {"loader": {"baseURL": EVIL}}},
-        encoding={"x": {"field": "a"}, "tooltip": [{"field": "image", "title": "image"}]},
-    )
-    kept = shown(VEGA_LITE, given)[VEGA_LITE]
-    assert kept == chart()
+def test_a_style_of_plotlys_names_no_address() -> None:
+    figure = {"data": [{"type": "bar", "marker": {"color": "URL (https://evil/)"}}]}
+    kept = json.dumps(shown(PLOTLY, figure)).lower()
+    assert "url (" not in kept
+    assert "url(" not in kept
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"data": {"url": EVIL}},
-        {"mark": "image"},
-        {"mark": {"type": "image"}},
-        {"encoding": {"url": {"field": "image"}}},
-        {"encoding": {"href": {"field": "image"}}},
-        {"transform": [{"calculate": "window.alert(1)", "as": "x"}]},
-        {"transform": [{"filter": "alert(1)"}]},
-        {
-            "transform": [{"filter": {"and": ["alert(1)"]}}],
-        },
-        {"transform": [{"lookup": "a", "from": {"data": {"url": EVIL}}}]},
-        {"encoding": {"x": {"field": "a", "axis": {"labelExpr": "alert(1)"}}}},
-        {"encoding": {"x": {"field": "a", "axis": {"values": {"expr": "alert(1)"}}}}},
-        {"encoding": {"color": {"condition": {"test": "alert(1)", "value": "red"}}}},
-        {"width": {"signal": "alert(1)"}},
-        {"params": [{"name": "p", "expr": "alert(1)"}]},
-        {"params": [{"name": "p", "bind": {"input": "range", "element": "#x"}}]},
-        {"params": [{"name": "p", "select": {"type": "point", "on": "click[alert(1)]"}}]},
-        {"hconcat": [{"mark": {"type": "image"}}]},
-        {"data": {"values": {"url": EVIL}}},
-    ],
-)
-def test_a_chart_that_fetches_or_computes_is_refused(more: dict[str, Any]) -> None:
-    data = shown(VEGA_LITE, chart(**more))
-    assert VEGA_LITE not in data
+VEGAS = ["application/vnd.vegalite.v5+json", "application/vnd.vega.v5+json"]
+CHART = {"mark": "bar", "data": {"values": [{"a": 1}]}, "encoding": {"x": {"field": "a"}}}
 
 
-def test_full_vega_is_not_on_the_list() -> None:
-    data = shown("application/vnd.vega.v5+json", {"marks": []})
-    assert set(data) == {"text/plain", "text/html"}
+@pytest.mark.parametrize("mime", VEGAS)
+def test_a_vega_chart_is_not_drawn_and_the_note_says_what_to_do(mime: str) -> None:
+    output = read_output("display_data", {"data": {mime: CHART, "text/plain": "alt.Chart(...)"}})
+    assert output is not None
+    assert set(output.data) == {"text/plain"}
+    assert "alt.renderers.enable('png')" in output.data["text/plain"]
+    assert f"c.Sandbox.admit = ['{mime}']" in output.data["text/plain"]
+
+
+@pytest.mark.parametrize("mime", VEGAS)
+def test_the_picture_of_a_vega_chart_is_shown(mime: str) -> None:
+    for picture in ({"image/png": "iVBORw0="}, {"image/svg+xml": "<svg/>"}):
+        output = read_output("display_data", {"data": {mime: CHART, **picture}})
+        assert output is not None
+        assert {"image/png", "text/html"} & set(output.data)
+        assert mime not in output.data
+
+
+@pytest.mark.parametrize("mime", VEGAS)
+def test_a_vega_chart_passes_where_the_user_lets_it(mime: str) -> None:
+    output = read_output("display_data", {"data": {mime: CHART}}, admit={mime})
+    assert output is not None
+    assert output.data[mime] == CHART

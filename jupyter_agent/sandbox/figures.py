@@ -1,7 +1,9 @@
-"""Figures that a page draws from a description: plotly's JSON and Vega-Lite's.
+"""Figures that a page draws from a description: plotly's JSON.
 
-Both can make the page fetch (maps, pictures, data by URL), and Vega has a language of expressions
-whose interpreters have been broken out of (CVE-2025-59840). What draws without either passes.
+It can make the page fetch (maps, pictures by URL); what draws without that passes. Vega and
+Vega-Lite have a language of expressions, whose interpreters have been broken out of
+(CVE-2025-59840), and styles that fetch: no list of what to refuse is complete there, so none of
+them passes.
 """
 
 from __future__ import annotations
@@ -10,21 +12,22 @@ import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
-__all__ = ["PLOTLY", "VEGA_LITE", "NotShown", "read_plotly", "read_vega_lite"]
+__all__ = ["PLOTLY", "VEGA", "NotShown", "read_plotly"]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 PLOTLY = "application/vnd.plotly.v1+json"
-VEGA_LITE = re.compile(r"application/vnd\.vegalite\.v\d+\+json")
+VEGA = re.compile(r"application/vnd\.vega(lite)?\.v\d+\+json")
 
 _CONFIG = {"displayModeBar", "responsive", "scrollZoom", "staticPlot"}
 _MAPS = re.compile(r"choropleth|(density|scatter)(geo|map)")
 # names may be paths, such as images[0].source
 _FETCHING = re.compile(r"(^|[.\]])(geo\d*|images|map(box)?\d*)($|[.\[])")
-# of the tags that plotly draws in texts, all but those without attributes
-_TAG = re.compile(
-    r"<(?=[A-Za-z/!?])(?!/?(?:b|i|em|strong|sub|sup|br|s|u|extra)\s*/?>)", re.IGNORECASE
-)
+# What may begin a tag, but for those that plotly draws and that have no attributes. Plotly fills in
+# templates ("<%{meta[0]}") and number formats ("%{text:<=9c}" pads a text with "<") before it looks
+# for tags, so every "<" is made inert that a blank or a digit does not make so.
+_TAG = re.compile(r"<(?![ 0-9]|/?(?:b|i|em|strong|sub|sup|br|s|u|extra) ?/?>)", re.IGNORECASE)
+_URL = re.compile(r"url(?=\s*\()", re.IGNORECASE)  # of a style
 _JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 
 
@@ -54,7 +57,7 @@ def read_plotly(value: JSON) -> JSON:
 def _plotly(value: JSON) -> JSON:
     match value:
         case str():
-            return _TAG.sub(f"<{_JOINER}", value)
+            return _URL.sub(rf"\g<0>{_JOINER}", _TAG.sub(f"<{_JOINER}", value))
         case list():
             return [_plotly(item) for item in value]
         case dict():
@@ -85,64 +88,3 @@ def _texts(value: JSON) -> Iterator[str]:
         case dict():
             for item in value.values():
                 yield from _texts(item)
-
-
-_LEFT_OUT = {"$schema", "tooltip", "usermeta"}  # a tooltip fetches the picture it names
-_NEVER = {"calculate", "events", "expr", "href", "signal", "signals", "src", "update", "url"}
-_SELECTORS = {"clear", "on", "translate", "zoom"}  # texts whose brackets hold expressions
-
-
-def read_vega_lite(value: JSON) -> JSON:
-    """Keep a Vega-Lite chart that holds its data and computes nothing, less its tooltips.
-
-    Raises
-    ------
-    NotShown
-        It is no chart, or it fetches, or holds an expression.
-    """
-    if not isinstance(value, dict):
-        raise NotShown("a Vega-Lite chart that is no object")
-    return _vega_lite(value)
-
-
-def _vega_lite(value: JSON) -> JSON:
-    match value:
-        case list():
-            return [_vega_lite(item) for item in value]
-        case dict():
-            for name, item in value.items():
-                _check_vega_lite(name, item)
-            return {
-                name: _data(name, item) for name, item in value.items() if name not in _LEFT_OUT
-            }
-    return value
-
-
-def _data(name: str, value: JSON) -> JSON:
-    """Pass rows of data as they are: what they are called or hold is never computed."""
-    if name == "datasets":
-        return value
-    if name == "data" and isinstance(value, dict) and isinstance(value.get("values"), list):
-        rest = _vega_lite({key: item for key, item in value.items() if key != "values"})
-        assert isinstance(rest, dict)
-        return rest | {"values": value["values"]}
-    return _vega_lite(value)
-
-
-def _check_vega_lite(name: str, value: JSON) -> None:
-    """Raise if a property fetches or may hold an expression."""
-    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    computes = (
-        name in _NEVER
-        or name.endswith("Expr")
-        or (name == "bind" and value not in ("scales", "legend"))
-        or (
-            name in ("filter", "test", "and", "or", "not")
-            and any(isinstance(text, str) for text in texts)
-        )
-        or (name in _SELECTORS and isinstance(value, str) and not value.isalpha())
-        or (name in _SELECTORS and isinstance(value, dict | list))
-        or (name in ("mark", "type") and value == "image")
-    )
-    if computes:
-        raise NotShown(f"Vega-Lite's {name[:40]!r} fetches or computes")

@@ -17,14 +17,7 @@ from collections.abc import Callable, Iterator, Set
 from itertools import accumulate
 
 from jupyter_agent.ipynb import NotebookNode, from_dict
-from jupyter_agent.sandbox.figures import (
-    JSON,
-    PLOTLY,
-    VEGA_LITE,
-    NotShown,
-    read_plotly,
-    read_vega_lite,
-)
+from jupyter_agent.sandbox.figures import JSON, PLOTLY, VEGA, NotShown, read_plotly
 
 __all__ = ["WIDGET_VIEW", "clean_markdown", "harmless_tex", "printable", "read_output", "weight"]
 
@@ -161,7 +154,7 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
             dropped[mime] = f"is longer than {MOST_CHARACTERS:,} characters"
         elif mime in admit:
             kept[mime] = _json(value)
-        elif reader := _reader(mime):
+        elif reader := _READERS.get(mime):
             try:
                 kept[mime] = reader(value)
             except NotShown as error:
@@ -171,7 +164,7 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
     if "image/svg+xml" in dropped and "text/html" not in kept:
         kept["text/html"] = _drawing(data["image/svg+xml"])
         del dropped["image/svg+xml"]
-    if any(_is_figure(mime) for mime in kept) and "text/html" not in admit:
+    if PLOTLY in kept and "text/html" not in admit:
         kept.pop("text/html", None)  # what is left of the page that would draw it
     if dropped and set(kept) <= {"text/plain"}:
         kept["text/plain"] = f"{kept.get('text/plain', '')}\n{_note(dropped)}".strip()
@@ -190,6 +183,8 @@ def _note(dropped: dict[str, str]) -> str:
         lines.append(f"[and {len(dropped) - len(named):,} more]")
     if WIDGET_VIEW in dropped:
         lines.append("[widgets work in the kernel Python 3 (agent): c.AgentKernel.widgets = True]")
+    if any(VEGA.fullmatch(mime) for mime in dropped):
+        lines.append("[as a picture it does: alt.renderers.enable('png'), with vl-convert-python]")
     admitted = [mime for mime, why in named if why.startswith(_STAYS) and mime != WIDGET_VIEW]
     if admitted:
         lines.append(f"[to let it pass, and act in your browser: c.Sandbox.admit = {admitted}]")
@@ -435,17 +430,6 @@ def _inert(text: str) -> str:
 
 def _markdown(value: object) -> str:
     return clean_markdown(_text(value))
-
-
-def _reader(mime: str) -> Callable[[object], JSON] | None:
-    """Find what reads a mime type on the white list."""
-    if VEGA_LITE.fullmatch(mime):
-        return lambda value: read_vega_lite(_json(value))
-    return _READERS.get(mime)
-
-
-def _is_figure(mime: str) -> bool:
-    return mime == PLOTLY or VEGA_LITE.fullmatch(mime) is not None
 
 
 _READERS: dict[str, Callable[[object], JSON]] = {

@@ -23,7 +23,7 @@ from jupyter_agent.models.faults import cut_short
 from jupyter_agent.options import Seconds
 from jupyter_agent.protocol import Delta, Message, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
-from jupyter_agent.sandbox.outputs import clean_markdown
+from jupyter_agent.sandbox.markdown import clean_markdown
 from jupyter_agent.summary import CHARACTERS_A_TOKEN
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 
@@ -305,7 +305,7 @@ class Agent(LoggingConfigurable):
         except ModelError as error:
             self.log.info("no summary by the model, so one by rule: %s", error)
             text = ""
-        if text := clean_markdown(text[:most]).strip():
+        if text := text[:most].strip():
             return text, {"usage": self._tries.pop(), **self._failed()}
         return summary.digest(cells, most), self._failed()
 

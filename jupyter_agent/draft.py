@@ -8,7 +8,8 @@ from typing import Any
 
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import CallReader, Delta, Kept, ReplyReader, Usage, fenced
-from jupyter_agent.sandbox.outputs import clean_markdown, printable
+from jupyter_agent.sandbox.markdown import clean_markdown
+from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.transcript import Change, Role, Transcript
 
 __all__ = ["Draft"]

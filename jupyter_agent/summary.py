@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.protocol import fenced
+from jupyter_agent.sandbox.markdown import clean_markdown, code_block
 from jupyter_agent.transcript import KEY
 
 __all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "digest", "size", "split", "write"]
@@ -104,15 +104,10 @@ def write(task: NotebookNode | None, text: str) -> str:
     """Make the summary's source: the task in hand, word for word, then what was done."""
     parts = [f"<details open>\n<summary>{_TITLE}</summary>"]
     if task is not None:
-        parts += ["The task:", fenced(task.source, "text")]
-        parts += [note] if (note := _facts(task).get("note")) else []
+        parts += ["The task:", code_block(task.source, "text")]
+        parts += [clean_markdown(note)] if (note := _facts(task).get("note")) else []
         parts += [_DONE]
-    return "\n\n".join([*parts, _closed(text.strip()), "</details>"])
-
-
-def _closed(text: str) -> str:
-    """Close a block of code that was cut off, or the rest of the cell would be in it."""
-    return f"{text}\n```" if text.count("```") % 2 else text
+    return "\n\n".join([*parts, clean_markdown(text), "</details>"])
 
 
 def digest(cells: Sequence[NotebookNode], most: int) -> str:
@@ -134,7 +129,7 @@ def _before(cell: NotebookNode, most: int) -> str:
     if _facts(cell).get("role") != "summary":
         return ""
     wrapped = _WRAPPED.fullmatch(cell.source)
-    return _closed((wrapped[1] if wrapped else cell.source).strip()[:most])
+    return clean_markdown((wrapped[1] if wrapped else cell.source).strip()[:most])
 
 
 def _entry(cell: NotebookNode) -> str:
@@ -145,7 +140,7 @@ def _entry(cell: NotebookNode) -> str:
         case "code":
             head = [_line(line) for line in cell.source.splitlines()[:3]]
             last = facts.get("shown", {}).get("text", "").rstrip().splitlines()[-1:]
-            return fenced("\n".join([*head, *(f"# → {_line(line)}" for line in last)]), "text")
+            return code_block("\n".join([*head, *(f"# → {_line(line)}" for line in last)]), "text")
         case "summary":
             return ""
     return _line(cell.source)

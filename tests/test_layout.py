@@ -17,8 +17,9 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"ipynb", "writing"},
-    {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
-    {"sandbox.figures", "sandbox.guest_calls"},
+    {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
+    | {"sandbox.tex"},
+    {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
     {

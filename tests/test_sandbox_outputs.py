@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jupyter_agent.sandbox.markdown import clean_markdown
 from jupyter_agent.sandbox.outputs import (
     WIDGET_VIEW,
-    clean_markdown,
     printable,
     read_output,
     weight,

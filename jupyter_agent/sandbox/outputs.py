@@ -2,7 +2,7 @@
 
 Types are checked, sizes capped, mime types taken from a white list, HTML rebuilt by nh3 (the Rust
 library ammonia), and nothing is kept that makes a browser fetch: the browser is a way out of a
-sandbox without network. The same filter stands before the model's own Markdown.
+sandbox without network.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Set
-from itertools import accumulate
 
 from jupyter_agent.ipynb import NotebookNode, from_dict
 from jupyter_agent.sandbox.figures import JSON, PLOTLY, VEGA, NotShown, read_plotly
+from jupyter_agent.sandbox.markdown import clean_markdown
+from jupyter_agent.sandbox.tex import harmless_tex
 
-__all__ = ["WIDGET_VIEW", "clean_markdown", "harmless_tex", "printable", "read_output", "weight"]
+__all__ = ["WIDGET_VIEW", "printable", "read_output", "weight"]
 
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
@@ -53,8 +54,6 @@ _STYLES = set(
     "max-height max-width min-width overflow padding padding-bottom padding-left padding-right "
     "padding-top text-align text-decoration vertical-align white-space width".split()
 )
-# TeX that MathJax turns into HTML of the writer's choice, with styles that fetch
-_TEX = re.compile(r"\\(class|cssId|data|href|html\w*|includegraphics|require|style|url)\b")
 
 
 def read_output(
@@ -356,76 +355,12 @@ def _json(value: object, depth: int = 0) -> JSON:
     raise ValueError(f"{type(value).__name__} where JSON belongs")
 
 
-def harmless_tex(text: str) -> str:
-    """Take from text what MathJax would turn into HTML of the writer's choice."""
-    return _TEX.sub(r"\\ \1", text)
+_READ_AS_MARKDOWN = re.compile(r"[<!\]&](?=\S)")  # VS Code draws TeX with its Markdown renderer
 
 
 def _latex(value: object) -> str:
-    return harmless_tex(_text(value))
-
-
-# Code for certain, however a renderer reads the rest: a fence of its own from the first column on,
-# with a plain label, that is closed. All else that looks like code may be none (`x ``, a fence that
-# its list item ends), so it is made inert too. Line by line: a pattern that looks for the end of
-# each fence looks at all that follows, again and again.
-_OPENING = re.compile(r"(`{3,})(?!mermaid)[A-Za-z0-9_+#.-]*[ \t]*")
-_CLOSING = re.compile(r" {0,3}(`{3,})[ \t]*")
-_FENCE = re.compile(r"`{3}|~{3}")
-_MERMAID = re.compile(r"mermaid(?!-source)", re.IGNORECASE)  # drawn, with pictures
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
-_JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
-
-
-def clean_markdown(text: str) -> str:
-    """Take from Markdown what makes a browser fetch or run: images, raw HTML, TeX with styles.
-
-    They stay as text that can be read. Fenced code is left as it is.
-    """
-    lines = [_undrawn(line) for line in printable(text).split("\n")]
-    pieces: list[str] = []
-    end = 0
-    for first, last in _fenced(lines):
-        pieces += [_inert("\n".join(lines[end:first]))] if first > end else []
-        pieces += lines[first:last]
-        end = last
-    if end < len(lines):
-        pieces.append(_inert("\n".join(lines[end:])))
-    return "\n".join(pieces)
-
-
-def _undrawn(line: str) -> str:
-    """Take from what may open a fence the word that has a diagram drawn."""
-    fence = _FENCE.search(line)
-    if not fence:
-        return line
-    return line[: fence.end()] + _MERMAID.sub("mermaid-source", line[fence.end() :])
-
-
-def _fenced(lines: list[str]) -> Iterator[tuple[int, int]]:
-    """Find the code: its first line, and the line after its last."""
-    closings = [_ticks(_CLOSING, line) for line in lines]
-    longest = [*accumulate(reversed(closings), max)][::-1]  # from a line on
-    place = 0
-    while place < len(lines) - 1:
-        ticks, first = _ticks(_OPENING, lines[place]), place
-        place += 1
-        if 0 < ticks <= longest[place]:
-            while closings[place] < ticks:
-                place += 1
-            place += 1
-            yield first, place
-
-
-def _ticks(fence: re.Pattern[str], line: str) -> int:
-    """Count the backticks of a line that is such a fence; 0 if it is none."""
-    found = fence.fullmatch(line)
-    return len(found[1]) if found else 0
-
-
-def _inert(text: str) -> str:
-    text = text.replace("![", f"!{_JOINER}[")
-    return harmless_tex(_TAG.sub(f"<{_JOINER}", text))
+    text = harmless_tex(_text(value)).replace("`", "'")
+    return _READ_AS_MARKDOWN.sub(r"\g<0> ", text)
 
 
 def _markdown(value: object) -> str:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.figures import JSON
 from jupyter_agent.sandbox.outputs import WIDGET_VIEW as VIEW
-from jupyter_agent.sandbox.outputs import harmless_tex, printable, read_output
+from jupyter_agent.sandbox.outputs import printable, read_output
+from jupyter_agent.sandbox.tex import harmless_tex
 
 __all__ = ["PROTOCOL", "TARGET", "VIEW", "Widgets"]
 

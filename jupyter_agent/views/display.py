@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from jupyter_agent.bill import Bill
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.protocol import fenced
+from jupyter_agent.sandbox.markdown import code_block
 from jupyter_agent.transcript import KEY, Change, brief
 from jupyter_agent.views.runs import Note
 
@@ -532,7 +532,7 @@ class DisplayView:
         title = f"step {step}" + f" · {label}" * self._live
         summary = f"<summary>{title}</summary>"
         return {
-            "text/markdown": f"<details open>{summary}\n\n{fenced(source)}\n\n</details>",
+            "text/markdown": f"<details open>{summary}\n\n{code_block(source)}\n\n</details>",
             "text/plain": source,
         }
 

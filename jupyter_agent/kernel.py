@@ -391,7 +391,7 @@ class AgentKernel(Kernel):
         options = _parser().parse_args(shlex.split(line))
         note, outlet = Note.of(cell.parent), KernelOutlet(self)
         if note.held and not (options.quiet or options.rerun):
-            show_recorded(outlet, note)
+            show_recorded(outlet, note, known=self._runs.know(note))
             return
         view: AnswerView | DisplayView = AnswerView(outlet)
         if not options.quiet:

@@ -92,7 +92,7 @@ class AgentMagics(Magics):
         if note.held and not (options.quiet or options.rerun):
             from jupyter_agent.views.display import KernelOutlet, show_recorded
 
-            show_recorded(KernelOutlet(self._kernel), note)
+            show_recorded(KernelOutlet(self._kernel), note, known=self._runs.know(note))
             return
         view = self._view(note, quiet=options.quiet)
         changes = self.session.run(

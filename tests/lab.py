@@ -147,6 +147,18 @@ class NotebookPage:
     path: Path
     url: str
     requests: list[str] = field(default_factory=list, repr=False)
+    faults: list[str] = field(default_factory=list, repr=False)  # of our extension's code
+
+    def __post_init__(self) -> None:
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self._fault(f"{error}\n{error.stack}"))
+        self.page.on(
+            "console", lambda said: self._fault(said.text) if said.type == "error" else None
+        )
+
+    def _fault(self, said: str) -> None:
+        if "jupyter-agent-kernel" in said:  # the path of its code, in the trace
+            self.faults.append(said)
 
     @property
     def cells(self) -> Locator:
@@ -336,10 +348,10 @@ def opened(
         page.set_viewport_size({"width": 1280, "height": height})
         url = f"{lab.url}/{lab.front_end.path}/{path.relative_to(lab.folder)}"
         notebook = NotebookPage(page, path, url)
-        page.on("request", lambda request: notebook.requests.append(request.url))
         page.goto(f"{url}?reset")
         notebook._settle()
         yield notebook
+        assert notebook.faults == []
     finally:
         page.close()
 
@@ -352,13 +364,14 @@ def launched(lab: Lab, browser: BrowserContext, kernel: str) -> Iterator[Noteboo
     page = browser.new_page()
     try:
         page.set_viewport_size({"width": 1280, "height": 1400})
+        notebook = NotebookPage(page, path, f"{lab.url}/doc/tree/{path.name}")
         page.goto(f"{lab.url}/lab?reset")
         card = page.locator(f'.jp-LauncherCard[title="{kernel}"]').first
         expect(page.locator("#jupyterlab-splash")).to_have_count(0, timeout=PATIENCE)
         card.click(timeout=PATIENCE)
-        notebook = NotebookPage(page, path, f"{lab.url}/doc/tree/{path.name}")
         notebook._settle()
         yield notebook
+        assert notebook.faults == []
     finally:
         page.close()
 

@@ -17,11 +17,10 @@ declare namespace Lab {
     /** Of an agent's cell: its place in the run, and what of it the agent wrote. */
     index?: number;
     checksum?: string;
-    /** Of a %%agent cell: how its run stands, its text, the last step shown, the last header. */
+    /** Of a %%agent cell: how its run stands, its text, the last step shown. */
     state?: string;
     digest?: string;
     last?: number;
-    header?: Facts;
   }
 
   /** What a header says. */
@@ -68,9 +67,19 @@ declare namespace Lab {
     cells: CellState[];
   }
 
+  /** What a kernel knows of a run. */
+  interface Known {
+    anchor: string;
+    facts: Facts;
+    /** The sources of its cells. */
+    cells: Record<string, string>;
+  }
+
   /** A run, as far as this page knows. */
   interface Run {
     id: string;
+    /** The %%agent cell. */
+    anchor: string;
     /** Whether this page asked for it. */
     own: boolean;
     sent: number;
@@ -85,10 +94,9 @@ declare namespace Lab {
     follows: boolean;
     /** Messages that came while the whole run is fetched. */
     waiting: Array<[Tag, Content]> | null;
-    /** The cells that were shown: one that is not there was deleted. */
-    shown: Set<string>;
-    /** Of cells that the user has edited or deleted (null): what the kernel was told. */
-    told: Map<string, string | null>;
+    /** What the kernel holds of each cell that this page has shown; null of one that the user has
+     * deleted. */
+    held: Map<string, string | null>;
   }
 
   // -- messages
@@ -122,6 +130,7 @@ declare namespace Lab {
     id: string;
     clientId: string;
     username?: string;
+    info: Promise<{ implementation: string }>;
     anyMessage: Signal<Kernel, { msg: Message; direction: 'send' | 'recv' }>;
     registerMessageHook(id: string, hook: (message: Message) => boolean): void;
     sendControlMessage(
@@ -182,8 +191,9 @@ declare namespace Lab {
     ready: Promise<void>;
     isDisposed: boolean;
     disposed: Signal<Context, void>;
+    saveState: Signal<unknown, string>;
     model: {
-      cells: Iterable<Cell>;
+      cells: Iterable<Cell> & { changed: Signal<unknown, unknown> };
       collaborative: boolean;
       contentChanged: Signal<unknown, void>;
       sharedModel: {
@@ -203,17 +213,20 @@ declare namespace Lab {
   // -- widgets
 
   class Widget {
+    id: string;
     node: HTMLElement;
     isAttached: boolean;
     isDisposed: boolean;
     isHidden: boolean;
     disposed: Signal<Widget, void>;
     addClass(name: string): void;
+    dispose(): void;
     setHidden(hidden: boolean): void;
   }
 
   interface CellWidget extends Widget {
     placeholder: boolean;
+    inputHidden: boolean;
     rendered?: boolean;
     renderer?: { renderModel(model: object): Promise<void> };
     setPrompt?(text: string): void;
@@ -233,7 +246,14 @@ declare namespace Lab {
     };
   }
 
+  /** A cell that is about to run. */
+  interface Scheduled {
+    notebook: Widget;
+    cell: { model: Cell };
+  }
+
   interface App {
+    shell: { activateById(id: string): void };
     commands: { execute(command: string): Promise<unknown> };
     docRegistry: {
       addWidgetExtension(

@@ -378,9 +378,17 @@ class DisplayView:
     def snapshot(self) -> dict[str, Any]:
         """Say everything that was sent, for a page that has missed some."""
         with self._lock:
-            shown = [each for each in self._cells.values() if each.kept and not each.deleted]
-            cells = [self._snapshot(each) for each in shown]
+            cells = [self._snapshot(each) for each in self._kept()]
             return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
+
+    def known(self) -> dict[str, Any]:
+        """Say where it was shown, how it stands, and the sources of its cells."""
+        with self._lock:
+            cells = {each.cell.id: self._first(each) + each.source for each in self._kept()}
+            return {"anchor": self._anchor, "facts": self._header.get(MIME, {}), "cells": cells}
+
+    def _kept(self) -> list[_Shown]:
+        return [each for each in self._cells.values() if each.kept and not each.deleted]
 
     def edit(self, cell_id: str, source: str) -> None:
         """Take over what the user has made of a cell: now, or once the agent has written it."""
@@ -411,6 +419,9 @@ class DisplayView:
         shown = self._cells.get(cell_id)
         return shown.cell if shown else None
 
+    def _first(self, shown: _Shown) -> str:
+        return self._first_line if shown.cell.cell_type == "code" else ""
+
     def _without_first_line(self, source: str) -> str:
         return source.removeprefix(self._first_line).lstrip("\n") if self._first_line else source
 
@@ -423,13 +434,12 @@ class DisplayView:
         return {"run": self.run, "anchor": self._anchor, "state": state, "digest": self._digest}
 
     def _cell_facts(self, shown: _Shown) -> Tag:
-        code = shown.cell.cell_type == "code"
         return {
             "id": shown.cell.id,
             "index": shown.index,
             "type": shown.cell.cell_type,
             "state": shown.state,
-            "first_line": self._first_line if code else "",
+            "first_line": self._first(shown),
             "count": shown.cell.get("execution_count"),
         }
 
@@ -564,15 +574,23 @@ class DisplayView:
             shown.source, shown.label, shown.displayed = source, label, True
 
 
-def show_recorded(outlet: Outlet, note: Note) -> None:
-    """Say that the notebook holds the run that was asked for, so that no model was."""
-    text = "agent: shown as recorded; no model was asked. Edit the task to ask one"
+def show_recorded(outlet: Outlet, note: Note, *, known: bool) -> None:
+    """Say that the notebook holds the run that was asked for, so that no model was.
+
+    Parameters
+    ----------
+    known
+        Whether that run was this kernel's: any file can say that it holds one.
+    """
+    what = "shown as recorded" if known else "shown as in the file; this kernel has not done it"
+    text = f"agent: {what}; no model was asked. Edit the task to ask one"
+    state = "recorded" if known else "claimed"
     data = {
         "text/markdown": f"*{_escape(text)}*",
         "text/plain": text,
-        MIME: {"run": note.run, "state": "recorded"},
+        MIME: {"run": note.run, "state": state},
     }
-    tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": "done"}
+    tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": state}
     outlet.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)
 
 

@@ -39,6 +39,10 @@ class Shown(Protocol):
         """Say everything that was sent of it."""
         ...
 
+    def known(self) -> dict[str, Any]:
+        """Say where it was shown, how it stands, and the sources of its cells."""
+        ...
+
     def edit(self, cell_id: str, source: str) -> None:
         """Take over what the user has made of a cell."""
         ...
@@ -60,7 +64,8 @@ class Shown(Protocol):
 class Note:
     """What a page has noted on a cell that is to run, as far as it can be believed.
 
-    Notes are saved with notebooks, so they may say anything; none of it is ever run.
+    Notes are saved with notebooks, so they may say anything; none of it is ever run. `Runs` knows
+    which runs there were.
     """
 
     cell_id: str = ""
@@ -86,7 +91,7 @@ class Note:
 
     @property
     def held(self) -> bool:
-        """Whether the notebook holds the finished run that this very text asked for."""
+        """Whether the notebook says that it holds the finished run which this text asked for."""
         return bool(self.run) and self.state == "done" and self.digest == digest(self.source)
 
 
@@ -113,6 +118,10 @@ class Runs:
         shown = self._find(note.run)
         return shown.cell(note.cell_id) if shown else None
 
+    def know(self, note: Note) -> bool:
+        """Tell whether the run that a cell is said to have begun is one of this kernel's."""
+        return self._find(note.run) is not None
+
     def task(self, run: str) -> NotebookNode | None:
         """Find the cell that began a run."""
         shown = self._find(run)
@@ -133,6 +142,9 @@ class Runs:
     def answer(self, content: object) -> dict[str, Any]:
         """Answer a page: it asks for a run, or says what the user has made of one of its cells."""
         match content:
+            case {"op": "known", "runs": [*runs]}:
+                found = {run: shown.known() for run in runs if (shown := self._find(run))}
+                return {"status": "ok", "runs": found}
             case {"op": "sync", "run": str(run)} if shown := self._find(run):
                 return {"status": "ok", **shown.snapshot()}
             case {"op": "edit", "run": str(run), "id": str(cell_id), "source": str(source)} if (
@@ -150,7 +162,7 @@ class Runs:
         for shown in self._shown:
             shown.still_busy()
 
-    def _find(self, run: str) -> Shown | None:
+    def _find(self, run: object) -> Shown | None:
         return next((shown for shown in self._shown if run and shown.run == run), None)
 
 

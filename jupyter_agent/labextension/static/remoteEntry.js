@@ -11,7 +11,10 @@
  * than the container {init, get} at the end of this file.
  *
  * Whatever a message says, this code never runs anything, and writes no cell but those it made
- * and the user has not touched since. */
+ * and the user has not touched since. What a file says (notes in the metadata of cells, saved
+ * outputs) may be anybody's: a cell is hidden, removed or written only if the kernel told this
+ * page of it (`Lab.Run.held`), and a bar that no kernel has vouched for says so (`known`). What
+ * the agent wrote is drawn untrusted. */
 (() => {
   'use strict';
 
@@ -28,14 +31,51 @@
   const RESPITE = 2000; // milliseconds after the user has done something in which nothing scrolls
   const NEAR = 60; // pixels that the end of a cell may be below the edge and still be looked at
 
-  // what no front end can be made to run or fetch with, once HTML and Markdown are looked at
-  const INERT = /^(text\/(plain|latex|html|markdown)|image\/(png|jpeg|gif)|application\/json)$/;
+  const AGENT = '%%agent'; // what a cell begins with that asks the agent
+  const SANDBOX = '%%sandbox\n'; // what the agent's code begins with in the user's own kernel
 
+  // what is drawn without a sanitizer, however little it is trusted
+  const INERT = /^(text\/plain|image\/(png|jpeg|gif)|application\/(json|vnd\.jupyter-agent\.run\+json))$/;
+
+  const DISPLAYS = /^(display_data|update_display_data|execute_result)$/; // messages with mime bundles
   const GOING = new Set(['starting', 'working']); // states of a run that has not ended
 
-  /** Runs that a kernel is known to be carrying out.
-   * @type {Set<string>} */
-  const alive = new Set();
+  /** What kernels have told this page of runs, and when each began: all else that a bar says is from
+   * a file.
+   * @type {Map<string, Lab.Facts & {since: number}>} */
+  const known = new Map();
+
+  /** @param {string} run */
+  const working = run => GOING.has(known.get(run)?.state ?? '');
+
+  /** Bars that are on the page: they draw what is known.
+   * @type {Set<{draw(): void}>} */
+  const bars = new Set();
+
+  /** Take in what a kernel has told of a run.
+   * @param {Lab.Facts} facts */
+  function learn(facts) {
+    known.set(facts.run, { ...facts, since: performance.now() - (facts.seconds ?? 0) * 1000 });
+    for (const bar of bars) {
+      bar.draw();
+    }
+  }
+
+  /** Read the facts of a header, which may be anything.
+   * @param {any} value
+   * @returns {Lab.Facts} */
+  function factsOf(value) {
+    /** @param {string} name */
+    const text = name => (typeof value?.[name] === 'string' ? value[name].slice(0, 200) : '');
+    /** @param {string} name */
+    const count = name => (Number.isFinite(value?.[name]) ? value[name] : 0);
+    const [run, state, doing, waiting, model, sandbox] = [
+      'run', 'state', 'doing', 'waiting', 'model', 'sandbox'
+    ].map(text);
+    const [step, tokens, seconds, cells] = ['step', 'tokens', 'seconds', 'cells'].map(count);
+    const flags = { estimated: value?.estimated === true, folded: value?.folded === true };
+    return { run, state, doing, waiting, model, sandbox, step, tokens, seconds, cells, ...flags };
+  }
 
   // -- cells and what is noted on them
 
@@ -64,11 +104,16 @@
     return checksum(cell.sharedModel.getSource()) === note.checksum;
   }
 
-  /** Whether nothing in a mime bundle can run or fetch, however trusted it is.
+  /** Whether a cell is the agent's, or made of one: a half, a copy, one that the user has edited.
+   * @param {Lab.Cell | undefined} cell */
+  function isAgents(cell) {
+    return typeof cell?.getMetadata(KEY)?.checksum === 'string';
+  }
+
+  /** Whether a mime bundle is drawn alike, trusted or not.
    * @param {Record<string, unknown>} data */
   function isInert(data) {
-    const markdown = String(data['text/markdown'] ?? '');
-    return Object.keys(data).every(type => INERT.test(type)) && !/<[a-z!/?]|!\[/i.test(markdown);
+    return Object.keys(data).every(type => INERT.test(type));
   }
 
   // -- what this browser remembers: which runs it has asked of which kernel
@@ -131,8 +176,14 @@
       /** Whether the user looks at the end of the run there; until that is known, not in it.
        * @type {Map<Lab.Panel, boolean>} */
       this.looking = new Map();
+      /** The cells that requests of this page run.
+       * @type {Map<string, string>} */
+      this.executed = new Map();
+      this.confined = false; // whether every cell of this kernel runs in the sandbox
       this.timer = 0;
-      this.hidden = false; // whether any cell is folded away
+      /** Cells that are folded away.
+       * @type {Set<string>} */
+      this.hidden = new Set();
       const session = context.sessionContext;
       const attach = () => this.attach(session.session?.kernel ?? null);
       session.kernelChanged.connect(() => void context.ready.then(attach));
@@ -143,8 +194,14 @@
       });
       void context.ready.then(() => {
         attach();
-        this.fold();
         context.model.contentChanged.connect(() => this.changed());
+        // once the document is as a split, a merge or a paste leaves it
+        context.model.cells.changed.connect(() => queueMicrotask(() => this.confineAll()));
+      });
+      context.saveState.connect((_, state) => {
+        if (state === 'started') {
+          this.vouch();
+        }
       });
     }
 
@@ -166,8 +223,17 @@
       }
       panel.node.addEventListener(EVENT, event => {
         const { wish, run } = /** @type {CustomEvent<{wish: string, run: string}>} */ (event).detail;
-        this.obey(panel, wish, run);
+        this.obey(panel, this.indexOf(panel, event.target), wish, run);
       });
+      // JupyterLab's sanitizer leaves buttons that carry a command of its own
+      const hold = /** @param {Event} event */ event => {
+        const button = /** @type {Element} */ (event.target).closest?.('[data-commandlinker-command]');
+        if (button && isAgents(this.cells[this.indexOf(panel, button)])) {
+          event.stopPropagation();
+          event.preventDefault();
+        }
+      };
+      panel.node.addEventListener('click', hold, { capture: true });
       void this.context.ready.then(() => this.fold());
     }
 
@@ -182,22 +248,18 @@
       return this.cells.find(cell => cell.id === id);
     }
 
-    /** The cells of a run, in the order of the notebook.
-     * @param {string} run */
-    cellsOf(run) {
-      return this.cells.filter(cell => {
-        const note = noteOf(cell);
-        return note?.run === run && note.index;
-      });
+    /** The place of the cell that holds a node of a view.
+     * @param {Lab.Panel} panel
+     * @param {EventTarget | null} target */
+    indexOf(panel, target) {
+      const node = /** @type {Node | null} */ (target);
+      return panel.content.widgets.findIndex(widget => widget.node.contains(node));
     }
 
-    /** The %%agent cell of a run.
-     * @param {string} run */
-    anchorOf(run) {
-      return this.cells.find(cell => {
-        const note = noteOf(cell);
-        return note?.run === run && note.state;
-      });
+    /** The cells of a run that are there, in the order of the notebook.
+     * @param {Lab.Run} run */
+    cellsOf(run) {
+      return this.cells.filter(cell => run.held.has(cell.id));
     }
 
     /** Change the document outside the user's undo. Not for outputs: a cell's model keeps those
@@ -223,30 +285,68 @@
         return;
       }
       this.kernel = kernel;
-      this.runs.clear();
       this.requests.clear();
-      kernel?.anyMessage.connect((sender, { msg, direction }) => {
-        if (sender === this.kernel && direction === 'recv' && msg.channel === 'iopub') {
+      this.executed.clear();
+      this.confined = false;
+      if (!kernel) {
+        return;
+      }
+      kernel.anyMessage.connect((sender, { msg, direction }) => {
+        if (sender !== this.kernel) {
+          return;
+        }
+        if (direction === 'recv' && msg.channel === 'iopub') {
           this.hear(sender, msg);
+        } else if (direction === 'send' && msg.header.msg_type === 'execute_request') {
+          this.executed.set(msg.header.msg_id, String(msg.metadata.cellId));
         }
       });
-      // the page was reloaded, or the notebook closed, perhaps without having been saved
-      const missed = recalled(kernel?.id ?? '').filter(([, anchor]) => this.cell(anchor));
-      const latest = new Map(missed.map(([run, anchor]) => [anchor, run]));
-      const unseen = [...latest].filter(([anchor, run]) => noteOf(this.cell(anchor))?.run !== run);
-      for (const run of new Set([...this.unfinished(), ...unseen.map(([, run]) => run)])) {
-        this.sync(run);
-      }
-      for (const note of this.cells.map(noteOf)) {
-        if (note?.state) {
-          this.run(note.run); // what becomes of its cells is told
-        }
-      }
+      const ended = () => {}; // it ended before it said what it is
+      void kernel.info.then(info => {
+        this.confined = kernel === this.kernel && info.implementation === KEY;
+      }, ended);
+      void this.comeBack(kernel);
     }
 
-    /** Runs that the notebook holds and that have no end. */
-    unfinished() {
-      return this.cells.map(noteOf).filter(note => note?.state === 'working').map(note => String(note?.run));
+    /** Learn what the kernel knows of the runs that the notebook or this browser names: the page was
+     * reloaded, or the notebook closed, perhaps without having been saved.
+     * @param {Lab.Kernel} kernel */
+    async comeBack(kernel) {
+      const noted = this.cells.map(noteOf).filter(note => note?.state).map(note => String(note?.run));
+      const asked = recalled(kernel.id).filter(([, anchor]) => this.cell(anchor));
+      const latest = new Map(asked.map(([run, anchor]) => [anchor, run]));
+      const runs = [...new Set([...noted, ...latest.values()])];
+      if (!runs.length) {
+        return;
+      }
+      const reply = await this.ask({ op: 'known', runs });
+      if (kernel !== this.kernel || this.context.isDisposed) {
+        return;
+      }
+      const told = new Map(Object.entries(/** @type {Record<string, Lab.Known>} */ (reply?.runs ?? {})));
+      for (const [id, { anchor, facts, cells }] of told) {
+        const cell = this.cell(anchor);
+        const note = noteOf(cell);
+        const run = this.run(id);
+        run.anchor = anchor;
+        if (GOING.has(facts.state) || note?.run !== id || note.state === 'working') {
+          this.sync(id);
+        } else {
+          for (const [each, source] of Object.entries(cells).filter(([each]) => this.cell(each))) {
+            run.held.set(each, source);
+          }
+          const folded = factsOf(cell && this.headerOf(cell)?.data[MIME]).folded;
+          learn({ ...factsOf(facts), folded });
+        }
+      }
+      for (const [anchor, id] of latest) {
+        if (!told.has(id)) {
+          const run = this.run(id);
+          run.anchor = anchor;
+          this.lose(run);
+        }
+      }
+      this.fold();
     }
 
     /** @param {Lab.Kernel} kernel
@@ -265,13 +365,18 @@
           }
           this.take(tag, msg.content, request.session === kernel.clientId);
         }
+      } else if (DISPLAYS.test(msg.header.msg_type)) {
+        const cell = this.cell(this.executed.get(request.msg_id) ?? '');
+        if (cell && (isAgents(cell) || cell.sharedModel.getSource().startsWith(AGENT))) {
+          this.distrust(cell, msg.content.data); // JupyterLab trusts whatever the user has run
+        }
       } else if (msg.header.msg_type === 'status' && msg.content.execution_state === 'idle') {
         const run = this.requests.get(request.msg_id);
         this.requests.delete(request.msg_id);
         if (run) {
           this.flush(this.run(run));
         }
-        if (run && (alive.has(run) || this.unfinished().includes(run))) {
+        if (run && working(run)) {
           this.sync(run); // the server drops messages of a kernel that sends too many
         }
       }
@@ -321,9 +426,8 @@
     run(id) {
       let run = this.runs.get(id);
       if (!run) {
-        const shown = new Set(this.cellsOf(id).map(cell => cell.id));
         const none = { sent: 0, last: 0, queue: [], timer: 0, flushed: 0, follows: false, waiting: null };
-        run = { id, own: false, ...none, shown, told: new Map() };
+        run = { id, anchor: '', own: false, ...none, held: new Map() };
         this.runs.set(id, run);
       }
       return run;
@@ -376,15 +480,23 @@
           this.header(run, tag, content.data);
           break;
         case 'cell':
-          this.update(tag, content.data['text/plain']);
+          this.update(run, tag, content.data['text/plain']);
           break;
         case 'output':
-          this.output(tag, content);
+          this.output(run, tag, content);
           break;
         case 'clear':
-          /** @type {Lab.CodeCell | undefined} */ (this.cell(tag.id))?.outputs?.clear(tag.wait);
+          this.codeCell(run, tag.id)?.outputs.clear(tag.wait);
           break;
       }
+    }
+
+    /** A code cell of a run, if it is still one.
+     * @param {Lab.Run} run
+     * @param {string} id */
+    codeCell(run, id) {
+      const cell = /** @type {Lab.CodeCell | undefined} */ (run.held.has(id) ? this.cell(id) : undefined);
+      return cell?.outputs ? cell : undefined;
     }
 
     /** Ask the kernel on its control channel, which answers while a cell runs.
@@ -434,7 +546,7 @@
           if (reply?.status === 'ok') {
             this.restore(run, reply);
           } else {
-            this.lose(id);
+            this.lose(run);
           }
           for (const [tag, content] of waiting) {
             this.take(tag, content, false);
@@ -456,8 +568,8 @@
       for (const cell of snapshot.cells) {
         const model = this.cell(cell.id);
         if (model) {
-          run.shown.add(cell.id);
-          this.write(model, cell.first_line + cell.source);
+          run.held.set(cell.id, cell.first_line + cell.source);
+          this.write(run, model, cell.first_line + cell.source);
           this.fill(model, cell);
         }
       }
@@ -465,32 +577,31 @@
     }
 
     /** Note that a run will never end: its kernel knows nothing of it.
-     * @param {string} id */
-    lose(id) {
-      this.runs.delete(id);
-      alive.delete(id);
-      const anchor = this.anchorOf(id) ?? this.cells.find(cell => this.headerOf(cell)?.data[MIME].run === id);
+     * @param {Lab.Run} run */
+    lose(run) {
+      clearTimeout(run.timer);
+      Object.assign(run, { waiting: null, queue: [], timer: 0 });
+      const facts = { ...factsOf(known.get(run.id)), run: run.id, state: 'lost', doing: '' };
+      learn(facts);
+      const anchor = this.cell(run.anchor);
       const note = noteOf(anchor);
-      if (anchor && (note?.run !== id || note.state === 'working')) {
-        const old = this.headerOf(anchor);
-        const facts = { ...(old?.data[MIME] ?? {}), run: id, state: 'lost', doing: '' };
-        const text = 'agent: lost, because its kernel is gone; its cells so far stand';
-        this.show(anchor, { [MIME]: facts, 'text/markdown': `*${text}*`, 'text/plain': text });
-        if (note?.run === id) {
-          this.note(anchor, { state: 'lost', header: facts });
+      if (anchor && (note?.run !== run.id || note.state === 'working')) {
+        this.show(anchor, facts, 'agent: lost, because its kernel is gone; its cells so far stand');
+        if (note?.run === run.id) {
+          this.note(anchor, { state: 'lost' });
         }
       }
-      this.rest(id);
+      this.rest(run);
     }
 
     /** The kernel is gone, and with it its runs. */
     giveUp() {
       this.requests.clear();
-      const starting = [...this.runs.keys()].filter(run => alive.has(run));
-      for (const run of new Set([...this.unfinished(), ...starting])) {
-        this.lose(run);
+      for (const run of this.runs.values()) {
+        if (working(run.id)) {
+          this.lose(run);
+        }
       }
-      this.runs.clear();
     }
 
     // -- the %%agent cell
@@ -501,29 +612,25 @@
      * @param {Lab.Bundle} data */
     header(run, tag, data) {
       const begun = tag.state !== 'starting' && tag.state !== 'failed';
-      const working = GOING.has(tag.state);
-      const first = working && !alive.has(run.id);
-      if (working) {
-        alive.add(run.id);
-      } else {
-        alive.delete(run.id);
-      }
-      const anchor = /** @type {Lab.CodeCell | undefined} */ (this.cell(tag.anchor));
+      const going = GOING.has(tag.state);
+      const first = going && !working(run.id);
+      const facts = factsOf(data[MIME]);
+      run.anchor = tag.anchor;
+      learn(facts);
+      const anchor = this.cell(tag.anchor);
       const before = noteOf(anchor);
       if (anchor) {
         if (begun && before?.run !== run.id) {
-          if (before?.run) {
-            this.remove(before.run);
-          }
-          this.note(anchor, { run: run.id, state: tag.state, digest: tag.digest, last: 0, header: undefined });
+          this.remove(this.runs.get(before?.run ?? ''));
+          this.note(anchor, { run: run.id, state: tag.state, digest: tag.digest, last: 0 });
         }
-        this.show(anchor, data);
-        if (begun && !working) {
-          this.note(anchor, { state: tag.state, header: data[MIME] });
+        this.show(anchor, facts, data['text/plain']);
+        if (begun && !going) {
+          this.note(anchor, { state: tag.state });
         }
       }
-      if (!working) {
-        this.rest(run.id);
+      if (!going) {
+        this.rest(run);
       }
       if (anchor && run.own && first && this.kernel) {
         remember(this.kernel.id, run.id, tag.anchor);
@@ -542,32 +649,48 @@
      * @param {Lab.Tag} tag
      * @param {Lab.Content} content */
     recorded(tag, content) {
-      const anchor = /** @type {Lab.CodeCell | undefined} */ (this.cell(tag.anchor));
+      const anchor = this.cell(tag.anchor);
       if (anchor) {
-        const facts = { ...noteOf(anchor)?.header, run: tag.run, state: 'recorded' };
-        this.show(anchor, { ...content.data, [MIME]: facts });
+        const facts = { ...factsOf(known.get(tag.run)), run: tag.run, state: tag.state };
+        learn(facts);
+        this.show(anchor, facts, content.data['text/plain']);
       }
     }
 
     /** Take away an earlier run, which is one undo, save for the cells that the user has edited.
-     * @param {string} run */
+     * @param {Lab.Run | undefined} run */
     remove(run) {
-      this.runs.delete(run);
+      if (!run) {
+        return; // this kernel has not made its cells
+      }
       const shared = this.context.model.sharedModel;
-      const cells = this.cellsOf(run);
-      const kept = cells.filter(cell => !untouched(cell, /** @type {Lab.Note} */ (noteOf(cell))));
+      const gone = new Set();
       this.silently(() => {
-        for (const cell of kept) {
-          cell.deleteMetadata(KEY);
+        for (const cell of this.cellsOf(run)) {
+          const note = noteOf(cell);
+          if (note && untouched(cell, note) && this.holds(run, cell)) {
+            gone.add(cell.id);
+          } else {
+            // the user's now, but still text of the agent's
+            cell.setMetadata(KEY, { id: cell.id, checksum: note?.checksum ?? '' });
+          }
         }
       });
       shared.transact(() => {
         for (let i = shared.cells.length - 1; i >= 0; i--) {
-          if (cells.some(cell => cell.id === shared.cells[i].getId() && !kept.includes(cell))) {
+          if (gone.has(shared.cells[i].getId())) {
             shared.deleteCell(i);
           }
         }
       });
+      run.held.clear();
+    }
+
+    /** Whether a cell says what the kernel knows of it.
+     * @param {Lab.Run} run
+     * @param {Lab.Cell} cell */
+    holds(run, cell) {
+      return run.held.get(cell.id) === cell.sharedModel.getSource();
     }
 
     /** @param {Lab.Cell} anchor
@@ -584,12 +707,14 @@
 
     /** Show a header, in the place of the one that is there.
      * @param {Lab.Cell} anchor
-     * @param {Lab.Bundle} data */
-    show(anchor, data) {
+     * @param {Lab.Facts} facts
+     * @param {string} text For who cannot draw it. */
+    show(anchor, facts, text) {
       const outputs = /** @type {Lab.CodeCell} */ (anchor).outputs;
       if (!outputs) {
         return; // the user has made a Markdown cell of it
       }
+      const data = { [MIME]: facts, 'text/plain': text };
       const output = { output_type: 'display_data', data, metadata: {} };
       for (let i = 0; i < outputs.length; i++) {
         if (outputs.get(i).data?.[MIME]) {
@@ -603,24 +728,26 @@
     // -- the agent's cells
 
     /** Write a cell as it stands now, if it is still there.
+     * @param {Lab.Run} run
      * @param {Lab.Tag} tag
      * @param {string} source */
-    update(tag, source) {
-      const cell = this.cell(tag.id);
+    update(run, tag, source) {
+      const cell = run.held.has(tag.id) ? this.cell(tag.id) : undefined;
       if (cell && !source && tag.state === 'done') {
-        this.takeBack(cell);
+        this.takeBack(run, cell);
       } else if (cell) {
-        this.write(cell, tag.first_line + source);
+        this.write(run, cell, tag.first_line + source);
         this.progress(cell, tag);
       }
     }
 
     /** The model's reply broke off, and half of one is none.
+     * @param {Lab.Run} run
      * @param {Lab.Cell} cell */
-    takeBack(cell) {
+    takeBack(run, cell) {
       const note = noteOf(cell);
       if (note && untouched(cell, note)) {
-        this.runs.get(note.run)?.shown.delete(cell.id);
+        run.held.delete(cell.id);
         this.silently(() => this.context.model.sharedModel.deleteCell(this.cells.indexOf(cell)));
       }
     }
@@ -643,13 +770,11 @@
       });
       states.forEach((state, i) => {
         const cell = this.cells[at + i];
-        run.shown.add(cell.id);
+        run.held.set(cell.id, cell.sharedModel.getSource());
         if (state.type === 'markdown') {
           this.widgets(cell, widget => {
             widget.rendered = true;
           });
-        } else {
-          cell.trusted = state.outputs.every(output => !output.data || isInert(output.data));
         }
         this.progress(cell, state);
       });
@@ -688,9 +813,10 @@
     }
 
     /** Set a cell's source, unless the user has changed it.
+     * @param {Lab.Run} run
      * @param {Lab.Cell} cell
      * @param {string} source */
-    write(cell, source) {
+    write(run, cell, source) {
       const note = noteOf(cell);
       const before = cell.sharedModel.getSource();
       if (!note || before === source || !untouched(cell, note)) {
@@ -704,14 +830,16 @@
         }
         cell.setMetadata(KEY, { ...note, checksum: checksum(source) });
       });
+      run.held.set(cell.id, source);
       if (cell.type === 'markdown') {
-        void this.draw(cell);
+        void this.draw(run, cell);
       }
     }
 
     /** Draw Markdown as it grows: JupyterLab waits until it has not changed for a second.
+     * @param {Lab.Run} run
      * @param {Lab.Cell} cell */
-    async draw(cell) {
+    async draw(run, cell) {
       if (this.drawing.has(cell.id)) {
         this.drawing.set(cell.id, true);
         return;
@@ -729,10 +857,7 @@
           }
         }
         await Promise.all(drawn).catch(() => {});
-        const run = this.runs.get(noteOf(cell)?.run ?? '');
-        if (run) {
-          this.follow(run); // it may have grown
-        }
+        this.follow(run); // it may have grown
         const took = performance.now() - began;
         await new Promise(resolve => setTimeout(resolve, took)); // the page has half of its time left
       } while (this.drawing.get(cell.id) && !this.context.isDisposed);
@@ -779,7 +904,7 @@
     }
 
     /** No cell of a run runs any more.
-     * @param {string} run */
+     * @param {Lab.Run} run */
     rest(run) {
       for (const cell of this.cellsOf(run)) {
         this.progress(cell, { state: 'idle' });
@@ -793,24 +918,27 @@
       const code = /** @type {Lab.CodeCell} */ (cell);
       if (state.type === 'code' && code.outputs) {
         const outputs = state.outputs.map(output => this.cleaned(output));
+        for (const { data } of outputs) {
+          this.distrust(code, data ?? {});
+        }
         if (JSON.stringify(code.outputs.toJSON()) !== JSON.stringify(outputs)) {
           code.outputs.fromJSON(outputs);
         }
-        this.distrust(code, outputs);
         this.progress(code, state);
       }
     }
 
     /** Add an output, or change one; a stream grows.
+     * @param {Lab.Run} run
      * @param {Lab.Tag} tag
      * @param {Lab.Content} content */
-    output(tag, content) {
-      const cell = /** @type {Lab.CodeCell | undefined} */ (this.cell(tag.id));
-      if (!cell?.outputs || !noteOf(cell)) {
+    output(run, tag, content) {
+      const cell = this.codeCell(run, tag.id);
+      if (!cell) {
         return;
       }
       const output = this.cleaned(outputOf(tag, content));
-      this.distrust(cell, [output]);
+      this.distrust(cell, output.data ?? {});
       if (output.output_type === 'stream' || tag.index >= cell.outputs.length) {
         cell.outputs.add(output);
       } else {
@@ -818,27 +946,86 @@
       }
     }
 
-    /** Clean HTML once more, as JupyterLab does for a notebook it does not trust.
+    // -- trust
+
+    /** @param {unknown} html */
+    sanitized(html) {
+      const [panel] = this.panels;
+      return panel?.content.rendermime.sanitizer.sanitize([html].flat().join('')) ?? '';
+    }
+
+    /** Bring HTML into the form that JupyterLab draws where nothing is trusted.
      * @param {Lab.OutputData} output
      * @returns {Lab.OutputData} */
     cleaned(output) {
       const html = output.data?.['text/html'];
-      const [panel] = this.panels;
-      if (!output.data || html === undefined) {
-        return output;
-      }
-      const clean = panel?.content.rendermime.sanitizer.sanitize([html].flat().join('')) ?? '';
-      return { ...output, data: { ...output.data, 'text/html': clean } };
+      return html === undefined
+        ? output
+        : { ...output, data: { ...output.data, 'text/html': this.sanitized(html) } };
     }
 
-    /** A cell is trusted only while its outputs are inert: what is not shall not run here, nor
-     * when the notebook is opened again.
-     * @param {Lab.CodeCell} cell
-     * @param {Lab.OutputData[]} outputs */
-    distrust(cell, outputs) {
-      if (outputs.some(output => output.data && !isInert(output.data))) {
+    /** Have JupyterLab draw a cell's outputs with its sanitizer, now and when the notebook is opened
+     * again, before it gets one that needs that.
+     * @param {Lab.Cell} cell
+     * @param {Record<string, unknown>} data */
+    distrust(cell, data) {
+      if (!isInert(data)) {
         cell.trusted = false;
-        this.silently(() => cell.setMetadata('trusted', false)); // the server goes by this when it signs
+        if (cell.getMetadata('trusted')) {
+          this.silently(() => cell.setMetadata('trusted', false)); // by this the server signs
+        }
+      }
+    }
+
+    /** As the notebook is saved, let the server sign it as far as the agent's cells go: they need no
+     * sanitizer when it is opened again. Here they stay as they are drawn. */
+    vouch() {
+      for (const cell of this.cells.filter(isAgents)) {
+        const code = /** @type {Lab.CodeCell} */ (cell);
+        if (code.outputs?.length) {
+          const safe = code.outputs.toJSON().map((output, i) => this.settle(code, output, i));
+          if (safe.every(Boolean) !== Boolean(cell.getMetadata('trusted'))) {
+            this.silently(() => cell.setMetadata('trusted', safe.every(Boolean)));
+          }
+        }
+      }
+    }
+
+    /** Keep an output's HTML in its sanitized form; tell whether the output is safe so.
+     * @param {Lab.CodeCell} cell
+     * @param {Lab.OutputData} output
+     * @param {number} index */
+    settle(cell, output, index) {
+      if (!output.data) {
+        return true;
+      }
+      const { 'text/html': html, ...rest } = output.data;
+      const clean = html === undefined ? '' : this.sanitized(html);
+      if (html !== undefined && clean !== html) {
+        cell.outputs.set(index, this.cleaned(output));
+      }
+      // what a second pass would change, the first has not made safe
+      return isInert(rest) && this.sanitized(clean) === clean && !clean.includes('data-commandlinker');
+    }
+
+    // -- the sandbox
+
+    /** Give code of the agent's the line that keeps it in the sandbox: the half of a cell that was
+     * split, a copy from another notebook, a cell whose first line was deleted.
+     * @param {Lab.Cell} cell */
+    confine(cell) {
+      const source = cell.sharedModel.getSource();
+      const begins = `${source}\n`.startsWith(SANDBOX);
+      if (!this.confined && this.kernel && cell.type === 'code' && isAgents(cell) && source.trim() && !begins) {
+        cell.sharedModel.updateSource(0, 0, SANDBOX);
+      }
+    }
+
+    confineAll() {
+      if (!this.context.isDisposed) {
+        for (const cell of this.cells) {
+          this.confine(cell);
+        }
       }
     }
 
@@ -863,8 +1050,8 @@
      * @param {Lab.Run} run */
     latest(run) {
       const indexOf = /** @param {Lab.Cell} cell */ cell => noteOf(cell)?.index ?? 0;
-      const cells = this.cellsOf(run.id).sort((a, b) => indexOf(a) - indexOf(b));
-      return cells.at(-1) ?? this.anchorOf(run.id);
+      const cells = this.cellsOf(run).sort((a, b) => indexOf(a) - indexOf(b));
+      return cells.at(-1) ?? this.cell(run.anchor);
     }
 
     /** Whether the end of a cell is on the screen.
@@ -912,66 +1099,74 @@
       }
     }
 
-    /** Fold the cells of runs away, or out again, as their headers say. */
+    /** Fold the cells of runs away, or out again. */
     fold() {
-      const folded = new Set();
-      for (const cell of this.cells) {
-        const facts = cell.type === 'code' ? this.headerOf(cell)?.data[MIME] : undefined;
-        if (facts?.folded && noteOf(cell)?.run === facts.run) {
-          folded.add(facts.run);
+      const hidden = new Set();
+      for (const run of this.runs.values()) {
+        if (known.get(run.id)?.folded) {
+          for (const cell of this.cellsOf(run).filter(each => this.holds(run, each))) {
+            hidden.add(cell.id);
+          }
         }
       }
-      if (!folded.size && !this.hidden) {
-        return;
-      }
-      this.hidden = folded.size > 0;
-      this.cells.forEach((cell, i) => {
-        const note = noteOf(cell);
-        const hide = Boolean(note?.index && folded.has(note.run));
+      this.cells.forEach(({ id }, i) => {
+        const hide = hidden.has(id);
         for (const panel of this.panels) {
           const widget = panel.content.widgets[i];
-          if (widget && (hide || note?.index) && widget.isHidden !== hide) {
+          if (widget && (hide || this.hidden.has(id)) && widget.isHidden !== hide) {
             widget.setHidden(hide);
           }
         }
       });
+      this.hidden = hidden;
     }
 
-    /** What the bar's buttons ask for.
+    /** What a bar's buttons ask for: of the cell that holds the bar, and of its run.
      * @param {Lab.Panel} panel
+     * @param {number} index The cell's.
      * @param {string} wish
-     * @param {string} run */
-    obey(panel, wish, run) {
-      const anchor = /** @type {Lab.CodeCell | undefined} */ (this.anchorOf(run));
-      switch (wish) {
-        case 'stop':
-          void this.kernel?.interrupt().catch(() => {});
-          break;
-        case 'fold': {
-          const header = anchor && this.headerOf(anchor);
-          if (anchor && header) {
-            const facts = { ...header.data[MIME], folded: !header.data[MIME].folded };
-            this.show(anchor, { ...header.data, [MIME]: facts });
-            this.fold();
-          }
-          break;
-        }
-        case 'again':
-          if (anchor) {
-            this.note(anchor, { state: 'again' });
-            panel.content.deselectAll();
-            panel.content.activeCellIndex = this.cells.indexOf(anchor);
-            void this.app.commands.execute('notebook:run-cell');
-          }
-          break;
+     * @param {string} id The run's, as the bar has it. */
+    obey(panel, index, wish, id) {
+      const anchor = this.cells[index];
+      const run = this.runs.get(id);
+      if (wish === 'again') {
+        this.runAgain(panel, index);
+      } else if (!run || run.anchor !== anchor?.id) {
+        return; // the bar is not that run's
+      } else if (wish === 'stop' && working(id)) {
+        void this.kernel?.interrupt().catch(() => {});
+      } else if (wish === 'fold') {
+        const facts = factsOf(known.get(id));
+        facts.folded = !facts.folded;
+        learn(facts);
+        this.show(anchor, facts, this.headerOf(anchor)?.data['text/plain'] ?? '');
+        this.fold();
       }
+    }
+
+    /** Run a %%agent cell, which the user sees.
+     * @param {Lab.Panel} panel
+     * @param {number} index */
+    runAgain(panel, index) {
+      const anchor = this.cells[index];
+      const widget = panel.content.widgets[index];
+      if (!anchor?.sharedModel.getSource().startsWith(AGENT)) {
+        return;
+      }
+      if (widget.inputHidden) {
+        widget.inputHidden = false; // first see what it would be
+        return;
+      }
+      this.note(anchor, { state: 'again' });
+      this.app.shell.activateById(panel.id);
+      panel.content.deselectAll();
+      panel.content.activeCellIndex = index;
+      void this.app.commands.execute('notebook:run-cell');
     }
 
     /** The notebook has changed: tell the kernel, once the user pauses, what became of cells. */
     changed() {
-      if (this.runs.size || this.hidden) {
-        this.timer ||= setTimeout(() => this.tell(), PAUSE);
-      }
+      this.timer ||= setTimeout(() => this.tell(), PAUSE);
     }
 
     /** Tell the kernel what the user has made of the agent's cells. */
@@ -984,23 +1179,19 @@
         this.changed(); // the user goes on
         return;
       }
-      this.fold();
+      this.confineAll();
       const cells = new Map(this.cells.map(cell => [cell.id, cell]));
       for (const run of this.runs.values()) {
-        for (const id of run.shown) {
-          const cell = cells.get(id);
-          const note = noteOf(cell);
-          const source = cell?.sharedModel.getSource();
-          const same = cell && (!note || untouched(cell, note)) && run.told.get(id) !== null;
-          if (!cell && run.told.get(id) !== null) {
-            run.told.set(id, null);
-            void this.ask({ op: 'delete', run: run.id, id });
-          } else if (cell && !same && run.told.get(id) !== source) {
-            run.told.set(id, source ?? '');
-            void this.ask({ op: 'edit', run: run.id, id, source });
+        for (const [id, before] of run.held) {
+          const source = cells.get(id)?.sharedModel.getSource() ?? null;
+          if (source !== before) {
+            run.held.set(id, source);
+            const op = source === null ? 'delete' : 'edit';
+            void this.ask({ op, run: run.id, id, ...(source !== null && { source }) });
           }
         }
       }
+      this.fold();
     }
   }
 
@@ -1085,12 +1276,10 @@
     stopped: 'Stopped',
     failed: 'Not started',
     lost: 'Lost: its kernel is gone',
-    recorded: 'As recorded: no model was asked'
+    recorded: 'As recorded: no model was asked',
+    claimed: 'As in the file, not done here: no model was asked'
   });
   const DOING = /** @type {Record<string, string>} */ ({ thinking: 'Thinking', writing: 'Writing', running: 'Running' });
-
-  /** @param {any} value */
-  const number = value => (Number.isFinite(value) ? Number(value) : 0);
 
   /** Make the widget that draws a header: a slim bar with what the run does, and its buttons.
    * @param {typeof Lab.Widget} Widget JupyterLab's own. */
@@ -1101,9 +1290,8 @@
         this.addClass('jp-JupyterAgentBar');
         this.node.setAttribute('role', 'group');
         this.node.setAttribute('aria-label', 'Agent run');
-        /** @type {Lab.Facts} */
-        this.facts = { run: '', state: '' };
-        this.since = 0;
+        this.saved = factsOf(null);
+        bars.add(this);
         this.ticking = 0;
         /** @param {string} name */
         const span = name => {
@@ -1143,53 +1331,61 @@
         return button;
       }
 
-      /** @param {{data: Record<string, any>}} model */
-      async renderModel(model) {
-        this.facts = model.data[MIME];
-        this.since = performance.now() - number(this.facts.seconds) * 1000;
-        this.draw();
-        this.tick();
+      dispose() {
+        bars.delete(this);
+        super.dispose();
       }
 
-      get working() {
-        return GOING.has(this.facts.state) && alive.has(this.facts.run);
+      /** @param {{data: Record<string, any>}} model */
+      async renderModel(model) {
+        this.saved = factsOf(model.data[MIME]);
+        this.draw();
+      }
+
+      get facts() {
+        return known.get(this.saved.run) ?? this.saved;
       }
 
       draw() {
-        const { state, doing, waiting, model, sandbox, cells, folded } = this.facts;
-        const working = this.working;
+        const { run, state, doing, waiting, model, sandbox, cells, folded } = this.facts;
+        const unknown = !known.has(run);
+        const going = working(run);
         const focused = /** @type {HTMLElement | null} */ (document.activeElement);
-        this.node.dataset.state = working || !GOING.has(state) ? state : 'lost';
-        const what = working ? `${waiting || (DOING[doing ?? ''] ?? 'Working')}…` : (STATES[state] ?? 'Not finished');
+        this.node.dataset.state = unknown ? 'file' : state;
+        const ended = Object.hasOwn(STATES, state) ? STATES[state] : 'Not finished';
+        const does = waiting || (Object.hasOwn(DOING, doing ?? '') ? DOING[doing ?? ''] : 'Working');
+        const what = unknown ? 'From the file, not of this kernel:' : going ? `${does}…` : ended;
         if (this.doing.textContent !== what) {
           this.doing.textContent = what; // a screen reader says it once
         }
         this.count();
         this.where.textContent = [model, sandbox].filter(Boolean).join(' · ');
         this.where.title = this.node.title = this.where.textContent;
-        this.stop.hidden = !working;
-        this.again.hidden = working || state === 'failed';
+        this.stop.hidden = !going;
+        this.again.hidden = going || (state === 'failed' && !unknown);
         const plural = cells === 1 ? '' : 's';
-        this.folder.hidden = working || !number(cells);
-        this.folder.textContent = `${folded ? '▸' : '▾'} ${number(cells)} cell${plural}`;
+        this.folder.hidden = unknown || going || !cells;
+        this.folder.textContent = `${folded ? '▸' : '▾'} ${cells} cell${plural}`;
         this.folder.title = folded ? "Show the agent's cells" : "Fold the agent's cells away";
         this.folder.setAttribute('aria-expanded', String(!folded));
         if (focused?.hidden && this.node.contains(focused)) {
-          (working ? this.stop : this.again).focus(); // the keyboard stays in the bar
+          (going ? this.stop : this.again).focus(); // the keyboard stays in the bar
         }
+        this.tick();
       }
 
       count() {
-        const { step, tokens, estimated } = this.facts;
-        const seconds = this.working ? (performance.now() - this.since) / 1000 : number(this.facts.seconds);
+        const { run, step, tokens, estimated } = this.facts;
+        const since = working(run) ? known.get(run)?.since : undefined;
+        const seconds = since === undefined ? this.facts.seconds : (performance.now() - since) / 1000;
         const parts = [];
         if (step) {
-          parts.push(`step ${number(step)}`);
+          parts.push(`step ${step}`);
         }
         if (tokens) {
-          parts.push(`${estimated ? '~' : ''}${number(tokens).toLocaleString('en')} tokens`);
+          parts.push(`${estimated ? '~' : ''}${tokens.toLocaleString('en')} tokens`);
         }
-        if (this.facts.seconds !== undefined) {
+        if (seconds) {
           parts.push(`${Math.floor(seconds)} s`);
         }
         this.numbers.textContent = parts.join(' · ');
@@ -1198,14 +1394,13 @@
       /** Count the seconds while a run goes on and can be seen. */
       tick() {
         clearInterval(this.ticking);
-        if (this.isAttached && this.working) {
+        if (this.isAttached && working(this.facts.run)) {
           this.ticking = setInterval(() => this.count(), 1000);
         }
       }
 
       onAfterAttach() {
         this.draw();
-        this.tick();
       }
 
       onBeforeDetach() {
@@ -1227,6 +1422,15 @@
       const style = document.createElement('style');
       style.textContent = STYLE;
       document.head.append(style);
+      void actions().then(({ executionScheduled }) => {
+        executionScheduled.connect((_, { notebook, cell }) => {
+          for (const each of notebooks.values()) {
+            if ([...each.panels].some(panel => panel.content === notebook)) {
+              each.confine(cell.model); // the last moment before it is sent
+            }
+          }
+        });
+      });
       app.docRegistry.addWidgetExtension('Notebook', {
         createNew: (panel, context) => {
           let notebook = notebooks.get(context);
@@ -1245,10 +1449,20 @@
    * @type {Lab.ShareScope} */
   let shared = {};
 
+  /** A module of JupyterLab's.
+   * @param {string} name */
+  async function load(name) {
+    return (await Object.values(shared[name])[0].get())();
+  }
+
+  /** @returns {Promise<{executionScheduled: Lab.Signal<unknown, Lab.Scheduled>}>} */
+  async function actions() {
+    return (await load('@jupyterlab/notebook')).NotebookActions;
+  }
+
   /** The renderer of headers, for every notebook. */
   async function mimeExtension() {
-    const widgets = Object.values(shared['@lumino/widgets'])[0];
-    const { Widget } = (await widgets.get())();
+    const { Widget } = await load('@lumino/widgets');
     const Bar = barClass(Widget);
     const rendererFactory = { safe: true, mimeTypes: [MIME], createRenderer: () => new Bar() };
     return { id: 'jupyter-agent-kernel:bar', rendererFactory, rank: 0, dataType: 'json' };

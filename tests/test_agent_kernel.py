@@ -26,7 +26,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from jupyter_agent.kernel import plainly_prose
+from jupyter_agent.hostcells import plainly_prose
 from jupyter_agent.sandbox.outputs import read_output
 from jupyter_agent.transcript import ANSI
 

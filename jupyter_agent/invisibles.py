@@ -21,8 +21,8 @@ _UNSEEN = (
 # pictographs, none of which can be part of a name: a selector or a joiner after one draws it
 _EMOJI = r"\u2190-\u2bff\U0001f000-\U0001faff"
 _DRAWS = rf"(?<=[{_EMOJI}])\ufe0f|(?<=[{_EMOJI}\ufe0f])\u200d(?=[{_EMOJI}])"
-# joiners, which Persian, Hindi and others are not written without
-_JOINS = r"(?<=[^\x00-\x7f\u2000-\u206f])[\u200c\u200d]"
+# joiners, which Persian, Hindi and others are not written without, and what keeps words together
+_JOINS = r"(?<=[^\x00-\x7f\u2000-\u206f])[\u200c\u200d]|\u2060"
 _IN_CODE = re.compile(rf"({_DRAWS})|[{_UNSEEN}]")
 _IN_PROSE = re.compile(rf"({_DRAWS}|{_JOINS})|[{_UNSEEN}]")
 
@@ -33,7 +33,7 @@ def visible(text: str) -> str:
 
 
 def visible_prose(text: str) -> str:
-    """Do the same with sentences, where joiners between letters stay."""
+    """Do the same with sentences, where joiners stay."""
     return _IN_PROSE.sub(_written_out, _LINE_END.sub("\n", text))
 
 

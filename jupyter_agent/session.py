@@ -86,6 +86,8 @@ class Session(LoggingConfigurable):
         self._functions = [*self.tools, *tools]
         self._border: Border | None = None  # the last run's: its values and tools live on
         self.folder = folder or Path.cwd()
+        confined = SandboxProvisioner(config=self.config)
+        self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
         self.transcript = Transcript()
         self.learnt = Learnt()
         self.sandbox = self._new_sandbox(None)
@@ -202,10 +204,8 @@ class Session(LoggingConfigurable):
 
     def _reach(self) -> Reach:
         """Say what the configuration lets cells have unasked."""
-        confined = SandboxProvisioner(config=self.config)
         models = [self.model, os.environ.get("JUPYTER_AGENT_MODEL", "")]
-        shared = [*confined.data, *confined.exposed]
-        return Reach(self.folder, shared=shared, models=models, ask=self.ask)
+        return Reach(self.folder, shared=self._shared, models=models, ask=self.ask)
 
     async def _carry_out(
         self,

@@ -18,6 +18,7 @@ from traitlets.config import LoggingConfigurable
 from jupyter_agent import summary
 from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
+from jupyter_agent.hostcells import agents_code
 from jupyter_agent.ipynb import NotebookNode, new_markdown_cell, new_output
 from jupyter_agent.models.faults import cut_short
 from jupyter_agent.options import Seconds
@@ -328,6 +329,9 @@ class Agent(LoggingConfigurable):
         cell.metadata[KEY]["running"] = True
         self.transcript.save()
         yield Change(cell)
+        if cell.source != (code := agents_code(cell.source)):  # what the user has made of it
+            cell.source = code
+            yield Change(cell)
         refused = cell.metadata[KEY].get("refused")
         running = self.sandbox.execute(cell.source) if refused is None else _refusal(refused)
         async with aclosing(self._in_time(running)) as outputs:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import termios
 from collections.abc import Sequence
 from contextlib import aclosing
 from difflib import get_close_matches
@@ -142,9 +143,12 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     view = TerminalView(quiet=options.quiet)
     session = Session(config=config)
+    session.model = options.model or session.model  # whoever types a command configures it
     state = "stopped"
     try:
-        ask = asker(_read_line, shown=not options.quiet) if sys.stdin.isatty() else None
+        ask = None
+        if sys.stdin.isatty():
+            ask = asker(_read_line, shown=not options.quiet, discard=_forget_typed)
         changes = session.run(options.task, **run_arguments(options), asker=ask)
         async with aclosing(changes):
             async for change in changes:
@@ -156,6 +160,11 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
                 view.finish(state)
         await session.close()
     return ANSWERED
+
+
+def _forget_typed() -> None:
+    """Let what was typed while code could write questions of its own answer none of ours."""
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 async def _read_line(prompt: str) -> str:

@@ -6,13 +6,19 @@ import shlex
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.options import LINE_HELP
+from jupyter_agent.permission import Permit
 from jupyter_agent.session import Session
 
 __all__ = ["carry_out"]
 
 
-async def carry_out(session: Session, command: str) -> str:
+async def carry_out(session: Session, command: str, *, permit: Permit | None = None) -> str:
     """Carry out a command and return what to show.
+
+    Parameters
+    ----------
+    permit
+        Has the user allow what reaches beyond the notebook's folder; without it all is allowed.
 
     Raises
     ------
@@ -39,7 +45,7 @@ async def carry_out(session: Session, command: str) -> str:
             places = [word for word in rest if word not in ("-f", "--force")]
             if not 1 <= len(places) <= 2:
                 raise UsageError("write it as: %agent fetch NAME [DEST] [--force]")
-            path = await session.fetch(*places, overwrite=len(places) < len(rest))
+            path = await session.fetch(*places, overwrite=len(places) < len(rest), permit=permit)
             return f"{path}: {path.stat().st_size:,} bytes"
     raise UsageError(
         f"%agent does not know {command!r}: it takes status, files, fetch, stop, reset or help; "

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from jupyter_agent.hostcells import agents_code
+from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import CallReader, Delta, Kept, ReplyReader, Usage, fenced
 from jupyter_agent.sandbox.markdown import clean_markdown
-from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.transcript import Change, Role, Transcript
 
 __all__ = ["Draft"]
@@ -90,7 +91,8 @@ class Draft:
 
     def _write(self) -> Iterator[Change]:
         shown = [fenced(arguments[:_MOST_UNREAD], "json") for arguments in self.unread]
-        prose = clean_markdown(_writable("\n\n".join([self._reader.prose, *shown]).strip()))
+        said = "\n\n".join([self._reader.prose, *shown]).strip()
+        prose = clean_markdown(visible_prose(_writable(said)))
         if prose and self.prose is None:
             self.prose = self._add("prose", self._take_kept())
         if self.prose and self._said != prose:  # else it stays as it may have been edited
@@ -105,7 +107,7 @@ class Draft:
                 self._code[index] = self._begin(index)
                 yield Change(self._code[index])
             cell = self._code[index]
-            if cell.source != (source := printable(_writable(code))):
+            if cell.source != (source := agents_code(_writable(code))):
                 cell.source = source
                 yield Change(cell)
 

@@ -8,13 +8,10 @@ sends is read by `outputs` and `replies` before a client gets it.
 from __future__ import annotations
 
 import argparse
-import ast
 import asyncio
 import contextlib
 import functools
-import keyword
 import os
-import re
 import shlex
 import signal
 import sys
@@ -22,6 +19,7 @@ import threading
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 import zmq.asyncio
@@ -34,13 +32,14 @@ from ipykernel.kernelbase import Kernel
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.usage import default_banner
 from tornado.ioloop import IOLoop
-from traitlets import Bool, Float
+from traitlets import Bool, Float, List, Unicode
 from zmq.eventloop.zmqstream import ZMQStream
 
 from jupyter_agent import __version__
-from jupyter_agent.ask import asker
+from jupyter_agent.ask import Question, Verdict, asker
 from jupyter_agent.commands import carry_out
 from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageError
+from jupyter_agent.hostcells import NAMES, Command, inert, read_command
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.options import BELOW, CELL_OPTIONS, run_arguments
 from jupyter_agent.sandbox.kernel import Request
@@ -154,6 +153,12 @@ class AgentKernel(Kernel):
         False, help="Whether widgets of your own cells work; they draw in your page, beside you."
     ).tag(config=True)
 
+    allowed = List(
+        Unicode(),
+        help="What cells may have unasked beyond the notebook's folder, as a refusal names it: "
+        "'--data /data/*', '-m http://127.0.0.1:8000'; * stands for anything.",
+    ).tag(config=True)
+
     implementation = "jupyter_agent"
     implementation_version = __version__
     banner = f"{default_banner}jupyter_agent {__version__}: cells run in a sandbox; %%agent?\n"
@@ -177,6 +182,10 @@ class AgentKernel(Kernel):
         self._forwarding = False  # code runs that the sandbox can be asked to stop
         self._telling = 0  # messages to widgets that the sandbox is busy with
         self._asked: asyncio.Future[str] | None = None  # what the user is asked on stdin
+        self._question = ""  # the id of that message
+        self._granted: set[str] = set()  # permissions that the user has given
+        self._commanding: _Cell | None = None  # a command that is carried out
+        self._commands: set[str] = set()  # those that were, as they were typed
         self._tasks: set[asyncio.Task[None]] = set()
         self._runs = Runs()
         self._runs.listen(self)
@@ -288,23 +297,19 @@ class AgentKernel(Kernel):
         return self._get_shell_context_var(self._shell_parent_ident)
 
     async def _carry_out(self, cell: _Cell) -> Reply:
-        first, _, body = cell.code.lstrip("\n").partition("\n")
-        name = (first.split() or [""])[0]
-        if name == "%%agent":
-            line = first.strip().removeprefix("%%agent")
-            return await self._counted(cell, self._agent(cell, line, body.removesuffix("\n")))
-        if name == "%agent" and not body.strip():
-            words = " ".join(first.split()[1:])
-            return await self._counted(cell, self._command(words))
-        if cell.code.strip() in ("%%agent?", "%agent?", "?%%agent", "?%agent"):
-            return await self._counted(cell, self._nothing()) | {"payload": [_help()]}
-        if self.prose and plainly_prose(cell.code):
-            return await self._counted(cell, self._agent(cell, "", cell.code.strip()))
+        command = read_command(cell.code, prose=self.prose)
+        match command:
+            case Command("agent" | "prose", line, task):
+                return await self._counted(cell, self._agent(cell, line, task))
+            case Command("line", words):
+                return await self._counted(cell, self._command(cell, words))
+            case Command("help"):
+                return await self._counted(cell, self._nothing()) | {"payload": [_help()]}
         if self._runs.ghost(Note.of(cell.parent)):
             self.stream("stdout", f"{GHOST}\n")
             return _reply("ok", cell)
-        if name == "%%sandbox":  # written for a notebook with the magics; here every cell is
-            cell = replace(cell, code=body)
+        if command:  # %%sandbox, written for a notebook with the magics; here every cell is
+            cell = replace(cell, code=command.body)
         return await self._forward(cell)
 
     async def _forward(self, cell: _Cell) -> Reply:
@@ -361,13 +366,34 @@ class AgentKernel(Kernel):
 
     def _aside(self, parent: Message) -> dict[str, Any]:
         """Say where goes what is no output of a cell while it runs."""
-        late = functools.partial(self._publish, parent=parent)
+        late = functools.partial(self._publish_late, parent=parent)
         return {"late": late, "widgets": self.widgets, "msg_id": parent["header"]["msg_id"]}
 
+    def _publish_late(self, output: NotebookNode, parent: Message) -> None:
+        """Send what a cell that is over puts out, but not amid what a command shows.
+
+        A client that does not name its cells shows all that it hears in one place.
+        """
+        amid = self._commanding and not Note.of(self._commanding.parent).cell_id
+        if not amid or output.output_type in _COMMS:
+            self._publish(output, parent)
+
     async def _counted(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
-        """Do what a cell says out here, and have it counted and remembered as any other."""
+        """Do what a cell says out here, and have it counted and remembered as any other.
+
+        To the sandbox it is a cell, in whose name its threads could go on to speak: none is heard.
+        """
+        self._commands.add(cell.code.strip())
+        self._commanding = cell
         try:
-            outputs = self._session.execute(cell.code, request=cell.request)
+            return await self._count(cell, work)
+        finally:
+            self._commanding = None
+
+    async def _count(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
+        try:
+            request = replace(cell.request, late=None, widgets=False)
+            outputs = self._session.execute(cell.code, request=request)
             async with aclosing(outputs):
                 async for _ in outputs:
                     pass
@@ -388,7 +414,10 @@ class AgentKernel(Kernel):
     # -- the agent
 
     async def _agent(self, cell: _Cell, line: str, task: str) -> None:
-        options = _parser().parse_args(shlex.split(line))
+        try:
+            options = _parser().parse_args(shlex.split(line))
+        except ValueError as error:  # a quotation that does not end
+            raise UsageError(f"%%agent: cannot read {line!r}: {error}; {BELOW}") from None
         note, outlet = Note.of(cell.parent), KernelOutlet(self)
         if note.held and not (options.quiet or options.rerun):
             show_recorded(outlet, note, known=self._runs.know(note))
@@ -405,6 +434,7 @@ class AgentKernel(Kernel):
             replay=not options.rerun,
             **run_arguments(options),
             asker=asker(read, shown=not options.quiet) if cell.allow_stdin else None,
+            permit=functools.partial(self._permit, cell),
             replaces=self._runs.task(note.run),
         )
         state = "stopped"
@@ -416,12 +446,29 @@ class AgentKernel(Kernel):
         finally:
             view.finish(state)
 
-    async def _command(self, words: str) -> None:
+    async def _command(self, cell: _Cell, words: str) -> None:
         if words == "stop":
             said = "No run is going on; the stop button ends one."
         else:
-            said = await carry_out(self._session, words)
+            permit = functools.partial(self._permit, cell)
+            said = await carry_out(self._session, words, permit=permit)
         self.stream("stdout", f"{said}\n")
+
+    async def _permit(self, cell: _Cell, permission: str) -> None:
+        """Have the user allow what a cell would have, once; the notebook may be a stranger's."""
+        known = permission in self._granted or permission in self.allowed
+        if known or any(fnmatchcase(permission, each) for each in self.allowed):
+            return
+        verdict = Verdict(allowed=False, reason="nobody can be asked here")
+        if cell.allow_stdin:
+            ask = asker(functools.partial(self._ask_user, cell, password=False), shown=True)
+            verdict = await ask(Question("permission", f"{_REACHES}\n\n    {permission}"))
+        if not verdict.allowed:
+            raise UsageError(
+                f"{permission} was not allowed: {verdict.reason}. To have it allowed for good: "
+                f"c.AgentKernel.allowed = [{permission!r}]"
+            )
+        self._granted.add(permission)
 
     async def _nothing(self) -> None:
         pass
@@ -497,7 +544,9 @@ class AgentKernel(Kernel):
         self._asked = asyncio.get_running_loop().create_future()
         content = {"prompt": printable(prompt), "password": password}
         socket, kind = self.stdin_socket, "input_request"
-        self._wire.send(socket, kind, content, cell.parent, ident=cell.ident)
+        sent = self._wire.send(socket, kind, content, cell.parent, ident=cell.ident)
+        assert sent
+        self._question = sent["header"]["msg_id"]
         try:
             return await self._asked
         finally:
@@ -509,18 +558,27 @@ class AgentKernel(Kernel):
         while True:
             try:
                 _, frames = self._wire.feed_identities(await socket.recv_multipart())
-                value = self._wire.deserialize(frames)["content"]["value"]
+                message = self._wire.deserialize(frames)
+                value = message["content"]["value"]
+                asked = message["parent_header"].get("msg_id", self._question)
             except Exception as error:  # unsigned or malformed: each raises something else
                 self.log.warning("an answer on stdin was dropped: %s", error)
                 continue
-            if self._asked and not self._asked.done():
+            # a page says what it answers: what was asked before may still stand on it
+            if self._asked and not self._asked.done() and asked == self._question:
                 self._asked.set_result(str(value))
 
     # -- other requests
 
     async def do_complete(self, code: str, cursor_pos: int | None) -> Reply:
-        """Complete in the sandbox."""
-        return await self._ask("complete_request", code=code, cursor_pos=cursor_pos)
+        """Complete in the sandbox, but no command: what stands in one is the user's to write."""
+        command = read_command(code)
+        if command and command.kind != "sandbox":
+            place = len(code) if cursor_pos is None else cursor_pos
+            found = {"matches": [], "cursor_start": place, "cursor_end": place, "metadata": {}}
+            return {"status": "ok", **found}
+        reply = await self._ask("complete_request", code=code, cursor_pos=cursor_pos)
+        return _without_commands(code, reply)
 
     async def do_inspect(
         self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Any = ()
@@ -546,7 +604,17 @@ class AgentKernel(Kernel):
         if not self._session.sandbox.alive:
             return {"status": "ok", "history": []}
         names = ("hist_access_type", "output", "raw")
-        return await self._ask("history_request", **dict(zip(names, args, strict=False)), **asked)
+        asked |= dict(zip(names, args, strict=False))
+        reply = await self._ask("history_request", **asked)
+        for entry in reply.get("history", ()):
+            entry[2] = self._as_typed(entry[2])
+        return reply
+
+    def _as_typed(self, source: Any) -> Any:
+        """Return what history says was typed; a command that nobody has typed here is none."""
+        if isinstance(source, list):  # with what it put out
+            return [self._as_typed(source[0]), *source[1:]]
+        return source if source.strip() in self._commands else inert(source)
 
     async def _ask(self, kind: str, **content: Any) -> Reply:
         try:
@@ -623,30 +691,31 @@ def _reply(status: str, cell: _Cell) -> Reply:
     return {"status": status, "execution_count": cell.count, "payload": [], "user_expressions": {}}
 
 
+_REACHES = "A cell asks for what is beyond the notebook's folder and the configuration:"
+
+
+def _without_commands(code: str, reply: Reply) -> Reply:
+    """Leave out completions that would make a cell a command, but for the names themselves."""
+
+    def harmless(text: str, start: int, end: int) -> bool:
+        command = read_command(code[:start] + text + code[end:], prose=True)
+        plain = command is None or command.kind == "sandbox" or text in NAMES
+        return plain and "\n" not in text
+
+    if reply["status"] != "ok":
+        return reply
+    place = (reply["cursor_start"], reply["cursor_end"])
+    matches = [text for text in reply["matches"] if harmless(text, *place)]
+    metadata = {
+        name: [one for one in kinds if harmless(one.get("text", ""), one["start"], one["end"])]
+        for name, kinds in reply["metadata"].items()
+    }
+    return reply | {"matches": matches, "metadata": metadata}
+
+
 def _help() -> Reply:
     text = _parser().format_help()
     return {"source": "page", "data": {"text/plain": text}, "start": 0}
-
-
-_WORD = re.compile(r"[(\"']?[A-Za-z][A-Za-z'\u2019-]*[)\"']?[.,;:!?]*")
-
-
-def plainly_prose(code: str) -> bool:
-    """Tell whether a cell is a sentence and certainly no Python, whole or broken.
-
-    It does not parse, is mostly words, begins with one that is no keyword, and has at least four
-    of them.
-    """
-    words = code.split()
-    if len(words) < 4 or not _WORD.fullmatch(words[0]) or keyword.iskeyword(words[0]):
-        return False
-    if sum(_WORD.fullmatch(word) is not None for word in words) < 0.8 * len(words):
-        return False
-    try:
-        ast.parse(code)
-    except SyntaxError:
-        return True
-    return False
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from jupyter_agent.agent import Agent
 from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
 from jupyter_agent.border import Border
 from jupyter_agent.errors import ResultError, SandboxError, UsageError
+from jupyter_agent.invisibles import visible
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.options import POLICIES
 from jupyter_agent.owncells import OwnCells, replace
+from jupyter_agent.permission import Permit, Reach
 from jupyter_agent.protocol import Form, Model
 from jupyter_agent.request import Learnt
 from jupyter_agent.sandbox import files
@@ -26,6 +29,7 @@ from jupyter_agent.sandbox.guest_calls import MOST_FILES
 from jupyter_agent.sandbox.guest_values import encode
 from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
 from jupyter_agent.sandbox.outputs import printable
+from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.tools import Tool, Tools, find
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 from jupyter_agent.values import read
@@ -82,6 +86,8 @@ class Session(LoggingConfigurable):
         self._functions = [*self.tools, *tools]
         self._border: Border | None = None  # the last run's: its values and tools live on
         self.folder = folder or Path.cwd()
+        confined = SandboxProvisioner(config=self.config)
+        self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
         self.transcript = Transcript()
         self.learnt = Learnt()
         self.sandbox = self._new_sandbox(None)
@@ -104,6 +110,7 @@ class Session(LoggingConfigurable):
         tools: Mapping[str, object] | None = None,
         ask: str | None = None,
         asker: Ask | None = None,
+        permit: Permit | None = None,
         replaces: NotebookNode | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Carry a task to its answer; yield every change of the transcript on the way.
@@ -131,6 +138,9 @@ class Session(LoggingConfigurable):
             When to ask the user: ``always``, ``risky`` or ``never``; None as the session says.
         asker
             Asks the user; without it nobody can be asked, and the answer is no.
+        permit
+            Has the user allow what reaches beyond the notebook's folder and the configuration;
+            without it all is allowed.
         replaces
             The task cell of a run whose place this one takes once it begins.
 
@@ -144,7 +154,12 @@ class Session(LoggingConfigurable):
         self.results = {}
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
+        reach = self._reach()
+        await _allow(permit, reach.to_save(self._path(save)) if save else ())
         recorded = self._at(save).recorded(task) if replay and save else []
+        await _allow(permit, () if recorded else reach.to_load(model))
+        await _allow(permit, reach.to_read(data))
+        await _allow(permit, reach.to_ask(ask))
         chosen = None if recorded else self._model(model)
         opened = self._save_to(save)
         if chosen:
@@ -184,7 +199,13 @@ class Session(LoggingConfigurable):
 
     def _model(self, named: str) -> Model:
         name = choose_model(named or self.model)
-        return load_model(name, options=self.model_options, form=self.reply_form)
+        settings: dict[str, Any] = {"options": self.model_options, "form": self.reply_form}
+        return load_model(name, configured=self.model, **settings)
+
+    def _reach(self) -> Reach:
+        """Say what the configuration lets cells have unasked."""
+        models = [self.model, os.environ.get("JUPYTER_AGENT_MODEL", "")]
+        return Reach(self.folder, shared=self._shared, models=models, ask=self.ask)
 
     async def _carry_out(
         self,
@@ -276,16 +297,20 @@ class Session(LoggingConfigurable):
         """List what the agent has written to its working folder, with sizes in bytes."""
         match await self._asked("files", None):
             case list(found) if all(_names_file(one) for one in found):
-                return [(printable(name)[:500], size) for name, size in found[:MOST_FILES]]
+                return [(visible(printable(name))[:500], size) for name, size in found[:MOST_FILES]]
         raise SandboxError("the sandbox could not list its files: it sent something else")
 
-    async def fetch(self, name: str, to: str = "", *, overwrite: bool = False) -> Path:
+    async def fetch(
+        self, name: str, to: str = "", *, overwrite: bool = False, permit: Permit | None = None
+    ) -> Path:
         """Copy a file of the agent's out of its working folder.
 
         Parameters
         ----------
         to
             A file or a folder; by default the session's folder.
+        permit
+            Has the user allow a place that is not the folder's own; without it all is allowed.
 
         Raises
         ------
@@ -293,6 +318,7 @@ class Session(LoggingConfigurable):
             There is no such file, or one in its place here that was not to be overwritten.
         """
         path = self._place_for(name, to, overwrite=overwrite)
+        await _allow(permit, self._reach().to_fetch(path))
         match await self._asked("fetch", (name, self.sandbox.most_value << 20)):
             case bytes(content):
                 self._place_for(name, to, overwrite=overwrite)  # what has come there meanwhile?
@@ -368,8 +394,11 @@ class Session(LoggingConfigurable):
 
     def _at(self, save: str) -> Transcript:
         """Return the transcript that is saved at a path, or would be."""
-        path = (self.folder / Path(save).expanduser()).absolute()
+        path = self._path(save)
         return self.transcript if path == self.transcript.path else Transcript.open(path)
+
+    def _path(self, typed: str) -> Path:
+        return (self.folder / Path(typed).expanduser()).absolute()
 
     def _save_to(self, save: str | None) -> bool:
         """Save this session's runs at a path from now on; tell whether it held some already."""
@@ -405,6 +434,13 @@ class Session(LoggingConfigurable):
         if fresh and any(cell.cell_type == "code" for cell in self.transcript.cells):
             notes.append("The kernel is new: variables and files of earlier cells are gone.")
         return "\n".join(notes)
+
+
+async def _allow(permit: Permit | None, wanted: Iterable[str]) -> None:
+    """Have the user allow each of these, if any door but his own code asks for them."""
+    if permit:
+        for permission in wanted:
+            await permit(permission)
 
 
 async def _nobody(_question: Question) -> Verdict:

@@ -380,9 +380,24 @@ def _message(error: Exception) -> str:
 
 def _written(name: str, bound: inspect.BoundArguments) -> str:
     """Write a call as code, for who is asked about it."""
-    parts = [f"{value!r:.2000}" for value in bound.args]
-    parts += [f"{key}={value!r:.2000}" for key, value in bound.kwargs.items()]
-    return printable(f"{name}({', '.join(parts)})")
+    parts = [repr(value) for value in bound.args]
+    parts += [f"{key}={value!r}" for key, value in bound.kwargs.items()]
+    call = f"{name}({', '.join(parts)})"
+    values = [*bound.args, *bound.kwargs.values()]
+    return call if all(map(_is_told_whole, values)) else f"{call}\n[{_IN_SHORT}]"
+
+
+_IN_SHORT = "tables, arrays and pictures among the arguments are told in short"
+
+
+def _is_told_whole(value: object) -> bool:
+    """Tell whether ``repr`` leaves nothing of a value out."""
+    match value:
+        case dict():
+            return all(map(_is_told_whole, [*value, *value.values()]))
+        case list() | tuple() | set() | frozenset():
+            return all(map(_is_told_whole, value))
+    return type(value).__module__ in ("builtins", "datetime", "decimal", "uuid")
 
 
 def _allow(verdict: Verdict, name: str) -> None:

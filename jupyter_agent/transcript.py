@@ -14,6 +14,7 @@ from typing import Any
 
 from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
+from jupyter_agent.hostcells import agents_code, inert
 from jupyter_agent.ipynb import (
     NotebookNode,
     from_dict,
@@ -334,6 +335,9 @@ def _mend(cell: NotebookNode) -> None:
     if facts:
         if facts["role"] == "own":
             facts.setdefault("shown", _shown(cell.outputs))
+            cell.source = inert(cell.source)
+        if facts["role"] == "code":
+            cell.source = agents_code(cell.source)
         cell.metadata[KEY] = from_dict(facts)
 
 

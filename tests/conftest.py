@@ -67,6 +67,7 @@ def everywhere(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServe
     monkeypatch.setenv("OLLAMA_HOST", server.url.removesuffix("/v1"))
     monkeypatch.setenv("HF_INFERENCE_ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("JUPYTER_AGENT_MODEL", server.model)
     return server
 
 

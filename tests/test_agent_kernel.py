@@ -26,7 +26,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from jupyter_agent.kernel import plainly_prose
+from jupyter_agent.hostcells import plainly_prose
 from jupyter_agent.sandbox.outputs import read_output
 from jupyter_agent.transcript import ANSI
 
@@ -145,8 +145,16 @@ def confined(
 ) -> Iterator[Kernel]:
     """A kernel whose sandbox is of each tier in turn."""
     folder = tmp_path_factory.mktemp("confined")
-    with kernel(folder, f"--SandboxProvisioner.isolation={request.param}") as mine:
+    allowed = "--AgentKernel.allowed=-m scripted:*"
+    with kernel(folder, f"--SandboxProvisioner.isolation={request.param}", allowed) as mine:
         yield mine
+
+
+@pytest.fixture
+def server(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
+    """A chat server that is configured, so that a cell needs no permission for it."""
+    monkeypatch.setenv("JUPYTER_AGENT_MODEL", server.model)
+    return server
 
 
 # -- the messaging protocol

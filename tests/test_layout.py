@@ -16,7 +16,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
-    | {"ipynb", "writing"},
+    | {"ipynb", "writing", "invisibles"},
+    {"hostcells"},
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
     | {"sandbox.tex"},
     {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown"},
@@ -41,6 +42,7 @@ LAYERS = [
     {"request"},
     {"agent", "border", "owncells"},
     {"views", "views.display", "views.terminal"},
+    {"permission"},
     {"sandbox.install", "session", "doctor"},
     {"commands"},
     {"magics", "kernel", "cli"},
@@ -49,6 +51,9 @@ LAYERS = [
 LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
 LOOP += ["models", "agent", "writing"]
 BORDER = [
+    "hostcells",
+    "invisibles",
+    "permission",
     "ask",
     "border",
     "records",

@@ -198,7 +198,14 @@ def test_the_agent_kernel_has_plain_cells(
     chat.replies = [Reply(step("x", "total = 6 * 7\ntotal")), Reply("ok")]
     path = lab.write("plain.ipynb", task(chat), "total", kernel="jupyter-agent")
     with opened(lab, browser, path, height=TALL) as notebook:
-        notebook.run(0)
+        notebook.start(0)
+        box = notebook.page.locator(".jp-Stdin-input")
+        box.fill("y", timeout=PATIENCE)
+        server = chat.url.removesuffix("/v1")
+        assert (
+            f"-m {server}\n\nAllow this?" in notebook.page.locator(".jp-Stdin-prompt").inner_text()
+        )
+        box.press("Enter")
         is_over(notebook, index=0)
         notebook.run(4)
         file = saved(notebook)

@@ -296,6 +296,7 @@ def test_saved_metadata_holds_no_key(
     folder: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUPYTER_AGENT_API_KEY", "sk-decoy")
+    monkeypatch.setenv("JUPYTER_AGENT_MODEL", server.model)
     server.replies = [Reply("ok")]
     notebook = run(folder, LOAD, f"%%agent -m {server.model} --save run.ipynb\nx", "%agent status")
     saved = (folder / "run.ipynb").read_text()

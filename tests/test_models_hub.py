@@ -70,14 +70,52 @@ async def test_the_hub_token_goes_nowhere_but_the_hub(
     assert keys == ["Bearer none", "Bearer none", "Bearer sk-mine"]
 
 
-async def test_a_key_of_our_own_variable_goes_to_the_url_named(
-    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by", ["environment", "configuration"])
+async def test_a_key_of_our_own_variable_goes_to_the_server_that_is_configured(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setenv("JUPYTER_AGENT_API_KEY", "k-1")
+    configured = server.url.upper().replace("HTTP", "http").replace("/V1", "/v1/") + "#another"
+    if by == "environment":
+        monkeypatch.setenv("JUPYTER_AGENT_MODEL", configured)
+        configured = "http://127.0.0.1:9/v1#x"  # the environment's comes first, as the key does
+    model = load_model(server.model, configured=configured)
     server.replies = [Reply("ok")]
-    await ask(server.model)
+    async for _ in model.stream(HELLO):
+        pass
     assert server.requests[0].headers["authorization"] == "Bearer k-1"
-    assert "k-1" not in repr(load_model(server.model))
+    assert "k-1" not in repr(model)
+
+
+@pytest.mark.parametrize(
+    "configured",
+    [
+        "",
+        "openai:x",
+        "http://127.0.0.1:9/v1#x",  # another port
+        "https://127.0.0.1:PORT/v1#x",
+        "http://localhost:PORT/v1#x",
+        "http://127.0.0.1.example:PORT/v1#x",
+        "http://127.0.0.1/v1#x:PORT",
+        "http://user@127.0.0.1:PORT/v1#x",  # refused as a model too
+    ],
+)
+async def test_a_key_goes_to_no_other_server_and_a_refusal_says_why(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, configured: str
+) -> None:
+    monkeypatch.setenv("JUPYTER_AGENT_API_KEY", "k-1")
+    configured = configured.replace("PORT", server.url.split(":")[2].removesuffix("/v1"))
+    server.listed = [{"id": "test"}]
+    server.replies = [Reply(status=401)]
+    model = load_model(server.model, configured=configured)
+    await model.check()
+    with pytest.raises(
+        ModelError, match=r"JUPYTER_AGENT_API_KEY was not sent: it is for"
+    ) as caught:
+        await anext(model.stream(HELLO))
+    assert f"to have it sent to {server.url.removesuffix('/v1')}, name a model" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "k-1" not in str([(r.headers, r.raw) for r in server.requests])
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ async def test_the_hub_bills_whom_it_is_told_to(
 @pytest.mark.parametrize(
     ("url", "token"),
     [
-        ("https://abc.us-east-1.aws.endpoints.huggingface.cloud/v1", True),
+        ("https://abc.us-east-1.aws.endpoints.huggingface.cloud/v1", False),
         ("https://router.huggingface.co/v1", True),
         ("http://router.huggingface.co/v1", False),
         ("https://huggingface.co.evil.example/v1", False),
@@ -272,6 +272,17 @@ def test_the_hub_token_is_for_hosts_of_the_hub(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     model: Any = load_model(f"{url}#x")
     assert model._key == (TOKEN if token else "none")
+
+
+def test_the_hub_token_goes_to_an_endpoint_that_is_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    mine = "https://mine.us-east-1.aws.endpoints.huggingface.cloud/v1#x"
+    ours: Any = load_model(mine, configured=mine)
+    another: Any = load_model(mine.replace("mine", "evil"), configured=mine)
+    elsewhere: Any = load_model("https://example.org/v1#x", configured="https://example.org/v1#x")
+    assert [ours._key, another._key, elsewhere._key] == [TOKEN, "none", "none"]
 
 
 @pytest.mark.parametrize("name", MODELS)

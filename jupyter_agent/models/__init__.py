@@ -20,7 +20,8 @@ FORMS = {
     "openai:NAME": "OpenAI, or the server at OPENAI_BASE_URL that speaks its Responses API "
     "(OPENAI_API_KEY)",
     "anthropic:NAME": "Anthropic, or the server at ANTHROPIC_BASE_URL (ANTHROPIC_API_KEY)",
-    "http://HOST/v1#NAME": "any OpenAI-compatible server (JUPYTER_AGENT_API_KEY if it wants a key)",
+    "http://HOST/v1#NAME": "any OpenAI-compatible server (JUPYTER_AGENT_API_KEY if it wants a key, "
+    "and is the one that JUPYTER_AGENT_MODEL or c.Session.model names)",
     "ollama:NAME": "Ollama on this machine, or at OLLAMA_HOST",
     "local": "SmolLM2-135M on this machine, to try the machinery: no key, no network",
     "scripted:FILE": "replies read from a Markdown file, for tests and demos",
@@ -53,7 +54,11 @@ def choose_model(asked: str = "") -> str:
 
 
 def load_model(
-    name: str, *, options: Mapping[str, Any] | None = None, form: Form | None = None
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    form: Form | None = None,
+    configured: str = "",
 ) -> Model:
     """Make the model that a string names; nothing is sent or spent yet.
 
@@ -63,6 +68,8 @@ def load_model(
         Fields that are added to each request to a server, as they are.
     form
         How replies are asked for; None for what suits the server best.
+    configured
+        The model that the configuration names: a key is for its server alone.
 
     Raises
     ------
@@ -75,7 +82,7 @@ def load_model(
         case "hf" | "ollama" | "http" | "https" if rest:
             from jupyter_agent.models import hub
 
-            return hub.load(name, **settings)
+            return hub.load(name, configured=configured, **settings)
         case "openai" if rest:
             from jupyter_agent.models import openai
 

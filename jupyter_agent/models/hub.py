@@ -16,22 +16,27 @@ from urllib.parse import urlsplit
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models.bounds import bounded
 from jupyter_agent.models.faults import broken_off, cut_short
-from jupyter_agent.models.remote import RemoteModel, checked_key, server_url
+from jupyter_agent.models.remote import RemoteModel, checked_key, origin, server_url
 from jupyter_agent.protocol import TOOL, Call, Delta, Message, Usage
 
 __all__ = ["HubModel", "load"]
 
 NO_KEY = "none"  # the client sends the user's Hub token wherever it is given no key
 HUB_URL = "https://router.huggingface.co/v1"
-HUB_DOMAINS = ("huggingface.co", "huggingface.cloud", "hf.co")  # hf.space runs anybody's code
+HUB_DOMAINS = ("huggingface.co", "hf.co")  # hf.space and huggingface.cloud run anybody's code
 OLLAMA_URL = "http://127.0.0.1:11434"
 _WINDOWS = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx")
 _SIGNATURES = ("extra_content",)  # of a call: Gemini wants them back
 _THOUGHTS = ("reasoning_content", "reasoning_details")  # which some servers want back with calls
 
 
-def load(name: str, **settings: Any) -> HubModel:
+def load(name: str, *, configured: str = "", **settings: Any) -> HubModel:
     """Make the model of an ``hf:``, ``ollama:`` or ``http(s):`` string.
+
+    Parameters
+    ----------
+    configured
+        The model that the configuration names: a key is for its server alone.
 
     Raises
     ------
@@ -54,11 +59,26 @@ def load(name: str, **settings: Any) -> HubModel:
     if not model:
         raise UsageError(f"{name!r} names no model: write it after a #, as in {base}#NAME")
     url = _chat_url(base)
-    if key := os.environ.get("JUPYTER_AGENT_API_KEY", "").strip():
-        checked_key(key, "JUPYTER_AGENT_API_KEY")
-    else:
-        key = _hub_token(name) if _is_hub(url) else NO_KEY
-    return HubModel(name, model=model, url=url, key=key, **settings)
+    settings |= {"model": model, "url": url}
+    owner = _key_owner(configured)
+    ours = os.environ.get("JUPYTER_AGENT_API_KEY", "").strip()
+    if ours and origin(url) == owner:
+        return HubModel(name, key=checked_key(ours, "JUPYTER_AGENT_API_KEY"), **settings)
+    if _is_hub(url) or (origin(url) == owner and _runs_on_the_hub(url)):
+        return HubModel(name, key=_hub_token(name), **settings)
+    return HubModel(name, key=NO_KEY, keyless=_why_keyless(url, owner) if ours else "", **settings)
+
+
+def _key_owner(configured: str) -> str:
+    """Say which server the keys that come without a URL belong to: the one that is configured."""
+    return origin(os.environ.get("JUPYTER_AGENT_MODEL", "")) or origin(configured)
+
+
+def _why_keyless(url: str, owner: str) -> str:
+    return (
+        f"JUPYTER_AGENT_API_KEY was not sent: it is for {owner or 'no server yet'}; to have it "
+        f"sent to {origin(url)}, name a model there in JUPYTER_AGENT_MODEL or c.Session.model"
+    )
 
 
 def _hub_token(name: str) -> str:
@@ -71,10 +91,19 @@ def _hub_token(name: str) -> str:
 
 
 def _is_hub(url: str) -> bool:
-    """Tell whether a URL is of the Hub, such as a dedicated endpoint's."""
+    """Tell whether a URL is of the Hub itself."""
+    return _is_below(url, *HUB_DOMAINS)
+
+
+def _runs_on_the_hub(url: str) -> bool:
+    """Tell whether a URL is of a dedicated endpoint: it takes the Hub's token, if it is yours."""
+    return _is_below(url, "huggingface.cloud")
+
+
+def _is_below(url: str, *domains: str) -> bool:
     parts = urlsplit(url)
     host = f".{parts.hostname}"
-    return parts.scheme == "https" and host.endswith(tuple(f".{each}" for each in HUB_DOMAINS))
+    return parts.scheme == "https" and host.endswith(tuple(f".{each}" for each in domains))
 
 
 def _chat_url(base: str) -> str:

@@ -24,7 +24,7 @@ from jupyter_agent.errors import AgentError, ModelError, UsageError
 from jupyter_agent.models.faults import fault
 from jupyter_agent.protocol import Delta, Form, Message
 
-__all__ = ["RemoteModel", "checked_key", "server_url", "vendor_settings"]
+__all__ = ["RemoteModel", "checked_key", "origin", "server_url", "vendor_settings"]
 
 _SECRET = re.compile(r"key|token|secret|passw|auth|credential|sig$|signature", re.IGNORECASE)
 _refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # fields by URL and model
@@ -43,6 +43,8 @@ class RemoteModel:
         The server's base URL, or the full one of its replies.
     key
         Sent to that URL and nowhere else.
+    keyless
+        Why no key is sent, for who reads that one is wanted.
     options
         Fields that the user adds to each request, as they are.
     form
@@ -59,10 +61,12 @@ class RemoteModel:
         model: str,
         url: str,
         key: str,
+        keyless: str = "",
         options: Mapping[str, Any] | None = None,
         form: Form | None = None,
     ) -> None:
         self.name = name
+        self._keyless = keyless
         self.window: int | None = None
         self._model = model
         self._url = url
@@ -120,6 +124,8 @@ class RemoteModel:
                 raise
             except Exception as error:
                 problem = await fault(self.name, error, self._key)
+                if problem.kind == "auth" and self._keyless:
+                    problem.args = (f"{problem}; {self._keyless}",)
                 if begun or not self._learn(problem):
                     told = self._key in "".join(traceback.format_exception(error))
                     raise problem from (None if told else error)
@@ -192,6 +198,18 @@ def checked_key(key: str, origin: str) -> str:
     if key.isascii() and key.isprintable() and " " not in key:
         return key
     raise UsageError(f"{origin} holds what no key does, such as a blank; copy the key once more")
+
+
+def origin(name: str) -> str:
+    """Say which server a model's name or a URL names: scheme, host and port; empty for none."""
+    if not name.startswith(("http://", "https://")):
+        return ""
+    try:
+        parts = urlsplit(server_url(name.partition("#")[0]))
+    except UsageError:
+        return ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 def server_url(base: str) -> str:

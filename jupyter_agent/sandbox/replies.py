@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jupyter_agent.hostcells import agents_code
+from jupyter_agent.invisibles import visible
 from jupyter_agent.sandbox.figures import JSON
 from jupyter_agent.sandbox.outputs import printable, read_output
 
@@ -93,14 +95,17 @@ def _expression(fields: dict[str, object]) -> Reply:
 
 
 def _payload(value: object) -> Reply | None:
-    """Keep what pages text, offers the next cell or says goodbye; others open files by path."""
+    """Keep what pages text, offers a next cell or says goodbye; others open files by path.
+
+    What is offered replaces no cell, and is no command to the host.
+    """
     fields = _dict(value)
     match fields:
         case {"source": "page", "data": {"text/plain": text}}:
             return {"source": "page", "data": {"text/plain": _text(text)}, "start": 0}
         case {"source": "set_next_input", "text": text}:
-            replace = fields.get("replace") is True
-            return {"source": "set_next_input", "text": _text(text), "replace": replace}
+            offered = agents_code(_text(text))
+            return {"source": "set_next_input", "text": offered, "replace": False}
         case {"source": "ask_exit"}:
             return {"source": "ask_exit", "keepkernel": fields.get("keepkernel") is True}
     return None
@@ -108,7 +113,7 @@ def _payload(value: object) -> Reply | None:
 
 def _complete(fields: dict[str, object]) -> Reply:
     metadata = _dict(fields.get("metadata", {}))
-    matches: list[JSON] = [_text(match) for match in _list(fields.get("matches"))]
+    matches: list[JSON] = [visible(_text(match)) for match in _list(fields.get("matches"))]
     types: list[JSON] = [_completion(_dict(one)) for one in _list(metadata.get(_TYPES, []))]
     return {
         "status": "ok",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Any, TextIO
 
 from jupyter_agent.bill import Bill
+from jupyter_agent.invisibles import visible, visible_prose
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.transcript import ANSI, KEY, Change, brief
 
@@ -60,7 +62,7 @@ class TerminalView:
                     f"{facts['window']:,} tokens is nearly full"
                 )
             case "prose":
-                self._grow(cell, "")
+                self._grow(cell, visible_prose(cell.source), "")
                 if change.done:
                     self._end_line()
             case "wait" if cell.source:
@@ -73,7 +75,7 @@ class TerminalView:
         """Say how the run ended."""
         if self._quiet:
             if self._answer and state == "done":
-                self._write(self._answer + "\n")
+                self._write(visible_prose(self._answer) + "\n")
             return
         self._end_line()
         seconds = time.monotonic() - self._started
@@ -84,7 +86,7 @@ class TerminalView:
         """Show what is new of a cell's outputs."""
         seen = self._outputs.setdefault(cell_id, [])
         for index, output in enumerate(outputs):
-            text = _plain(output) if self._coloured else ANSI.sub("", _plain(output))
+            text = _harmless(_plain(output)) if self._coloured else ANSI.sub("", _plain(output))
             before = seen[index] if index < len(seen) else None
             if before is None:
                 seen.append(text)
@@ -92,21 +94,26 @@ class TerminalView:
                     self._end_line()
                 if index == 0 and cell_id in self._sources:
                     self._write("\n")
-                self._write(text)
+                self._write_output(text)
             elif text != before:
                 seen[index] = text
-                self._write(text[len(before) :] if text.startswith(before) else text)
+                self._write_output(text[len(before) :] if text.startswith(before) else text)
+
+    def _write_output(self, text: str) -> None:
+        """Write it so that it gives nothing that follows a colour of its own."""
+        end = "\n" * text.endswith("\n")
+        self._write(f"{text.removesuffix(end)}{_PLAIN}{end}" if "\x1b" in text else text)
 
     def _code(self, cell: NotebookNode, *, done: bool) -> None:
-        complete = cell.source if done else cell.source[: cell.source.rfind("\n") + 1]
-        self._grow(cell, "    ", upto=len(complete))
+        source = visible(cell.source)
+        self._grow(cell, source if done else source[: source.rfind("\n") + 1], "    ")
         if done and cell.source:
             self._end_line()
         self.outputs(cell.id, cell.outputs)
 
-    def _grow(self, cell: NotebookNode, indent: str, upto: int | None = None) -> None:
-        """Write what was added to a cell's source."""
-        before, now = self._sources.get(cell.id), cell.source[:upto]
+    def _grow(self, cell: NotebookNode, now: str, indent: str) -> None:
+        """Write what was added to what is shown of a cell's source."""
+        before = self._sources.get(cell.id)
         if before is None:
             self._end_line()
             self._write("\n" * bool(self._sources))
@@ -129,8 +136,21 @@ class TerminalView:
             self._write("\n")
 
     def _note(self, text: str) -> None:
-        self._notes.write(f"[agent] {text}\n")
+        self._notes.write(f"[agent] {visible_prose(text)}\n")
         self._notes.flush()
+
+
+_PLAIN = "\x1b[0m"
+_HIDES = re.compile(r"\x1b\[[0-9;:]*m|\x08")
+
+
+def _harmless(text: str) -> str:
+    """Take from outputs what hides text or goes back over it; colours stay."""
+    return _HIDES.sub(lambda found: "" if _hides(found[0]) else found[0], text)
+
+
+def _hides(sequence: str) -> bool:
+    return sequence == "\b" or "8" in re.split("[;:]", sequence[2:-1])
 
 
 def _plain(output: NotebookNode) -> str:

@@ -1,0 +1,49 @@
+r"""Characters that nobody sees, or that show text in another order than it is read in.
+
+Where somebody reads code to decide about it, they are written out as Python writes them in a
+string (``\u202e``): in a string that means the same, and anywhere else it is an error in Python.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["visible", "visible_prose"]
+
+# Controls but tab and newline; line and paragraph separators; what Unicode lists as ignorable by
+# default (DerivedCoreProperties.txt), such as bidirectional controls, joiners and tags; two letters
+# that look like blanks
+_UNSEEN = (
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# pictographs, none of which can be part of a name: a selector or a joiner after one draws it
+_EMOJI = r"\u2190-\u2bff\U0001f000-\U0001faff"
+_DRAWS = rf"(?<=[{_EMOJI}])\ufe0f|(?<=[{_EMOJI}\ufe0f])\u200d(?=[{_EMOJI}])"
+# joiners, which Persian, Hindi and others are not written without, and what keeps words together
+_JOINS = r"(?<=[^\x00-\x7f\u2000-\u206f])[\u200c\u200d]|\u2060"
+_IN_CODE = re.compile(rf"({_DRAWS})|[{_UNSEEN}]")
+_IN_PROSE = re.compile(rf"({_DRAWS}|{_JOINS})|[{_UNSEEN}]")
+
+
+def visible(text: str) -> str:
+    """Write out what cannot be seen; every kind of line end becomes a newline."""
+    return _IN_CODE.sub(_written_out, _LINE_END.sub("\n", text))
+
+
+def visible_prose(text: str) -> str:
+    """Do the same with sentences, where joiners stay."""
+    return _IN_PROSE.sub(_written_out, _LINE_END.sub("\n", text))
+
+
+_LINE_END = re.compile(r"\r\n?")
+
+
+def _written_out(found: re.Match[str]) -> str:
+    if found[1]:
+        return found[0]
+    code = ord(found[0])
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -17,7 +17,8 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"ipynb", "writing"},
-    {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
+    {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
+    | {"sandbox.places", "sandbox.secret_files"},
     {"sandbox.figures", "sandbox.guest_calls"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},

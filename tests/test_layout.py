@@ -19,7 +19,7 @@ LAYERS = [
     | {"ipynb", "writing", "invisibles"},
     {"hostcells"},
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
-    | {"sandbox.tex"},
+    | {"sandbox.tex", "sandbox.places", "sandbox.secret_files"},
     {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},

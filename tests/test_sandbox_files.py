@@ -50,7 +50,9 @@ def test_a_folder_is_shared_by_its_contents_less_its_secrets(folder: Path) -> No
     assert set(share.hidden) == {folder / ".env", folder / "deep" / "server.key"}
     assert share.visible() == [folder / "deep" / "numbers.txt", folder / "penguins.csv"]
     assert files.listing([share]) == "deep/, penguins.csv"
-    assert files.describe([share], reason) == "project/"
+    assert files.describe([share], reason) == (
+        "project/ (1 path left out as secret; c.SandboxProvisioner.exposed shows them)"
+    )
 
 
 def test_a_folder_without_secrets_is_shared_whole(folder: Path) -> None:
@@ -132,7 +134,9 @@ def test_wide_folders_are_refused_by_name(wide: str) -> None:
 def test_the_home_folder_itself_shares_nothing_and_says_why() -> None:
     shares, reason = files.resolve(["."], Path.home())
     assert shares == []
-    assert files.describe(shares, reason) == f"no files ({Path.home()} is your home folder)"
+    assert files.describe(shares, reason) == (
+        f"no files ({Path.home()} is your home folder; name files or folders in it: --data PATH)"
+    )
 
 
 @pytest.mark.parametrize("named", [".ssh", ".config/x.json", ".cache/huggingface", "id_rsa"])

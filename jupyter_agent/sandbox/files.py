@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import tempfile
+import time
 from collections import deque
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jupyter_agent.errors import UsageError
+from jupyter_agent.sandbox.places import looks_like_home, too_wide
+from jupyter_agent.sandbox.secret_files import (
+    could_hold_secret,
+    holds_secret,
+    is_secret_folder,
+    is_secret_name,
+)
 
-__all__ = ["Share", "describe", "listing", "resolve", "too_wide", "uncovered"]
+__all__ = [
+    "Budget",
+    "Share",
+    "check",
+    "describe",
+    "listing",
+    "look_through",
+    "resolve",
+    "too_wide",
+    "uncovered",
+]
 
-# What looks like a secret. A dot file is one: .env, .git, .netrc, .aws, .ssh.
-SECRETS = [
-    ".*",
-    "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk",
-    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
-    "credentials*", "secrets*", "*secret*.json", "service-account*.json", "service_account*.json",
-]  # fmt: skip
-MOST_ENTRIES = 20_000  # read while looking for secrets; folders not reached by then stay hidden
+# What looking through shared folders may cost. Folders not reached by then stay hidden.
+MOST_ENTRIES = 20_000
+MOST_SECONDS = 2.0
+MOST_SECONDS_OF_READING = 0.5  # what is not reached by then is judged by its name alone
+MOST_NAMED = 3
+# A folder with one of these is a Python environment: no data, and tens of thousands of files. What
+# this interpreter needs of its own is shared all the same.
+_OF_AN_ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +50,27 @@ class Share:
     path: Path
     name: str = ""
     hidden: tuple[Path, ...] = ()
+    note: str = ""  # what the user should know of what is hidden; it names nothing
 
     def visible(self) -> list[Path]:
         """Cover all but the hidden paths by as few files and folders as will do."""
         return uncovered(self.path, set(self.hidden))
+
+
+@dataclass(slots=True)
+class Budget:
+    """What is left of the entries and of the time for looking through folders."""
+
+    entries: int = field(default_factory=lambda: MOST_ENTRIES)
+    until: float = field(default_factory=lambda: time.monotonic() + MOST_SECONDS)
+    reading: float = field(default_factory=lambda: MOST_SECONDS_OF_READING)
+
+    def is_spent(self) -> bool:
+        """Tell whether no other folder is to be begun."""
+        return self.entries <= 0 or time.monotonic() > self.until
+
+
+# -- what is shared
 
 
 def resolve(
@@ -58,25 +91,71 @@ def resolve(
     UsageError
         A path is missing or unreadable, or would share a home folder, ``/`` or a temporary root.
     """
-    shares, reason = [], ""
-    open_to_all = {_absolute(typed, folder) for typed in exposed}
+    found, reason = check(data, folder, exposed=exposed)
+    open_to_all = _all_exposed(exposed, folder)
+    budget = Budget()
+    shares = []
+    for typed, path in found:
+        hidden, note = look_through(path, exposed=open_to_all, budget=budget)
+        shares.append(Share(path, _name(typed, path, folder), tuple(hidden), note))
+    return shares, reason
+
+
+def check(
+    data: list[str], folder: Path, *, exposed: Sequence[str] = ()
+) -> tuple[list[tuple[str, Path]], str]:
+    """Find the paths that are shared, and why not if none is, without looking into folders.
+
+    Raises
+    ------
+    UsageError
+        As `resolve` does.
+    """
+    found, reason = [], ""
+    open_to_all = _all_exposed(exposed, folder)
     for typed in data:
         path = _absolute(typed, folder)
         why = too_wide(path)
-        if typed == "." and why:
-            reason = f"{path} is {why}"
-        elif _in_secret(path) and not _among(path, open_to_all):
-            raise UsageError(
-                f"--data {typed!r}: {path} is where secrets are kept; copy what is needed "
-                f"elsewhere, or say that it is none: c.SandboxProvisioner.exposed = [{str(path)!r}]"
-            )
+        secret = _in_secret(path) and not _among(path, open_to_all)
+        if typed == "." and (why or secret):
+            what = why or "where secrets are kept"
+            reason = f"{path} is {what}; name files or folders in it: --data PATH"
+        elif secret:
+            raise UsageError(f"--data {typed!r}: {path} is where secrets are kept; {_copy(path)}")
         elif why:
-            raise UsageError(f"--data {typed!r}: that is {why}; name the files or folders in it")
-        else:
-            shares.append(
-                Share(path, _name(typed, path, folder), tuple(_hidden(path, typed, open_to_all)))
+            raise UsageError(
+                f"--data {typed!r}: that is {why}; name the files or folders in it that are needed"
             )
-    return shares, reason
+        else:
+            _check_readable(path, typed)
+            if (
+                not _among(path, open_to_all)
+                and path.is_file()
+                and could_hold_secret(path.name)
+                and holds_secret(str(path))
+            ):
+                raise UsageError(
+                    f"--data {typed!r}: {path} holds what looks like a key, token or password; "
+                    f"{_copy(path)}"
+                )
+            found.append((typed, path))
+    return found, reason
+
+
+def _check_readable(path: Path, typed: str) -> None:
+    if not path.exists():
+        raise UsageError(f"--data {typed!r}: there is no {path}; check the spelling")
+    if not (path.is_file() or path.is_dir()):
+        raise UsageError(f"--data {typed!r}: {path} is neither a file nor a folder")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise UsageError(f"--data {typed!r}: {path} cannot be read; check its permissions")
+
+
+def _copy(path: Path) -> str:
+    return (
+        "copy what is needed elsewhere, or say that it is none: "
+        f"c.SandboxProvisioner.exposed = [{str(path)!r}]"
+    )
 
 
 def _name(typed: str, path: Path, folder: Path) -> str:
@@ -87,23 +166,12 @@ def _name(typed: str, path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
 
 
-def too_wide(path: Path) -> str:
-    """Say what a folder is that is never shared as a whole; empty if it may be."""
-    home = Path.home().resolve()
-    roots = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
-    roots.append(os.environ.get("XDG_RUNTIME_DIR", "/run/user"))
-    temporary = {Path(root).resolve() for root in roots}
-    if path == home:
-        return "your home folder"
-    if path in temporary:
-        return "a folder for temporary files"
-    if home.is_relative_to(path) or any(root.is_relative_to(path) for root in temporary):
-        return "too wide a folder"
-    return ""
-
-
 def _absolute(typed: str, folder: Path) -> Path:
     return (folder / Path(typed).expanduser()).resolve()
+
+
+def _all_exposed(exposed: Sequence[str], folder: Path) -> set[Path]:
+    return {_absolute(typed, folder) for typed in exposed}
 
 
 def _among(path: Path, paths: Set[Path]) -> bool:
@@ -112,10 +180,10 @@ def _among(path: Path, paths: Set[Path]) -> bool:
 
 
 def _in_secret(path: Path) -> bool:
-    """Tell whether a path lies in a folder that tools keep for themselves, or is such a file."""
-    home = Path.home().resolve()
-    inside = path.relative_to(home).parts if path.is_relative_to(home) else (path.name,)
-    return any(map(_secret, inside)) or _among(path, _kept_by_tools())
+    """Tell whether a path lies in a folder where secrets are kept, or is such a file."""
+    named = is_secret_folder(path.name) if path.is_dir() else is_secret_name(path.name)
+    above = any(is_secret_folder(parent.name) for parent in path.parents)
+    return named or above or _among(path, _kept_by_tools())
 
 
 def _kept_by_tools() -> set[Path]:
@@ -124,39 +192,166 @@ def _kept_by_tools() -> set[Path]:
     return {Path(os.environ[name]).resolve() for name in moved if os.environ.get(name)}
 
 
-def _hidden(path: Path, typed: str, exposed: Set[Path]) -> list[Path]:
-    """Find what looks like a secret or is no file below a path, and what was not looked at."""
-    if not path.exists():
-        raise UsageError(f"--data {typed!r}: there is no {path}; check the spelling")
-    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise UsageError(f"--data {typed!r}: {path} cannot be read; check its permissions")
-    if not path.is_dir():
-        return []
-    kept_by_tools = _kept_by_tools()
-    hidden, seen, waiting = [], 0, deque([path])
-    while waiting:
-        entries = list(os.scandir(waiting.popleft())) if os.access(waiting[0], os.R_OK) else []
-        seen += len(entries)
-        for entry in entries:
-            here = Path(entry.path)
-            secret = _secret(entry.name) or here in kept_by_tools
-            if (secret and not _among(here, exposed)) or not _readable_kind(entry):
-                hidden.append(here)
-            elif entry.is_dir(follow_symlinks=False):
-                waiting.append(here)
-        if seen > MOST_ENTRIES:
-            hidden += waiting
-            break
-    return hidden
+# -- what is hidden of it
 
 
-def _readable_kind(entry: os.DirEntry[str]) -> bool:
-    """Tell files, folders and links from sockets, which a read-only mount does not close."""
-    return entry.is_symlink() or entry.is_file() or entry.is_dir()
+def look_through(
+    path: Path,
+    *,
+    exposed: Set[Path] = frozenset(),
+    budget: Budget,
+    wanted: Callable[[str], bool] | None = None,
+) -> tuple[list[Path], str]:
+    """Find what is hidden of a file or folder, and what the user should know of it.
+
+    Hidden is what looks like a secret by its name or its contents, a home folder, a Python
+    environment, what is neither a file nor a folder nor a link, what cannot be read, and what was
+    not reached within the budget.
+
+    Parameters
+    ----------
+    wanted
+        Which files are shown by their names, and only folders that hold such; all if not given.
+    """
+    walk = _Walk(exposed, budget, wanted)
+    if path.is_dir():
+        walk.through(path)
+    elif not walk.is_exposed(path) and could_hold_secret(path.name) and holds_secret(str(path)):
+        walk.hide(path)  # since it was named
+    return walk.all_hidden(), walk.note()
 
 
-def _secret(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in SECRETS)
+class _Walk:
+    """A bounded look through a folder, breadth first: what is near is seen before what is deep."""
+
+    def __init__(
+        self, exposed: Set[Path], budget: Budget, wanted: Callable[[str], bool] | None
+    ) -> None:
+        self.exposed, self.budget, self.wanted = exposed, budget, wanted
+        self._hidden: dict[Path, None] = {}
+        self.secrets = self.unreached = self.unread = 0
+        self._kept = {str(each) for each in _kept_by_tools()}
+        self._to_read: list[str] = []
+        self._unwanted: dict[str, list[str]] = {}  # folder: files in it that are not asked for
+        self._useful: set[str] = set()  # folders with a file that is asked for
+
+    def all_hidden(self) -> list[Path]:
+        """Name what is hidden, but nothing that lies in a folder that is."""
+        return [path for path in self._hidden if self._hidden.keys().isdisjoint(path.parents)]
+
+    def is_exposed(self, path: Path) -> bool:
+        """Tell whether the user has named a path as no secret, or a folder that it lies in."""
+        return bool(self.exposed) and _among(path, self.exposed)
+
+    def hide(self, path: Path | str, *, secret: bool = True) -> None:
+        """Hide a path; count it if it is for what it may hold."""
+        self._hidden[Path(path)] = None
+        # dot files are expected to be left out
+        self.secrets += secret and not Path(path).name.startswith(".")
+
+    def note(self) -> str:
+        """Say what the user should know, by numbers alone: the guest may read the notebook."""
+        notes = []
+        if self.secrets:
+            notes.append(f"{_count(self.secrets, 'path')} left out as secret")
+        if self.unreached:
+            notes.append(f"{_count(self.unreached, 'folder')} left out unchecked")
+        if self.unread:
+            notes.append(f"{_count(self.unread, 'file')} checked by name alone")
+        return ", ".join(notes)
+
+    def through(self, root: Path) -> None:
+        """Look through a folder and all below it."""
+        waiting, seen = deque([str(root)]), [str(root)]
+        while waiting and not self.budget.is_spent():
+            folder = waiting.popleft()
+            below = self._folder(folder, top=folder == str(root))
+            waiting += below
+            seen += below
+        for folder in waiting:
+            self.unreached += 1
+            self.hide(folder, secret=False)
+        if self.wanted:
+            self._hide_unwanted(seen)
+        self._read()
+
+    def _folder(self, folder: str, *, top: bool) -> list[str]:
+        """Look at what stands in a folder; return the folders to be looked at in turn."""
+        try:
+            with os.scandir(folder) as listed:
+                entries = []
+                for entry in listed:
+                    entries.append(entry)
+                    if len(entries) % 1000 == 0 and time.monotonic() > self.budget.until:
+                        self.unreached += 1
+                        self.hide(folder, secret=False)
+                        return []
+        except OSError:  # it cannot be read, or is gone
+            self.hide(folder, secret=False)
+            return []
+        self.budget.entries -= len(entries)
+        names = {entry.name for entry in entries}
+        if not top and looks_like_home(names):
+            self.hide(folder)
+            return []
+        if not top and not names.isdisjoint(_OF_AN_ENVIRONMENT):
+            self.hide(folder, secret=False)
+            return []
+        return [entry.path for entry in entries if self._goes_on(entry, folder)]
+
+    def _goes_on(self, entry: os.DirEntry[str], folder: str) -> bool:
+        """Look at one entry; tell whether it is a folder to be looked at in turn."""
+        try:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            is_file = entry.is_file(follow_symlinks=False)
+        except OSError:
+            is_folder = is_file = False
+        if entry.is_symlink():  # it shows what it leads to only where that is shared itself
+            return False
+        named = is_secret_folder if is_folder else is_secret_name
+        secret = named(entry.name) or entry.path in self._kept
+        if not (is_folder or is_file) or (secret and not self.is_exposed(Path(entry.path))):
+            self.hide(entry.path, secret=secret)
+            return False
+        if is_file:
+            self._file(entry, folder)
+        return is_folder
+
+    def _file(self, entry: os.DirEntry[str], folder: str) -> None:
+        if self.wanted and not self.wanted(entry.name):
+            self._unwanted.setdefault(folder, []).append(entry.path)
+            return
+        self._useful.add(folder)
+        if could_hold_secret(entry.name) and not self.is_exposed(Path(entry.path)):
+            self._to_read.append(entry.path)
+
+    def _hide_unwanted(self, folders: list[str]) -> None:
+        """Hide the folders in which no file is asked for, and else such files, deepest first."""
+        hidden = set(map(str, self._hidden))
+        for folder in reversed(folders):
+            if folder in hidden:
+                continue
+            if folder in self._useful:
+                self._useful.add(str(Path(folder).parent))
+                for path in self._unwanted.get(folder, []):
+                    self.hide(path, secret=False)
+            else:
+                self.hide(folder, secret=False)
+
+    def _read(self) -> None:
+        """Look into files while there is time."""
+        started = time.monotonic()
+        for done, path in enumerate(self._to_read):
+            if time.monotonic() - started > self.budget.reading:
+                self.unread = len(self._to_read) - done
+                break
+            if holds_secret(path):
+                self.hide(path)
+        self.budget.reading -= time.monotonic() - started
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def uncovered(path: Path, hidden: Set[Path]) -> list[Path]:
@@ -168,29 +363,65 @@ def uncovered(path: Path, hidden: Set[Path]) -> list[Path]:
             return []
         if path not in above:
             return [path]
-        return [found for child in sorted(path.iterdir()) for found in cover(child)]
+        return [found for child in _children(path) for found in cover(child)]
 
     return [] if _among(path, hidden) else cover(path)
 
 
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # it is gone, or was closed
+        return []
+
+
+# -- what is said of it
+
+
 def listing(shares: list[Share], most: int = 40) -> str:
-    """Name the shared files as code in the sandbox finds them."""
-    names = []
-    for share in shares:
-        if share.name:
-            names.append(share.name + "/" * share.path.is_dir())
-        else:
-            names += [
-                child.name + "/" * child.is_dir()
-                for child in sorted(share.path.iterdir())
-                if not _secret(child.name)
-            ]
+    """Name the shared files as code in the sandbox finds them, and nothing that is hidden."""
+    names = [name for share in shares for name in _shown(share)]
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(_printable, names[:most])) + more
 
 
-def describe(shares: list[Share], reason: str) -> str:
-    """Say in a few words what the sandbox can read."""
-    if not shares:
-        return f"no files ({reason})" if reason else "no files"
-    return ", ".join(share.name or f"{share.path.name}/" for share in shares)
+def _shown(share: Share) -> list[str]:
+    hidden = set(share.hidden)
+    above = {parent for path in hidden for parent in path.parents}
+
+    def is_shown(path: Path) -> bool:
+        if path.is_symlink():
+            real = path.resolve()
+            return real.is_relative_to(share.path) and not _among(real, hidden) and real.exists()
+        return path not in hidden and (path not in above or any(map(is_shown, _children(path))))
+
+    if share.name:
+        return [share.name + "/" * share.path.is_dir()] if is_shown(share.path) else []
+    shown = filter(is_shown, _children(share.path))
+    return [child.name + "/" * child.is_dir() for child in shown]
+
+
+def _printable(name: str) -> str:
+    """Write what nobody sees, or what would begin a new line, as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def describe(shares: list[Share], reason: str, modules: Sequence[Share] = ()) -> str:
+    """Say in a few words what the sandbox can read, and import from elsewhere."""
+    data = ", ".join(map(_describe, shares)) or (f"no files ({reason})" if reason else "no files")
+    if not modules:
+        return data
+    names = [f"{share.path.name}{'/' * share.path.is_dir()}" for share in modules]
+    places = ", ".join(dict.fromkeys(str(share.path.parent) for share in modules))
+    notes = "".join(f"; {share.path.name}/ {share.note}" for share in modules if share.note)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    named = ", ".join(map(_printable, names[:MOST_NAMED]))
+    return f"{data}, and modules of {_printable(places)} ({named}{more}{_printable(notes)})"
+
+
+def _describe(share: Share) -> str:
+    name = _printable(share.name or f"{share.path.name}/")
+    if not share.note:
+        return name
+    remedy = "; c.SandboxProvisioner.exposed shows them" if "secret" in share.note else ""
+    return f"{name} ({share.note}{remedy})"

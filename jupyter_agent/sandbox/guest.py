@@ -59,6 +59,18 @@ def _link_one(name: Path, target: str) -> None:
         pass
 
 
+def import_from_here() -> None:
+    """Let modules beside the user's files be imported, as in any kernel, after the library's.
+
+    ``-P``, under which the launcher runs, keeps IPython from doing so. By now there is nothing left
+    that such a module could stand in for but what the guest itself runs.
+    """
+    if "" not in sys.path:
+        kinds = ("site-packages", "dist-packages")
+        ends = (at for at, path in enumerate(sys.path) if Path(path).name in kinds)
+        sys.path.insert(next(ends, 0), "")
+
+
 def use_pipes(shell: InteractiveShell) -> None:
     """Let ``!command`` and ``x = !command`` use pipes: there is no terminal in here."""
 
@@ -224,6 +236,7 @@ def serve(
     with contextlib.nullcontext() if debugger else _no_debugger():
         app.initialize([])
     assert app.shell
+    import_from_here()
     use_pipes(app.shell)
     name_magics(app.shell)
     forget_outputs(app.shell)

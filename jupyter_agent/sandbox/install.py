@@ -8,7 +8,6 @@ in a folder that is shared with it, which is a weaker promise and needs bubblewr
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from traitlets import TraitError
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.secret_files import is_secret_folder, is_secret_name
 
 __all__ = ["main", "wrap"]
 
@@ -274,13 +274,13 @@ def _checked(typed: str) -> str:
     """
     path = Path(typed).expanduser().resolve()
     for part in path.parts[1:]:
-        if any(fnmatch.fnmatchcase(part.lower(), pattern) for pattern in files.SECRETS):
+        if is_secret_folder(part) or (part == path.name and is_secret_name(part)):
             raise UsageError(
                 f"--read-only {typed!r}: {part!r} looks like a secret; share a copy of what is "
                 "needed of it"
             )
     try:
-        files.resolve([os.fspath(path)], path)
+        files.check([os.fspath(path)], path)
     except UsageError as error:
         reason = str(error).partition(": ")[2]
         raise UsageError(f"--read-only {typed!r}: {reason}") from None

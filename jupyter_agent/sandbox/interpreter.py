@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import site
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import jupyter_agent
-from jupyter_agent.sandbox.files import too_wide
+from jupyter_agent.sandbox.files import Budget, Share, look_through
+from jupyter_agent.sandbox.places import too_wide
 
-__all__ = ["extra_roots", "font_lists", "importable", "interpreter_paths"]
+__all__ = ["font_lists", "imports", "interpreter_paths", "search_path"]
+
+_CODE = re.compile(r"\.(?:py|pyi|pyc|pyd|dll|dylib|so(?:\.\d+)*)$|^(?:METADATA|entry_points\.txt)$")
 
 
 # What a prefix holds of Python. What stands beside it may be a project that was made a virtual
@@ -40,28 +44,71 @@ def interpreter_paths() -> list[str]:
     return sorted(str(path) for path in found if not any(p in found for p in path.parents))
 
 
-def extra_roots() -> list[Path]:
-    """Find the folders and archives elsewhere that are on the path or installed as editable.
+def search_path() -> list[Path]:
+    """Find the folders and archives elsewhere that modules are imported from, in their order.
 
-    The current folder is none: its files are shared as data. Nor is a folder as wide as a home.
+    The current folder is none: its files are shared as data, and stand in the sandbox's working
+    folder. Nor is a folder as wide as a home.
     """
-    known = [Path(path) for path in interpreter_paths()]
     here = Path.cwd()
-    named = [Path(entry).absolute() for entry in sys.path if entry]
-    found = dict.fromkeys([*named, *_editable()])
-    return [
+    named = dict.fromkeys(Path(entry).absolute() for entry in [*sys.path, *_roots()] if entry)
+    return [path for path in named if path not in (here, here.resolve()) and _is_shared_apart(path)]
+
+
+def imports(*, exposed: Sequence[str] = ()) -> list[Share]:
+    """Find the modules and packages elsewhere that can be imported, less what is hidden in them.
+
+    Of a package that is installed as editable all is shared that does not look like a secret, as
+    it would be in site-packages. Of what merely stands in a folder on the path it is code alone:
+    what else stands there may be anybody's data. Links are not followed. What is hidden of these
+    may be shown as data all the same, so take what is `Share.visible` of them.
+    """
+    budget = Budget()
+    open_to_all = frozenset(Path(path).expanduser().absolute() for path in exposed)
+    installed = {path.resolve() for path in _installed() if _is_shared_apart(path)}
+    on_path = [
         path
-        for path in found
-        if path != here
-        and path.exists()
-        and not any(path.is_relative_to(root) for root in [*known, Path("/usr")])
-        and not too_wide(path.resolve())
+        for root in search_path()
+        for path in ([root] if root.is_file() else _importable(root))
+        if path.resolve() not in installed and _is_shared_apart(path)
     ]
+    shares = []
+    for path in [*sorted(installed), *dict.fromkeys(on_path)]:
+        wanted = _is_code if path.is_dir() and path not in installed else None
+        hidden, note = look_through(path, exposed=open_to_all, budget=budget, wanted=wanted)
+        shares.append(Share(path, hidden=tuple(hidden), note=note))
+    return [share for share in shares if share.visible()]
+
+
+def _is_shared_apart(path: Path) -> bool:
+    """Tell whether a path is there, not with the interpreter already, and not too wide."""
+    known = [*map(Path, interpreter_paths()), Path("/usr")]
+    below = any(path.is_relative_to(root) for root in known)
+    return not below and path.exists() and not too_wide(path.resolve())
+
+
+def _is_code(name: str) -> bool:
+    return name == "py.typed" or _CODE.search(name) is not None
+
+
+def _importable(root: Path) -> Iterator[Path]:
+    """Name what of a folder on the path can be imported: modules and folders by a module's name."""
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        name = entry.name.partition(".")[0]
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name.isidentifier() or entry.name.endswith((".dist-info", ".egg-info")):
+                yield Path(entry.path)
+        elif entry.is_file(follow_symlinks=False) and name.isidentifier() and _is_code(entry.name):
+            yield Path(entry.path)
 
 
 @functools.lru_cache(maxsize=1)
-def _editable() -> tuple[Path, ...]:
-    """Find the projects that are installed as editable (PEP 610), however they are imported."""
+def _editable() -> tuple[tuple[Path, frozenset[str]], ...]:
+    """Find the projects that are installed as editable (PEP 610): each with its modules' names."""
     found = []
     for distribution in distributions():
         try:
@@ -70,21 +117,37 @@ def _editable() -> tuple[Path, ...]:
             continue
         if origin.get("dir_info", {}).get("editable"):
             root = Path(unquote(urlsplit(origin["url"]).path))
-            found += [root, root / "src"]
+            names = (distribution.read_text("top_level.txt") or "").split()
+            names.append(re.sub(r"[-_.]+", "_", distribution.name).lower())
+            found.append((root, frozenset(names)))
     return tuple(found)
 
 
-def importable(root: Path) -> Iterator[Path]:
-    """Name what of a root can be imported: modules and packages, not the data beside them."""
-    if root.is_file():
-        yield root
-        return
-    for entry in sorted(root.iterdir()):
-        if entry.is_symlink() or entry.name.startswith("."):
-            continue
-        kinds = (".py", ".pyc", ".so", ".dist-info", ".egg-info", ".egg")
-        if entry.suffix in kinds or (entry.is_dir() and any(entry.glob("*.py"))):
-            yield entry
+def _installed() -> Iterator[Path]:
+    """Name the packages and modules of editable projects, where they stand."""
+    for finder in _finders():
+        yield from map(Path, finder.values())
+    for root, names in _editable():
+        for folder in (root, root / "src"):
+            for name in names:
+                yield from (folder / name, folder / f"{name}.py")
+
+
+def _finders() -> Iterator[dict[str, str]]:
+    """Find where setuptools' finders of editable projects look: a name and a path for each."""
+    for name, module in list(sys.modules.items()):
+        mapping = getattr(module, "MAPPING", None)
+        if name.startswith("__editable__") and isinstance(mapping, dict):
+            yield mapping
+
+
+def _roots() -> Iterator[str]:
+    """Name the folders that editable projects are imported from, where no file says so."""
+    for root, names in _editable():
+        for folder in (root / "src", root):
+            if any((folder / name).is_dir() or (folder / f"{name}.py").is_file() for name in names):
+                yield str(folder)
+                break
 
 
 def font_lists() -> list[Path]:

@@ -180,7 +180,8 @@ class Sandbox(LoggingConfigurable):
             return self.tier
         if provisioner.tier == "none":
             return "NO SANDBOX: your files, keys and network"
-        return f"{self.tier}, reads {files.describe(provisioner.shares, provisioner.reason)}"
+        read = files.describe(provisioner.shares, provisioner.reason, provisioner.modules)
+        return f"{self.tier}, reads {read}"
 
     def describe_limits(self) -> str:
         """Say in a few words what is limited."""
@@ -199,7 +200,7 @@ class Sandbox(LoggingConfigurable):
             One is missing, unreadable, too wide or among secrets.
         """
         provisioner = SandboxProvisioner(config=self._configuration())
-        files.resolve(data, self.folder, exposed=provisioner.exposed)
+        files.check(data, self.folder, exposed=provisioner.exposed)
 
     # -- life
 

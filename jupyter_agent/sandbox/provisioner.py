@@ -35,10 +35,10 @@ from traitlets import Bool, Enum, Int, List, Unicode
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown
 from jupyter_agent.sandbox.interpreter import (
-    extra_roots,
     font_lists,
-    importable,
+    imports,
     interpreter_paths,
+    search_path,
 )
 
 __all__ = ["SandboxProvisioner", "check_landlock"]
@@ -111,6 +111,7 @@ class SandboxProvisioner(LocalProvisioner):
 
     tier = ""  # which isolation is in force, once started
     shares: list[files.Share]
+    modules: Sequence[files.Share] = ()  # that can be imported from elsewhere
     reason = ""  # why nothing is shared, if so
     run_folder: Path | None = None
     _listeners: dict[int, socket.socket]
@@ -128,7 +129,11 @@ class SandboxProvisioner(LocalProvisioner):
         self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
         self.tier = choose_tier(self.isolation, own_sockets=self.socket_folder)
         folder = Path(kwargs.get("cwd") or Path.cwd())
-        self.shares, self.reason = files.resolve(self.data, folder, exposed=self.exposed)
+        # in a thread: a large folder takes seconds, and other sessions share this loop
+        self.shares, self.reason = await asyncio.to_thread(
+            files.resolve, self.data, folder, exposed=self.exposed
+        )
+        self.modules = await asyncio.to_thread(imports, exposed=self.exposed)
         manager = self.parent
         assert manager
         if self.run_folder is None:
@@ -369,7 +374,7 @@ class SandboxProvisioner(LocalProvisioner):
             *("--ro-bind-data", str(self._in_memory(passwd)), "/etc/passwd"),
             *("--ro-bind-data", str(self._in_memory(f"agent:x:{uid or 1000}:\n")), "/etc/group"),
             *bubblewrap.read_only(
-                [str(path) for root in extra_roots() for path in importable(root)]
+                [str(path) for module in self.modules for path in module.visible()]
             ),
             *bubblewrap.read_only([str(share.path) for share in self.shares]),
             *bubblewrap.masked([path for share in self.shares for path in share.hidden]),
@@ -430,8 +435,8 @@ class SandboxProvisioner(LocalProvisioner):
         proc = [f"/proc/self/{name}" for name in PROC]
         proc += ["/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/random", "/dev/urandom"]
         visible = [str(path) for share in self.shares for path in share.visible()]
-        modules = [str(path) for root in extra_roots() for path in importable(root)]
-        folders = [*extra_roots(), *(share.path for share in self.shares)]
+        modules = [str(path) for module in self.modules for path in module.visible()]
+        folders = [*search_path(), *(share.path for share in self.shares)]
         cache = private / ".cache" / "matplotlib"
         cache.mkdir(parents=True)
         for fonts in font_lists():
@@ -581,7 +586,7 @@ def guest_environment(temporary: str, home: str) -> dict[str, str]:
     """Write the whole environment of the guest: language and paths, nothing else of the host's."""
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     path = [f"{sys.prefix}/bin", f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
-    extra = os.pathsep.join(str(root) for root in extra_roots())
+    extra = os.pathsep.join(str(root) for root in search_path())
     return (
         kept
         | ({"PYTHONPATH": extra} if extra else {})

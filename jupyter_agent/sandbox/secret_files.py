@@ -1,0 +1,430 @@
+"""Tell what looks like a secret: by the name of a file or folder, or by what stands in a file.
+
+The names and the shapes of tokens are facts from the documentation of the programs that use them,
+and from the lists of gitleaks, shhgit, detect-secrets and GitHub's ignore templates.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import unicodedata
+from fnmatch import translate
+
+__all__ = ["could_hold_secret", "holds_secret", "is_secret_folder", "is_secret_name"]
+
+# --- names ---------------------------------------------------------------------------------------
+# Case, separators, numbers at the end of a word, and the words of a copy count for nothing in a
+# name: "Credentials-Copy (2).JSON.bak" is credentials.json.
+
+_COPY_WORDS = frozenset(
+    "~ back backup bak bk bkp copia copie copy default disabled dist enc encrypted example final "
+    "kopie local new of old orig original prev previous rej sample save saved swn swo swp "
+    "temp template tmp tpl un v version "
+    "dev development int live prod production qa stage staging test testing uat "  # of a setting
+    "7z age bz bz2 gpg gz lz lz4 rar tar tbz tgz txz xz zip zst".split()
+)
+
+# Endings that say it whatever stands before them.
+_ENDINGS = frozenset(
+    # keys and certificates with keys
+    "bcfks bks gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 pkcs8 ppk priv "
+    "privkey truststore "
+    # passwords
+    "1pif agilekeychain apikey cookies cred credential credentials creds htpasswd kdb kdbx "
+    "keychain "
+    "keyring keytab kirbi kwallet netrc opvault pass passwd password pgpass psafe3 pwd secret "
+    "secrets token walletx "
+    # settings that hold them
+    "azurepubxml ccache cscfg dockercfg env envrc kubeconfig npmrc ovpn publishsettings pypirc "
+    "rdp s3cfg session tblk tfplan tfstate tfvars vault".split()
+)
+
+# Whole names, as the programs that keep them write them.
+_NAMES = (
+    # clouds and clusters
+    "access_tokens.db accessTokens.json adc.json admin.conf amplify-credentials.json "
+    "application_default_credentials.json aws-credentials azureauth.json azureProfile.json "
+    "boto.cfg boto.conf config.kube doctl.yaml k3s.yaml kubeconfig kubeconfig.yaml "
+    "kubeconfig.yml kubeconfig.json kube_config kube-config.yaml kube.config kubelet.conf "
+    "controller-manager.conf scheduler.conf "
+    "legacy_credentials msal_token_cache.json msal_token_cache.bin ossutilconfig rclone.conf "
+    "rootkey.csv s3cfg s3cmd.ini servicePrincipalProfile.json ServiceConfiguration.Cloud.cscfg "
+    "talosconfig accessKeys.csv stack.env "
+    # deployment
+    "acme.json knife.rb master.key terraform.rc terraformrc vault.yml vault.yaml vault.json "
+    "unattend.xml autounattend.xml sysprep.inf sysprep.xml hudson.util.Secret "
+    "jenkins.plugins.publish_over_ssh.BapSshPublisherPlugin.xml puppet-passwords.yaml "
+    # databases and data tools
+    "connections.toml database.yml databrickscfg databricks.cfg dbeaver-data-sources.xml "
+    "data-sources.xml dbt_profiles.yml kaggle.json my.cnf mylogin.cnf odbc.ini pgpass "
+    "pgpass.conf pgpassfile profiles.yml profiles.yaml robomongo.json snowflake.toml "
+    # packages, repositories and containers
+    "auth.json dockercfg dockerconfig.json dockerconfigjson git-credentials gitcredentials "
+    "gem_credentials github_hosts.yml netrc _netrc npmrc pypirc yarnrc "
+    "settings-security.xml "
+    # servers and accounts of a system
+    "env htpasswd gshadow master.passwd opasswd passwd proftpdpasswd shadow sudoers "
+    " ntds.dit lsass.dmp sam.hive wp-config.php configuration.php "
+    "config.inc.php LocalSettings.php carrierwave.rb omniauth.rb secret_token.rb "
+    "secret.py secrets.py credentials.py passwords.py settings_secret.py secret_settings.py "
+    "parameters.yml cookie_secret jupyter_cookie_secret "
+    "msmtprc muttrc esmtprc fetchmailrc sasl_passwd smbcredentials cifs-credentials "
+    "wireguard.conf wg.conf ipsec.secrets chap-secrets pap-secrets wpa_supplicant.conf "
+    "ventrilo_srv.ini ultravnc.ini vncpasswd "
+    # file transfer
+    "filezilla.xml ftpconfig recentservers.xml sftp-config.json sftp.json sitemanager.xml "
+    "winscp.ini ws_ftp.ini "
+    # browsers, password managers and wallets
+    "cookies cookies.txt cookies.sqlite cookies.db cookies.binarycookies cookiejar cookiejar.txt "
+    "key.db login.data login.json logins.json logins.txt logins.csv logins.xlsx signons.sqlite "
+    "local_state web_data cert9.db formhistory.sqlite sessionstore.jsonlz4 "
+    "1password_export.csv bitwarden_export.json bitwarden_export.csv lastpass_export.csv "
+    "lastpass.csv keepass.csv keepass.xml dashlane_export.csv wallet.dat seedphrase.txt "
+    "login.keychain-db otr.private_key secring secring.gpg trustdb.gpg "
+    # the rest
+    "token tokens.db token.pickle token_cache sessionid"
+).split()  # fmt: skip
+
+# Where what follows is somebody's choice.
+_GLOBS = (
+    ".*",
+    "#*#",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "id_xmss*",
+    "*_rsa", "*_dsa", "*_ecdsa", "*_ed25519", "ssh_host_*_key*", "authorized_keys*", "known_hosts*",
+    "*bash_history*", "*zsh_history*", "*fish_history*", "*sh_history", "*mysql_history*",
+    "*psql_history*", "*sqlite_history*", "*rediscli_history*", "*python_history*",
+    "krb5cc*", "utc--*", "client_secret*.json", "*.tfstate.*", "*.auto.tfvars*", "*.env.*",
+    "*-firebase-adminsdk-*", "bitwarden_*export*", "secring.*", "*.keychain-db*",
+)  # fmt: skip
+
+# Words that say it of a setting or a note wherever they stand, and of a table, a document or a
+# picture where they come last: passwords.csv, but not password_strength.csv. Of code they say
+# nothing: it is looked into. A blank may be missing.
+_WORDS = (
+    r"\w*secret",
+    r"\w*credential", r"(?:\w*creds|cred)",
+    r"\w*passw(?:or)?d", r"\w*passphrase", r"\w*htpasswd", r"pwd", r"vault pass",
+    r"(?:api|access|account|auth|client|deploy|deployment|encryption|host|hmac|license|master"
+    r"|priv|private|root|rsa|secret|service|session|signing|ssh|storage|age|gpg|pgp) key",
+    r"(?:api|access|auth|bearer|bot|deploy|gitlab|id|login|oauth|personal|refresh|sas|session"
+    r"|user|web) token",
+    r"token cache", r"auth cookie", r"cookie jar",
+    r"service account", r"service principal", r"firebase adminsdk",
+    r"(?:backup|recovery|scratch|mfa|fa) (?:code|key)", r"recovery phrase", r"t?otp secret",
+    r"seed phrase", r"mnemonic", r"connection string", r"conn str", r"kube config", r"key store",
+    r"trust store", r"ssh backup", r"wifi pass",
+)  # fmt: skip
+_OWNERS = (
+    "admin airtable algolia alibaba anthropic app asana atlassian auth aws azure bitbucket box "
+    "cloudflare cohere confluent databricks datadog dbt deepseek digitalocean discord docker "
+    "dockerhub dropbox elastic facebook fastly figma firebase ftp gcloud gcp gcs gdrive gemini git "
+    "github gitlab gmail google grafana groq gsheets heroku hf hub huggingface hubspot ibm jira "
+    "jwt kaggle linear linkedin mailchimp mailgun minio mistral mongo mongodb mysql neptune "
+    "netlify ngrok notion npm okta openai openrouter paypal pg pinecone postgres pypi rapidapi "
+    "redis replicate s3 salesforce sendgrid sentry server sheets shopify slack smtp snowflake "
+    "snyk spotify square ssl stripe supabase tailscale tavily telegram tls together twilio twitter "
+    "vault vercel vpn wandb weaviate wireguard youtube zendesk"
+).split()
+
+_CODE = frozenset(
+    "py pyc pyi pyx pxd pyd so ipynb r rmd qmd jl js mjs ts jsx tsx vue css scss c cc cpp h hpp "
+    "java scala kt go rs swift m sql sh bash zsh ps1 bat rb pl php lua tf ex proto cmake".split()
+)
+_TABLES = frozenset(
+    "csv tsv parquet feather arrow orc avro xls xlsx xlsm ods numbers pdf doc docx odt rtf ppt "
+    "pptx md rst tex html htm npy npz h5 hdf5 nc zarr mat sav dta rds rdata jsonl ndjson geojson "
+    "shp dbf shx prj gpkg kml tif tiff png jpg jpeg gif svg webp bmp wav mp3 flac mp4 avi mov "
+    "safetensors pt pth onnx gguf joblib".split()
+)
+_FOLDERS = (
+    "secret secrets credential credentials creds password passwords passwd private_key "
+    "private_keys privatekeys ssh ssh_keys sshkeys gnupg keychains keystore keyrings "
+    "api_keys apikeys"
+).split()
+
+_SPLIT = re.compile(r"[^\W_]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_FIRST = re.compile(r"[a-z0-9]*")
+_NOTES = frozenset(("txt", "asc", "b64"))  # endings that say nothing of what is in a file
+
+
+def _words(text: str) -> list[str]:
+    """Split at separators and humps; numbers at the ends of words are dropped."""
+    words = _SPLIT.findall(_HUMP.sub(" ", text))
+    return [word for each in words if (word := each.lower().rstrip("0123456789"))]
+
+
+def _kept(words: list[str]) -> list[str]:
+    return [word for word in words if word not in _COPY_WORDS]
+
+
+def _joined(name: str) -> str:
+    return "".join(_kept(_words(name)))
+
+
+_NAME_SET = frozenset(map(_joined, _NAMES))
+_FOLDER_SET = frozenset(map(_joined, _FOLDERS))
+_GLOB = re.compile("|".join(map(translate, _GLOBS)))
+_LIKELY = "|".join(word.replace(" ", " ?") for word in _WORDS)
+_WORD = re.compile(rf"\b(?:{_LIKELY})s?\b")
+_LAST_WORD = re.compile(rf"\b(?:{_LIKELY})s?$")
+_OWNED = re.compile(
+    rf"\b(?:{'|'.join(_OWNERS)})(?: \w+){{0,2}} ?(?:key|token|auth|login|pat|pass)s?$|\btoken$"
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a file of this name is likely to hold a secret."""
+    name = _visible(name)
+    if _GLOB.match(name.lower()) or _joined(name) in _NAME_SET:
+        return True
+    stem, kind, said = _take_apart(name)
+    if said or kind in _CODE:
+        return said
+    words = _words(stem)
+    texts = {" ".join(words), " ".join(_kept(words))}
+    if kind in _TABLES:
+        return any(map(_LAST_WORD.search, texts))
+    return any(_WORD.search(text) or _OWNED.search(text) for text in texts)
+
+
+def is_secret_folder(name: str) -> bool:
+    """Tell whether a folder of this name is one where secrets are kept."""
+    name = _visible(name)
+    return name.startswith(".") or _joined(name) in _FOLDER_SET or _take_apart(name)[2]
+
+
+def _visible(name: str) -> str:
+    """Fold characters that look alike, and drop those that nobody sees."""
+    if name.isascii():
+        return name.strip()
+    folded = unicodedata.normalize("NFKC", name)
+    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Mn")).strip()
+
+
+def _take_apart(name: str) -> tuple[str, str, bool]:
+    """Find a name's stem and the ending that counts, and whether an ending says that it is one."""
+    parts = name.split(".")
+    while len(parts) > 1:
+        ending = parts.pop().lower()
+        match = _FIRST.match(ending)
+        first = match[0] if match else ""
+        more = _kept(_words(ending[len(first) :]))
+        if first in _ENDINGS and not more:
+            return ".".join(parts), first, True
+        if more or (first not in _NOTES and _kept(_words(first))):
+            return ".".join(parts), first, False
+    return parts[0], "", False
+
+
+# --- contents ------------------------------------------------------------------------------------
+# Each shape with a piece of text that must be there, so that the search for it is quick. All of
+# them are linear: no repetition stands in another, and what may be long is bounded.
+
+_RUN_SHAPES: list[tuple[bytes, bytes]] = [
+    # private keys
+    (b"PRIVATE KEY", rb"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}[\s\S]{0,300}?"
+                     rb"([A-Za-z0-9+/=]{40})"),
+    (b"PuTTY-User-Key-File", rb"PuTTY-User-Key-File-\d: "),
+    (b"OpenVPN Static key", rb"BEGIN OpenVPN Static key V1-----"),
+    (b"AGE-SECRET-KEY-1", rb"AGE-SECRET-KEY-1([0-9A-Z]{58})"),
+    (b"xprv", rb"xprv([1-9A-HJ-NP-Za-km-z]{107})\b"),
+    (b"client-key-data", rb"client-key-data: {0,5}([A-Za-z0-9+/=]{40})"),
+    # clouds
+    (b"AKIA", rb"AKIA([A-Z2-7]{16})\b"),
+    (b"ASIA", rb"ASIA([A-Z2-7]{16})\b"),
+    (b"ABSK", rb"ABSK([A-Za-z0-9+/]{109,269})"),
+    (b"AIza", rb"AIza([\w-]{35})\b"),
+    (b"ya29.", rb"ya29\.([\w-]{20,})"),
+    (b"GOCSPX-", rb"GOCSPX-([\w-]{28})\b"),
+    (b"AccountKey=", rb"AccountKey=([A-Za-z0-9+/]{86}==)"),
+    (b"SharedAccessKey=", rb"SharedAccessKey=([A-Za-z0-9+/]{43}=)"),
+    (b"Q~", rb"(?<![\w~.])[\w~.]{3}\dQ~([\w~.-]{31,34})(?![\w~.-])"),
+    (b"LTAI", rb"LTAI([A-Za-z0-9]{20})\b"),
+    *((name, name + rb"([a-f0-9]{64})\b") for name in (b"dop_v1_", b"doo_v1_", b"dor_v1_")),
+    (b"hvs.", rb"hvs\.([\w-]{24,120})\b"),
+    (b"hvb.", rb"hvb\.([\w-]{90,300})\b"),
+    (b".atlasv1.", rb"[A-Za-z0-9]{14}\.atlasv1\.([\w=-]{60,70})"),
+    (b"pul-", rb"pul-([a-f0-9]{40})\b"),
+    (b"tskey-", rb"tskey-[a-z]{3,12}-([A-Za-z0-9]{10,30}-[A-Za-z0-9]{20,50})\b"),
+    (b"dckr_", rb"dckr_[op]at_([\w-]{27,32})\b"),
+    (b"dapi", rb"dapi([a-f0-9]{32})\b"),
+    # models
+    (b"sk-ant-", rb"sk-ant-([\w-]{24,})"),
+    (b"sk-proj-", rb"sk-proj-([\w-]{40,})"),
+    (b"sk-svcacct-", rb"sk-svcacct-([\w-]{40,})"),
+    (b"sk-or-v1-", rb"sk-or-v1-([a-f0-9]{64})\b"),
+    (b"sk-", rb"sk-([A-Za-z0-9]{32,64})\b"),
+    (b"hf_", rb"hf_([A-Za-z0-9]{34,40})\b"),
+    (b"gsk_", rb"gsk_([A-Za-z0-9]{52})\b"),
+    (b"xai-", rb"xai-([A-Za-z0-9]{80})\b"),
+    (b"pplx-", rb"pplx-([A-Za-z0-9]{48})\b"),
+    (b"nvapi-", rb"nvapi-([\w-]{60,70})\b"),
+    (b"r8_", rb"r8_([A-Za-z0-9]{37})\b"),
+    # code and packages
+    *((name, name + rb"([A-Za-z0-9]{36})\b") for name in b"ghp_ gho_ ghu_ ghs_ ghr_".split()),
+    (b"github_pat_", rb"github_pat_(\w{82})\b"),
+    *(
+        (name, name + rb"([\w-]{20,64})\b")
+        for name in b"glpat- glptt- gldt- glrt- glcbt- glsoat- glagent- glimt- glft- gloas-".split()
+    ),
+    (b"npm_", rb"npm_([A-Za-z0-9]{36})\b"),
+    (b"pypi-AgE", rb"pypi-AgE([\w-]{50,})"),
+    (b"rubygems_", rb"rubygems_([a-f0-9]{48})\b"),
+    (b"ATATT3", rb"ATATT3([\w=-]{50,})"),
+    (b"AKCp", rb"AKCp([A-Za-z0-9]{69})\b"),
+    (b"sntry", rb"sntry[su]_([\w=-]{40,})"),
+    (b"PMAK-", rb"PMAK-([a-f0-9]{24}-[a-f0-9]{34})\b"),
+    # services
+    (b"xox", rb"xox[abeoprs]-([A-Za-z0-9-]{20,})"),
+    (b"xapp-", rb"xapp-\d-([A-Z0-9]+-\d+-[a-z0-9]{20,})"),
+    (b"hooks.slack.com/", rb"hooks\.slack\.com/(?:services|workflows)/([A-Za-z0-9+/]{40,56})"),
+    *(
+        (name, name + rb"([A-Za-z0-9]{20,99})\b")
+        for name in b"sk_live_ sk_test_ sk_prod_ rk_live_ rk_test_ rk_prod_".split()
+    ),
+    (b"whsec_", rb"whsec_([A-Za-z0-9]{32,64})\b"),
+    (b"SG.", rb"SG\.([\w-]{22}\.[\w-]{43})\b"),
+    (b"shp", rb"shp(?:at|ca|pa|ss)_([a-fA-F0-9]{32})\b"),
+    (b"sq0", rb"sq0(?:atp|csp)-([\w-]{22,43})\b"),
+    (b"glsa_", rb"glsa_([A-Za-z0-9]{32}_[A-Fa-f0-9]{8})\b"),
+    (b"glc_", rb"glc_([A-Za-z0-9+/=]{32,400})"),
+    (b"pscale_", rb"pscale_(?:tkn|oauth|pw)_([\w.=-]{32,64})"),
+    (b"lin_api_", rb"lin_api_([A-Za-z0-9]{40})\b"),
+    (b"ntn_", rb"ntn_([A-Za-z0-9]{46})\b"),
+    (b"figd_", rb"figd_([\w-]{40})\b"),
+    (b":AA", rb"\d{8,10}:AA([\w-]{33})\b"),
+    (b"-us", rb"([a-f0-9]{32})-us\d{1,2}\b"),
+    (b"eyJ", rb"eyJ[\w-]{10,500}\.eyJ[\w-]{10,2000}\.([\w-]{20,})"),
+]  # fmt: skip
+# what is written down for a program to log in with
+_ANYWHERE_SHAPES: list[tuple[bytes, bytes]] = [
+    (b"PrivateKey", rb"PrivateKey\s{0,5}=\s{0,5}([A-Za-z0-9+/]{43}=)"),
+    (b"ecret", rb"(?i:aws_?secret_?(?:access_?)?key)[\"']?\s{0,5}[:=]\s{0,5}[\"']?"
+               rb"([A-Za-z0-9/+]{40})\b"),
+    (b"_authToken", rb"_authToken\s{0,3}=\s{0,3}([\w-]{20,})"),
+    (b"machine", rb"machine\s{1,10}\S{1,200}\s{1,10}login\s{1,10}\S{1,200}\s{1,10}"
+                 rb"password\s{1,10}(\S{4,200})"),
+    (b":$", rb"(?m:^)[\w.@-]{1,64}:\$(?:apr1|y|[1256][aby]?)\$(?:[\w./=,-]{1,64}\$)?"
+            rb"([\w./]{20,})"),
+    (b'"auth"', rb'"auth"\s{0,5}:\s{0,5}"([A-Za-z0-9+/=]{12,})"'),
+    (b"uthorization", rb"[Aa]uthorization[\"']?\s{0,5}[:=]\s{0,5}[\"']?"
+                      rb"(?:Bearer|Basic|[Tt]oken)\s{1,5}([\w.+/=~-]{20,})"),
+    (b"_token", rb"\"(?:access|refresh)_token\"\s{0,5}:\s{0,5}\"([^\"\s]{20,4000})\""),
+    (b"client_secret", rb"client_secret\"?\s{0,5}[:=]\s{0,5}[\"']([^\"'\s]{16,200})[\"']"),
+]  # fmt: skip
+# scheme://user:password@host
+_LOGIN = re.compile(rb"://[^\s/:@\"'`<>()\\]{0,100}:([^\s/@\"'`<>()\\]{3,200})@([\w.-]{1,200})")
+# name = value, in a file of settings
+_SETTING = re.compile(
+    rb"(?:pass(?:word|wd|phrase)|(?:secret|api|access|private)[_-]?key|auth_?token|client_?secret)"
+    rb"[\"']?[ \t]{0,10}[:=][ \t]{0,10}[\"']?([^\s\"'#,;]{8,200})"
+)
+_MADE_UP = re.compile(
+    rb"example|x{4}|\*{3}|\.{3}|1234567|abcdefg|0{6}|placeholder|change_?me|replace|your|dummy|fake"
+    rb"|redacted|insert|todo|[${}<>%\[\]()|]|\\[nu]"
+    rb"|^(?:none|null|true|false|password|passwd|secret)$",
+    re.IGNORECASE,
+)
+_SOMEBODY = re.compile(rb"(?i)pass|pwd|pw$|secret|token|user|foo|bar|key|repo|postgres|root|admin")
+_SOMEWHERE = (b"127.0.0.1", b"my", b"your", b"foo", b"bar", b"web", b"host", b"server", b"domain")
+_IN_RUNS = [(piece, re.compile(shape)) for piece, shape in _RUN_SHAPES]
+_ANYWHERE = [(piece, re.compile(shape)) for piece, shape in _ANYWHERE_SHAPES]
+# The shapes of the first list hold 20 letters, digits, _ and - in a row, as few texts do: one
+# search says whether it is worth to look for each.
+_RUN = b"a" * 20
+_AS_RUN = bytes(
+    97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256)
+)
+_MOST_BYTES = 1 << 18  # looked at, from the start of a file
+_MOST_OF_A_TABLE = 1 << 12
+_TEXT_TABLES = frozenset("csv tsv md rst tex html htm jsonl ndjson geojson svg rtf kml".split())
+_BINARY = (_TABLES - _TEXT_TABLES) | frozenset(
+    "so pyc pyd zip gz bz2 xz zst 7z rar tar tgz whl egg jar exe dll dylib a o bin pkl pickle db "
+    "sqlite sqlite3 duckdb ico woff woff2 ttf otf eot mo webm ogg iso dmg ckpt pb tflite".split()
+)
+_SETTINGS = frozenset("ini cfg conf config cnf properties toml yml yaml env json xml txt".split())
+_MOST_REMEMBERED = 100_000
+_remembered: dict[tuple[int, ...], bool] = {}
+
+
+def could_hold_secret(name: str) -> bool:
+    """Tell whether a file of this name is one to be looked into."""
+    return _ending(name) not in _BINARY
+
+
+def holds_secret(path: str) -> bool:
+    """Look for private keys, tokens and passwords in a text file's beginning.
+
+    A file that cannot be read holds nothing for the sandbox either. Nothing but a regular file is
+    ever opened: a named pipe would be waited for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        facts = os.fstat(descriptor)
+        key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        if key not in _remembered:
+            if len(_remembered) >= _MOST_REMEMBERED:
+                _remembered.clear()
+            _remembered[key] = stat.S_ISREG(facts.st_mode) and _read_on(descriptor, path)
+        return _remembered[key]
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _read_on(descriptor: int, path: str) -> bool:
+    ending = _ending(path)
+    most = _MOST_OF_A_TABLE if ending in _TEXT_TABLES else _MOST_BYTES
+    return _is_secret_text(os.read(descriptor, most), settings=not ending or ending in _SETTINGS)
+
+
+def _ending(path: str) -> str:
+    name, dot, ending = path.rpartition("/")[2].rpartition(".")
+    return ending.lower() if name and dot else ""
+
+
+def _is_secret_text(text: bytes, *, settings: bool) -> bool:
+    """Tell whether a text holds a secret; ``settings``: whether password = value is one."""
+    if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = text.decode("utf-16", "replace").encode()
+    if b"\0" in text[:1024]:
+        return False
+    shapes = _ANYWHERE + _IN_RUNS if _RUN in text.translate(_AS_RUN) else _ANYWHERE
+    for piece, shape in shapes:
+        if piece in text and any(map(_real, shape.finditer(text))):
+            return True
+    if b"://" in text and b"@" in text and any(map(_real_login, _LOGIN.finditer(text))):
+        return True
+    if not settings:
+        return False
+    lower = text.lower()
+    spans = (match.span(1) for match in _SETTING.finditer(lower))
+    return any(_is_real_value(text[start:end]) for start, end in spans)
+
+
+def _real(match: re.Match[bytes]) -> bool:
+    """Tell a secret from what stands for one in an example, or in the middle of something else."""
+    start = match.start()
+    before = match.string[start - 1 : start]
+    value = match[match.lastindex or 0]
+    inside = before.isalnum() and match[0][:1].isalnum()
+    return not inside and len(set(value)) > 5 and not _MADE_UP.search(value)
+
+
+def _is_real_value(value: bytes) -> bool:
+    word = value.isalpha() and (value.islower() or value.istitle() or value.isupper())
+    return not word and len(set(value)) > 4 and not _MADE_UP.search(value)
+
+
+def _real_login(match: re.Match[bytes]) -> bool:
+    password, host = match[1], match[2].lower()
+    if _SOMEBODY.search(password) and (b"." not in host or host.startswith(_SOMEWHERE)):
+        return False
+    return b"example." not in host and not _MADE_UP.search(password)

@@ -19,6 +19,7 @@ LAYERS = [
     | {"ipynb", "writing"},
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
     {"sandbox.figures", "sandbox.guest_calls"},
+    {"sandbox.supervisor", "sandbox.folders"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
     {
@@ -32,7 +33,8 @@ LAYERS = [
         "summary",
         "values",
     },
-    {"sandbox.bubblewrap", "sandbox.debugger"},
+    {"sandbox.debugger", "sandbox.paths"},
+    {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.local", "models.scripted"}
     | {"models.anthropic", "models.hub", "models.openai"},
@@ -67,6 +69,7 @@ GUEST = [
     "sandbox.guest_calls",
     "sandbox.guest_values",
     "sandbox.lockdown",
+    "sandbox.supervisor",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

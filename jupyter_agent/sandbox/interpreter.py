@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import jupyter_agent
-from jupyter_agent.sandbox.files import too_wide
+from jupyter_agent.sandbox.files import Share, too_wide
 
-__all__ = ["extra_roots", "font_lists", "importable", "interpreter_paths"]
+__all__ = ["font_lists", "imports", "interpreter_paths", "search_path"]
 
 
 # What a prefix holds of Python. What stands beside it may be a project that was made a virtual
@@ -40,7 +40,7 @@ def interpreter_paths() -> list[str]:
     return sorted(str(path) for path in found if not any(p in found for p in path.parents))
 
 
-def extra_roots() -> list[Path]:
+def search_path() -> list[Path]:
     """Find the folders and archives elsewhere that are on the path or installed as editable.
 
     The current folder is none: its files are shared as data. Nor is a folder as wide as a home.
@@ -74,7 +74,12 @@ def _editable() -> tuple[Path, ...]:
     return tuple(found)
 
 
-def importable(root: Path) -> Iterator[Path]:
+def imports() -> list[Share]:
+    """Name what can be imported from elsewhere: module files and package folders."""
+    return [Share(path) for root in search_path() for path in _importable(root)]
+
+
+def _importable(root: Path) -> Iterator[Path]:
     """Name what of a root can be imported: modules and packages, not the data beside them."""
     if root.is_file():
         yield root

@@ -139,18 +139,26 @@ def _read_only(path: Path) -> list[str]:
 
 def _place(path: Path) -> Path:
     """Say where a path is bound."""
-    aside = any(path.is_relative_to(root) for root in WRITABLE)
-    return Path(f"{ASIDE}{path}") if aside else path
+    return Path(f"{ASIDE}{path}") if _writable_above(path) else path
+
+
+def _writable_above(path: Path) -> Path | None:
+    return next((Path(root) for root in WRITABLE if path.is_relative_to(root)), None)
 
 
 def _links(bound: Set[Path]) -> list[str]:
-    """Link what is bound elsewhere to where it belongs."""
-    aside = [path for path in bound if _place(path) != path and bound.isdisjoint(path.parents)]
-    return [
-        word
-        for path in aside
-        for word in (*parents(path), "--symlink", str(_place(path)), str(path))
-    ]
+    """Link what is bound elsewhere to where it belongs, in folders that cannot be written."""
+    words: list[str] = []
+    folders: dict[str, None] = {}
+    for path in bound:
+        root = _writable_above(path)
+        if root and bound.isdisjoint(path.parents):
+            top = root / path.relative_to(root).parts[0]
+            if top != path:
+                folders[str(top)] = None
+            words += [*parents(path), "--symlink", str(_place(path)), str(path)]
+    made = [word for top in folders for word in ("--perms", "0755", "--tmpfs", top)]
+    return [*made, *words, *(word for top in folders for word in ("--remount-ro", top))]
 
 
 def _below_usr(path: Path) -> bool:

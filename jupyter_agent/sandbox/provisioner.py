@@ -338,8 +338,8 @@ class SandboxProvisioner(LocalProvisioner):
         passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:/bin/sh\n"
         options = [
             *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
-            *("--ro-bind-data", str(self._in_memory(passwd)), "/etc/passwd"),
-            *("--ro-bind-data", str(self._in_memory(f"agent:x:{uid or 1000}:\n")), "/etc/group"),
+            *self._file("/etc/passwd", passwd),
+            *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
             *bubblewrap.mounts(policy),
             *("--perms", "0777", "--dir", f"{home}/work"),
             *("--perms", "0777", "--dir", f"{home}/tmp"),
@@ -372,6 +372,10 @@ class SandboxProvisioner(LocalProvisioner):
         cmd = [program, "--args", str(listed), "--", *launcher(), plan]
         return self._launch(kwargs, cmd, {"PATH": "/usr/bin:/bin"})
 
+    def _file(self, path: str, text: str) -> list[str]:
+        """Put a file of our own there, for all to read."""
+        return ["--perms", "0444", "--ro-bind-data", str(self._in_memory(text)), path]
+
     @property
     def _sockets(self) -> Path:
         assert self.run_folder is not None
@@ -386,13 +390,12 @@ class SandboxProvisioner(LocalProvisioner):
         if uid:
             os.chown(self._sockets, uid, uid)
             self.run_folder.chmod(0o711)
-        connection = str(self._in_memory(json.dumps(self._connection())))
         file = self.parent.connection_file
         return [
             *bubblewrap.parents(self._sockets),
             *("--bind", str(self._sockets), str(self._sockets)),
             *bubblewrap.parents(Path(file)),
-            *("--perms", "0444", "--ro-bind-data", connection, file),
+            *self._file(file, json.dumps(self._connection())),
         ]
 
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1166,7 +1166,6 @@ CLOSING = [
         "subprocess.Popen(['sh', '-c', 'sleep 60; exit', W.mark], start_new_session=True)",
         lambda world, ran: world.find_left_processes(),
         closing=True,
-        known={"landlock user": "Processes that detach themselves may outlive the sandbox"},
     ),
     Attack(
         "closing",

@@ -279,6 +279,10 @@ class World:
         for folder in (self.home, self.project, self.outside, self.run, root / "watched"):
             folder.mkdir(exist_ok=True)
         self._write_files()
+        self.system_file = Path("/usr/local/share") / f"{root.name}.txt"
+        if os.geteuid() == 0:
+            self.system_file.touch(mode=0o600)
+            self.system_file.write_text(secret)
         os.environ |= {
             "HOME": str(self.home), "DECOY_API_KEY": secret, "XDG_RUNTIME_DIR": str(self.run),
             "JUPYTER_RUNTIME_DIR": str(self.run), "IPYTHONDIR": str(self.home / ".ipython"),
@@ -312,6 +316,7 @@ class World:
             "site": str(Path(zmq.__file__).parent.parent), "setuid": str(self.root / "setuid"),
             "connection_file": self.connection_file, "calls": _calls(), "limits": LIMITS,
             "machine": platform.machine(), "python": sys.executable, "host_uid": os.geteuid(),
+            "system_file": str(self.system_file),
         }  # fmt: skip
 
     # files
@@ -326,6 +331,7 @@ class World:
             self.home / ".bashrc": "",
             self.project / "data.csv": "a,b\n1,2\n",
             self.project / "deep/numbers.txt": "1 2 3\n",
+            self.project / "plain/notes.txt": "nothing hidden here\n",
             self.project / ".env": f"KEY={self.secret}",
             self.project / "deep/server.key": self.secret,
             self.project / ".git/config": f"url = https://{self.secret}@example.org",
@@ -361,6 +367,29 @@ class World:
             path: fact[:3:2] if Path(path).is_dir() and isinstance(fact, tuple) else fact
             for path, fact in found.items()
         }
+
+    def save_anew(self, name: str) -> None:
+        """Save a file of the project as many programs do: write another and put it in its place."""
+        path = self.project / name
+        (self.run / "saved").write_text(path.read_text())
+        (self.run / "saved").replace(path)
+        self._tree = self._look()
+
+    def add_pipe(self, name: str) -> None:
+        """Make a pipe in the project."""
+        if not (self.project / name).exists():
+            os.mkfifo(self.project / name)
+        self._tree = self._look()
+
+    def add_socket(self, name: str) -> None:
+        """Listen on a socket in the project."""
+        if not (self.project / name).exists():
+            made = socket.socket(socket.AF_UNIX)
+            made.bind(str(self.project / name))
+            (self.project / name).chmod(0o777)
+            made.listen()
+            self._sockets.append(made)
+        self._tree = self._look()
 
     def mend_files(self) -> bool:
         """Tell whether a decoy file was changed, added or removed, and put all back."""
@@ -464,11 +493,13 @@ class World:
     def find_left_processes(self) -> bool:
         """Tell whether a process of an attack's lives on, and end it."""
         found = False
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if f"{MARK}-{self.root.name}".encode() in (folder / "cmdline").read_bytes():
-                    os.kill(int(folder.name), signal.SIGKILL)
-                    found = True
+        for _ in range(10):  # one that is born again and again may be missed
+            for folder in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if f"{MARK}-{self.root.name}".encode() in (folder / "cmdline").read_bytes():
+                        found = True
+                        os.kill(int(folder.name), signal.SIGKILL)
+            time.sleep(0.05)
         return found
 
     def find_spinning(self) -> bool:
@@ -590,6 +621,8 @@ class World:
 
     def close(self) -> None:
         """Leave nothing."""
+        if os.geteuid() == 0:
+            self.system_file.unlink(missing_ok=True)
         self._ending.set()
         for thread in self._threads:
             thread.join()

@@ -21,6 +21,7 @@ LAYERS = [
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
     | {"sandbox.tex", "sandbox.places", "sandbox.secret_files"},
     {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown"},
+    {"sandbox.supervisor", "sandbox.folders"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
     {
@@ -34,7 +35,8 @@ LAYERS = [
         "summary",
         "values",
     },
-    {"sandbox.bubblewrap", "sandbox.debugger"},
+    {"sandbox.debugger", "sandbox.paths"},
+    {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.local", "models.scripted"}
     | {"models.anthropic", "models.hub", "models.openai"},
@@ -73,6 +75,7 @@ GUEST = [
     "sandbox.guest_calls",
     "sandbox.guest_values",
     "sandbox.lockdown",
+    "sandbox.supervisor",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

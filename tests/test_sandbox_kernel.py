@@ -222,7 +222,7 @@ async def test_files_beside_the_notebook_are_read_and_never_written(
         f"open({str(folder / 'new.txt')!r}, 'w')",
         f"__import__('os').remove({str(folder / 'penguins.csv')!r})",
         f"__import__('os').truncate({str(folder / 'penguins.csv')!r}, 0)",
-        "open('deep/new.txt', 'w')",
+        f"open({str(folder / 'deep' / 'new.txt')!r}, 'w')",
     ):
         assert await attempt(sandbox, code) in ("OSError", "PermissionError"), code
     await text(sandbox, f"import os\nos.chmod({str(folder / 'penguins.csv')!r}, 0o777)")
@@ -240,14 +240,41 @@ async def test_new_files_land_in_the_private_folder(sandbox: Sandbox, folder: Pa
     assert await text(sandbox, copied) == "'species'"
 
 
-async def test_a_file_that_appears_beside_the_notebook_appears_inside(
+async def test_a_file_that_appears_in_a_shared_folder_appears_inside_unless_it_holds_secrets(
     sandbox: Sandbox, folder: Path
 ) -> None:
-    (folder / "later.txt").write_text("later")
-    if sandbox.tier == "bubblewrap":  # the folder holds secrets, so landlock opened each file
-        assert await attempt(sandbox, "open('later.txt').read()") == "later"
-    else:
-        assert await attempt(sandbox, "open('later.txt').read()") == "PermissionError"
+    (folder / "plain").mkdir()
+    await sandbox.close()
+    await text(sandbox, "1")
+    for name in ("plain/later.txt", "later.txt"):
+        (folder / name).write_text("later")
+    assert await attempt(sandbox, "open('plain/later.txt').read()") == "later"
+    assert await attempt(sandbox, "open('later.txt').read()") == "FileNotFoundError"
+    await sandbox.restart()
+    assert await attempt(sandbox, "open('later.txt').read()") == "later"
+
+
+async def test_a_file_that_another_takes_the_place_of_is_not_read_as_it_was(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    assert await attempt(sandbox, "len(open('penguins.csv').read()) > 0") == "True"
+    (folder / "new").write_text("new")
+    (folder / "new").replace(folder / "penguins.csv")
+    found = await attempt(sandbox, "open('penguins.csv').read()")
+    assert found in ("FileNotFoundError", "PermissionError")
+
+
+async def test_the_names_of_hidden_files_are_not_listed(sandbox: Sandbox, folder: Path) -> None:
+    for path in (".", str(folder), "deep", str(folder / "deep"), "/proc/self/mountinfo"):
+        read = (
+            f"open({path!r}).read()"
+            if path.startswith("/proc")
+            else f"__import__('os').listdir({path!r})"
+        )
+        shown = await attempt(sandbox, read)
+        assert ".env" not in shown, path
+        assert "server.key" not in shown, path
+    assert await attempt(sandbox, "sorted(__import__('os').listdir('deep'))") == "['numbers.txt']"
 
 
 async def test_what_looks_like_a_secret_is_hidden(sandbox: Sandbox, folder: Path) -> None:
@@ -688,6 +715,7 @@ def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:
         "landlock": None,
         "lifeline": lifeline,
         "limits": {},
+        "namespaces": True,
         "shares": [],
         "sockets": {},
         "uid": 0,

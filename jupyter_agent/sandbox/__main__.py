@@ -15,7 +15,7 @@ import select
 import sys
 from typing import Any
 
-from jupyter_agent.sandbox import lockdown
+from jupyter_agent.sandbox import lockdown, supervisor
 
 
 def main() -> None:
@@ -26,13 +26,15 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1])) as file:
         plan = json.load(file)
     try:
+        if not plan["namespaces"]:
+            supervisor.supervise(plan["lifeline"])
         confine(plan)
         _see_that_the_host_lives(plan["lifeline"])
     except OSError as error:
         sys.exit(f"jupyter_agent.sandbox: {error}")
     from jupyter_agent.sandbox import guest
 
-    guest.link(plan["shares"])
+    guest.link(plan["shares"], plan["folder"])
     if plan["command"]:
         os.execvp(plan["command"][0], plan["command"])
     sockets = {int(port): fd for port, fd in plan["sockets"].items()}
@@ -40,6 +42,7 @@ def main() -> None:
         plan["connection"],
         sockets=sockets,
         shares=plan["shares"],
+        folder=plan["folder"],
         debugger=plan["debugger"],
     )
 
@@ -52,14 +55,15 @@ def confine(plan: dict[str, Any]) -> None:
     for name, value in plan["limits"].items():
         _limit(getattr(resource, f"RLIMIT_{name}"), value)
     if plan["uid"]:
-        lockdown.become(plan["uid"])
-    paths = plan["landlock"]
-    if paths:
+        lockdown.become(plan["uid"], reads_all=plan["reads_all"])
+    namespaces = plan["namespaces"]
+    if not namespaces:
         lockdown.die_with_parent()
-        lockdown.restrict_paths(**paths)
-    scoped = not paths or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
+    if plan["landlock"]:
+        lockdown.restrict_paths(**plan["landlock"], own_network=namespaces)
+    scoped = namespaces or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
     lockdown.install_filter(
-        lockdown.seccomp_filter(own_namespaces=not paths, signals_scoped=scoped)
+        lockdown.seccomp_filter(own_namespaces=namespaces, signals_scoped=scoped)
     )
 
 

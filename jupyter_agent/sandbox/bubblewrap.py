@@ -7,21 +7,25 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Set
 from pathlib import Path
 
-from jupyter_agent.sandbox.files import uncovered
-from jupyter_agent.sandbox.interpreter import font_lists, interpreter_paths
+from jupyter_agent.sandbox.interpreter import font_lists
+from jupyter_agent.sandbox.paths import ETC, SYSTEM, Policy
 
-__all__ = ["check", "command", "fonts", "masked", "parents", "read_only", "unique_uid"]
+__all__ = ["HOME", "WRITABLE", "check", "fonts", "mounts", "options", "parents", "unique_uid"]
 
 HOME = "/home/agent"
-# What a program needs of the system's own files; /etc is never shared as a whole.
-SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
-ETC = (
-    "alternatives fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime matplotlibrc "
-    "mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
+WRITABLE = (HOME, "/tmp", "/dev/shm")
+# Where a path below one of those is bound; it is a link there. Landlock has no rule for a part of
+# what may be written, so nothing that is shared may lie in it.
+ASIDE = "/shared"
+# What of /proc is not about the machine as a whole; the rest of it is covered.
+PROC = (
+    "cgroups cpuinfo devices diskstats filesystems loadavg meminfo mounts net partitions pressure "
+    "self stat swaps sysvipc thread-self uptime version vmstat"
 ).split()
+MOST_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
 _uids = itertools.count()
 
 
@@ -33,7 +37,7 @@ def check() -> str:
 
 @functools.lru_cache(maxsize=8)
 def _try_bubblewrap(path: str) -> str:
-    trial = [path, *command(unique_uid())[1:], "--remount-ro", "/", "--", "true"]
+    trial = [path, *options(unique_uid()), *mounts(Policy([])), "--remount-ro", "/", "--", "true"]
     try:
         done = subprocess.run(trial, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError) as error:
@@ -46,67 +50,139 @@ def unique_uid() -> int:
     """For root, a user id that nothing else runs as; 0 for an ordinary user, who needs none."""
     if os.geteuid() != 0:
         return 0
-    return 0x70000000 + (os.getpid() % 0x100000) * 0x80 + next(_uids) % 0x80
+    offset = (os.getpid() % 0x100000) * 0x80 + next(_uids) % 0x80
+    first, count = max(_mapped_ids(), key=lambda ids: ids[1])
+    wanted = 0x70000000 + offset
+    return wanted if first <= wanted < first + count else first + count - 2 - offset % (count // 4)
 
 
-def command(uid: int, private: int = 1 << 20) -> list[str]:
-    """Write all of the command that does not depend on what is shared."""
-    command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
-    command += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
-    command += ["--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
+def _mapped_ids() -> list[tuple[int, int]]:
+    """Name the ranges of user ids there are: in a container, not all (user_namespaces(7))."""
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    ranges = [line.split() for line in lines]
+    return [(int(first), int(count)) for first, _, count in ranges]
+
+
+def options(uid: int, private: int = 1 << 20, *, reads_all: bool = False) -> list[str]:
+    """Write the options that do not depend on what is shared, and the system's own files."""
+    words = ["--die-with-parent", "--new-session"]
+    words += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
+    words += ["--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
     if uid:  # root of the host stays root in a user namespace: use a real, powerless user instead
-        for capability in ("SETUID", "SETGID", "DAC_READ_SEARCH"):
-            command += ["--cap-add", f"CAP_{capability}"]
+        for capability in ("SETUID", "SETGID", *(["DAC_READ_SEARCH"] if reads_all else [])):
+            words += ["--cap-add", f"CAP_{capability}"]
     else:
-        command += ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
-    command += ["--ro-bind", "/usr", "/usr"]
+        words += ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
     for path in map(Path, SYSTEM):
         if path.is_symlink():
-            command += ["--symlink", str(path.readlink()), str(path)]
+            words += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
-            command += ["--ro-bind", str(path), str(path)]
-    command += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl"]
-    for name in ETC:
-        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    for root, size in (("/tmp", private // 4), ("/dev/shm", private // 4), (HOME, private)):
-        command += ["--perms", "1777", "--size", str(size), "--tmpfs", root]
-    command += ["--remount-ro", "/dev"]
-    return command + read_only([path for path in interpreter_paths() if not _below_usr(path)])
+            words += ["--ro-bind", str(path), str(path)]
+    words += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl"]
+    for path in ETC:
+        words += ["--ro-bind-try", str(path), str(path)]
+    words += ["--proc", "/proc", *_cover_proc(), "--dev", "/dev"]
+    for root, size in ((HOME, private), ("/tmp", private // 4), ("/dev/shm", private // 4)):
+        words += ["--perms", "1777", "--size", str(size), "--tmpfs", root]
+    return [*words, "--remount-ro", "/dev"]
 
 
-def _below_usr(path: str) -> bool:
-    return Path(path).is_relative_to("/usr")
+def _cover_proc() -> list[str]:
+    """Cover what tells of the machine, or changes it: sys, kcore, kpageflags, keys and the like."""
+    words = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() and entry.name not in PROC:
+            words += cover(Path(entry.path), Path(entry.path))
+            if entry.is_dir():
+                words += ["--remount-ro", entry.path]
+    return words
 
 
-def read_only(paths: Iterable[str]) -> list[str]:
-    """Bind paths read-only."""
-    return [word for path in paths for word in (*parents(path), "--ro-bind", path, path)]
+def mounts(policy: Policy) -> list[str]:
+    """Bind what may be read; what lies deeper comes later, so that the nearest path decides.
+
+    A shared folder that holds something hidden is made anew, of what is visible in it, so that not
+    even names are seen. Where that takes too many binds it is bound as it is, and what is hidden
+    is covered.
+    """
+    bound = {path for path in policy.python if policy.visible(path) and not _below_usr(path)}
+    whole = {*map(Path, SYSTEM), *policy.python}
+    for share in (*policy.imports, *policy.shares):
+        visible = policy.visible(share.path)
+        if len(visible) > MOST_BINDS:
+            whole.add(share.path)
+            visible = [share.path]
+        bound |= {*visible}
+    covered = {
+        root / path.relative_to(root.resolve())
+        for root in whole
+        if not root.is_symlink()
+        for path in policy.hidden_below(root)
+    }
+    covered = {path for path in covered - bound if not path.is_symlink()}
+    steps = sorted(bound | covered, key=lambda path: len(path.parts))
+    words = [
+        word
+        for path in steps
+        for word in (
+            *parents(_place(path)),
+            *(cover(path, _place(path)) if path in covered else _read_only(path)),
+        )
+    ]
+    closed = [str(_place(path)) for path in steps if path in covered and path.is_dir()]
+    return [*words, *(word for path in closed for word in ("--remount-ro", path)), *_links(bound)]
 
 
-def parents(path: str) -> list[str]:
+def _read_only(path: Path) -> list[str]:
+    return ["--ro-bind-try", str(path), str(_place(path))]
+
+
+def _place(path: Path) -> Path:
+    """Say where a path is bound."""
+    return Path(f"{ASIDE}{path}") if _writable_above(path) else path
+
+
+def _writable_above(path: Path) -> Path | None:
+    return next((Path(root) for root in WRITABLE if path.is_relative_to(root)), None)
+
+
+def _links(bound: Set[Path]) -> list[str]:
+    """Link what is bound elsewhere to where it belongs, in folders that cannot be written."""
+    words: list[str] = []
+    folders: dict[str, None] = {}
+    for path in bound:
+        root = _writable_above(path)
+        if root and bound.isdisjoint(path.parents):
+            top = root / path.relative_to(root).parts[0]
+            if top != path:
+                folders[str(top)] = None
+            words += [*parents(path), "--symlink", str(_place(path)), str(path)]
+    made = [word for top in folders for word in ("--perms", "0755", "--tmpfs", top)]
+    return [*made, *words, *(word for top in folders for word in ("--remount-ro", top))]
+
+
+def _below_usr(path: Path) -> bool:
+    return path.is_relative_to("/usr")
+
+
+def parents(path: Path) -> list[str]:
     """Make the folders above a path; bubblewrap itself makes missing ones 0700."""
-    above = reversed(Path(path).parents[:-1])
+    above = reversed(path.parents[:-1])
     return [word for folder in above for word in ("--perms", "0755", "--dir", str(folder))]
+
+
+def cover(path: Path, place: Path) -> list[str]:
+    """Put an empty file or folder over a path."""
+    if path.is_dir():
+        return ["--perms", "0755", "--tmpfs", str(place)]
+    return ["--ro-bind", "/dev/null", str(place)]
 
 
 def fonts() -> list[str]:
     """Bind matplotlib's list of fonts where it looks for it."""
     cache = f"{HOME}/.cache/matplotlib"
-    parents = ["--perms", "0777", "--dir", f"{HOME}/.cache", "--perms", "0777", "--dir", cache]
+    folders = ["--perms", "0777", "--dir", f"{HOME}/.cache", "--perms", "0777", "--dir", cache]
     lists = [
         word for path in font_lists() for word in ("--ro-bind", str(path), f"{cache}/{path.name}")
     ]
-    return [*parents, *lists]
-
-
-def masked(paths: list[Path]) -> list[str]:
-    """Cover paths by empty files and folders, less what the kernel runs on, such as .venv/lib."""
-    command = []
-    needed = set(map(Path, interpreter_paths()))
-    for path in itertools.chain(*(uncovered(path, needed) for path in paths)):
-        if path.is_dir():
-            command += ["--perms", "0000", "--tmpfs", str(path), "--remount-ro", str(path)]
-        else:
-            command += ["--ro-bind", "/dev/null", str(path)]
-    return command
+    return [*folders, *lists]

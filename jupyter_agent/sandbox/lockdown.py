@@ -231,14 +231,17 @@ def landlock_abi() -> int:
     return max(0, abi)
 
 
-def restrict_paths(*, read: Iterable[str], listed: Iterable[str], write: Iterable[str]) -> None:
+def restrict_paths(
+    *, read: Iterable[str], listed: Iterable[str], write: Iterable[str], own_network: bool
+) -> None:
     """Let this process reach these paths and no others (Documentation/userspace-api/landlock.rst).
 
-    ``listed`` folders show names, no content. A path that does not exist is left out.
+    ``listed`` folders show names, no content. A path that does not exist is left out. TCP is
+    refused but where the network is the sandbox's own.
     """
     abi = landlock_abi()
     everything = (1 << _FS_RIGHTS.get(abi, 16)) - 1
-    network = 3 if abi >= 4 else 0  # bind and connect TCP
+    network = 3 if abi >= 4 and not own_network else 0  # bind and connect TCP
     scopes = 3 if abi >= SIGNALS_ABI else 0  # abstract sockets, signals
     attributes = struct.pack("QQQ", everything, network, scopes)
     size = 24 if abi >= SIGNALS_ABI else 16 if abi >= 4 else 8
@@ -269,23 +272,28 @@ def _add_rule(ruleset: int, path: str, rights: int) -> None:
 
 # --- who and how long ----------------------------------------------------------------------------
 
-_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 8, 22
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 4, 8, 22
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
 _CAP_DAC_READ_SEARCH = 2
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 
-def become(uid: int) -> None:
-    """Turn from root into a user that nothing else runs as.
+def become(uid: int, *, reads_all: bool) -> None:
+    """Turn from root into a user that nothing else runs as, without any capability.
 
-    One capability stays: to read what its mode alone would forbid. An interpreter below ``/root``
-    and a user's private data file are to be read; which paths at all is Landlock's or the mount
-    namespace's say, and opening files by handle is refused by seccomp.
+    With ``reads_all`` one stays: to read what its mode alone would forbid, for an interpreter below
+    ``/root`` and private data files. Which paths at all is Landlock's or the mount namespace's say,
+    and opening files by handle is refused by seccomp.
     """
-    _prctl(_PR_SET_KEEPCAPS, 1)
+    if reads_all:
+        _prctl(_PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)  # takes every capability that is not kept
+    _prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self stays root's
+    if not reads_all:
+        return
     bit = 1 << _CAP_DAC_READ_SEARCH
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
     sets = struct.pack("=6I", bit, bit, bit, 0, 0, 0)
@@ -294,9 +302,14 @@ def become(uid: int) -> None:
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH)
 
 
-def die_with_parent() -> None:
-    """Be killed when the thread that started this process ends (prctl(2), PR_SET_PDEATHSIG)."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def adopt_orphans() -> None:
+    """Be the parent of what children leave behind (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(by: int = signal.SIGKILL) -> None:
+    """Get a signal when the thread that started this process ends (prctl(2), PR_SET_PDEATHSIG)."""
+    _prctl(_PR_SET_PDEATHSIG, by)
 
 
 def _prctl(option: int, value: int, third: int = 0) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import importlib.util
 import json
@@ -17,12 +16,10 @@ import os
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,12 +31,9 @@ from traitlets import Bool, Enum, Int, List, Unicode
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown
-from jupyter_agent.sandbox.interpreter import (
-    font_lists,
-    imports,
-    interpreter_paths,
-    search_path,
-)
+from jupyter_agent.sandbox.folders import Folder, remove
+from jupyter_agent.sandbox.interpreter import font_lists, imports, search_path
+from jupyter_agent.sandbox.paths import Policy, closed_above
 
 __all__ = ["SandboxProvisioner", "check_landlock"]
 
@@ -54,15 +48,7 @@ REMEDIES = (
     "and network"
 )
 LEAST_MEMORY = 4 << 30  # bytes: the limit counts addresses, of which numerical libraries take many
-PREFIX = "jupyter-agent-"  # of the folders that hold a sandbox's sockets
-SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
-# Landlock has no process namespace: what the kernel has started does not end with it. This waits
-# for the end of a pipe, which comes when the host ends, however it does; then it kills the kernel's
-# process group, and three times whatever its control groups list.
-_WATCH = """\
-read -r _; kill -9 -- "-$1"; shift
-for turn in 1 2 3; do for list; do kill -9 $(cat "$list"); done; sleep 0.1; done
-"""
+PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
 
@@ -117,11 +103,10 @@ class SandboxProvisioner(LocalProvisioner):
     _listeners: dict[int, socket.socket]
     _descriptors: list[int]
     _log = -1
-    _lifeline_end = -1
-    _hold: int | None = None
+    _folder: Folder | None = None
+    _private: Folder | None = None
     _life: int | None = None
-    _watch: subprocess.Popen[bytes] | None = None
-    _remove: weakref.finalize[..., SandboxProvisioner]
+    _told_to_end = 0.0
     _bound: cgroup.Group | None = None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -138,11 +123,8 @@ class SandboxProvisioner(LocalProvisioner):
         assert manager
         if self.run_folder is None:
             root = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-            sweep(root)
-            self.run_folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-            self._hold = _lock(self.run_folder)
-            # a client such as jupyter console ends without telling its provisioner
-            self._remove = weakref.finalize(self, remove, self.run_folder)
+            self._folder = Folder(root)
+            self.run_folder = self._folder.path
             (self.run_folder / "sockets").mkdir(mode=0o700)
             manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
         kwargs = await super().pre_launch(**kwargs)
@@ -169,10 +151,7 @@ class SandboxProvisioner(LocalProvisioner):
         launch = functools.partial(super().launch_kernel, cmd, **kwargs)
         loop = asyncio.get_running_loop()
         try:
-            connection = await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
-            if self.tier == "landlock":
-                self._start_watch()
-            return connection
+            return await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
         finally:
             for descriptor in (write, *self._descriptors):
                 os.close(descriptor)
@@ -183,7 +162,11 @@ class SandboxProvisioner(LocalProvisioner):
         if self.process is None:
             return
         if signum != signal.SIGINT:
-            await super().send_signal(signal.SIGKILL)
+            if self.tier == "landlock" and self._life is not None:
+                self._told_to_end = time.monotonic()
+                os.write(self._life, b"!")  # its supervisor knows what is to be killed
+            else:
+                await super().send_signal(signal.SIGKILL)
         elif self.socket_folder and self.kernel_spec.interrupt_mode == "signal":
             for kernel in _grandchildren(self.process.pid):  # it would end bubblewrap itself
                 with contextlib.suppress(OSError):
@@ -191,32 +174,31 @@ class SandboxProvisioner(LocalProvisioner):
 
     async def wait(self) -> int | None:
         """Wait for the end of the process; notice it within 20 ms."""
-        while self.process and self.process.poll() is None:  # noqa: ASYNC110  # it has no event
+        while self.process and self.process.poll() is None:  # it has no event
+            if self._told_to_end and time.monotonic() > self._told_to_end + PATIENCE:
+                await super().send_signal(signal.SIGKILL)
             await asyncio.sleep(0.02)
         return await super().wait()
 
     async def cleanup(self, restart: bool = False) -> None:
         """Leave nothing behind: no process, socket, folder or descriptor."""
         await super().cleanup(restart)
-        if self._watch:
-            self._watch.kill()
-            self._watch.wait()
-            self._watch = None
         if self._life is not None:
             os.close(self._life)
             self._life = None
+        self._told_to_end = 0.0
         if self._bound:
             self._bound.end()
             self._bound = None
+        if self._private:
+            self._private.close()
+            self._private = None
         if not restart:
             self._close_listeners()
             self._close_log()
-            if self.run_folder:
-                self._remove()
-                self.run_folder = None
-            if self._hold is not None:
-                os.close(self._hold)
-                self._hold = None
+            if self._folder:
+                self._folder.close()
+                self._folder = self.run_folder = None
 
     def lacks_debugger(self) -> str:
         """Return why cells cannot be debugged, or nothing."""
@@ -260,7 +242,8 @@ class SandboxProvisioner(LocalProvisioner):
         folder: str,
         uid: int,
         *,
-        landlock: dict[str, list[str]] | None = None,
+        policy: Policy,
+        landlock: dict[str, list[str]] | None,
         command: Sequence[str] = (),
     ) -> str:
         """Pass the launcher its plan; return the descriptor it is to read."""
@@ -269,12 +252,14 @@ class SandboxProvisioner(LocalProvisioner):
             "limits": self._limits(uid),
             "folder": folder,
             "uid": uid,
+            "reads_all": policy.reads_all,
+            "namespaces": self.tier == "bubblewrap",
             "landlock": landlock,
             "command": command,
             "connection": self._connection(),
             "debugger": not self.lacks_debugger(),
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
-            "shares": [(share.name, str(share.path), not share.name) for share in self.shares],
+            "shares": [link for share in self.shares for link in policy.links(share)],
         }
         return str(self._in_memory(json.dumps(plan)))
 
@@ -290,23 +275,7 @@ class SandboxProvisioner(LocalProvisioner):
         guest, self._life = os.pipe()
         os.set_inheritable(guest, True)
         self._descriptors.append(guest)
-        self._lifeline_end = guest
         return guest
-
-    def _start_watch(self) -> None:
-        """Have somebody end what the kernel has started, should this process be killed."""
-        assert self.process
-        folders = self._bound.folders if self._bound else ()
-        lists = [str(folder / "cgroup.procs") for folder in folders]
-        self._watch = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH, "sh", str(self.process.pid), *lists],
-            stdin=self._lifeline_end,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt of a terminal's is not for it
-            cwd="/",
-            env={"PATH": "/usr/bin:/bin"},
-        )
 
     def _limits(self, uid: int) -> dict[str, int]:
         """Say what each process may use (getrlimit(2))."""
@@ -367,99 +336,121 @@ class SandboxProvisioner(LocalProvisioner):
     # -- the tiers
 
     def _in_bubblewrap(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        uid = bubblewrap.unique_uid()
-        environment = guest_environment(f"{bubblewrap.HOME}/tmp", bubblewrap.HOME)
-        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{bubblewrap.HOME}:/bin/sh\n"
-        bindings = [
-            *("--ro-bind-data", str(self._in_memory(passwd)), "/etc/passwd"),
-            *("--ro-bind-data", str(self._in_memory(f"agent:x:{uid or 1000}:\n")), "/etc/group"),
-            *bubblewrap.read_only(
-                [str(path) for module in self.modules for path in module.visible()]
-            ),
-            *bubblewrap.read_only([str(share.path) for share in self.shares]),
-            *bubblewrap.masked([path for share in self.shares for path in share.hidden]),
-            *("--perms", "0777", "--dir", f"{bubblewrap.HOME}/work"),
-            *("--perms", "0777", "--dir", f"{bubblewrap.HOME}/tmp"),
+        uid, home = bubblewrap.unique_uid(), bubblewrap.HOME
+        programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
+        policy = Policy(self.shares, self.modules, programs=programs)
+        environment = guest_environment(f"{home}/tmp", home, search_path())
+        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:/bin/sh\n"
+        options = [
+            *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
+            *self._file("/etc/passwd", passwd),
+            *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
+            *bubblewrap.mounts(policy),
+            *("--perms", "0777", "--dir", f"{home}/work"),
+            *("--perms", "0777", "--dir", f"{home}/tmp"),
             *bubblewrap.fonts(),
-            *("--remount-ro", "/"),
         ]
+        read, write = ["/etc", "/proc"], [*bubblewrap.WRITABLE, "/dev"]
         command: list[str] = []
         if self.socket_folder:
             command = kwargs["cmd"]
             environment |= self.kernel_spec.env
-            bindings = [*self._own_sockets(uid), *bindings]
+            options += self._own_sockets(uid)
+            assert self.parent
+            read.append(self.parent.connection_file)
+            write.append(str(self._sockets))
+        options += ["--remount-ro", "/"]
         for name, value in environment.items():
-            bindings += ["--setenv", name, value]
-        plan = self._plan(f"{bubblewrap.HOME}/work", uid, command=command)
-        cmd = [
-            *bubblewrap.command(uid, self.private_size << 20),
-            *bindings,
-            "--",
-            *launcher(),
-            plan,
-        ]
+            options += ["--setenv", name, value]
+        rules = {"read": [*map(str, policy.read), *read], "listed": ["/"], "write": write}
+        covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
+        plan = self._plan(
+            f"{home}/work",
+            uid,
+            policy=policy,
+            landlock=rules if covered else None,
+            command=command,
+        )
+        # not in its command, which is there for all to read
+        listed = self._in_memory("".join(f"{word}\0" for word in options))
+        program = shutil.which("bwrap") or "bwrap"
+        cmd = [program, "--args", str(listed), "--", *launcher(), plan]
         return self._launch(kwargs, cmd, {"PATH": "/usr/bin:/bin"})
+
+    def _file(self, path: str, text: str) -> list[str]:
+        """Put a file of our own there, for all to read."""
+        return ["--perms", "0444", "--ro-bind-data", str(self._in_memory(text)), path]
+
+    @property
+    def _sockets(self) -> Path:
+        assert self.run_folder is not None
+        return self.run_folder / "sockets"
 
     def _own_sockets(self, uid: int) -> list[str]:
         """Bind what a kernel needs that binds its own sockets."""
         assert self.run_folder is not None
         assert self.parent
-        sockets = self.run_folder / "sockets"
-        for left in sockets.iterdir():
-            left.unlink()
+        remove(self._sockets)  # the kernel before this one may have written in it
+        self._sockets.mkdir(mode=0o700)
         if uid:
-            os.chown(sockets, uid, uid)
+            os.chown(self._sockets, uid, uid)
             self.run_folder.chmod(0o711)
-        connection = str(self._in_memory(json.dumps(self._connection())))
         file = self.parent.connection_file
         return [
-            *bubblewrap.read_only([*self.programs, self.kernel_spec.resource_dir]),
-            *bubblewrap.parents(str(sockets)),
-            *("--bind", str(sockets), str(sockets)),
-            *bubblewrap.parents(file),
-            *("--perms", "0444", "--ro-bind-data", connection, file),
+            *bubblewrap.parents(self._sockets),
+            *("--bind", str(self._sockets), str(self._sockets)),
+            *bubblewrap.parents(Path(file)),
+            *self._file(file, json.dumps(self._connection())),
         ]
 
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         uid = bubblewrap.unique_uid()
-        assert self.run_folder is not None
-        private = self.run_folder / "home"
-        remove(private)
-        for folder in (private, private / "work", private / "tmp"):
-            folder.mkdir(mode=0o700)
-            if uid:
-                os.chown(folder, uid, uid)
-        if uid:
-            self.run_folder.chmod(0o711)
-        etc = [f"/etc/{name}" for name in [*bubblewrap.ETC, "passwd", "group"]]
+        assert self._folder is not None
+        root = self._folder.path.parent
+        if uid and closed_above([self._folder.path]):
+            root = Path(tempfile.gettempdir())
+        self._private = Folder(root)  # a new one at each start: nothing of the last one's is there
+        private = self._private.path / "home"
+        policy = Policy(self.shares, self.modules, reaches=[private])
         proc = [f"/proc/self/{name}" for name in PROC]
         proc += ["/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/random", "/dev/urandom"]
-        visible = [str(path) for share in self.shares for path in share.visible()]
-        modules = [str(path) for module in self.modules for path in module.visible()]
-        folders = [*search_path(), *(share.path for share in self.shares)]
+        rules = {
+            "read": [*map(str, policy.read), *proc],
+            "listed": [str(path) for path in policy.listed()],
+            "write": [str(private), *DEVICES],
+        }
+        search = self._prepare(private, policy)
+        if uid:
+            for path in (private, *private.rglob("*")):
+                os.chown(path, uid, uid, follow_symlinks=False)
+            self._private.path.chmod(0o711)
+        plan = self._plan(f"{private}/work", uid, policy=policy, landlock=rules)
+        environment = guest_environment(f"{private}/tmp", str(private), search)
+        return self._launch(kwargs, [*launcher(), plan], environment)
+
+    def _prepare(self, private: Path, policy: Policy) -> list[Path]:
+        """Fill a new private folder; return where in it modules are found.
+
+        They are linked there: to look for them in the folders they are in, names of other files
+        would have to be shown.
+        """
+        private.mkdir(mode=0o700)
+        (private / "work").mkdir()
+        (private / "tmp").mkdir()
         cache = private / ".cache" / "matplotlib"
         cache.mkdir(parents=True)
         for fonts in font_lists():
             shutil.copy(fonts, cache)
-        if uid:
-            for path in (cache.parent, cache, *cache.iterdir()):
-                os.chown(path, uid, uid)
-        rules = {
-            "read": [
-                *bubblewrap.SYSTEM,
-                "/usr",
-                *etc,
-                *proc,
-                *interpreter_paths(),
-                *modules,
-                *visible,
-            ],
-            "listed": [str(path) for path in folders if path.is_dir()],
-            "write": [str(private), *DEVICES],
-        }
-        plan = self._plan(f"{private}/work", uid, landlock=rules)
-        environment = guest_environment(f"{private}/tmp", str(private))
-        return self._launch(kwargs, [*launcher(), plan], environment)
+        search = []
+        for number, place in enumerate(search_path()):
+            search.append(place if place.is_file() else private / "modules" / str(number))
+            for share in policy.imports:
+                if share.path.parent == place:
+                    for name, path, _ in policy.links(share):
+                        link = search[-1] / share.path.name / name
+                        link.parent.mkdir(parents=True, exist_ok=True)
+                        link.symlink_to(path)
+        return search
 
     def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Run as the user: for who typed it, and named in every run's header."""
@@ -471,43 +462,6 @@ class SandboxProvisioner(LocalProvisioner):
         assert self.parent
         cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", self.parent.connection_file]
         return kwargs | {"cmd": cmd}
-
-
-# -- what a host that was killed has left
-
-
-def sweep(root: Path) -> None:
-    """Remove the folders of hosts that were killed: those that nobody holds."""
-    for folder in root.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            facts = folder.lstat()
-            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < SETTLED:
-                continue
-            hold = _lock(folder)
-            if hold is not None:
-                remove(folder)
-                os.close(hold)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder that a guest has written in, whatever modes it has given."""
-    with contextlib.suppress(OSError):
-        for _, names, _, here in os.fwalk(folder):
-            for name in names:
-                if stat.S_ISDIR(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode):
-                    os.chmod(name, 0o700, dir_fd=here)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(folder: Path) -> int | None:
-    """Hold a folder until this process ends; None if another does (a pid would not say so)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 # -- choosing a tier
@@ -582,11 +536,11 @@ def launcher() -> list[str]:
     return [sys.executable, "-P", "-m", "jupyter_agent.sandbox"]
 
 
-def guest_environment(temporary: str, home: str) -> dict[str, str]:
+def guest_environment(temporary: str, home: str, search: Sequence[Path]) -> dict[str, str]:
     """Write the whole environment of the guest: language and paths, nothing else of the host's."""
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     path = [f"{sys.prefix}/bin", f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
-    extra = os.pathsep.join(str(root) for root in search_path())
+    extra = os.pathsep.join(map(str, search))
     return (
         kept
         | ({"PYTHONPATH": extra} if extra else {})

@@ -1,0 +1,130 @@
+"""Folders that a sandbox has for itself: held while their host lives, removed without a trace.
+
+The guest may have written in one, and a process of its own may still do so. No path of the guest's
+is followed: each file and folder is reached from the descriptor of the folder above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["Folder", "remove", "sweep"]
+
+PREFIX = "jupyter-agent-"
+SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
+PATIENCE = 60.0  # seconds that a folder is emptied for, while somebody fills it
+_BELOW = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Folder:
+    """A new folder below a root; it ends with ``close``, with this object or with this process."""
+
+    def __init__(self, root: Path) -> None:
+        sweep(root)
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        # a client such as jupyter console ends without telling its provisioner
+        self.close = weakref.finalize(self, _end, self.path, _lock(self.path))
+
+
+def _end(path: Path, hold: int | None) -> None:
+    remove(path)
+    if hold is not None:
+        os.close(hold)
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders of hosts that were killed: those that nobody holds."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            facts = folder.lstat()
+            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < SETTLED:
+                continue
+            hold = _lock(folder)
+            if hold is not None:
+                _end(folder, hold)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a folder until this process ends; None if another does (a pid would not say so)."""
+    descriptor = os.open(folder, os.O_RDONLY | _BELOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that a guest has written in, whatever modes it has given, however deep."""
+    with contextlib.suppress(OSError):
+        top = _open(str(folder), None)
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
+        folder.rmdir()
+
+
+def _empty(top: int) -> None:
+    """Remove all that is in a folder.
+
+    What stands in its folders is moved up, so that no depth of theirs matters.
+    """
+    names = map("-{}".format, itertools.count())
+    deadline = time.monotonic() + PATIENCE
+    while (left := os.listdir(top)) and time.monotonic() < deadline:
+        for name in left:
+            with contextlib.suppress(OSError):
+                if not _unlink(name, top):
+                    _flatten(name, top, names)
+
+
+def _unlink(name: str, folder: int) -> bool:
+    """Remove what is no folder; say whether it was none."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except (IsADirectoryError, PermissionError):  # as the kernel says it, and as POSIX does
+        return False
+    return True
+
+
+def _flatten(name: str, top: int, names: Iterator[str]) -> None:
+    """Move a folder's folders up beside it, and remove it."""
+    folder = _open(name, top)
+    try:
+        for child in os.listdir(folder):  # noqa: PTH208  # a descriptor
+            if not _unlink(child, folder):
+                os.close(_open(child, folder))  # to be moved it must be writable
+                _move(child, folder, top, names)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=top)
+
+
+def _move(child: str, folder: int, top: int, names: Iterator[str]) -> None:
+    """Give a folder a name that is free, should the guest have used those."""
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=top)
+            os.rename(child, name, src_dir_fd=folder, dst_dir_fd=top)
+            return
+
+
+def _open(name: str, above: int | None) -> int:
+    """Open a folder that is no link, and give its owner all rights to it."""
+    place = os.open(name, os.O_PATH | _BELOW, dir_fd=above)
+    try:
+        same = Path(f"/proc/self/fd/{place}")  # what was opened, whatever has become of the name
+        same.chmod(0o700)
+        return os.open(same, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(place)

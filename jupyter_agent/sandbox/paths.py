@@ -1,0 +1,221 @@
+"""Which paths a sandbox may reach: one policy, which each tier enforces in its own way.
+
+It is a list of roots that may be read and a set of paths that are hidden. Of a path that lies below
+several of them the nearest one decides, so no root uncovers what another one hides.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import site
+import stat
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence, Set
+from pathlib import Path
+
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox.files import Share, uncovered
+from jupyter_agent.sandbox.interpreter import interpreter_paths
+
+__all__ = ["ETC", "SYSTEM", "Policy", "closed_above"]
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
+# What a program needs of the system's own files; /etc is never shared as a whole.
+ETC = [
+    Path("/etc", name)
+    for name in (
+        "alternatives fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime matplotlibrc "
+        "mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
+    ).split()
+]
+MOST_ENTRIES = 1_000_000  # looked at for private files; folders not reached by then are hidden
+_DAC_READ_SEARCH = 1 << 2
+
+
+class Policy:
+    """What may be read.
+
+    Parameters
+    ----------
+    shares
+        The user's files and folders.
+    imports
+        The modules and packages of elsewhere.
+    programs
+        What else a program needs that is no part of this Python.
+    reaches
+        For root, whose sandbox runs as another user: the folders above these paths are to be
+        entered by that user too. None where the tier makes them anew.
+    """
+
+    def __init__(
+        self,
+        shares: Sequence[Share],
+        imports: Sequence[Share] = (),
+        *,
+        programs: Iterable[str] = (),
+        reaches: Iterable[Path] | None = None,
+    ) -> None:
+        self.python = [Path(path) for path in (*interpreter_paths(), *programs)]
+        self.imports, self.shares = list(imports), list(shares)
+        self._shared = [*self.imports, *self.shares]
+        self.hidden = {path for share in self._shared for path in _hidden(share)}
+        self.reads_all = os.geteuid() == 0 and self._needs_to_read_all(reaches)
+        if self.reads_all:
+            self.hidden |= _private_paths_of_the_system()
+        self._above = {parent for path in self.hidden for parent in path.parents}
+        self._named = {share.path.resolve() for share in self.shares}
+
+    def visible(self, root: Path) -> list[Path]:
+        """Cover what may be read of a root by as few paths as will do."""
+        real = root.resolve()
+        if real in self.hidden and real not in self._named:
+            return []
+        if real not in self._above:
+            return [root]
+        return [root / path.relative_to(real) for path in uncovered(real, self.hidden_below(root))]
+
+    def hidden_below(self, root: Path) -> set[Path]:
+        """Name what is hidden of a root, by real paths."""
+        real = root.resolve()
+        return {path for path in self.hidden if real in path.parents}
+
+    def links(self, share: Share) -> list[tuple[str, str, bool]]:
+        """Say where what is visible of a share stands below the folder that it is linked into.
+
+        Each is a relative path, the real one, and whether it is the whole folder's contents that
+        stand there.
+        """
+        found = []
+        for path in self.visible(share.path):
+            name = Path(share.name, path.relative_to(share.path))
+            found.append((str(name), str(path), name == Path()))
+        return found
+
+    @functools.cached_property
+    def read(self) -> list[Path]:
+        """Everything that may be read, both files and whole folders."""
+        roots = [*map(Path, SYSTEM), *ETC, *self.python, *(share.path for share in self._shared)]
+        return list(dict.fromkeys(path for root in roots for path in self.visible(root)))
+
+    def listed(self) -> list[Path]:
+        """Name the folders of Python's own that hide something: it looks for modules there."""
+        return [path for path in self.python if path.resolve() in self._above]
+
+    def _needs_to_read_all(self, reaches: Iterable[Path] | None) -> bool:
+        """Tell whether a user who is nobody here lacks rights to something that is to be read.
+
+        Raises
+        ------
+        SandboxError
+            So it is, and root cannot hand this right on here.
+        """
+        needed = [*self.python, *(share.path for share in self._shared)]
+        closed = {path: "rX" for path in needed if _closed_to_others(path)}
+        closed |= dict.fromkeys(_closed_modules(), "rX")
+        if reaches is not None:
+            closed |= dict.fromkeys(closed_above((*needed, *reaches)), "x")
+        if closed and not _may_read_all():
+            path, rights = closed.popitem()
+            raise SandboxError(
+                f"the sandbox of root runs as another user, to whom {path} is closed; run "
+                f"chmod o+{rights} {path}, or start Jupyter as the user whose files these are"
+            )
+        return _may_read_all() and bool(closed or self._has_private_files())
+
+    def _has_private_files(self) -> bool:
+        return any(True for share in self._shared for _ in _private(share.path, set(share.hidden)))
+
+
+def _hidden(share: Share) -> list[Path]:
+    """Name what is hidden of a share, by real paths, less what is Python's own.
+
+    In a library of Python's, of which a wider folder is shared, a name such as ``secrets.py`` or
+    ``cacert.pem`` says nothing.
+    """
+    real = share.path.resolve()
+    libraries = {path for path in _libraries() if real in (path, *path.parents)} - {real}
+    hidden = [real / path.relative_to(share.path) for path in share.hidden]
+    return [path for path in hidden if libraries.isdisjoint(path.parents)]
+
+
+@functools.cache
+def _libraries() -> set[Path]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    found = [*map(sysconfig.get_path, names), *site.getsitepackages()]
+    return {Path(path).resolve() for path in found}
+
+
+# -- what others may not read, as root
+
+
+def closed_above(paths: Iterable[Path]) -> set[Path]:
+    """Find the folders above paths, as named and as they are, that others may not enter."""
+    above = {folder for path in paths for folder in path.absolute().parents}
+    above |= {folder for path in paths for folder in path.resolve().parents}
+    return {folder for folder in above if _closed_to_others(folder, 1)}
+
+
+@functools.cache
+def _closed_modules() -> frozenset[Path]:
+    """Find the modules and packages of this environment that others may not read."""
+    folders = [Path(path) for path in site.getsitepackages() if Path(path).is_dir()]
+    entries = [path for folder in folders for path in folder.iterdir()]
+    return frozenset(path for path in entries if _closed_to_others(path))
+
+
+def _closed_to_others(path: Path, wanted: int = 4) -> bool:
+    """Tell whether others lack a right to a path, and to look into a folder; not if it is gone."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return _lacks(mode, wanted)
+
+
+def _lacks(mode: int, wanted: int = 4) -> bool:
+    wanted |= stat.S_ISDIR(mode)
+    return mode & wanted != wanted
+
+
+def _private(root: Path, hidden: Set[Path] = frozenset()) -> Iterator[Path]:
+    """Find what others may not read below a path, and what was not looked at."""
+    if _closed_to_others(root):
+        yield root
+        return
+    waiting, seen = [root] if root.is_dir() else [], 0
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue
+        seen += len(entries)
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_symlink() or path in hidden:
+                continue
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if _lacks(mode):
+                yield path
+            elif stat.S_ISDIR(mode):
+                waiting.append(path)
+        if seen > MOST_ENTRIES:
+            yield from waiting
+            return
+
+
+@functools.cache
+def _private_paths_of_the_system() -> frozenset[Path]:
+    """Find what others may not read of the system's files: half a second, once."""
+    roots = {root.resolve() for root in (*map(Path, SYSTEM), *ETC) if root.exists()}
+    tops = [root for root in roots if roots.isdisjoint(root.parents)]
+    return frozenset(path for root in tops for path in _private(root))
+
+
+def _may_read_all() -> bool:
+    """Tell whether this process has CAP_DAC_READ_SEARCH, which Docker's root has not."""
+    status = Path("/proc/self/status").read_text()
+    [permitted] = [line.split()[1] for line in status.splitlines() if line.startswith("CapPrm")]
+    return bool(int(permitted, 16) & _DAC_READ_SEARCH)

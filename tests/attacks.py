@@ -405,7 +405,6 @@ NETWORK = [
         "network",
         "list the host's network interfaces",
         "found = [name for _, name in socket.if_nameindex() if name != 'lo']\njudge(found, found)",
-        known={"landlock": "names of network interfaces"},
     ),
     Attack(
         "network",

@@ -14,7 +14,6 @@ and what came after Linux 6.6. Compared with moby's default profile.
 from __future__ import annotations
 
 import errno
-import os
 import platform
 import struct
 
@@ -162,6 +161,7 @@ _ARCH_PRCTLS = (
 _REFUSED_CLONES = 0x7E020000 | 0x8000
 _REFUSED_MEMFDS = 0xFFFFFFFF & ~0x1B  # all but MFD_{CLOEXEC,ALLOW_SEALING,NOEXEC_SEAL,EXEC}
 _ASK_PERSONALITY = 0xFFFFFFFF
+_OWN_GROUP = 0  # of kill(2)
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
 _PROTOCOLS = (0, 6, 17)  # the default one, TCP, UDP
@@ -192,7 +192,9 @@ def seccomp_filter(*, own_namespaces: bool, signals_scoped: bool = True) -> byte
         True inside bubblewrap. Otherwise the filter also does the work of the network and IPC
         namespaces: no socket can be made but pairs that are connected for good.
     signals_scoped
-        False where Landlock cannot keep signals inside (ABI below 6): then none may be sent.
+        False where Landlock cannot keep signals inside (ABI below 6): then they may be sent to the
+        caller's own process group only, as an interrupt is. A number of a process would not do: it
+        may become another's.
     """
     allowed = ["files", "waiting", "memory", "processes", "signals and time", "users", "sockets"]
     refused = {"extended attributes": errno.EOPNOTSUPP}
@@ -206,7 +208,7 @@ def seccomp_filter(*, own_namespaces: bool, signals_scoped: bool = True) -> byte
         allowed += ["sent signals"]
     else:
         refused["sent signals"] = errno.EPERM
-        checked["tgkill"] = _only(_ARGUMENT_0, (os.getpid(),), errno.EPERM)
+        checked["kill"] = _only(_ARGUMENT_0, (_OWN_GROUP,), errno.EPERM)
     rules: dict[int, Program] = {}
     for group in allowed:
         rules |= dict.fromkeys(_numbers(group).values(), _ALLOWED)

@@ -13,6 +13,7 @@ from .attacks_commanding import COMMANDING
 from .attacks_confinement import CONFINEMENT
 from .attacks_flooding import FLOODING
 from .attacks_sharing import SHARING
+from .attacks_system_calls import SYSTEM_CALLS
 from .battery import (
     Attack,
     confuses,
@@ -405,7 +406,6 @@ NETWORK = [
         "network",
         "list the host's network interfaces",
         "found = [name for _, name in socket.if_nameindex() if name != 'lo']\njudge(found, found)",
-        known={"landlock": "names of network interfaces"},
     ),
     Attack(
         "network",
@@ -1203,5 +1203,5 @@ CLOSING = [
 
 ATTACKS = [
     *FILES, *ENVIRONMENT, *PROC, *NETWORK, *PROCESSES, *PRIVILEGES, *CALLS, *BOMBS, *FLOODS,
-    *BROWSER, *MESSAGES, *CLOSING, *CONFINEMENT, *SHARING, *FLOODING, *COMMANDING,
+    *BROWSER, *MESSAGES, *CLOSING, *SYSTEM_CALLS, *CONFINEMENT, *SHARING, *FLOODING, *COMMANDING,
 ]  # fmt: skip

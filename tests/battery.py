@@ -39,9 +39,11 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat.v4 import output_from_msg
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import lockdown
+from jupyter_agent.sandbox import system_calls
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+
+from .system_call_numbers import REFUSED
 
 ROOT = Path(__file__).parent.parent
 LIMITS = {  # what the bombs are to stay within; small enough that a bomb is small
@@ -114,6 +116,10 @@ def marked(world: World, ran: Ran) -> bool:
 
 def decoy_changed(world: World, ran: Ran) -> bool:
     return world.mend_decoy()
+
+
+def inode_changed(world: World, ran: Ran) -> bool:
+    return world.mend_inode()
 
 
 def heard(name: str) -> Proof:
@@ -272,6 +278,7 @@ class World:
         self.outside, self.run = root / "outside", root / "run"
         self.connection_file = ""
         self._heard: set[str] = set()
+        self._inode: list[bytes] = []
         self._sockets: list[socket.socket] = []
         self._ports: dict[str, int] = {}
         self._ending = threading.Event()
@@ -295,6 +302,7 @@ class World:
         os.set_blocking(self._master, False)
         self._slave = slave
         self.terminal = os.ttyname(slave)
+        self.mend_inode()
         self._share_memory()
         self._listen()
         self._start(self._touch)
@@ -343,6 +351,11 @@ class World:
         for path, text in self._decoy_files().items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        with contextlib.suppress(OSError):  # a file system without attributes
+            os.setxattr(self.outside / "secret.txt", "user.decoy", self.secret.encode())
+        lock = self.home / "lock"  # as editors and browsers have them
+        if not lock.is_symlink():
+            lock.symlink_to(f"{self.secret}@host:1234")
         link = self.project / "link.txt"
         if not link.is_symlink():
             link.symlink_to(self.outside / "secret.txt")
@@ -403,6 +416,16 @@ class World:
                 Path(path).unlink()
         self._write_files()
         return True
+
+    def mend_inode(self) -> bool:
+        """Tell whether the flags or the version of a shared file were changed; put them back."""
+        with (self.project / "data.csv").open() as file:
+            now = [fcntl.ioctl(file, ask, bytes(8)) for ask in (0x80086601, 0x80087601)]
+            self._inode = self._inode or now  # FS_IOC_GETFLAGS, FS_IOC_GETVERSION
+            for change, value in zip((0x40086602, 0x40087602), self._inode, strict=True):
+                with contextlib.suppress(PermissionError):
+                    fcntl.ioctl(file, change, value)
+        return now != self._inode
 
     def locked(self) -> bool:
         """Tell whether a shared file cannot be locked by the host."""
@@ -668,10 +691,10 @@ def _cpu_ticks(pid: int) -> int:
 
 
 def _calls() -> dict[str, int]:
-    more = {"mq_timedreceive": 243, "listxattr": 194, "reboot": 169, "memfd_secret": 447}
-    generic = {"mq_timedreceive": 183, "listxattr": 11, "reboot": 142, "memfd_secret": 447}
-    numbers = lockdown._ARCHITECTURES[platform.machine()][1]
-    return (more if platform.machine() == "x86_64" else generic) | numbers
+    """Number the system calls, those that sandboxes may make and those that attacks need."""
+    groups = [REFUSED, *system_calls.GROUPS.values()]
+    tables = [system_calls.numbers(group, platform.machine()) for group in groups]
+    return {name: number for table in tables for name, number in table.items()}
 
 
 # -- the kernels

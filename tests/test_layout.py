@@ -19,7 +19,7 @@ LAYERS = [
     | {"ipynb", "writing", "invisibles"},
     {"hostcells"},
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
-    | {"sandbox.tex", "sandbox.places", "sandbox.secret_files"},
+    | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},
     {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown"},
     {"sandbox.supervisor", "sandbox.folders"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
@@ -76,6 +76,7 @@ GUEST = [
     "sandbox.guest_values",
     "sandbox.lockdown",
     "sandbox.supervisor",
+    "sandbox.system_calls",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

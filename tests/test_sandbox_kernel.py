@@ -801,8 +801,8 @@ from jupyter_agent.sandbox.kernel import Sandbox
 
 refused = [(0x20, 0, 0, 0)]  # as a kernel without Landlock and user namespaces answers
 for number in (444, 272):
-    refused += lockdown._when(number, [lockdown._return(0x50000 | errno.ENOSYS)])
-refused.append(lockdown._return(0x7FFF0000))
+    refused += [(0x15, 0, 1, number), (6, 0, 0, 0x50000 | errno.ENOSYS)]
+refused.append((6, 0, 0, 0x7FFF0000))
 lockdown.install_filter(b"".join(lockdown.struct.pack("=HBBI", *step) for step in refused))
 try:
     asyncio.run(Sandbox(Path({str(folder)!r})).start())

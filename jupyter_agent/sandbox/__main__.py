@@ -15,7 +15,11 @@ import select
 import sys
 from typing import Any
 
-from jupyter_agent.sandbox import lockdown, supervisor
+from jupyter_agent.sandbox import lockdown, supervisor, system_calls
+
+# What the kernel counts for each user: an ordinary user's sandbox takes it from the host. No
+# priority above that of others, either.
+SHARED_LIMITS = {"MEMLOCK": 1 << 16, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "SIGPENDING": 256}
 
 
 def main() -> None:
@@ -52,7 +56,7 @@ def confine(plan: dict[str, Any]) -> None:
     os.chdir(plan["folder"])
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)  # so that an interrupt reaches the children too
-    for name, value in plan["limits"].items():
+    for name, value in (plan["limits"] | SHARED_LIMITS).items():
         _limit(getattr(resource, f"RLIMIT_{name}"), value)
     if plan["uid"]:
         lockdown.become(plan["uid"], reads_all=plan["reads_all"])
@@ -63,7 +67,7 @@ def confine(plan: dict[str, Any]) -> None:
         lockdown.restrict_paths(**plan["landlock"], own_network=namespaces)
     scoped = namespaces or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
     lockdown.install_filter(
-        lockdown.seccomp_filter(own_namespaces=namespaces, signals_scoped=scoped)
+        system_calls.seccomp_filter(own_namespaces=namespaces, signals_scoped=scoped)
     )
 
 

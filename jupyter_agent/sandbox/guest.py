@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -255,6 +256,8 @@ def serve(
         app.kernel_class = DebuggedKernel
     with contextlib.nullcontext() if debugger else _no_debugger():
         app.initialize([])
+    # ipykernel names its process group, which the filter of system calls may not allow
+    app.kernel._send_interrupt_children = lambda: os.kill(0, signal.SIGINT)
     assert app.shell
     import_from_here()
     use_pipes(app.shell)

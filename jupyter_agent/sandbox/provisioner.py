@@ -30,7 +30,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Enum, Int, List, Unicode
 
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown
+from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown, system_calls
 from jupyter_agent.sandbox.folders import Folder, remove
 from jupyter_agent.sandbox.interpreter import font_lists, imports, search_path
 from jupyter_agent.sandbox.paths import Policy, closed_above
@@ -494,7 +494,7 @@ def check_landlock() -> str:
     """Return why Landlock and seccomp cannot confine a kernel here, or nothing."""
     if not sys.platform.startswith("linux"):
         return f"needs Linux, not {sys.platform}"
-    if not lockdown.seccomp_available():
+    if not system_calls.seccomp_available():
         return "no seccomp filter for this processor"
     abi = lockdown.landlock_abi()
     if abi < lockdown.LEAST_ABI:

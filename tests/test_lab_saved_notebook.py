@@ -32,7 +32,7 @@ FENCES = [
     "\\begin{x}\n\n```\n\\end{x}\n<img src=x onerror=\"window.PWNED='tex'\">\n```",
 ]
 SVG = "<svg xmlns='http://www.w3.org/2000/svg' onload=\"window.PWNED='svg'\"><circle r='9'/></svg>"
-ACTIVE = {
+ACTIVE: dict[str, dict[str, object]] = {
     "html": {"text/html": f"<b>bold</b>{MARKDOWN}{BUTTON}"},
     "markdown": {"text/markdown": f"*slanted* {MARKDOWN}"},
     "cr": {"text/markdown": FENCES[0]},

@@ -491,6 +491,64 @@ def test_run_all_asks_no_model_twice(notebook: NotebookPage, chat: ChatServer) -
     assert file.cells[3].outputs[0].text == "anew\n"
 
 
+def test_text_of_the_agents_keeps_the_line_of_the_sandbox(
+    notebook: NotebookPage, chat: ChatServer, tmp_path: Path
+) -> None:
+    proof = tmp_path / "proof"
+    attempt = f"with contextlib.suppress(OSError): open({str(proof)!r}, 'w').write('ran')"
+    whole = f"import contextlib\n{attempt}\nprint('tried')"
+    chat.replies = [Reply(step("x", whole)), Reply("ok")]
+    notebook.run(1)
+    is_over(notebook)
+
+    def line(index: int, text: str) -> None:
+        notebook.cells.nth(index).locator(".cm-line", has_text=text).first.click()
+        notebook.page.keyboard.press("Home")
+
+    def runs_confined(index: int, count: int) -> None:
+        """Run it at once: no pause gives the page time."""
+        notebook.page.keyboard.press("Control+Enter")
+        expect(notebook.cells.nth(index).locator(".jp-InputPrompt")).to_have_text(
+            f"[{count}]:", timeout=PATIENCE
+        )
+        assert not proof.exists()
+        assert sources(notebook)[index].startswith("%%sandbox\n")
+
+    line(3, "suppress")
+    notebook.page.keyboard.press("Control+Shift+Minus")
+    runs_confined(4, 3)
+    expect(notebook.outputs(4)).to_have_text("tried")
+    assert sources(notebook)[3:5] == [
+        "%%sandbox\nimport contextlib", f"%%sandbox\n{attempt}\nprint('tried')"
+    ]  # fmt: skip
+    notebook.command(4, "z")  # one undo takes back the split and the line
+    expect(notebook.cells).to_have_count(6)
+    notebook.page.wait_for_timeout(600)  # a pause gives no line twice
+    assert sources(notebook)[3] == f"%%sandbox\n{whole}"
+
+    line(3, "%%sandbox")  # the line is deleted
+    for key in ("Shift+End", "Delete", "Delete"):
+        notebook.page.keyboard.press(key)
+    runs_confined(3, 4)
+    expect(notebook.outputs(3)).to_have_text("tried")
+    line(3, "%%sandbox")  # it is moved
+    notebook.page.keyboard.press("Alt+ArrowDown")
+    runs_confined(3, 5)
+
+    notebook.command(3, "c", "v")  # a copy, and the text that is put into it
+    notebook.edit(4, whole)
+    runs_confined(4, 6)
+    expect(notebook.outputs(4)).to_have_text("tried")
+    notebook.command(5, "Shift+ArrowUp", "Shift+m")  # merged with the answer below
+    notebook.edit(4, whole)
+    notebook.page.wait_for_timeout(600)
+    runs_confined(4, 7)
+    notebook.edit(5, f"{whole} # mine")  # the user's own cell stays as it is
+    notebook.page.wait_for_timeout(600)
+    assert sources(notebook)[5] == f"{whole} # mine"
+    saved(notebook)
+
+
 # -- coming back
 
 

@@ -282,8 +282,27 @@ def test_a_cell_of_a_replaced_run_is_a_ghost_unless_it_was_edited() -> None:
     assert not runs.ghost(Note.of(old))
 
 
+def test_a_kernel_knows_its_own_runs_and_no_other() -> None:
+    runs, run = Runs(), Run(first_line="%%sandbox\n")
+    runs.add(run.view)
+    cell = run.begin("print(1)")
+    run.execute(cell, text("1\n"))
+    run.end(cell)
+    run.view.edit(cell.id, "%%sandbox\nprint(2)")
+    known = runs.answer({"op": "known", "runs": [run.view.run, "forged", "", 7, None, [], {}]})
+    assert list(known["runs"]) == [run.view.run]
+    told = known["runs"][run.view.run]
+    assert told["anchor"] == "anchor"
+    assert told["facts"]["state"] == "working"
+    assert told["cells"] == {cell.id: "%%sandbox\nprint(2)"}
+    assert runs.know(Note.of(request("1", run=run.view.run)))
+    assert not runs.know(Note.of(request("1", run="forged")))
+    assert not runs.know(Note.of(request("1")))
+
+
 @pytest.mark.parametrize(
-    "content", [None, {}, {"op": "sync", "run": ""}, {"op": "edit", "run": "run"}]
+    "content",
+    [None, {}, {"op": "sync", "run": ""}, {"op": "edit", "run": "run"}, {"op": "known", "runs": 1}],
 )
 def test_what_pages_may_not_ask_is_an_error(content: object) -> None:
     runs = Runs()

@@ -179,7 +179,9 @@
       /** The cells that requests of this page run.
        * @type {Map<string, string>} */
       this.executed = new Map();
-      this.confined = false; // whether every cell of this kernel runs in the sandbox
+      /** Whether every cell of this kernel runs in the sandbox; undefined until it has said so.
+       * @type {boolean | undefined} */
+      this.confined = undefined;
       this.timer = 0;
       /** Cells that are folded away.
        * @type {Set<string>} */
@@ -287,7 +289,7 @@
       this.kernel = kernel;
       this.requests.clear();
       this.executed.clear();
-      this.confined = false;
+      this.confined = undefined;
       if (!kernel) {
         return;
       }
@@ -303,7 +305,10 @@
       });
       const ended = () => {}; // it ended before it said what it is
       void kernel.info.then(info => {
-        this.confined = kernel === this.kernel && info.implementation === KEY;
+        if (kernel === this.kernel) {
+          this.confined = info.implementation === KEY;
+          this.confineAll();
+        }
       }, ended);
       void this.comeBack(kernel);
     }
@@ -320,10 +325,10 @@
         return;
       }
       const reply = await this.ask({ op: 'known', runs });
-      if (kernel !== this.kernel || this.context.isDisposed) {
+      if (reply?.status !== 'ok' || kernel !== this.kernel || this.context.isDisposed) {
         return;
       }
-      const told = new Map(Object.entries(/** @type {Record<string, Lab.Known>} */ (reply?.runs ?? {})));
+      const told = new Map(Object.entries(/** @type {Record<string, Lab.Known>} */ (reply.runs)));
       for (const [id, { anchor, facts, cells }] of told) {
         const cell = this.cell(anchor);
         const note = noteOf(cell);
@@ -407,6 +412,9 @@
       }
       const run = this.run(tag.run);
       run.own ||= own;
+      if (known.get(run.id)?.state === 'lost') {
+        return; // the last words of a kernel that is gone
+      }
       if (run.waiting) {
         run.waiting.push([tag, content]);
       } else if (tag.sent === run.sent + 1) {
@@ -1016,13 +1024,14 @@
     confine(cell) {
       const source = cell.sharedModel.getSource();
       const begins = `${source}\n`.startsWith(SANDBOX);
-      if (!this.confined && this.kernel && cell.type === 'code' && isAgents(cell) && source.trim() && !begins) {
-        cell.sharedModel.updateSource(0, 0, SANDBOX);
+      if (!this.confined && cell.type === 'code' && isAgents(cell) && source.trim() && !begins) {
+        // one undo takes it back with what was done before it
+        this.context.model.sharedModel.transact(() => cell.sharedModel.updateSource(0, 0, SANDBOX));
       }
     }
 
     confineAll() {
-      if (!this.context.isDisposed) {
+      if (this.confined === false && !this.context.isDisposed) {
         for (const cell of this.cells) {
           this.confine(cell);
         }

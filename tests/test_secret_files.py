@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import random
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -131,28 +130,27 @@ def test_names_of_ordinary_data_are_not() -> None:
     assert len(hits) / len(ORDINARY) < 0.02, hits
 
 
-@given(st.sampled_from([name for name in SECRET if is_secret_name(name)]), st.sampled_from(COPIES))
-def test_a_copy_of_a_secret_is_one(name: str, copy: str) -> None:
-    assert is_secret_name(copy.format(name))
-    assert is_secret_name(copy.format(name).upper())
+KNOWN = [name for name in SECRET if is_secret_name(name)]
 
 
-@given(
-    st.sampled_from(["credentials.json", "secrets.toml", "server.key", "prod.env", "token.json"]),
-    st.sampled_from(STEM_COPIES),
-)
-def test_a_copy_that_keeps_its_ending_is_one(name: str, copy: str) -> None:
-    assert is_secret_name(copy.format(*name.split(".")))
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_of_a_secret_is_one(copy: str) -> None:
+    copies = [copy.format(name) for name in KNOWN]
+    assert [each for each in copies if not is_secret_name(each)] == []
+    assert [each for each in copies if not is_secret_name(each.upper())] == []
 
 
-@given(st.sampled_from([n for n in SECRET if n.isascii()]))
-def test_letters_that_look_alike_change_nothing(name: str) -> None:
-    if not is_secret_name(name):
-        return
-    wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)
-    assert unicodedata.normalize("NFKC", wide) == name
-    assert is_secret_name(wide)
-    assert is_secret_name(name[:2] + "\u200b" + name[2:])
+@pytest.mark.parametrize("copy", STEM_COPIES)
+def test_a_copy_that_keeps_its_ending_is_one(copy: str) -> None:
+    for name in ("credentials.json", "secrets.toml", "server.key", "prod.env", "token.json"):
+        assert is_secret_name(copy.format(*name.split("."))), name
+
+
+def test_letters_that_look_alike_change_nothing() -> None:
+    for name in KNOWN:
+        wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)
+        assert is_secret_name(wide), name
+        assert is_secret_name(name[:2] + "\u200b" + name[2:]), name
 
 
 @given(st.text(max_size=255))

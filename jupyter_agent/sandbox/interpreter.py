@@ -77,7 +77,7 @@ def imports(*, exposed: Sequence[str] = ()) -> list[Share]:
         wanted = _is_code if path.is_dir() and path not in installed else None
         hidden, note = look_through(path, exposed=open_to_all, budget=budget, wanted=wanted)
         shares.append(Share(path, hidden=tuple(hidden), note=note))
-    return [share for share in shares if share.visible()]
+    return [share for share in shares if share.note or share.visible()]
 
 
 def _is_shared_apart(path: Path) -> bool:

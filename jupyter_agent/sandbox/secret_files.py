@@ -111,7 +111,7 @@ _WORDS = (
     r"(?:api|access|auth|bearer|bot|deploy|gitlab|id|login|oauth|personal|refresh|sas|session"
     r"|user|web) token",
     r"token cache", r"auth cookie", r"cookie jar",
-    r"service account", r"service principal", r"firebase adminsdk",
+    r"service account(?: key)?", r"service principal", r"firebase adminsdk",
     r"(?:backup|recovery|scratch|mfa|fa) (?:code|key)", r"recovery phrase", r"t?otp secret",
     r"seed phrase", r"mnemonic", r"connection string", r"conn str", r"kube config", r"key store",
     r"trust store", r"ssh backup", r"wifi pass",
@@ -146,6 +146,7 @@ _FOLDERS = (
 
 _SPLIT = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_COPY_OF = re.compile(r"^(?:(?:copy|backup) of|kopie von|copie de|copia de)[ _-]+", re.IGNORECASE)
 _FIRST = re.compile(r"[a-z0-9]*")
 _NOTES = frozenset(("txt", "asc", "b64"))  # endings that say nothing of what is in a file
 
@@ -177,7 +178,7 @@ _OWNED = re.compile(
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a file of this name is likely to hold a secret."""
-    name = _visible(name)
+    name = _COPY_OF.sub("", _visible(name))
     if _GLOB.match(name.lower()) or _joined(name) in _NAME_SET:
         return True
     stem, kind, said = _take_apart(name)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jupyter_agent.errors import UsageError
@@ -281,12 +281,14 @@ def test_what_there_was_no_time_for_is_said(folder: Path, monkeypatch: pytest.Mo
     assert share.visible() == []
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.recursive(st.booleans(), lambda kinds: st.lists(kinds, max_size=4), max_leaves=12))
 def test_what_is_visible_and_what_is_hidden_make_up_the_folder(kinds: object) -> None:
     """A tree of folders and of files, each a secret or none."""
     with tempfile.TemporaryDirectory() as made:
         root = Path(made).resolve() / "root"
-        secrets, others = set(), set()
+        secrets: set[Path] = set()
+        others: set[Path] = set()
 
         def make(path: Path, kind: object) -> None:
             if isinstance(kind, list):

@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_agent.sandbox import secret_files
@@ -153,6 +153,7 @@ def test_letters_that_look_alike_change_nothing() -> None:
         assert is_secret_name(name[:2] + "\u200b" + name[2:]), name
 
 
+@settings(deadline=None)
 @given(st.text(max_size=255))
 def test_any_name_is_judged(name: str) -> None:
     assert is_secret_name(name) in (True, False)
@@ -216,6 +217,7 @@ def test_pictures_and_archives_are_not_looked_into() -> None:
     assert all(map(could_hold_secret, ["a.csv", "a.py", "a.ipynb", "a", ".a", "a.txt", "a.log"]))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_text_is_judged(text: bytes) -> None:
     assert secret_files._is_secret_text(text, settings=True) in (True, False)

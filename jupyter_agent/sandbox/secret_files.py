@@ -6,6 +6,7 @@ and from the lists of gitleaks, shhgit, detect-secrets and GitHub's ignore templ
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -146,6 +147,8 @@ _FOLDERS = (
 
 _SPLIT = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Of a number it does not matter which: so a hundred thousand numbered pictures are judged as one.
+_NUMBER = re.compile(r"(?<![0-9])(?!25519(?![0-9]))[0-9]{3,}")
 _COPY_OF = re.compile(r"^(?:(?:copy|backup) of|kopie von|copie de|copia de)[ _-]+", re.IGNORECASE)
 _FIRST = re.compile(r"[a-z0-9]*")
 _NOTES = frozenset(("txt", "asc", "b64"))  # endings that say nothing of what is in a file
@@ -178,7 +181,12 @@ _OWNED = re.compile(
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a file of this name is likely to hold a secret."""
-    name = _COPY_OF.sub("", _visible(name))
+    return _is_secret_name(_NUMBER.sub("000", _visible(name)))
+
+
+@functools.lru_cache(maxsize=8192)
+def _is_secret_name(name: str) -> bool:
+    name = _COPY_OF.sub("", name)
     if _GLOB.match(name.lower()) or _joined(name) in _NAME_SET:
         return True
     stem, kind, said = _take_apart(name)

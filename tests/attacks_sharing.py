@@ -24,7 +24,7 @@ for top, folders, names in os.walk(W.root + '/code'):
                 print(error)
 """
 CONNECT = """
-socket.socket(socket.AF_UNIX).connect(W.root + '/code/agent.sock')
+socket.socket(socket.AF_UNIX).connect(W.root + '/code/package_of_mine/agent.sock')
 escaped()
 """
 

@@ -570,7 +570,12 @@ class World:
         add("unix", socket.AF_UNIX, stream, str(self.run / "docker.sock"))
         add("unix datagram", socket.AF_UNIX, datagram, str(self.run / "log.sock"))
         add("unix shared", socket.AF_UNIX, stream, str(self.project / "agent.sock"))
-        add("unix on the path", socket.AF_UNIX, stream, str(self.root / "code/agent.sock"))
+        add(
+            "unix on the path",
+            socket.AF_UNIX,
+            stream,
+            str(self.root / "code/package_of_mine/agent.sock"),
+        )
         add("abstract", socket.AF_UNIX, stream, "\0" + self.root.name)
         add("abstract datagram", socket.AF_UNIX, datagram, "\0datagram-" + self.root.name)
         add("netlink", socket.AF_NETLINK, socket.SOCK_RAW, (0, 0), 2)

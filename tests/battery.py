@@ -49,6 +49,10 @@ ROOT = Path(__file__).parent.parent
 LIMITS = {  # what the bombs are to stay within; small enough that a bomb is small
     "memory": 4096, "processes": 256, "open_files": 1024, "file_size": 2048, "private_size": 256,
 }  # fmt: skip
+SECRET_NAMES = (
+    "kubeconfig terraform.tfstate prod.env server.key.bak token.json htpasswd profiles.yml "
+    "secrets.toml.gz"
+).split()
 MARK = "attack-mark"  # in the name of what an attack leaves outside the decoy folders
 MISSING = "Function not implemented"  # a call that this machine's kernel was built without
 WORKS, STOPPED, UNCLEAR = "works", "stopped", "unclear"
@@ -296,6 +300,7 @@ class World:
             "JUPYTER_CONFIG_DIR": str(self.home / ".jupyter"),
         }  # fmt: skip
         os.chdir(self.project)
+        sys.path.append(str(root / "code"))  # as a user's kernel may have it
         self._start_decoy()
         self._master, slave = pty.openpty()
         tty.setraw(slave)
@@ -343,6 +348,20 @@ class World:
             self.project / ".env": f"KEY={self.secret}",
             self.project / "deep/server.key": self.secret,
             self.project / ".git/config": f"url = https://{self.secret}@example.org",
+            **{self.project / name: self.secret for name in SECRET_NAMES},
+            self.project / "notes.txt": f"glpat-{self.secret}aB3dE6gH9",
+            self.project / "load.py": f"url = 'postgres://anna:{self.secret}@db.corp.net/x'",
+            self.project
+            / "old.ipynb": f'{{"cells": [{{"source": "k = \'hvs.{self.secret}Ab1\'"}}]}}',
+            self.root / "code/module_of_mine.py": "X = 1",
+            self.root / "code/package_of_mine/__init__.py": "",
+            self.root / "code/package_of_mine/.git/config": self.secret,
+            self.root / "code/package_of_mine/customers.csv": self.secret,
+            self.root / "code/package_of_mine/deploy.key": self.secret,
+            self.root / "code/space_of_mine/part.py": "",
+            self.root / "code/space_of_mine/customers.csv": self.secret,
+            self.root / "code/.env": self.secret,
+            self.root / "code/customers.csv": self.secret,
             self.outside / "secret.txt": self.secret,
             self.outside / "nested/secret.txt": self.secret,
         }
@@ -365,7 +384,7 @@ class World:
 
     def _look(self) -> dict[str, object]:
         found: dict[str, object] = {}
-        for top in (self.home, self.project, self.outside):
+        for top in (self.home, self.project, self.outside, self.root / "code"):
             for path in top.rglob("*"):
                 name = str(path.relative_to(self.home)) if top == self.home else ""
                 if name.startswith((".ipython/profile", ".ipython/ext", ".ipython/nb")):
@@ -605,6 +624,12 @@ class World:
         add("unix", socket.AF_UNIX, stream, str(self.run / "docker.sock"))
         add("unix datagram", socket.AF_UNIX, datagram, str(self.run / "log.sock"))
         add("unix shared", socket.AF_UNIX, stream, str(self.project / "agent.sock"))
+        add(
+            "unix on the path",
+            socket.AF_UNIX,
+            stream,
+            str(self.root / "code/package_of_mine/agent.sock"),
+        )
         add("abstract", socket.AF_UNIX, stream, "\0" + self.root.name)
         add("abstract datagram", socket.AF_UNIX, datagram, "\0datagram-" + self.root.name)
         add("netlink", socket.AF_NETLINK, socket.SOCK_RAW, (0, 0), 2)

@@ -9,14 +9,18 @@ import site
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.interpreter import PARTS
 
+from .as_user import as_user
 from .conftest import ROOT, TIERS
 
 LOOK = """\
@@ -187,3 +191,121 @@ def test_a_missing_path_is_named(folder: Path) -> None:
 def test_what_is_read_of_a_pythons_folder_is_what_is_promised() -> None:
     promise = (ROOT / "SECURITY.md").read_text().partition("of its folder")[2].partition(";")[0]
     assert sorted(re.findall("`(.+?)`", promise)) == sorted(PARTS)
+
+
+# -- what looking through a folder finds, costs and says
+
+
+def test_a_file_that_holds_a_key_is_hidden_whatever_its_name(folder: Path) -> None:
+    (folder / "deep" / "notes.txt").write_text("machine a.org login b password h7Kq2wPP")
+    [share], _ = files.resolve(["."], folder)
+    assert folder / "deep" / "notes.txt" in share.hidden
+    assert share.note == "2 paths left out as secret"
+    with pytest.raises(UsageError, match=r"holds what looks like .*exposed"):
+        files.resolve(["deep/notes.txt"], folder)
+    [share], _ = files.resolve(["deep/notes.txt"], folder, exposed=["deep/notes.txt"])
+    assert share.visible() == [folder / "deep" / "notes.txt"]
+
+
+def test_nothing_hidden_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "server.key").write_text("x")
+    (folder / "keys").mkdir()
+    (folder / "keys" / "a.pem").write_text("x")
+    (folder / "inside").symlink_to("penguins.csv")
+    (folder / "to-a-secret").symlink_to("server.key")
+    (folder / "outside").symlink_to(tmp_path)
+    (folder / "two\nlines\u202e.csv").write_text("x")
+    shares, reason = files.resolve([".", "keys"], folder)
+    names = files.listing(shares)
+    assert names == r"deep/, inside, penguins.csv, two\nlines\u202e.csv"
+    said = files.describe(shares, reason)
+    assert not any(word in said for word in ("server.key", "a.pem", "outside", "to-a-secret"))
+
+
+def test_a_folder_that_cannot_be_read_is_hidden(folder: Path) -> None:
+    """As an ordinary user, for whom such a folder is there: lost+found."""
+    (folder / "lost+found").mkdir(mode=0o700)
+    (folder / "lost+found" / "a.txt").touch()
+    (folder / "closed").mkdir(mode=0o400)
+    (folder / "closed" / "b.txt").touch()
+    look = (
+        "import sys; from pathlib import Path; from jupyter_agent.sandbox import files;"
+        "[s], _ = files.resolve(['.'], Path(sys.argv[1])); print(*sorted(p.name for p in s.hidden));"
+        "print(*[p.name for p in s.visible()]); print(files.listing([s]))"
+    )
+    for parent in (folder, *list(folder.parents)[:3]):
+        parent.chmod(0o755)
+    command = [sys.executable, "-c", look, str(folder)]
+    if os.geteuid() == 0:
+        command = as_user(command)
+    else:
+        (folder / "lost+found").chmod(0)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={"HOME": "/x"}, check=False
+    )
+    (folder / "lost+found").chmod(0o700)
+    hidden, visible, named = done.stdout.splitlines() or [done.stderr] * 3
+    assert hidden == ".env closed lost+found server.key"
+    assert visible == "numbers.txt penguins.csv"
+    assert named == "deep/, penguins.csv"
+
+
+def test_a_folder_deeper_than_a_path_may_be_ends(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(60):
+        os.mkdir("d" * 200, dir_fd=here)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    [share], _ = files.resolve(["."], tmp_path)
+    assert len(share.hidden) == 1
+    shutil.rmtree(tmp_path / ("d" * 200))
+
+
+def test_a_python_environment_beside_the_data_is_no_data(folder: Path) -> None:
+    (folder / "venv" / "lib").mkdir(parents=True)
+    (folder / "venv" / "pyvenv.cfg").touch()
+    [share], _ = files.resolve(["."], folder)
+    assert folder / "venv" in share.hidden
+    assert files.listing([share]) == "deep/, penguins.csv"
+
+
+def test_what_there_was_no_time_for_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST_SECONDS_OF_READING", -1.0)
+    [share], _ = files.resolve(["."], folder)
+    assert share.note == "1 path left out as secret, 2 files checked by name alone"
+    monkeypatch.setattr(files, "MOST_SECONDS", -1.0)
+    [share], _ = files.resolve(["."], folder)
+    assert (share.hidden, share.note) == ((folder,), "1 folder left out unchecked")
+    assert share.visible() == []
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(st.recursive(st.booleans(), lambda kinds: st.lists(kinds, max_size=4), max_leaves=12))
+def test_what_is_visible_and_what_is_hidden_make_up_the_folder(kinds: object) -> None:
+    """A tree of folders and of files, each a secret or none."""
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made).resolve() / "root"
+        secrets: set[Path] = set()
+        others: set[Path] = set()
+
+        def make(path: Path, kind: object) -> None:
+            if isinstance(kind, list):
+                path.mkdir()
+                for number, each in enumerate(kind):
+                    make(path / (f"f{number}" + ".key" * (each is True)), each)
+            else:
+                path.touch()
+                (secrets if kind else others).add(path)
+
+        make(root, kinds if isinstance(kinds, list) else [kinds])
+        [share], _ = files.resolve(["."], root)
+        covered = {
+            path
+            for top in share.visible()
+            for path in ([top] if top.is_file() else top.rglob("*"))
+            if path.is_file()
+        }
+        assert covered == others
+        assert set(share.hidden) == secrets

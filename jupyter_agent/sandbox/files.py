@@ -297,7 +297,15 @@ class _Walk:
         if not top and not names.isdisjoint(_OF_AN_ENVIRONMENT):
             self.hide(folder, secret=False)
             return []
-        return [entry.path for entry in entries if self._goes_on(entry, folder)]
+        below = []
+        for number, entry in enumerate(entries):
+            if number % 1000 == 999 and time.monotonic() > self.budget.until:
+                self.unreached += 1
+                self.hide(folder, secret=False)
+                return []
+            if self._goes_on(entry, folder):
+                below.append(entry.path)
+        return below
 
     def _goes_on(self, entry: os.DirEntry[str], folder: str) -> bool:
         """Look at one entry; tell whether it is a folder to be looked at in turn."""

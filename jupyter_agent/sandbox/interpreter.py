@@ -70,21 +70,25 @@ def imports(*, exposed: Sequence[str] = ()) -> list[Share]:
         path
         for root in search_path()
         for path in ([root] if root.is_file() else _importable(root))
-        if path.resolve() not in installed and _is_shared_apart(path)
+        if path.resolve() not in installed and not _is_known(path)
     ]
     shares = []
     for path in [*sorted(installed), *dict.fromkeys(on_path)]:
         wanted = _is_code if path.is_dir() and path not in installed else None
         hidden, note = look_through(path, exposed=open_to_all, budget=budget, wanted=wanted)
         shares.append(Share(path, hidden=tuple(hidden), note=note))
-    return [share for share in shares if share.visible()]
+    return [share for share in shares if "unchecked" in share.note or share.visible()]
 
 
 def _is_shared_apart(path: Path) -> bool:
     """Tell whether a path is there, not with the interpreter already, and not too wide."""
-    known = [*map(Path, interpreter_paths()), Path("/usr")]
-    below = any(path.is_relative_to(root) for root in known)
-    return not below and path.exists() and not too_wide(path.resolve())
+    return not _is_known(path) and path.exists() and not too_wide(path.resolve())
+
+
+def _is_known(path: Path) -> bool:
+    return not {str(each) for each in (path, *path.parents)}.isdisjoint(
+        ["/usr", *interpreter_paths()]
+    )
 
 
 def _is_code(name: str) -> bool:

@@ -61,7 +61,8 @@ def too_wide(path: Path) -> str:
     if any(_same(path, root) for root in temporary):
         return "a folder for temporary files"
     inside = [*known, *temporary, *map(Path, _HOMES)]
-    if any(each.is_relative_to(path) for each in inside):
+    of_homes = any(_same(path, Path(folder)) for folder in _HOMES)
+    if of_homes or any(each.is_relative_to(path) for each in inside):
         return "too wide a folder"
     return "the system's own" if str(path) in _TOPS or _is_system(path) else ""
 

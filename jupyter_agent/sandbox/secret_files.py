@@ -6,6 +6,7 @@ and from the lists of gitleaks, shhgit, detect-secrets and GitHub's ignore templ
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -29,7 +30,7 @@ _COPY_WORDS = frozenset(
 # Endings that say it whatever stands before them.
 _ENDINGS = frozenset(
     # keys and certificates with keys
-    "bcfks bks gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 pkcs8 ppk priv "
+    "bcfks bek bks fve gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 pkcs8 ppk priv "
     "privkey truststore "
     # passwords
     "1pif agilekeychain apikey cookies cred credential credentials creds htpasswd kdb kdbx "
@@ -84,6 +85,8 @@ _NAMES = (
     "lastpass.csv keepass.csv keepass.xml dashlane_export.csv wallet.dat seedphrase.txt "
     "login.keychain-db otr.private_key secring secring.gpg trustdb.gpg "
     # the rest
+    "bashrc bash_profile bash_aliases zshrc gitconfig heroku.json mongoid.yml tugboat "
+    "deployment-config.json configuration.user.xpl "
     "token tokens.db token.pickle token_cache sessionid"
 ).split()  # fmt: skip
 
@@ -93,7 +96,7 @@ _GLOBS = (
     "#*#",
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "id_xmss*",
     "*_rsa", "*_dsa", "*_ecdsa", "*_ed25519", "ssh_host_*_key*", "authorized_keys*", "known_hosts*",
-    "*bash_history*", "*zsh_history*", "*fish_history*", "*sh_history", "*mysql_history*",
+    "*bash_history*", "*zsh_history*", "*fish_history*", "*sh_history", "*irb_history*", "*mysql_history*",
     "*psql_history*", "*sqlite_history*", "*rediscli_history*", "*python_history*",
     "krb5cc*", "utc--*", "client_secret*.json", "*.tfstate.*", "*.auto.tfvars*", "*.env.*",
     "*-firebase-adminsdk-*", "bitwarden_*export*", "secring.*", "*.keychain-db*",
@@ -111,7 +114,7 @@ _WORDS = (
     r"(?:api|access|auth|bearer|bot|deploy|gitlab|id|login|oauth|personal|refresh|sas|session"
     r"|user|web) token",
     r"token cache", r"auth cookie", r"cookie jar",
-    r"service account", r"service principal", r"firebase adminsdk",
+    r"service account(?: key)?", r"service principal", r"firebase adminsdk",
     r"(?:backup|recovery|scratch|mfa|fa) (?:code|key)", r"recovery phrase", r"t?otp secret",
     r"seed phrase", r"mnemonic", r"connection string", r"conn str", r"kube config", r"key store",
     r"trust store", r"ssh backup", r"wifi pass",
@@ -146,6 +149,9 @@ _FOLDERS = (
 
 _SPLIT = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Of a number it does not matter which: so a hundred thousand numbered pictures are judged as one.
+_NUMBER = re.compile(r"(?<![0-9])(?!25519(?![0-9]))[0-9]{3,}")
+_COPY_OF = re.compile(r"^(?:(?:copy|backup) of|kopie von|copie de|copia de)[ _-]+", re.IGNORECASE)
 _FIRST = re.compile(r"[a-z0-9]*")
 _NOTES = frozenset(("txt", "asc", "b64"))  # endings that say nothing of what is in a file
 
@@ -177,7 +183,12 @@ _OWNED = re.compile(
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a file of this name is likely to hold a secret."""
-    name = _visible(name)
+    return _is_secret_name(_NUMBER.sub("000", _visible(name)))
+
+
+@functools.lru_cache(maxsize=8192)
+def _is_secret_name(name: str) -> bool:
+    name = _COPY_OF.sub("", name)
     if _GLOB.match(name.lower()) or _joined(name) in _NAME_SET:
         return True
     stem, kind, said = _take_apart(name)

@@ -1,0 +1,113 @@
+"""Folders that are never shared as a whole, whoever asks."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jupyter_agent.errors import UsageError
+from jupyter_agent.sandbox import files, places
+from jupyter_agent.sandbox.places import too_wide
+
+from .as_user import as_user
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+ACCOUNTS = [
+    user for user in pwd.getpwall() if user.pw_shell.endswith("sh") and Path(user.pw_dir).is_dir()
+]
+
+
+@pytest.mark.parametrize("user", ACCOUNTS, ids=lambda user: user.pw_name)
+def test_the_home_of_any_user_is_too_wide(user: pwd.struct_passwd) -> None:
+    assert "home folder" in too_wide(Path(user.pw_dir).resolve())
+
+
+@pytest.mark.parametrize(
+    "path",
+    (
+        "/ /home /etc /etc/ssl /etc/hosts /var /var/lib /srv /usr /opt /mnt /media /tmp /var/tmp "
+        "/dev/shm /proc/self /proc/self/environ /run /sys /dev /dev/null /boot /bin"
+    ).split(),
+)  # fmt: skip
+def test_the_systems_folders_are_too_wide(path: str) -> None:
+    if Path(path).exists():
+        assert too_wide(Path(path).resolve())
+
+
+@AS_ROOT
+def test_a_home_that_no_list_names_is_too_wide() -> None:
+    home = Path(f"/home/somebody-{os.getpid()}")
+    home.mkdir(parents=True)
+    try:
+        assert too_wide(home) == "a home folder"
+        (home / "project").mkdir()
+        assert too_wide(home / "project") == ""
+        _, reason = files.resolve(["."], home)
+        assert reason == f"{home} is a home folder; name files or folders in it: --data PATH"
+        with pytest.raises(UsageError, match="a home folder; name the files or folders"):
+            files.resolve(["project/.."], home)
+    finally:
+        (home / "project").rmdir()
+        home.rmdir()
+
+
+def test_a_folder_that_looks_like_a_home_is_one(tmp_path: Path) -> None:
+    home = tmp_path / "disk" / "anna"
+    (home / ".ssh").mkdir(parents=True)
+    (home / "letter.txt").write_text("x")
+    assert too_wide(home) == ""
+    (home / ".bashrc").touch()
+    assert too_wide(home) == "a home folder"
+    (tmp_path / "link").symlink_to(home)
+    with pytest.raises(UsageError, match="a home folder"):
+        files.resolve(["link"], tmp_path)
+    [share], _ = files.resolve(["."], tmp_path)
+    assert share.hidden == (home,)
+
+
+@AS_ROOT
+@pytest.mark.parametrize(("bound", "said"), [("/root", "home folder"), ("/home", "too wide|home")])
+def test_a_home_that_is_bound_elsewhere_is_too_wide(tmp_path: Path, bound: str, said: str) -> None:
+    subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", sys.executable, "-c",
+         "import re, subprocess, sys; from pathlib import Path;"
+         "from jupyter_agent.sandbox.places import too_wide;"
+         "subprocess.run(['mount', '--bind', sys.argv[1], sys.argv[2]], check=True);"
+         "assert re.search(sys.argv[3], too_wide(Path(sys.argv[2])))",
+         bound, tmp_path, said],
+        check=True,
+    )  # fmt: skip
+
+
+def test_a_mounted_system_is_too_wide(tmp_path: Path) -> None:
+    for part in ("etc", "usr"):
+        (tmp_path / part).mkdir()
+    assert too_wide(tmp_path) == ""
+    (tmp_path / "etc" / "passwd").touch()
+    assert too_wide(tmp_path) == "the system's own"
+
+
+def test_the_home_of_who_became_root_is_too_wide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_accounts", lambda: ((str(tmp_path), "anna"),))
+    assert too_wide(tmp_path) == "the home folder of anna"
+    assert too_wide(tmp_path.parent) == "too wide a folder"
+
+
+@AS_ROOT
+def test_a_user_without_an_entry_or_a_home_can_share(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for folder in tmp_path.parents:
+        if folder.stat().st_uid == 0 and folder != Path("/") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    code = f"from jupyter_agent.sandbox import files; print(files.resolve(['.'], files.Path({str(tmp_path)!r})))"
+    done = subprocess.run(
+        as_user([sys.executable, "-c", code]), capture_output=True, text=True, env={}, check=False
+    )
+    assert "Share(path=" in done.stdout, done.stderr

@@ -1,0 +1,174 @@
+"""What can be imported from elsewhere, and nothing beside it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from traitlets.config import Config
+
+from jupyter_agent.sandbox import files, interpreter
+from jupyter_agent.sandbox.kernel import Sandbox
+
+from .conftest import TIERS
+
+SECRET = "decoy-of-the-path"
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of projects on the path, as many have one."""
+    root = tmp_path / "code"
+    for name, text in {
+        "helper_of_mine.py": "X = 1",
+        "token_of_mine.py": f"KEY = 'ghp_{'aB3dE6gH9' * 4}'",
+        "customers.csv": SECRET,
+        ".env": SECRET,
+        "package_of_mine/__init__.py": "",
+        "package_of_mine/inner/deep.py": "Y = 2",
+        "package_of_mine/customers.csv": SECRET,
+        "package_of_mine/secrets.json": SECRET,
+        "package_of_mine/.git/config": SECRET,
+        "space_of_mine/part.py": "Z = 3",
+        "space_of_mine/data/customers.parquet": SECRET,
+        "no_code/report.txt": SECRET,
+        "my-project/run.py": SECRET,
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "package_of_mine" / "link.py").symlink_to(root / "customers.csv")
+    os.mkfifo(root / "package_of_mine" / "pipe.py")
+    monkeypatch.syspath_prepend(root)
+    return root
+
+
+def shown(root: Path) -> set[str]:
+    """Name the files below a folder that are shared as modules."""
+    return {
+        str(path.relative_to(root))
+        for share in interpreter.imports()
+        if share.path.is_relative_to(root)
+        for top in share.visible()
+        for path in ([top] if top.is_file() else top.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_what_can_be_imported_is_shared_and_nothing_beside_it(code: Path) -> None:
+    assert shown(code) == {
+        "helper_of_mine.py",
+        "package_of_mine/__init__.py",
+        "package_of_mine/inner/deep.py",
+        "space_of_mine/part.py",
+    }
+    assert code in interpreter.search_path()
+
+
+def test_the_header_names_the_modules(code: Path) -> None:
+    modules = [share for share in interpreter.imports() if share.path.parent == code]
+    said = files.describe([], "", modules)
+    assert said == (
+        f"no files, and modules of {code} (helper_of_mine.py, package_of_mine/, space_of_mine/; "
+        "package_of_mine/ 1 path left out as secret)"
+    )
+
+
+def test_a_socket_beside_modules_is_not_shared(code: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.open(code / "space_of_mine", os.O_PATH)  # a socket's path must be short
+        listener.bind(f"/proc/self/fd/{here}/agent.py")
+        os.close(here)
+        assert "space_of_mine/agent.py" not in shown(code)
+        assert "space_of_mine/part.py" in shown(code)
+
+
+@pytest.mark.parametrize("wide", ["/", "/tmp", "/etc", "~", "HOME"])
+def test_a_wide_folder_on_the_path_shares_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: str
+) -> None:
+    if wide == "HOME":
+        (tmp_path / "mine.py").touch()
+        monkeypatch.setenv("HOME", str(tmp_path))
+    path = Path("~" if wide == "HOME" else wide).expanduser()
+    monkeypatch.syspath_prepend(path)
+    assert path not in interpreter.search_path()
+    assert not [share for share in interpreter.imports() if share.path.parent == path]
+
+
+def test_an_editable_package_keeps_its_data_but_not_what_stands_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    package = project / "src" / "package_of_mine"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "template.json", "secrets.toml", ".env"):
+        (package / name).write_text("")
+    for name in ("customers.csv", "deploy.py", ".env"):
+        (project / name).write_text("")
+    info = tmp_path / "site" / "package_of_mine-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: package-of-mine\nVersion: 1\n")
+    (info / "direct_url.json").write_text(
+        f'{{"url": "{project.as_uri()}", "dir_info": {{"editable": true}}}}'
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    interpreter._editable.cache_clear()
+    try:
+        found = shown(project)
+        assert found == {"src/package_of_mine/__init__.py", "src/package_of_mine/template.json"}
+        assert project / "src" in interpreter.search_path()
+    finally:
+        interpreter._editable.cache_clear()
+
+
+def test_what_setuptools_finder_maps_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd place").mkdir()
+    (tmp_path / "odd place" / "__init__.py").touch()
+    finder = type(sys)("__editable___mine_finder")
+    finder.MAPPING = {"mine": str(tmp_path / "odd place")}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, finder.__name__, finder)
+    assert shown(tmp_path) == {"odd place/__init__.py"}
+
+
+def test_a_huge_folder_on_the_path_ends_and_says_so(
+    code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_ENTRIES", 1)
+    modules = [share for share in interpreter.imports() if share.path.parent == code]
+    assert "package_of_mine/inner/deep.py" not in shown(code)
+    assert any("left out unchecked" in share.note for share in modules)
+
+
+LOOK = """\
+import helper_of_mine, package_of_mine.inner.deep, space_of_mine.part, beside
+print(helper_of_mine.X, package_of_mine.inner.deep.Y, space_of_mine.part.Z, beside.W)
+import os, sys
+for top in sys.path:
+    for folder, _, names in os.walk(top) if "code" in top else ():
+        for name in names:
+            try:
+                print(open(os.path.join(folder, name), opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)).read())
+            except OSError:
+                pass
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_modules_can_be_imported_in_the_sandbox(code: Path, folder: Path, tier: str) -> None:
+    (folder / "beside.py").write_text("W = 4")
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with (
+        Sandbox(folder, config=config) as sandbox,
+        aclosing(sandbox.execute(LOOK)) as outputs,
+    ):
+        text = "".join([str(output.get("text") or output) async for output in outputs])
+        assert "1 2 3 4" in text
+        assert SECRET not in text
+        assert "ghp_" not in text
+        assert f"modules of {code}" in sandbox.describe()

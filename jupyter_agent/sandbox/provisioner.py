@@ -405,6 +405,8 @@ class SandboxProvisioner(LocalProvisioner):
         if uid and closed_above([self._folder.path]):
             root = Path(tempfile.gettempdir())
         self._private = Folder(root)  # a new one at each start: nothing of the last one's is there
+        if uid:
+            self._private.path.chmod(0o711)
         private = self._private.path / "home"
         policy = Policy(self.shares, reaches=[private])
         proc = [f"/proc/self/{name}" for name in PROC]
@@ -418,7 +420,6 @@ class SandboxProvisioner(LocalProvisioner):
         if uid:
             for path in (private, *private.rglob("*")):
                 os.chown(path, uid, uid, follow_symlinks=False)
-            self._private.path.chmod(0o711)
         plan = self._plan(f"{private}/work", uid, policy=policy, landlock=rules)
         environment = guest_environment(f"{private}/tmp", str(private), search)
         return self._launch(kwargs, [*launcher(), plan], environment)

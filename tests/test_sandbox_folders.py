@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -66,33 +64,31 @@ def test_an_ordinary_user_removes_what_is_closed_to_its_owner() -> None:
         remove(holder)
 
 
-def test_no_link_that_takes_a_folders_place_is_followed(tmp_path: Path) -> None:
-    """A process that lives on in the folder swaps a folder and a link out of it."""
+SWAP = """
+import os, sys
+from pathlib import Path
+from jupyter_agent.sandbox.folders import remove
+top, outside, event = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def hook(happens, arguments):
+    if happens == event and (top / "x").is_dir() and not (top / "x").is_symlink():
+        (top / "x").rename(top / "y")
+        (top / "x").symlink_to(outside)
+
+sys.addaudithook(hook)
+remove(top)
+"""
+
+
+@pytest.mark.parametrize("event", ["os.chmod", "open", "os.listdir", "os.remove", "os.rmdir"])
+def test_no_link_that_takes_a_folders_place_is_followed(tmp_path: Path, event: str) -> None:
+    """A process that lives on in the folder swaps it for a link, just before each kind of call."""
     outside = tmp_path / "outside"
-    outside.mkdir(mode=0o500)
-    (tmp_path / "link").symlink_to(outside)
-    ending = threading.Event()
-    top = tmp_path / "top"
-
-    def swap() -> None:
-        while not ending.is_set():
-            try:
-                top.mkdir(exist_ok=True)
-                (top / "x").mkdir()
-                (top / "x").rmdir()
-                (top / "x").symlink_to(outside)
-                (top / "x").unlink()
-            except OSError:
-                pass
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:
-            remove(top)
-            assert outside.stat().st_mode & 0o777 == 0o500
-    finally:
-        ending.set()
-        thread.join()
-    assert outside.exists()
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    outside.chmod(0o500)
+    (tmp_path / "top" / "x" / "inner").mkdir(parents=True)
+    command = [sys.executable, "-c", SWAP, str(tmp_path / "top"), str(outside), event]
+    subprocess.run(command, check=True)
+    assert outside.stat().st_mode & 0o777 == 0o500
+    assert (outside / "file").exists()

@@ -340,7 +340,7 @@ class SandboxProvisioner(LocalProvisioner):
             *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
             *self._file("/etc/passwd", passwd),
             *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
-            *bubblewrap.mounts(policy),
+            *bubblewrap.mounts(policy, self._own_sockets(uid) if self.socket_folder else ()),
             *("--perms", "0777", "--dir", f"{home}/work"),
             *("--perms", "0777", "--dir", f"{home}/tmp"),
             *bubblewrap.fonts(),
@@ -350,7 +350,6 @@ class SandboxProvisioner(LocalProvisioner):
         if self.socket_folder:
             command = kwargs["cmd"]
             environment |= self.kernel_spec.env
-            options += self._own_sockets(uid)
             assert self.parent
             read.append(self.parent.connection_file)
             write.append(str(self._sockets))

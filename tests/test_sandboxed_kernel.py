@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 
+from .as_user import as_user
 from .conftest import ROOT, TIERS
 from .servers import descendants
 
@@ -291,6 +293,59 @@ def test_a_restart_keeps_the_client_and_the_tier(tier: str, now: bool) -> None:
             assert execute(client, "print('x' in globals())") == "False"
         assert provisioner(manager).tier == tier
         assert provisioner(manager).pid != before
+
+
+FILL = """
+import os, sys, time
+for _ in range(2):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+while True:
+    try:
+        for n in range(50):
+            os.makedirs(f"filled/{n}", exist_ok=True)
+    except OSError:
+        pass
+    time.sleep(.001)
+"""
+
+
+@pytest.mark.parametrize("user", ["root", "user"])
+def test_what_a_kernel_leaves_behind_keeps_none_from_starting(tmp_path: Path, user: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    place = Path(tempfile.mkdtemp(prefix="jupyter-agent-test-"))
+    place.chmod(0o777)
+    host = [sys.executable, "-c", RESTARTING, "sandboxed-landlock", FILL]
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(place), "JUPYTER_RUNTIME_DIR": str(place)}
+    environment |= {"HOME": str(place), "JUPYTER_PATH": str(place)}
+    shutil.copytree(Path(os.environ["JUPYTER_PATH"]) / "kernels", place / "kernels")
+    try:
+        done = subprocess.run(
+            as_user(host) if user == "user" else host,
+            capture_output=True, text=True, env=environment, cwd="/tmp", check=False,
+        )  # fmt: skip
+        assert done.stdout == "3\n3\n3\n", done.stderr
+        assert not list(place.glob("jupyter-agent-*"))
+    finally:
+        shutil.rmtree(place)
+
+
+RESTARTING = """
+import sys
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name=sys.argv[1])
+for _ in range(3):
+    shown = []
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sys.argv[2]!r}]).wait(); print(1 + 2)"
+    client.execute_interactive(code, timeout=30, output_hook=lambda m: shown.append(m["content"].get("text", "")))
+    print("".join(shown), end="", flush=True)
+    manager.restart_kernel(now=True)
+    client.wait_for_ready(timeout=30)
+client.stop_channels()
+manager.shutdown_kernel()
+"""
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from jupyter_agent.sandbox.interpreter import font_lists
@@ -98,10 +98,10 @@ def _cover_proc() -> list[str]:
     return words
 
 
-def mounts(policy: Policy) -> list[str]:
-    """Bind what may be read; what lies deeper comes later, so that the nearest path decides.
+def mounts(policy: Policy, more: Sequence[str] = ()) -> list[str]:
+    """Bind what may be read, and ``more``.
 
-    A shared folder that holds something hidden is made anew, of what is visible in it, so that not
+    What lies deeper comes later, so that the nearest path decides. A shared folder that holds something hidden is made anew, of what is visible in it, so that not
     even names are seen. Where that takes too many binds it is bound as it is, and what is hidden
     is covered.
     """
@@ -130,7 +130,13 @@ def mounts(policy: Policy) -> list[str]:
         )
     ]
     closed = [str(_place(path)) for path in steps if path in covered and path.is_dir()]
-    return [*words, *(word for path in closed for word in ("--remount-ro", path)), *_links(bound)]
+    links, folders = _links(bound)
+    return [
+        *words,
+        *links,
+        *more,
+        *(word for path in (*closed, *folders) for word in ("--remount-ro", path)),
+    ]
 
 
 def _read_only(path: Path) -> list[str]:
@@ -146,8 +152,8 @@ def _writable_above(path: Path) -> Path | None:
     return next((Path(root) for root in WRITABLE if path.is_relative_to(root)), None)
 
 
-def _links(bound: Set[Path]) -> list[str]:
-    """Link what is bound elsewhere to where it belongs, in folders that cannot be written."""
+def _links(bound: Set[Path]) -> tuple[list[str], list[str]]:
+    """Link what is bound elsewhere to where it belongs; name the folders that this makes."""
     words: list[str] = []
     folders: dict[str, None] = {}
     for path in bound:
@@ -158,7 +164,7 @@ def _links(bound: Set[Path]) -> list[str]:
                 folders[str(top)] = None
             words += [*parents(path), "--symlink", str(_place(path)), str(path)]
     made = [word for top in folders for word in ("--perms", "0755", "--tmpfs", top)]
-    return [*made, *words, *(word for top in folders for word in ("--remount-ro", top))]
+    return [*made, *words], [*folders]
 
 
 def _below_usr(path: Path) -> bool:

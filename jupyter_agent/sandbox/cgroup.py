@@ -62,12 +62,22 @@ class Group:
         for folder in self.folders:
             while folder.exists() and time.monotonic() < deadline:
                 for pid in _pids(folder):
-                    with contextlib.suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
+                    _kill(pid, folder)
                 with contextlib.suppress(OSError):
                     folder.rmdir()
                     break
                 time.sleep(0.005)
+
+
+def _kill(pid: int, folder: Path) -> None:
+    """Kill a process of a group, and no other one that has got its number since."""
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)
+        try:
+            if pid in _pids(folder):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            os.close(process)
 
 
 def _pids(folder: Path) -> list[int]:

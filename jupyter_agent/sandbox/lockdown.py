@@ -104,16 +104,15 @@ def become(uid: int, *, reads_all: bool) -> None:
         _prctl(_PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)  # takes every capability that is not kept
+    os.setresuid(uid, uid, uid)
     _prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self stays root's
-    if not reads_all:
-        return
-    bit = 1 << _CAP_DAC_READ_SEARCH
+    bit = reads_all << _CAP_DAC_READ_SEARCH
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
     sets = struct.pack("=6I", bit, bit, bit, 0, 0, 0)
     if _libc.syscall(_CAPSET[platform.machine()], header, sets):
         raise OSError(ctypes.get_errno(), "capset failed")
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH)
+    if reads_all:
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH)
 
 
 def adopt_orphans() -> None:

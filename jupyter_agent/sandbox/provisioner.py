@@ -345,7 +345,7 @@ class SandboxProvisioner(LocalProvisioner):
             *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
             *self._file("/etc/passwd", passwd),
             *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
-            *bubblewrap.mounts(policy),
+            *bubblewrap.mounts(policy, self._own_sockets(uid) if self.socket_folder else ()),
             *("--perms", "0777", "--dir", f"{home}/work"),
             *("--perms", "0777", "--dir", f"{home}/tmp"),
             *bubblewrap.fonts(),
@@ -355,7 +355,6 @@ class SandboxProvisioner(LocalProvisioner):
         if self.socket_folder:
             command = kwargs["cmd"]
             environment |= self.kernel_spec.env
-            options += self._own_sockets(uid)
             assert self.parent
             read.append(self.parent.connection_file)
             write.append(str(self._sockets))
@@ -410,6 +409,8 @@ class SandboxProvisioner(LocalProvisioner):
         if uid and closed_above([self._folder.path]):
             root = Path(tempfile.gettempdir())
         self._private = Folder(root)  # a new one at each start: nothing of the last one's is there
+        if uid:
+            self._private.path.chmod(0o711)
         private = self._private.path / "home"
         policy = Policy(self.shares, self.modules, reaches=[private])
         proc = [f"/proc/self/{name}" for name in PROC]
@@ -423,7 +424,6 @@ class SandboxProvisioner(LocalProvisioner):
         if uid:
             for path in (private, *private.rglob("*")):
                 os.chown(path, uid, uid, follow_symlinks=False)
-            self._private.path.chmod(0o711)
         plan = self._plan(f"{private}/work", uid, policy=policy, landlock=rules)
         environment = guest_environment(f"{private}/tmp", str(private), search)
         return self._launch(kwargs, [*launcher(), plan], environment)

@@ -86,6 +86,11 @@ TEX = [
     r"\text{a & b <b> ![x](y)}",
     r"<img/src=x/onerror=window.PWNED=30>",
 ]
+DELIMITERS = [
+    ("$", "$"), ("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\\\(", "\\\\)"), ("\\\\[", "\\\\]"),
+    ("\\begin{align}", "\\end{align}"), ("\\begin{x}", "\\end{x}"), ("$$\n", "\n$$"), ("$", "$$"),
+    ("", ""), ("&#36;", "&#36;"), ("\\$", "$"), ("$ ", " $"),
+]  # fmt: skip
 WORDS = (
     "a the cost price is of x_1 *y* **z** `code` $5 $1.2M 10% C:\\dir \\alpha [1, 2] (x) - 1. # > | "
     "~~gone~~ ~ _it_ __b__ & &copy; &#36; &#96; \\$ \\\\ \\* @@0@@ @\\@0@@ a@b.c www.x.y ftp://x "
@@ -164,7 +169,7 @@ def documents(seed: int) -> Iterator[str]:
 
 
 def _document(source: random.Random) -> str:
-    blocks = [_block(source, 0) for _ in range(source.choice([1, 1, 2, 3, 5, 8]))]
+    blocks = [_block(source, 0) for _ in range(source.choice([1, 1, 1, 2, 3, 5]))]
     text = "".join(block + source.choice(BREAKS) for block in blocks)
     for _ in range(source.choice([0, 0, 1, 3, 10])):
         text = _mutated(source, text)
@@ -177,19 +182,15 @@ def _payload(source: random.Random) -> str:
 
 def _formula(source: random.Random) -> str:
     tex = source.choice(TEX)
-    opening, closing = source.choice(
-        [("$", "$"), ("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\\\(", "\\\\)")]
-        + [("\\\\[", "\\\\]"), ("\\begin{align}", "\\end{align}"), ("$$\n", "\n$$"), ("$", "$$")]
-        + [("\\begin{x}", "\\end{x}"), ("", ""), ("&#36;", "&#36;"), ("\\$", "$"), ("$ ", " $")]
-    )
+    opening, closing = source.choice(DELIMITERS)
     return f"{opening}{tex}{closing}"
 
 
 def _inline(source: random.Random, depth: int = 0) -> str:
     pieces = []
-    for _ in range(source.choice([1, 2, 4, 8])):
+    for _ in range(source.choice([1, 2, 3, 5]) if depth < 1 else source.choice([1, 1, 2])):
         kind = source.randrange(12)
-        inner = _inline(source, depth + 1) if depth < 3 else source.choice(WORDS)
+        inner = _inline(source, depth + 1) if depth < 2 else source.choice(WORDS)
         ticks = "`" * source.choice([1, 1, 1, 2, 3])
         pieces.append(
             [
@@ -330,8 +331,7 @@ def drawings(text: str, clean: Clean = clean_markdown) -> list[Drawn]:
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
     markdown = clean(text)
-    html = f"<p>{text}</p>".replace("<", "&lt;", 0)
-    outputs = read_output("display_data", {"data": {"text/latex": text, "text/html": html}})
+    outputs = read_output("display_data", {"data": {"text/latex": text}})
     assert outputs is not None
     return [
         ("text/markdown", markdown),

@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test front-ends lint lint-js live picture bench clean
+.PHONY: demo test fuzz front-ends lint lint-js live picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f notebooks/data/demo.ipynb
@@ -26,6 +26,9 @@ test: $(VENV)/test  # two files side by side
 
 front-ends: $(VENV)/test .venv-lab42  # live cells in Notebook 7 and an older JupyterLab too
 	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest tests/test_live_cells.py
+
+fuzz: $(VENV)/test  # hostile Markdown in a real JupyterLab, for FUZZ_SECONDS (600)
+	$(BIN)/python -m tests.fuzz_markdown
 
 lint: $(VENV)/test
 	$(BIN)/ruff check

@@ -44,6 +44,7 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-gpu",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what a page asks for goes nowhere
     "--no-first-run",
 ]
 _SETTINGS = {

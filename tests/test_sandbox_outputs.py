@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.markdown import clean_markdown
 from jupyter_agent.sandbox.outputs import (
     WIDGET_VIEW,
     printable,
@@ -223,8 +222,7 @@ def test_many_small_things_are_as_long_as_one_large() -> None:
 def test_tex_that_writes_html_is_defused() -> None:
     tex = r"\style{background:url(//evil)}{x} \href{//evil}{y} \frac{1}{2}"
     for source in (
-        bundle(text_latex=tex)["text/latex"],
-        clean_markdown(f"${tex}$"),
+        bundle(text_latex=f"${tex}$")["text/latex"],
         html(f"${tex}$"),
     ):
         assert r"\style" not in source
@@ -279,70 +277,6 @@ def test_text_for_a_terminal_keeps_colours_and_obeys_nothing() -> None:
     assert printable(text) == "\x1b[31mred\x1b[0m      31m \x08\rx\ty\n".replace("      ", "    ")
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "![x](http://evil/?d=1)",
-        "![x][ref]\n\n[ref]: http://evil/x.png",
-        "<img src=http://evil/x.png>",
-        "text <script>alert(1)</script>",
-        "<!-- x --><iframe src=//evil>",
-        "`unclosed ![x](http://evil)",
-        "` ![x](http://evil) ``",
-        r"\` ![x](http://evil) <b> \`",
-        "a `\n\n![x](http://evil)\n\n` b",
-        "``` a`b\n\n![x](http://evil)\n\n```",
-        "- item\n\n  ```\n![x](http://evil)\n```",
-        "> ```\n![x](http://evil)\n```",
-    ],
-)
-def test_markdown_makes_no_browser_fetch(source: str) -> None:
-    from markdown_it import MarkdownIt
-
-    tokens = MarkdownIt("commonmark").parse(clean_markdown(source))
-    inner = [child for token in tokens for child in token.children or ()]
-    assert not [t for t in [*tokens, *inner] if t.type in ("image", "html_block", "html_inline")]
-
-
-def test_markdown_keeps_what_is_harmless() -> None:
-    source = "# T\n\n**b** `i` a < b, $x^2$ [link](http://a)\n\n```html\n<b>![x](y)</b>\n```\n"
-    assert clean_markdown(source) == source
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "`" * 500_000,
-        ("`" * 3000 + "\n") * 300,
-        "```a\n" * 300_000,
-        "\n".join("`" * ticks + "a" for ticks in range(3, 2000)),
-        "```a\n" + "   ```b\n" * 200_000,
-        "~~~ " * 300_000,
-    ],
-    ids=["one line", "lines", "open", "growing", "not closed", "tildes"],
-)
-def test_fences_take_no_longer_to_read_than_they_are_long(source: str) -> None:
-    assert clean_markdown(source) == source
-    assert clean_markdown(f"{source}\n<b>").endswith("<\u2060b>")
-
-
-@pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "- ```x mermaid", "````mermaid {}"])
-def test_diagrams_that_could_fetch_pictures_are_shown_as_their_source(fence: str) -> None:
-    source = f'{fence}\ngraph TD\nA@{{ img: "http://evil/x.png" }}\n```\n'
-    assert re.search(r"mermaid-source", clean_markdown(source))
-    assert not re.search(r"(?i)mermaid(?!-source)", clean_markdown(source))
-
-
-@given(st.text(alphabet="`~\n -> a!<[]()x"))
-def test_no_disguise_of_an_image_as_code_is_believed(text: str) -> None:
-    from markdown_it import MarkdownIt
-
-    source = clean_markdown(f"{text}![x](http://evil/x.png) <img src=x> {text}\n{text}")
-    tokens = MarkdownIt("commonmark").parse(source)
-    inner = [child for token in tokens for child in token.children or ()]
-    assert not [t for t in [*tokens, *inner] if t.type in ("image", "html_block", "html_inline")]
-
-
 def test_a_picture_without_a_source_is_named() -> None:
     assert (
         html('<p>a <img alt="x > y" src="http://evil"> b</p>') == "<p>a [picture not shown] b</p>"
@@ -381,9 +315,3 @@ def test_any_content_is_an_output_or_a_value_error(content: object, kind: str) -
     except ValueError:
         return
     assert output is not None
-
-
-@pytest.mark.parametrize("piece", ["`", "``` ", "```x\n", "`" * 50 + "\n", "~", "```mermaid "])
-def test_no_markdown_takes_time_without_end(piece: str) -> None:
-    text = piece * (200_000 // len(piece))
-    assert len(clean_markdown(text)) >= len(text)

@@ -31,17 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = ["clean_markdown", "code_block"]
 
-MOST_CHARACTERS = 200_000  # of a text that is more than shown as it is
+MOST_CHARACTERS = 100_000  # of a text that is more than shown as it is
 MOST_LEVELS = 24  # of tokens in each other
 MOST_TRIES = 4  # until a text stays as it is
-MOST_LINES = 200  # of a formula
+MOST_LINES = 60  # of a formula
 
 _LANGUAGES = frozenset(
     "bash c c++ console cpp cs csharp css csv cypher dart diff dockerfile fortran fsharp go "
-    "graphql haskell html http ini ipython java javascript js json jsonl julia jsx kotlin latex "
-    "lua makefile markdown matlab md nix objc ocaml perl php plaintext powershell properties prolog "
-    "protobuf py pycon python python3 pytb r ruby rust sas scala scss sh shell sql stata swift tcl "
-    "tex text toml ts tsx tsv txt typescript vb vim xml yaml yml zig zsh".split()
+    "graphql haskell html http ini ipython java javascript js json jsonl julia jsx kotlin "
+    "latex lua makefile markdown matlab md nix objc ocaml perl php plaintext powershell "
+    "properties prolog protobuf py pycon python python3 pytb r ruby rust sas scala scss sh "
+    "shell sql stata swift tcl tex text toml ts tsx tsv txt typescript vb vim xml yaml yml "
+    "zig zsh".split()
 )
 _ENDS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")  # what somebody takes for a line's end
 _CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~])?|[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\ufeff]")
@@ -349,15 +350,18 @@ class _Frame:
 
 
 _MARKS = {"em": "*", "strong": "**", "s": "~~"}
-_URL = re.compile(r"https?://[^\s<>\"'`\[\](){}|\\^$*]{1,2000}(?<![.,:;!?~_])")
-_PLAIN_URL = re.compile(
-    r"https?://(?:[A-Za-z0-9/.:?=%+,#-]|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])"
-    r"|&(?!#?\w+;)|(?<!@)@(?!@))+"
+# Addresses that stand alone, and others. Renderers make a link of what begins like one, each up to
+# an end of its own, and one of them takes the backtick of code that follows along.
+_ADDRESS = re.compile(
+    r"(?<!\w)(?:https?://|www\.)(?:[A-Za-z0-9/.:?=%+,#-]|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])"
+    r"|&(?!#?\w+;)|(?<!@)@(?!@)){1,1000}(?<=[A-Za-z0-9/])(?=[).,;:!?]*(?:\s|$))"
+    r"|(?P<odd>https?://(?:[^\s<>\"'`\[\](){}|\\^$*]|\([^\s<>\"'`\[\](){}|\\^$*]{,99}\)){1,500}"
+    r"(?<![.,:;!?~_]))"
 )
 _STARTS = re.compile(r"[#=:>|]|[-+](?![A-Za-z0-9])|(?P<number>\d{1,9})(?P<ends>[.)])(?=\s|$)")
 _SIGNS = re.compile(
-    r"(?P<url>(?<![A-Za-z0-9])https?://)|(?P<money>\\*\$)|(?P<tex>\\(?:begin|end|(?:eq)?ref)\s*(?:\{|$))"
-    r"|(?P<ftp>\bftp(?=://))|[\\`*_~<\[\]!|&]",
+    r"(?P<address>(?:https?|ftp)(?=://)|www(?=\.))|(?<!\\)(?P<money>\\*\$)|(?P<tex>\\(?:begin|end|(?:eq)?ref)\s*(?:\{|$))"
+    r"|[\\`*_~<\[\]!|&]",
     re.IGNORECASE,
 )
 _IN_CODE = re.compile(r"(?<=\$)(?=\$)|(?<=\\)(?=(?:begin|end)\{)|(?<=\\\\)(?=[()\[\]])")
@@ -373,7 +377,9 @@ class _Line:
         self._plain = plain
         self._frames = [_Frame()]
         self._starts = True  # a line
-        self._has_code = any(token.type == "code_inline" for token in tokens)
+        code = [token.content for token in tokens if token.type == "code_inline"]
+        self._has_code = bool(code)
+        self._strikes = not any("~" in each for each in code)  # or mistune would into the code
         dollars = sum(token.content.count("$") + (token.type == "formula") for token in tokens)
         self._dollar = "\\$" if dollars < 2 else "\\\\$"  # two of them are a formula to MathJax
 
@@ -397,7 +403,7 @@ class _Line:
         match kind:
             case "softbreak" | "hardbreak":
                 hard = kind == "hardbreak" and not self._place.one_line
-                self._add("space" if self._place.one_line else "break", "\\" * hard)
+                self._add(*(("space", " ") if self._place.one_line else ("break", "\\" * hard)))
                 self._starts = True
             case "code_inline":
                 self._code(token.content, ends=ends)
@@ -420,6 +426,7 @@ class _Line:
                 sign = self._frames[-1].opens[:1]
                 opaque = [text for what, text in self._frames[-1].pieces if what in _OPAQUE]
                 fits = token.level < MOST_LEVELS and not any(sign in text for text in opaque)
+                fits &= self._strikes or sign != "~"
                 self._close(marked=fits and not self._plain and bool(self._frames[-1].pieces))
             case _:
                 self._text(token.content, ends=ends)
@@ -427,7 +434,15 @@ class _Line:
     def _close(self, *, marked: bool) -> None:
         frame = self._frames.pop()
         inside = frame.pieces
-        if marked and frame.opens:
+        label = "".join(text for _, text in inside).replace("&#58;", ":").replace("\\_", "_")
+        if (
+            frame.opens == "["
+            and (found := _ADDRESS.fullmatch(label))
+            and not found["odd"]
+            and frame.closes == f"]({label})"
+        ):
+            inside = [("address", label)]
+        elif marked and frame.opens:
             kinds = ("link", "end") if frame.opens == "[" else ("mark", "mark")
             inside = [(kinds[0], frame.opens), *inside, (kinds[1], frame.closes)]
         self._frames[-1].pieces += inside
@@ -443,6 +458,7 @@ class _Line:
             self._text(code, ends=ends)
         elif code:
             code = code.replace("|", "\\|") if self._place.table else code
+            code += " " if code.endswith("\\") else ""  # or marked takes the backtick for escaped
             self._add("code", f"`{_IN_CODE.sub(JOINER, code)}`")
 
     def _formula(self, token: Token, *, ends: bool) -> None:
@@ -458,8 +474,19 @@ class _Line:
         text = text.replace("\t", " ").replace("\n", " ")
         text = text.lstrip() if self._starts else text
         text = text.rstrip() if ends else text
-        if text:
-            self._add("text", self._escaped(text, ends=ends))
+        place = 0
+        for found in () if self._labels else _ADDRESS.finditer(text):
+            if found.start() > place:
+                self._add("text", self._escaped(text[place : found.start()], ends=False))
+            if found["odd"]:
+                self._frames.append(_Frame("[", f"]({_destination(found[0])})"))
+                self._add("text", self._escaped(found[0], ends=False))
+                self._close(marked=True)
+            else:
+                self._add("address", found[0])
+            place = found.end()
+        if text[place:]:
+            self._add("text", self._escaped(text[place:], ends=ends))
 
     def _escaped(self, text: str, *, ends: bool) -> str:
         start, begins = "", _STARTS.match(text) if self._starts else None
@@ -485,14 +512,12 @@ class _Line:
         before, after = text[start - 1 : start] if start else "", text[end : end + 1]
         last = not after and not ends
         match found.lastgroup:
-            case "url":
-                return self._url(text, start, ends=ends)
+            case "address":
+                return f"{found[0]}&#{ord(after)};", end + 1
             case "money":
                 return self._dollar, end
             case "tex":
                 return f"&#92;{JOINER}{found[0][1:]}", end
-            case "ftp":
-                return "ftp&#58;", end + 1
         match found[0]:
             case "\\" if after.isascii() and after.isalnum():
                 return "\\", end
@@ -512,23 +537,6 @@ class _Line:
                 return "|", end
         return _ENTITIES.get(found[0], f"\\{found[0]}"), end
 
-    def _url(self, text: str, start: int, *, ends: bool) -> tuple[str, int]:
-        """Write an address so that all take the same for it."""
-        found = _URL.match(text, start)
-        if not found or self._labels:
-            return text[start : start + 4], start + 4
-        end = found.end()
-        after = text[end : end + 1]
-        if _PLAIN_URL.fullmatch(found[0]) and (after in " ).,;:!?" if after else ends):
-            return found[0], end
-        to = _destination(found[0])
-        if not to:
-            return text[start : start + 4], start + 4
-        self._frames.append(_Frame("["))
-        label = self._escaped(found[0], ends=False)
-        self._frames.pop()
-        return f"[{label}]({to})", end
-
 
 _OPAQUE = ("code", "formula")
 
@@ -537,20 +545,37 @@ def _split(pieces: list[tuple[str, str]]) -> Iterator[str]:
     """Put pieces into lines, with something between those that would be read as one."""
     line: list[str] = []
     before, last = "", ""
-    for kind, text in pieces:
+    for place, (kind, text) in enumerate(pieces):
         if kind == "break":
             yield "".join(line).strip() + text
             line, before, last = [], "", ""
             continue
-        if kind == "space":
-            text = " "
         same = kind == before and kind in ("mark", *_OPAQUE)
         money = (kind == "formula" and last[-1:] in ("$", "\\")) or (
             before == "formula" and re.match(r"[\\$0-9]", text) is not None
         )
-        line += [JOINER, text] if same or money else [text]
+        line += [JOINER] if same or money else []
+        alone = kind != "address" or _stands_alone(pieces[place + 1 :])
+        line.append(text if alone else _linked(text))
         before, last = kind, text
     yield "".join(line).strip()
+
+
+def _stands_alone(pieces: Sequence[tuple[str, str]]) -> bool:
+    """Tell whether nothing but the end of a sentence follows, up to a space."""
+    for kind, text in pieces:
+        if kind in ("break", "space"):
+            return True
+        if kind != "text" or text.lstrip(").,;:!?"):
+            return kind == "text" and text.lstrip(").,;:!?")[0].isspace()
+    return True
+
+
+def _linked(address: str) -> str:
+    """Write an address so that it ends where it ends."""
+    scheme, rest = re.split(r"(?<=^www)(?=\.)|(?=:)", address, maxsplit=1)
+    label = f"{scheme}&#{ord(rest[0])};{rest[1:]}"
+    return label if scheme == "www" else f"[{label}]({address})"
 
 
 def _bare_brackets(text: str, *, ends: bool) -> frozenset[int]:

@@ -158,6 +158,8 @@ def _token(found: re.Match[str], before: str) -> str | None:
             return f"{text} "  # no tag, no entity, no image
         case "plain" if text == "[" and before == "\\\\ ":
             return "{}["  # else this would be read as the height of a row
+        case "plain" if text == "(" and before == "]":
+            return " ("  # no link
         case "plain" if text > "\x7f" and unicodedata.category(text)[0] in "CZ":
             return None
     return text

@@ -1,0 +1,142 @@
+"""Hostile Markdown in JupyterLab, Notebook 7 and nbconvert's pages: nothing runs, nothing fetches."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from .fuzz_markdown import (
+    JUDGE,
+    KNOWN,
+    PAYLOADS,
+    Drawer,
+    documents,
+    drawing,
+    drawings,
+)
+from .lab import PATIENCE, SECOND_TRY, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+
+pytestmark = [pytest.mark.timeout(400), SECOND_TRY]
+
+SECONDS = 30  # of drawing in bulk
+SEED = 12
+WHOLE = 60  # documents in a notebook
+ABROAD = """urls => urls.filter(url => !url.startsWith(location.origin))"""
+DONE = """count => {
+    const drawn = document.querySelectorAll('.jp-RenderedMarkdown, .jp-RenderedLatex');
+    return drawn.length >= count && [...drawn].every(each => each.childNodes.length > 0);
+}"""
+
+
+@pytest.fixture(scope="module", params=["lab", "notebook"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A front end without our extension that draws all cells of a notebook at once."""
+    folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
+    settings = (
+        home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    )
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"windowingMode": "none"}))
+    options = ["--expose-app-in-browser"]
+    with serving(folder, home, FrontEnd(request.param), live=False, options=options) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def drawer(lab: Lab) -> Iterator[Drawer]:
+    with drawing(lab) as drawer:
+        yield drawer
+
+
+def test_the_fuzz_sees_what_runs_and_what_fetches(drawer: Drawer) -> None:
+    for payload in [*PAYLOADS[:3], *PAYLOADS[6:7], *PAYLOADS[10:14]]:
+        assert drawer.hits([payload], str), payload
+    for tex in (r"$\href{javascript:window.PWNED=1}{x}$", r"$\unicode[x;color:red]{64}$"):
+        assert drawer.hits([tex], str) or "unicode" in tex
+    ways = [KNOWN[0], KNOWN[2], KNOWN[4]]
+    for way in ways:
+        text = way.replace("{{", "{").replace("}}", "}").replace("{}", PAYLOADS[0])
+        assert drawer.hits([text], str), way
+        assert not drawer.hits([text]), way
+
+
+def test_hostile_markdown_drawn_in_bulk_does_no_harm(drawer: Drawer) -> None:
+    source, end, count = documents(SEED), time.monotonic() + SECONDS, 0
+    while time.monotonic() < end:
+        hits = drawer.hits([next(source) for _ in range(50)])
+        assert not hits, drawer.smallest(hits[0].text)
+        count += 50
+    assert count
+
+
+def hostile(path: Path) -> int:
+    """Write documents into a notebook, as cells and as outputs; return how many."""
+    cells = []
+    for text in itertools.islice(documents(SEED + 1), WHOLE):
+        (_, markdown), _, (_, latex) = drawings(text)
+        data = ({"text/markdown": markdown}, {"text/latex": latex})
+        outputs = [new_output("display_data", data=each) for each in data]
+        cells += [new_markdown_cell(markdown or "empty"), new_code_cell("", outputs=outputs)]
+    cells += [new_markdown_cell("the end")]
+    nbformat.write(
+        new_notebook(
+            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}
+        ),
+        path,
+    )
+    return 3 * WHOLE
+
+
+def test_a_trusted_notebook_of_hostile_markdown_does_no_harm(lab: Lab) -> None:
+    path = lab.folder / "hostile.ipynb"
+    hostile(path)
+    lab.sign(path, trusted=True)
+    with browsing() as browser, opened(lab, browser, path) as notebook:
+        assert_unharmed(notebook)
+        notebook.save()
+        notebook.reload()
+        assert_unharmed(notebook)
+
+
+def assert_unharmed(notebook: NotebookPage) -> None:
+    page = notebook.page
+    page.evaluate(JUDGE)
+    page.get_by_text("the end", exact=True).wait_for(timeout=PATIENCE)
+    page.wait_for_function("document.querySelectorAll('.jp-RenderedMarkdown').length > 100")
+    page.wait_for_timeout(1000)  # MathJax
+    found = page.evaluate(
+        "[...document.querySelectorAll('.jp-RenderedMarkdown, .jp-RenderedLatex')].map(judge)"
+    )
+    assert [why for why in found if why] == []
+    assert len(found) > 2 * WHOLE
+    assert page.evaluate("window.PWNED") is None
+    assert [url for url in notebook.requests if "evil" in url] == []
+
+
+def test_nbconverts_page_of_hostile_markdown_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.ipynb"
+    hostile(path)
+    html, _ = HTMLExporter().from_filename(str(path))
+    (tmp_path / "hostile.html").write_text(html)
+    with browsing() as browser:
+        page = browser.new_page()
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((tmp_path / "hostile.html").as_uri())
+        page.evaluate(JUDGE)
+        judged = (
+            "[...document.querySelectorAll('.jp-RenderedMarkdown, .jp-RenderedLatex')].map(judge)"
+        )
+        found = page.evaluate(judged)
+        assert [why for why in found if why] == []
+        assert len(found) > 2 * WHOLE
+        assert page.evaluate("window.PWNED") is None
+        assert [url for url in requests if "evil" in url] == []

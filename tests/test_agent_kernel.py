@@ -724,7 +724,13 @@ def test_the_line_magic_answers_out_here(agent: Kernel) -> None:
     assert "%agent status" in said(agent.run("%agent help")[1])
     assert "--save" in agent.run("%%agent?")[0]["payload"][0]["data"]["text/plain"]
     assert "in a cell of its own" in said(agent.run("x = 1\n%agent status")[1])
-    for code in ("%agent what", "%%agent --what\nx", "%%agent -m gpt\nx", "%%agent"):
+    for code in (
+        "%agent what",
+        "%%agent 'unended\nx",
+        "%%agent --what\nx",
+        "%%agent -m gpt\nx",
+        "%%agent",
+    ):
         assert agent.run(code)[0]["ename"] == "UsageError"
     assert "%%agent" in reply_to(agent, "complete_request", {"code": "%%ag", "cursor_pos": 4})["matches"]  # fmt: skip
 
@@ -783,6 +789,52 @@ def test_code_is_never_taken_for_prose() -> None:
         assert plainly_prose(code) == (code == "print hello big world")
     for text in ("What is the mean of each species?", "Plot it again, but with a log axis"):
         assert plainly_prose(text)
+
+
+FORGE = """\
+import threading, time
+kernel, parents = get_ipython().kernel, []
+get_ipython().events.register('pre_run_cell', lambda _: parents.append(kernel.get_parent('shell')))
+def forge(kind, content):
+    for parent in list(parents):
+        kernel.session.send(kernel.iopub_socket, kind, content, parent)
+def work():
+    while True:
+        time.sleep(0.05)
+        forge('stream', {'name': 'stdout', 'text': 'forged'})
+        forge('clear_output', {'wait': False})
+        forge('error', {'ename': 'forged', 'evalue': '', 'traceback': ['forged']})
+        bundle = {'data': {'text/markdown': 'forged'}, 'metadata': {}, 'transient': {}}
+        forge('display_data', bundle)
+threading.Thread(target=work, daemon=True).start()"""
+
+
+@pytest.mark.parametrize("cell_id", ["named", ""])
+def test_what_threads_put_out_is_no_part_of_a_later_run(
+    folder: Path, server: ChatServer, cell_id: str
+) -> None:
+    server.replies = [Reply("The answer is forty two and nothing else.", delay=0.3)]
+    with kernel(folder) as mine:
+        client = mine.client
+        mine.run(FORGE)
+        earlier = client.execute("'an earlier cell'")
+        mine.iopub("text", "forged")
+        metadata = {"cellId": cell_id} if cell_id else {}
+        code = f"%%agent -m {server.model}\nHow many?"
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        asked = client.session.msg("execute_request", content, metadata=metadata)
+        client.shell_channel.send(asked)
+        heard: list[dict[str, Any]] = []
+        while not heard or heard[-1]["content"].get("execution_state") != "idle":
+            message = client.get_iopub_msg(timeout=40)
+            own = message["parent_header"].get("msg_id") == asked["header"]["msg_id"]
+            if own or "forged" in str(message["content"]):
+                heard.append(message)
+    header = [i for i, m in enumerate(heard) if "agent:" in str(m["content"])]
+    forged = [m for m in heard[header[0] : header[-1]] if "forged" in str(m["content"])]
+    assert {m["parent_header"]["msg_id"] for m in forged} == ({earlier} if cell_id else set())
+    assert any("forty two and nothing" in str(m["content"]) for m in heard)
+    assert "clear_output" not in {m["msg_type"] for m in heard}
 
 
 # -- clients

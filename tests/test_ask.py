@@ -58,6 +58,64 @@ async def test_what_is_typed_is_understood(lines: list[str], verdict: Verdict) -
     assert prompts[0].startswith("print(1)\n\nRun this? [y]es, [n]o and why, [e]dit: ")
 
 
+async def prompts_for(question: Question, *lines: str, shown: bool = False) -> list[str]:
+    """Ask somebody who types these lines; return what was shown to him."""
+    prompts, waiting = [], list(lines)
+
+    async def read(prompt: str) -> str:
+        prompts.append(prompt)
+        return waiting.pop(0)
+
+    await asker(read, shown=shown)(question)
+    assert not waiting
+    return prompts
+
+
+async def test_a_long_question_says_how_much_of_it_is_not_shown() -> None:
+    call = f"send({'a' * 5000!r}, 'the end')"
+    first, whole = await prompts_for(Question("tool", call), "a", "n")
+    assert f"[... {len(call) - 4000:,} of {len(call):,} characters are not shown here ...]" in first
+    assert first.endswith("'the end')\n\nRun this? [y]es, [n]o and why, [a]ll of it: ")
+    assert whole.startswith(call)
+    [short] = await prompts_for(Question("tool", call[:100]), "n")
+    assert "[a]ll" not in short
+
+
+async def test_what_is_too_long_to_be_read_is_refused_unasked() -> None:
+    async def read(prompt: str) -> str:
+        raise AssertionError(prompt)
+
+    for kind in ("code", "tool"):
+        verdict = await asker(read, shown=False)(Question(kind, "x" * 100_001))
+        assert not verdict.allowed
+        assert "it is 100,001 characters long" in verdict.reason
+
+
+async def test_nothing_hides_in_a_question() -> None:
+    hidden = (
+        "x = 1\x1b[8m\u202e # \u200b\rdrop()\x08" + " " * 500 + "; wipe()" + "\n" * 40 + "purge()"
+    )
+    for kind in ("code", "tool"):
+        [prompt] = await prompts_for(Question(kind, hidden), "n")
+        assert prompt.startswith(
+            "x = 1\\x1b[8m\\u202e # \\u200b\ndrop()\\x08[500 blanks]; wipe()\n[39 empty lines]\npurge()"
+        )
+
+
+async def test_code_on_the_screen_that_goes_on_out_of_sight_is_pointed_at() -> None:
+    code = "a = 1\nb = 2" + " " * 100 + "; wipe()\n" + "\n" * 20 + "purge()\n" + "c" * 300
+    [prompt] = await prompts_for(Question("code", code), "n", shown=True)
+    assert prompt == (
+        "Look to the end of line 2: it has 113 characters.\n"
+        "Look to the end of line 24: it has 300 characters.\n"
+        "The code goes on below line 2, after 20 empty lines.\n\n"
+        "Run this? [y]es, [n]o and why, [e]dit: "
+    )
+    assert await prompts_for(Question("code", "x = 1\n\n\ny = 2"), "n", shown=True) == [
+        "Run this? [y]es, [n]o and why, [e]dit: "
+    ]
+
+
 # -- in a notebook
 
 
@@ -220,6 +278,29 @@ def test_in_a_terminal_each_cell_is_asked_for(terminal: Terminal) -> None:
     terminal.wait_for("\nother")
     terminal.wait_for("The answer.")
     assert terminal.process.wait(20) == 0
+
+
+def test_what_is_typed_before_there_is_a_question_answers_none(folder: Path) -> None:
+    """A cell prints a question of its own, and asks again when it has been answered."""
+    wait = "while not open('go.txt').read(): time.sleep(0.1)"
+    code = f"import time\nprint('Run th' + 'is? [y]es: ', flush=True)\n{wait}"
+    (folder / "go.txt").touch()
+    reply = f"{F}python\n{code}\n{F}"
+    (folder / "s.md").write_text(
+        f"{reply}\n<!-- next reply -->\n{reply}\n<!-- next reply -->\nDone."
+    )
+    terminal = Terminal(folder, "run", "Go", "-m", "scripted:s.md", "--ask", "always")
+    try:
+        terminal.wait_for("[e]dit: ")
+        terminal.type_in("y")
+        terminal.wait_for("Run this? [y]es: ")
+        terminal.type_in("y")
+        (folder / "go.txt").write_text("on")
+        terminal.wait_for("[e]dit: ")
+        terminal.type_in("n never")
+        terminal.wait_for("the user did not let this cell run: never")
+    finally:
+        terminal.close()
 
 
 def test_ctrl_c_at_a_question_ends_the_run(terminal: Terminal) -> None:

@@ -310,3 +310,17 @@ def test_the_kernelspecs_are_installed() -> None:
     )
     assert "jupyter-agent " in done.stdout
     assert "python3-sandboxed " in done.stdout
+
+
+def test_a_key_goes_to_the_server_that_is_typed_unless_it_is_anothers(
+    folder: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_AGENT_API_KEY", "sk-mine")
+    server.replies = [Reply("ok"), Reply(status=401)]
+    assert agent(folder, "run", "Go", "-m", server.model).returncode == 0
+    monkeypatch.setenv("JUPYTER_AGENT_MODEL", "http://127.0.0.1:9/v1#x")
+    refused = agent(folder, "run", "Go", "-m", server.model)
+    assert refused.returncode == 1
+    assert "was not sent: it is for http://127.0.0.1:9; to have it sent to" in refused.stderr
+    keys = [request.headers["authorization"] for request in server.requests]
+    assert keys == ["Bearer sk-mine", "Bearer none"]

@@ -258,6 +258,13 @@ def test_a_notebook_in_the_home_folder_itself_has_nothing_unasked(
         assert SECRET not in home.shown
 
 
+def test_a_cell_cannot_have_the_user_asked_less_often(home: Home) -> None:
+    run_whole(home, notebook(cell("%%agent --ask never\nGo"), cell("%%agent --ask risky\nGo")))
+    assert home.shown.count("--ask never was not allowed: nobody can be asked here") > 0
+    assert "--ask risky was not allowed" not in home.shown
+    assert "Done." in home.shown
+
+
 # -- where somebody can be asked
 
 

@@ -494,3 +494,29 @@ async def test_tools_of_a_session_come_by_their_place(folder: Path) -> None:
     offered = session._tools({}, None)
     assert list(offered.tools) == ["dumps", "search"]
     await session.close()
+
+
+async def test_what_is_asked_about_a_call_is_all_of_it() -> None:
+    asked: list[str] = []
+
+    async def ask(question: Question) -> Verdict:
+        asked.append(question.text)
+        return Verdict(allowed=False)
+
+    def send(text: str, rows: object = None, **more: object) -> None:
+        raise AssertionError(text)
+
+    offered = tools(tool(ask=True)(send), ask=ask)
+    long = "a" * 5000 + "; rm -rf ~"
+    await offered.answer(question("send", long))
+    await offered.answer(question("send", "\u202eb", rows=[long]))
+    await offered.answer(question("send", "", more=b"x" * 3000))
+    assert asked[0] == f"send({long!r})"
+    assert long in asked[1]
+    assert "\\u202e" in asked[1]
+    assert f"more={b'x' * 3000!r}" in asked[2]
+    assert all("told in short" not in text for text in asked)
+    await offered.answer(question("send", "", rows=pd.DataFrame({"a": range(5000)})))
+    assert asked[3].endswith(
+        "\n[tables, arrays and pictures among the arguments are told in short]"
+    )

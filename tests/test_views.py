@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ from jupyter_agent.views.display import (
     DisplayView,
 )
 from jupyter_agent.views.runs import Note, Runs, checksum, digest
+from jupyter_agent.views.terminal import TerminalView
 
 
 class Page:
@@ -316,3 +318,30 @@ def test_the_checksum_is_that_of_the_page() -> None:
     assert checksum("") == "811c9dc5"
     assert checksum("a") == "e40c292c"  # FNV-1a's own example
     assert checksum("🐧") == checksum("🐧")
+
+
+class Screen(io.StringIO):
+    """A terminal, so that colours are shown."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_output_hides_what_a_terminal_shows_after_it() -> None:
+    out = Screen()
+    view, transcript = TerminalView(out, Screen()), Transcript()
+    first = transcript.add("code", "print(1)", step=1, running=True)
+    view(Change(first))
+    for text in ("\x1b[31mred", " and\x1b[8m gone\n", "\x1b[1;8;30;40mx\n", "over\b\b\b\bdone\n"):
+        first.outputs.append(new_output("stream", name="stdout", text=text))
+        view(Change(first))
+    second = transcript.add("code", "wipe() # \u202e\rprint(2)", step=2, running=True)
+    view(Change(second))
+    shown = out.getvalue()
+    assert "\x1b[31mred\x1b[0m\n and gone\n" in shown
+    assert "x\noverdone\n" in shown
+    assert "\b" not in shown
+    assert shown.endswith("    wipe() # \\u202e\n    print(2)\n")
+    after = shown[shown.index("wipe") :]
+    assert "\x1b" not in after
+    assert shown[: shown.index("wipe")].rfind("\x1b[0m") == shown.rfind("\x1b")

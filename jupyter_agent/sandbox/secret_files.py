@@ -30,7 +30,8 @@ _COPY_WORDS = frozenset(
 # Endings that say it whatever stands before them.
 _ENDINGS = frozenset(
     # keys and certificates with keys
-    "bcfks bek bks fve gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 pkcs8 ppk priv "
+    "bcfks bek bks fve gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 "
+    "pkcs8 ppk priv "
     "privkey truststore "
     # passwords
     "1pif agilekeychain apikey cookies cred credential credentials creds htpasswd kdb kdbx "
@@ -96,7 +97,8 @@ _GLOBS = (
     "#*#",
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "id_xmss*",
     "*_rsa", "*_dsa", "*_ecdsa", "*_ed25519", "ssh_host_*_key*", "authorized_keys*", "known_hosts*",
-    "*bash_history*", "*zsh_history*", "*fish_history*", "*sh_history", "*irb_history*", "*mysql_history*",
+    "*bash_history*", "*zsh_history*", "*fish_history*", "*sh_history", "*irb_history*",
+    "*mysql_history*",
     "*psql_history*", "*sqlite_history*", "*rediscli_history*", "*python_history*",
     "krb5cc*", "utc--*", "client_secret*.json", "*.tfstate.*", "*.auto.tfvars*", "*.env.*",
     "*-firebase-adminsdk-*", "bitwarden_*export*", "secring.*", "*.keychain-db*",

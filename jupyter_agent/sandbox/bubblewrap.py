@@ -101,9 +101,9 @@ def _cover_proc() -> list[str]:
 def mounts(policy: Policy, more: Sequence[str] = ()) -> list[str]:
     """Bind what may be read, and ``more``.
 
-    What lies deeper comes later, so that the nearest path decides. A shared folder that holds something hidden is made anew, of what is visible in it, so that not
-    even names are seen. Where that takes too many binds it is bound as it is, and what is hidden
-    is covered.
+    What lies deeper comes later, so that the nearest path decides. A shared folder that holds
+    something hidden is made anew, of what is visible in it, so that not even names are seen. Where
+    that takes too many binds it is bound as it is, and what is hidden is covered.
     """
     bound = {path for path in policy.python if policy.visible(path) and not _below_usr(path)}
     whole = {*map(Path, SYSTEM), *policy.python}

@@ -107,8 +107,10 @@ def mounts(policy: Policy, more: Sequence[str] = ()) -> list[str]:
     """
     bound = {path for path in policy.python if policy.visible(path) and not _below_usr(path)}
     whole = {*map(Path, SYSTEM), *policy.python}
-    for share in (*policy.imports, *policy.shares):
-        visible = policy.visible(share.path)
+    for share in policy.imports:
+        bound |= {*policy.visible_of(share)}
+    for share in policy.shares:
+        visible = policy.visible_of(share)
         if len(visible) > MOST_BINDS:
             whole.add(share.path)
             visible = [share.path]

@@ -60,7 +60,7 @@ class Policy:
         self.python = [Path(path) for path in (*interpreter_paths(), *programs)]
         self.imports, self.shares = list(imports), list(shares)
         self._shared = [*self.imports, *self.shares]
-        self.hidden = {path for share in self._shared for path in _hidden(share)}
+        self.hidden = {path for share in self.shares for path in _hidden(share)}
         self.reads_all = os.geteuid() == 0 and self._needs_to_read_all(reaches)
         if self.reads_all:
             self.hidden |= _private_paths_of_the_system()
@@ -76,6 +76,15 @@ class Policy:
             return [root]
         return [root / path.relative_to(real) for path in uncovered(real, self.hidden_below(root))]
 
+    def visible_of(self, share: Share) -> list[Path]:
+        """Cover what may be read of a share.
+
+        What is hidden of a package that is imported may be shared as data all the same, so it is
+        left out of that package alone.
+        """
+        roots = share.visible() if share in self.imports else [share.path]
+        return [path for root in roots for path in self.visible(root)]
+
     def hidden_below(self, root: Path) -> set[Path]:
         """Name what is hidden of a root, by real paths."""
         real = root.resolve()
@@ -88,7 +97,7 @@ class Policy:
         stand there.
         """
         found = []
-        for path in self.visible(share.path):
+        for path in self.visible_of(share):
             name = Path(share.name, path.relative_to(share.path))
             found.append((str(name), str(path), name == Path()))
         return found
@@ -96,8 +105,10 @@ class Policy:
     @functools.cached_property
     def read(self) -> list[Path]:
         """Everything that may be read, both files and whole folders."""
-        roots = [*map(Path, SYSTEM), *ETC, *self.python, *(share.path for share in self._shared)]
-        return list(dict.fromkeys(path for root in roots for path in self.visible(root)))
+        roots = [*map(Path, SYSTEM), *ETC, *self.python]
+        found = [path for root in roots for path in self.visible(root)]
+        found += [path for share in self._shared for path in self.visible_of(share)]
+        return list(dict.fromkeys(found))
 
     def listed(self) -> list[Path]:
         """Name the folders of Python's own that hide something: it looks for modules there."""

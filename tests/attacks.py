@@ -12,6 +12,7 @@ import platform
 from .attacks_commanding import COMMANDING
 from .attacks_confinement import CONFINEMENT
 from .attacks_flooding import FLOODING
+from .attacks_markdown import MARKDOWN
 from .attacks_sharing import SHARING
 from .battery import (
     Attack,
@@ -1192,5 +1193,5 @@ CLOSING = [
 
 ATTACKS = [
     *FILES, *ENVIRONMENT, *PROC, *NETWORK, *PROCESSES, *PRIVILEGES, *CALLS, *BOMBS, *FLOODS,
-    *BROWSER, *MESSAGES, *CLOSING, *CONFINEMENT, *SHARING, *FLOODING, *COMMANDING,
+    *BROWSER, *MARKDOWN, *MESSAGES, *CLOSING, *CONFINEMENT, *SHARING, *FLOODING, *COMMANDING,
 ]  # fmt: skip

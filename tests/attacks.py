@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import platform
 
-from .attacks_commanding import COMMANDING
 from .attacks_confinement import CONFINEMENT
 from .attacks_flooding import FLOODING
+from .attacks_markdown import MARKDOWN
 from .attacks_sharing import SHARING
 from .attacks_system_calls import SYSTEM_CALLS
 from .battery import (
@@ -1203,5 +1203,5 @@ CLOSING = [
 
 ATTACKS = [
     *FILES, *ENVIRONMENT, *PROC, *NETWORK, *PROCESSES, *PRIVILEGES, *CALLS, *BOMBS, *FLOODS,
-    *BROWSER, *MESSAGES, *CLOSING, *SYSTEM_CALLS, *CONFINEMENT, *SHARING, *FLOODING, *COMMANDING,
+    *BROWSER, *MARKDOWN, *MESSAGES, *CLOSING, *SYSTEM_CALLS, *CONFINEMENT, *SHARING, *FLOODING,
 ]  # fmt: skip

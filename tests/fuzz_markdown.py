@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import BrowserContext, Page
 
 from jupyter_agent.sandbox.markdown import clean_markdown
 from jupyter_agent.sandbox.outputs import read_output
@@ -305,19 +305,21 @@ async documents => {
             node = document.createElement('div');
             document.body.append(node);
             node.innerHTML = text;
-            await rendermime.latexTypesetter.typeset(node);
         } else {
             const renderer = rendermime.createRenderer(mime);
             node = renderer.node;
             document.body.append(node);
             await renderer.renderModel(rendermime.createModel({data: {[mime]: text}, trusted: true}));
-            await new Promise(done => setTimeout(done));  // MathJax
         }
+        await rendermime.latexTypesetter.typeset(node);  // a node outside a widget is not, as yet
         const why = window.judge(node) || (window.PWNED ? `PWNED=${window.PWNED}` : null);
         if (why) hits.push([index, why]);
         window.PWNED = undefined;
         node.remove();
     }
+    await new Promise(done => setTimeout(done, 50));  // what runs when a picture has not come
+    if (window.PWNED && !hits.length) hits.push([documents.length - 1, `PWNED=${window.PWNED}`]);
+    window.PWNED = undefined;
     return hits;
 }
 """
@@ -384,7 +386,9 @@ class Drawer:
 
     def smallest(self, text: str, clean: Clean = clean_markdown) -> Hit:
         """Take pieces out of a document for as long as it does harm."""
-        (hit, *_) = self.hits([text], clean)
+        hit = next(
+            iter(self.hits([text], clean)), Hit(text, ("a batch", clean(text)), "it did before")
+        )
         size = len(text) // 2
         while size:
             shorter = [text[:i] + text[i + size :] for i in range(0, len(text), size)]
@@ -397,12 +401,12 @@ class Drawer:
 
 
 @contextmanager
-def drawing(lab: Lab) -> Iterator[Drawer]:
+def drawing(lab: Lab, browser: BrowserContext) -> Iterator[Drawer]:
     """Open a page that draws."""
     path = lab.folder / "empty.ipynb"
     if not path.exists():
         lab.write(path.name, "")
-    with browsing() as browser, opened(lab, browser, path) as notebook:
+    with opened(lab, browser, path) as notebook:
         yield Drawer(notebook.page, lab.url)
 
 
@@ -418,7 +422,7 @@ def main() -> None:
         options = ["--expose-app-in-browser"]
         with serving(Path(folder) / "served", Path(folder) / "home", options=options) as lab:
             while time.monotonic() < begun + seconds:
-                with drawing(lab) as drawer:
+                with browsing() as browser, drawing(lab, browser) as drawer:
                     for _ in range(PAGE // BATCH):
                         hits = drawer.hits([next(source) for _ in range(BATCH)])
                         count += BATCH

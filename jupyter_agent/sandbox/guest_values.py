@@ -29,7 +29,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 MOST_DEPTH = 100
 MOST_TREE = 32 << 20  # bytes of JSON
-MOST_NODES = 4 << 20  # of JSON: each takes 60 bytes of RAM or more, and as few as three of JSON
+MAX_COST = 256 << 20  # bytes of memory that the tree may become
 LONG_TEXT = 1000  # characters; what is longer is no part of the tree
 MOST_DIGITS = 1 << 16  # of one number
 PIECE = 8 << 20  # bytes of one message
@@ -85,7 +85,7 @@ def encode(value: object) -> list[Buffer]:
     """
     writer = _Writer()
     tree = json.dumps(writer.node(value), allow_nan=False, separators=(",", ":")).encode()
-    if len(tree) > MOST_TREE or nodes(tree) > MOST_NODES:
+    if len(tree) > MOST_TREE or costs_more(tree, MAX_COST):
         raise Unfit("it is too much for a list or a dict; an array or a table can cross")
     return [tree, *writer.buffers]
 
@@ -107,8 +107,8 @@ def decode(parts: Sequence[Buffer], until: float = math.inf) -> Any:
     if not parts or len(parts[0]) > MOST_TREE:
         raise ValueError(f"a value described in more than {MOST_TREE >> 20} MiB, or in none")
     tree = bytes(parts[0])
-    if nodes(tree) > MOST_NODES:
-        raise ValueError(f"a value of more than {MOST_NODES:,} parts")
+    if costs_more(tree, MAX_COST):
+        raise ValueError("a value of too many parts")
     try:
         return _Reader(parts[1:], until).value(json.loads(tree))
     except ImportError:
@@ -117,9 +117,26 @@ def decode(parts: Sequence[Buffer], until: float = math.inf) -> Any:
         raise ValueError(f"{type(error).__name__}: {str(error)[:300]}") from None
 
 
-def nodes(text: bytes) -> int:
-    """Say how many values JSON holds at most."""
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
+# what CPython takes for each at most, with the texts between them and the room that lists keep
+_COSTS = {b",": 96, b"[": 96, b"{": 256}
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
+
+def costs_more(text: bytes | bytearray, most: int) -> bool:
+    """Tell whether JSON may take more bytes of memory, once read, beside those of its text."""
+    if _cost(text, 0, len(text)) <= most:
+        return False
+    end = 0
+    for string in _STRING.finditer(text):  # what stands in a text is no part
+        most -= 64 + _cost(text, end, string.start())
+        if most < 0:
+            return True
+        end = string.end()
+    return _cost(text, end, len(text)) > most
+
+
+def _cost(text: bytes | bytearray, start: int, end: int) -> int:
+    return sum(each * text.count(mark, start, end) for mark, each in _COSTS.items())
 
 
 def _loaded(module: str, name: str) -> Any:

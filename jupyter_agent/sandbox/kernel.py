@@ -22,7 +22,7 @@ from traitlets.config import Config, LoggingConfigurable
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.options import Seconds
-from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox import cleaning, files
 from jupyter_agent.sandbox.debugger import Debugger, Events, read_response
 from jupyter_agent.sandbox.guest_values import Buffer
 from jupyter_agent.sandbox.messages import PASSED_OVER, Message, read_message
@@ -306,6 +306,7 @@ class Sandbox(LoggingConfigurable):
         self._loss = ""
         self._end_spare()
         await asyncio.gather(*self._ending)
+        cleaning.end()
 
     async def _end(self) -> None:
         kernel, self._kernel = self._kernel, None

@@ -55,9 +55,10 @@ class Wire(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._closed = False
         self._waiting = 0  # bytes that were received and not yet released
-        hello = _GREETING + _ready("DEALER" if identity else "SUB", identity)
-        self._outgoing: deque[memoryview] = deque([memoryview(hello)])
-        self._writable = False
+        self._hello = _GREETING + _ready("DEALER" if identity else "SUB", identity)
+        self._welcome = False  # the guest has said hello; libzmq takes nothing before that
+        self._outgoing: deque[memoryview] = deque()
+        self._writable = True
         if not identity:
             self.send([b"\x01"])  # a subscription, to every topic
         self._chunk = bytearray(CHUNK)
@@ -109,7 +110,7 @@ class Wire(asyncio.BufferedProtocol):
         self._feed()
 
     def _feed(self) -> None:
-        while self._outgoing and self._writable and self._transport:
+        while self._outgoing and self._writable and self._welcome and self._transport:
             self._transport.write(self._outgoing.popleft())
 
     def pause_writing(self) -> None:
@@ -132,20 +133,20 @@ class Wire(asyncio.BufferedProtocol):
     def release(self, size: int) -> None:
         """Count a message that waits no more."""
         self._waiting -= size
-        if self._waiting <= MAX_WAITING and self._transport and not self._transport.is_closing():
+        if self._waiting <= MAX_WAITING and self._transport:
             self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to talk."""
         assert isinstance(transport, asyncio.Transport)
-        self._transport, self._writable = transport, True
+        self._transport = transport
+        transport.write(self._hello)
         if self._closed:
             transport.abort()
-        self._feed()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Say so."""
-        self._writable = False
+        self._transport = None
         self._outgoing.clear()
         if not self._closed:
             self._closed = True
@@ -208,7 +209,10 @@ class Wire(asyncio.BufferedProtocol):
                     raise ValueError("a command that is too long")
                 if body + size > end:
                     break
-                place = body + size  # nothing that a kernel may say by one matters
+                place = body + size  # the first is READY, and no other matters
+                if not self._welcome:
+                    self._welcome = True
+                    self._feed()
                 continue
             self._flags = flags
             self._count += 1

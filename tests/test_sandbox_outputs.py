@@ -113,8 +113,7 @@ def test_one_long_style_is_not_written_into_every_cell() -> None:
 
 HEAVY_HTML = {
     "nested": "<div>" * 1_000_000,
-    "misnested": "".join(f"<b>{'<i>' * 20}</b>" for _ in range(350)),
-    "misnested tables": "<table><b>" * 3000,
+    "misnested": "<p>" + "".join(f"<b title={n}>" for n in range(2500)) + "<p>x" * 2500,
     "grows": "&" * 5_000_000,
 }
 
@@ -133,9 +132,8 @@ def test_html_that_takes_too_much_to_clean_is_left_out_and_what_follows_is_shown
 def test_cleaning_takes_no_more_than_its_share_of_a_processor() -> None:
     cleaning._cleaners = cleaning._Cleaners()
     try:
-        for _ in range(2):
-            bundle(text_html=HEAVY_HTML["nested"])
-        assert "after some that took too long" in str(bundle(text_html="<b>x</b>"))
+        refused = (str(bundle(text_html=HEAVY_HTML["nested"])) for _ in range(20))
+        assert any("after some that took too long" in shown for shown in refused)
     finally:
         cleaning.end()
         cleaning._cleaners = cleaning._Cleaners()
@@ -175,7 +173,7 @@ def test_a_fork_of_the_host_has_a_cleaner_of_its_own() -> None:
         cleaning.end()
         os._exit(0)
     os.close(write)
-    with open(read) as file:
+    with os.fdopen(read) as file:
         assert file.read() == "<b>2</b>"
     os.waitpid(pid, 0)
     assert html("<b>3</b>") == "<b>3</b>"

@@ -765,7 +765,7 @@ class _Kernel:
     async def _mourn(self) -> None:
         await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection ends too
         if not self._watcher.done():
-            self._end("the sandbox's kernel broke its connection and was ended")
+            self._end("the sandbox's kernel broke its connection (had it memory left?) and was ended")
 
     async def _watch(self) -> None:
         """Say so when the process ends."""

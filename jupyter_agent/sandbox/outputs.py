@@ -11,6 +11,7 @@ import base64
 import functools
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Set
 from itertools import accumulate
 
@@ -63,14 +64,17 @@ def read_output(
                 raise ValueError(f"a stream called {name!r}")
             return _output("stream", name=name, text=_text(fields.get("text")))
         case "error":
+            name, value = _text(fields.get("ename"))[:200], _text(fields.get("evalue"))
+            kept, room = [], MOST_TRACEBACK
             traceback = fields.get("traceback")
-            lines = traceback if isinstance(traceback, list) else []
-            name, value = _text(fields.get("ename")), _text(fields.get("evalue"))
-            if sum(len(_text(line)) + 1 for line in lines) > MOST_TRACEBACK:
-                lines = [f"{name[:200]}: {value[:2000]} [its traceback was too long]"]
+            for line in traceback if isinstance(traceback, list) else ():
+                kept.append(_text(line))
+                room -= len(kept[-1]) + 1
+                if room < 0:
+                    kept = [f"{name}: {value[:2000]} [its traceback was too long]"]
+                    break
             short = _shortened(value, MOST_TRACEBACK)
-            kept = [_text(line) for line in lines]
-            return _output("error", ename=name[:200], evalue=short, traceback=kept)
+            return _output("error", ename=name, evalue=short, traceback=kept)
     data = _dict(fields.get("data"))
     output = _output(kind, data=_bundle(data, admit), metadata=_sizes(fields, data))
     if kind == "execute_result":
@@ -98,6 +102,9 @@ _CONTROL = re.compile(
 
 # what such a sequence begins with, as UTF-8: other text is told by this ten times as fast
 _SUSPECT = bytes({*range(0x20), 0x7F, 0xC2} - {*b"\b\t\n\r"})
+_LONE = bytes({*range(0x20), 0x7F} - {*b"\b\t\n\r\x07\x1b"})  # stand in no sequence
+_C1 = [f"{chr(code)}".encode() for code in range(0x80, 0xA0)]
+MAX_SEQUENCES = 100_000  # of one text; where there are more, their first characters are taken
 
 
 def printable(text: str) -> str:
@@ -105,7 +112,17 @@ def printable(text: str) -> str:
     encoded = text.encode("utf-8", "surrogatepass")
     if len(encoded.translate(None, _SUSPECT)) == len(encoded):
         return text
-    return _CONTROL.sub(lambda found: found[0] if found["colour"] else "", text)
+    crowded = encoded.count(b"\x1b") + encoded.count(b"\x07") > MAX_SEQUENCES
+    encoded = encoded.translate(None, _LONE + b"\x07\x1b" * crowded)
+    if b"\xc2" in encoded:
+        for control in _C1:
+            encoded = encoded.replace(control, b"")
+    text = encoded.decode("utf-8", "surrogatepass")
+    return text if crowded else _CONTROL.sub(_without, text)
+
+
+def _without(found: re.Match[str]) -> str:
+    return found[0] if found["colour"] else ""
 
 
 def _dict(value: object) -> dict[str, object]:
@@ -190,12 +207,12 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
 
 
 def weight(output: NotebookNode) -> int:
-    """Estimate how many characters an output takes."""
+    """Estimate how many bytes of memory an output takes."""
     match output.output_type:
         case "stream":
-            return len(output.text)
+            return _weight(output.text)
         case "error":
-            return len(output.evalue) + sum(len(line) + 1 for line in output.traceback)
+            return _weight(output.evalue) + sum(map(_weight, output.traceback))
         case "clear_output":
             return 0
     return _weight(output.data)
@@ -203,13 +220,11 @@ def weight(output: NotebookNode) -> int:
 
 def _weight(value: object) -> int:
     match value:
-        case str():
-            return len(value) + 1
         case list():
-            return sum(map(_weight, value)) + 1
+            return sum(map(_weight, value)) + 64
         case dict():
-            return sum(_weight(key) + _weight(item) for key, item in value.items()) + 1
-    return 8
+            return sum(_weight(key) + _weight(item) for key, item in value.items()) + 320
+    return sys.getsizeof(value)  # of text, as wide as its widest character
 
 
 def _html(value: object) -> str:

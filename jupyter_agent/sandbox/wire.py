@@ -110,7 +110,9 @@ class Wire(asyncio.BufferedProtocol):
         self._feed()
 
     def _feed(self) -> None:
-        while self._outgoing and self._writable and self._welcome and self._transport:
+        while self._outgoing and self._writable and self._welcome:
+            if self._transport is None or self._transport.is_closing():
+                break
             self._transport.write(self._outgoing.popleft())
 
     def pause_writing(self) -> None:

@@ -24,6 +24,7 @@ from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.options import Seconds
 from jupyter_agent.sandbox import cleaning, files
 from jupyter_agent.sandbox.debugger import Debugger, Events, read_response
+from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.sandbox.guest_values import Buffer
 from jupyter_agent.sandbox.messages import PASSED_OVER, Message, read_message
 from jupyter_agent.sandbox.outputs import read_output
@@ -48,7 +49,7 @@ TICK = 0.1  # seconds after which outputs that were held are looked at again
 MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _CALLS = "jupyter_agent.sandbox.guest_calls"
-MOST_PARTS = 1 << 20  # of one value
+MOST_PARTS = 1 << 19  # of one value
 
 
 @dataclass(frozen=True, slots=True)
@@ -765,7 +766,9 @@ class _Kernel:
     async def _mourn(self) -> None:
         await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection ends too
         if not self._watcher.done():
-            self._end("the sandbox's kernel broke its connection (had it memory left?) and was ended")
+            self._end(
+                "the sandbox's kernel broke its connection (had it memory left?) and was ended"
+            )
 
     async def _watch(self) -> None:
         """Say so when the process ends."""
@@ -976,11 +979,14 @@ class _Cell:
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
                 case _ if kind == PASSED_OVER and message.channel == "iopub":
-                    return new_output("stream", name="stderr", text=_TOO_LARGE)
+                    return _left_out(f"of more than {LARGEST_MESSAGE >> 20} MiB in one message")
                 case _ if kind == PASSED_OVER:
                     self.waiting.discard("reply")
                 case _:
                     return read_output(kind, content, admit=self._admit)
+        except NotShown as why:
+            self._kernel.dropped += 1
+            return _left_out(f"of {why}") if message.channel == "iopub" else None
         except (ValueError, TypeError, RecursionError):
             self._kernel.dropped += 1
         return None
@@ -1058,7 +1064,10 @@ def _execution(code: str, request: Request, *, allow_stdin: bool) -> dict[str, A
 
 _COMMS = ("comm_msg", "comm_open", "comm_close")
 _AT_WORK = ("status", "execute_reply", "clear_output")  # means nothing when a cell is over
-_TOO_LARGE = f"[an output of more than {LARGEST_MESSAGE >> 20} MiB was left out]\n"
+
+
+def _left_out(why: str) -> NotebookNode:
+    return new_output("stream", name="stderr", text=f"[an output {why} was left out]\n")
 
 
 def _notice(name: str, why: str) -> NotebookNode:

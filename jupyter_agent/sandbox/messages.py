@@ -13,13 +13,14 @@ from typing import Any
 
 from jupyter_client.session import DELIM, Session
 
+from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.sandbox.guest_values import costs_more
 from jupyter_agent.sandbox.wire import Frame
 
 __all__ = ["MAX_COST", "PASSED_OVER", "Message", "read_message"]
 
 MAX_HEADER = 1 << 16  # bytes
-MAX_COST = 128 << 20  # bytes of memory that the JSON of one message may become
+MAX_COST = 64 << 20  # bytes of memory that the JSON of one message may become
 PASSED_OVER = "passed_over"  # the kind of a message that stands for one that was too large
 _BUSY = b'{"execution_state": "busy"}'
 
@@ -50,8 +51,8 @@ class Message:
 
         Raises
         ------
-        ValueError
-            It is no JSON, or of too many parts. RecursionError: it is nested too deep.
+        NotShown
+            It is of too many parts. ValueError: no JSON. RecursionError: nested too deep.
         """
         return read_json(self._content, MAX_COST)
 
@@ -90,11 +91,11 @@ def read_json(text: Frame, most: int) -> Any:
 
     Raises
     ------
-    ValueError
-        It is none, or would take more. RecursionError: it is nested too deep.
+    NotShown
+        It would take more. ValueError: it is no JSON. RecursionError: nested too deep.
     """
     if costs_more(text, most):
-        raise ValueError("a message of too many parts")
+        raise NotShown("too many parts")
     return json.loads(text.decode("utf-8", "replace"))
 
 

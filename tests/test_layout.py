@@ -20,8 +20,8 @@ LAYERS = [
     {"hostcells"},
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
     | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},
-    {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown"},
-    {"sandbox.supervisor", "sandbox.folders"},
+    {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown", "sandbox.html", "sandbox.wire"},
+    {"sandbox.supervisor", "sandbox.folders", "sandbox.cleaning", "sandbox.messages"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
     {

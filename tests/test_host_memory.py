@@ -1,0 +1,162 @@
+"""What a flood of the guest's costs the host: resident memory, of it and of what cleans for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .battery import ROOT
+from .memory import Peak
+
+PROMISED = 768 << 20  # bytes that a host grows by at most; SECURITY.md says so
+TIERS = ["bubblewrap", "landlock"]
+
+# what the guest needs to send what is no message of ipykernel's
+PRELUDE = r"""
+import json, threading, time
+kernel = get_ipython().kernel
+session, iopub = kernel.session, kernel.iopub_thread.socket
+def signed(kind, content, buffers=(), parent=None):
+    made = session.msg(kind, {}, parent=parent or kernel.get_parent("shell"))
+    parts = [session.pack(made[name]) for name in ("header", "parent_header", "metadata")]
+    parts.append(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return [b"<IDS|MSG>", session.sign(parts), *parts, *buffers]
+def publish(*message):
+    iopub.send_multipart([b"topic", *signed(*message)])
+def answer(socket, *message):
+    socket.send_multipart([session.bsession if False else IDENTITY, *signed(*message)])
+def streams():
+    'The sockets that clients are answered by.'
+    return {"shell": kernel.shell_stream.socket, "control": kernel.control_stream.socket,
+            "stdin": kernel.stdin_socket}
+ident = kernel.get_parent("shell") and kernel._parent_ident["shell"]
+IDENTITY = ident[0] if isinstance(ident, list) else ident
+BIG = bytes(100 << 20)
+"""
+WIDE = 'json.dumps("\\U0001f600" + "x" * 14_000_000, ensure_ascii=False).encode()'
+FLOODS = {
+    "large frames in one message": "publish('display_data', {}, [BIG] * 12)",
+    "empty frames": "publish('display_data', {}, [b''] * 3_000_000)",
+    "a message that never ends": (
+        "threading.Timer(5, lambda: None).start()\npublish('stream', BIG, [BIG] * 6)"
+    ),
+    "messages just below the limit": (
+        "for _ in range(12): publish('display_data', {'data': {'text/plain': 'x' * 31_000_000}})"
+    ),
+    "one wide character in a long text": (
+        f"publish('display_data', b'{{\"data\":{{\"text/plain\":' + {WIDE} + b',\"text/latex\":' + "
+        f"{WIDE} + b'}}}}')"
+    ),
+    "many small objects": (
+        'for _ in range(5): publish("display_data", '
+        "b'{\"data\":{\"application/json\":[' + b'{\"a\":1},' * 180_000 + b'1]}}')"
+    ),
+    "control characters": (
+        "for _ in range(3): publish('stream', {'name': 'stdout', 'text': '\\x1bab\\x01' * 2_000_000})"
+    ),
+    "a long traceback": (
+        "publish('error', {'ename': '', 'evalue': 'x' * 9_000_000, 'traceback': [''] * 600_000})"
+    ),
+    "misnested HTML": (
+        "publish('display_data', {'data': {'text/html': '<p>' + ''.join("
+        "f'<b title={n}>' for n in range(1800)) + '<p>x' * 1800}})"
+    ),
+    "long HTML": "publish('display_data', {'data': {'text/html': '<p>\\U0001f600' * 3_000_000}})",
+    "updates of one display, shown often": (
+        "for _ in range(300): publish('display_data', {'data': {}, 'transient': {'display_id': 'd'}})\n"
+        "for _ in range(9): publish('update_display_data', {'data': {'text/plain': 'x' * 4_000_000},"
+        " 'transient': {'display_id': 'd'}})"
+    ),
+    "replies": "for name in ('shell', 'control', 'stdin'):\n"
+    "    answer(streams()[name], 'execute_reply', {}, [BIG] * 6)",
+    "replies just below the limit": "for _ in range(9):\n    for name in ('control', 'stdin'):\n"
+    "        answer(streams()[name], 'input_request', {'prompt': 'x' * 31_000_000})",
+    "comms and debugger's events": "for kind in ('comm_msg', 'comm_open', 'debug_event'):\n"
+    "    for _ in range(3): publish(kind, {'data': 'x' * 20_000_000}, [bytes(9 << 20)])",
+}
+HOST = """
+import asyncio, sys
+from contextlib import aclosing
+from pathlib import Path
+from traitlets.config import Config
+from jupyter_agent.sandbox.kernel import Request, Sandbox
+from jupyter_agent.transcript import Transcript
+
+tier, folder, prelude, flood, own = sys.argv[1:]
+
+async def main():
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(Path(folder), data=[], config=config) as sandbox:
+        late = lambda output: None
+        transcript = Transcript(Path(folder) / "run.ipynb")
+        async def run(code):
+            request = Request(late=late, widgets=True) if own == "own" else None
+            cell = transcript.add("code", code)
+            async with aclosing(sandbox.execute(code, request=request)) as found:
+                async for output in found:
+                    if not output.output_type.startswith("comm"):
+                        transcript.add_output(cell, output)
+            transcript.finish(cell)
+            transcript.save()
+            return cell.outputs
+        await run(prelude)
+        await run("display({'text/html': '<b>x</b>'}, raw=True)")
+        print(sandbox._kernel.manager.provisioner.pid, flush=True)
+        input()
+        await run(flood)
+        [output] = await run("print('alive')")
+        print(output.text, end="", flush=True)
+        input()
+
+asyncio.run(main())
+"""
+
+
+def grown(tier: str, flood: str, whose: str, folder: Path) -> int:
+    """Say by how many bytes a host grows, and the process that cleans for it."""
+    command = [sys.executable, "-c", HOST, tier, str(folder), PRELUDE, flood, whose]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as host:
+        assert host.stdin
+        assert host.stdout
+        guest = int(host.stdout.readline())
+        with Peak(host.pid, guest=guest) as peak:
+            host.stdin.write("\n")
+            host.stdin.flush()
+            assert host.stdout.readline() == "alive\n"
+        host.stdin.write("\n")
+        host.stdin.flush()
+    assert host.returncode == 0
+    return peak.grown
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("whose", ["agent", "own"])
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
+def test_a_flood_leaves_the_host_below_its_promised_memory(
+    flood: str, whose: str, tmp_path: Path
+) -> None:
+    number = [*FLOODS.values()].index(flood)
+    assert grown(TIERS[number % 2], flood, whose, tmp_path) < PROMISED
+    saved = (tmp_path / "run.ipynb").stat().st_size
+    assert saved < 120 << 20
+    json.loads((tmp_path / "run.ipynb").read_text())
+
+
+def test_the_probe_sees_what_a_process_takes_for_a_moment() -> None:
+    code = "input()\nx = bytearray(200 << 20)\nimport time; time.sleep(0.3)\ndel x\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True) as host:
+        assert host.stdin
+        with Peak(host.pid) as peak:
+            host.stdin.write("\n")
+            host.stdin.flush()
+            while peak.grown < 150 << 20:
+                assert host.poll() is None
+        host.stdin.write("\n")
+        host.stdin.flush()
+    assert 190 << 20 < peak.most < 400 << 20

@@ -24,7 +24,8 @@ from jupyter_agent.models.faults import cut_short
 from jupyter_agent.options import Seconds
 from jupyter_agent.protocol import Delta, Message, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
-from jupyter_agent.sandbox.markdown import clean_markdown
+from jupyter_agent.sandbox.markdown import one_line
+from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.summary import CHARACTERS_A_TOKEN
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 
@@ -262,7 +263,7 @@ class Agent(LoggingConfigurable):
 
     async def _wait(self, step: Step, seconds: float, problem: str) -> AsyncGenerator[Change, None]:
         """Wait, and say so in a cell that passes."""
-        step.waiting = passing(clean_markdown(f"*Asking again in {seconds:.0f} s. {problem}*"))
+        step.waiting = passing(f"*Asking again in {seconds:.0f} s. {printable(problem)}*")
         yield Change(step.waiting)
         async with self._by():
             await asyncio.sleep(seconds)
@@ -367,7 +368,7 @@ class Agent(LoggingConfigurable):
                 self.transcript.finish(cell)
                 yield Change(cell, done=True)
             yield from self._leave_out(step)
-            why = clean_markdown(f"*Stopped: {_reason(error)}.*")  # with what a server said
+            why = f"*Stopped: {one_line(_reason(error))}.*"  # with what a server said
             yield self._done(self.transcript.add("end", why, **self._failed()))
 
     def _done(self, cell: NotebookNode) -> Change:

@@ -202,7 +202,7 @@ def test_a_wait_is_shown_and_options_reach_the_server(folder: Path, server: Chat
     done = agent(folder, *words, "--Session.model_options={'temperature': 0.5}")
     assert done.returncode == 0, done.stderr
     assert (
-        f"[agent] Asking again in 0 s. {server.model}: the server failed (500: no <\u2060b>[2J); try"
+        f"[agent] Asking again in 0 s. {server.model}: the server failed (500: no <b>[2J); try"
         in done.stderr
     )
     assert done.stdout == ANSWER

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from jupyter_agent.sandbox.markdown import MOST_CHARACTERS, clean_markdown, code_block
+from jupyter_agent.sandbox.markdown import MOST_CHARACTERS, clean_markdown, code_block, one_line
 from jupyter_agent.sandbox.outputs import read_output
 from jupyter_agent.sandbox.tex import harmless_tex, read_formula
 
@@ -195,3 +195,17 @@ def test_formulas_stay_formulas(tex: str) -> None:
 def test_text_without_a_formula_keeps_its_backslashes() -> None:
     assert harmless_tex(r"C:\Users\style") == r"C:\Users\style"
     assert harmless_tex(r"$x$ C:\Users") == f"$x$ C:\\{JOINER}Users"
+
+
+@pytest.mark.parametrize(
+    "text", [*PAYLOADS, *(f"${tex}$ \\({tex}\\)" for tex in TEX), "a\n\n# b", "www.a`<b>`"]
+)
+def test_a_name_in_a_line_of_ours_is_shown_as_it_is(text: str) -> None:
+    written = one_line(text)
+    line = f"*agent: {written}*"
+    assert "\n" not in line
+    assert acts(line) == []
+    (paragraph,) = [token for token in drawn(line) if token.type == "inline"]
+    shown = "".join(token.content for token in paragraph.children or ())
+    assert shown.startswith("agent: ")
+    assert not re.search(r"\\[(\[]|(?<!\\)\$.*(?<!\\)\$", shown)  # what MathJax would read

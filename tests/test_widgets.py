@@ -245,7 +245,7 @@ def test_no_text_becomes_more_than_text() -> None:
     read = change(widgets, 1, value="<i>x</i><script>1</script>", _view_name="TextView", on_msg="1")
     assert read["data"]["state"] == {"value": "<i>x</i>"}
     found = change(widgets, 1, description="$\\href{javascript:1}{x}$", description_allow_html=True)
-    assert found["data"]["state"] == {"description": "$\\ href{javascript:1}{x}$", "description_allow_html": False}  # fmt: skip
+    assert found["data"]["state"] == {"description": "$\\\u2060href{javascript:1}{x}$", "description_allow_html": False}  # fmt: skip
     found = change(
         widgets, 1, _dom_classes=["jp-Dialog"], icon="x jp-Dialog", layout=f"IPY_MODEL_{name(1)}"
     )

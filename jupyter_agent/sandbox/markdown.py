@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-__all__ = ["clean_markdown", "code_block"]
+__all__ = ["clean_markdown", "code_block", "one_line"]
 
 MOST_CHARACTERS = 100_000  # of a text that is more than shown as it is
 MOST_LEVELS = 24  # of tokens in each other
@@ -76,6 +76,15 @@ def code_block(code: str, language: str = "python") -> str:
     fence = "`" * (longest + 1)
     label = language if language.lower() in _LANGUAGES else "text" if language else ""
     return f"{fence}{label}\n{code}\n{fence}"
+
+
+def one_line(text: str) -> str:
+    """Write plain text, such as a name or what a server said, as a line that reads as itself."""
+    from markdown_it.token import Token
+
+    text = " ".join(_plain_lines(text)[:MOST_CHARACTERS].split())
+    place = _Place(one_line=True)
+    return " ".join(_Line([Token("text", "", 0, content=text)], place, plain=True).lines())
 
 
 _WHOLE = re.compile(r"(?P<fence>`{3,})(?P<label>[a-z+]*)\n(?P<code>.*)\n(?P=fence)", re.DOTALL)

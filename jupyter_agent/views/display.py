@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from jupyter_agent.bill import Bill
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.sandbox.markdown import code_block
+from jupyter_agent.sandbox.markdown import code_block, one_line
 from jupyter_agent.transcript import KEY, Change, brief
 from jupyter_agent.views.runs import Note
 
@@ -481,7 +481,7 @@ class DisplayView:
     def _publish_header(self, suffix: str, parts: list[str], *, update: bool) -> None:
         self._header_at = time.monotonic()
         text = "agent: " + " · ".join(parts)
-        data: dict[str, Any] = {"text/markdown": f"*{_escape(text)}*", "text/plain": text}
+        data: dict[str, Any] = {"text/markdown": f"*{one_line(text)}*", "text/plain": text}
         if self._live:
             cells = sum(shown.kept for shown in self._cells.values())
             data[MIME] = {"run": self.run, **self._progress.facts(), "cells": cells}
@@ -586,7 +586,7 @@ def show_recorded(outlet: Outlet, note: Note, *, known: bool) -> None:
     text = f"agent: {what}; no model was asked. Edit the task to ask one"
     state = "recorded" if known else "claimed"
     data = {
-        "text/markdown": f"*{_escape(text)}*",
+        "text/markdown": f"*{one_line(text)}*",
         "text/plain": text,
         MIME: {"run": note.run, "state": state},
     }
@@ -617,8 +617,3 @@ class AnswerView:
 
 def _new_id() -> str:
     return secrets.token_hex(4)
-
-
-def _escape(text: str) -> str:
-    """Keep names and paths from being read as Markdown."""
-    return "".join(f"&#{ord(c)};" if c in "\\`*_[]#~$&<>:" else c for c in text)

@@ -627,6 +627,7 @@ class _Reader:
         array = np.ndarray(shape, dtype, raw, order="F" if node["fortran"] else "C")
         for name in dtype.names or ():
             self.claim(count)  # they may lie over one another
+            self.hurry()
             _check_bits(array[name])
         if not dtype.names:
             _check_bits(array)

@@ -89,7 +89,9 @@ class Pace:
             case "update_display_data":
                 known = self._updates.pop(display_id, None)
                 self._room += self._weigh(known) if known else 0
-                if self._fits(output, among=len(self._updates), most=MOST_UPDATED):
+                if self._weigh(output) > max(weight(output), self._most_size):
+                    self._leave_out()  # it would change many displays
+                elif self._fits(output, among=len(self._updates), most=MOST_UPDATED):
                     self._updates[display_id] = output
             case _:
                 if self._clearing:

@@ -854,3 +854,34 @@ async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
     config = Config({"Sandbox": {"kernel_name": "no-such-kernel"}})
     with pytest.raises(SandboxError, match="there is no kernelspec 'no-such-kernel'"):
         await Sandbox(folder, config=config).start()
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+async def test_a_file_that_comes_too_late_is_named_and_seen_by_the_next_kernel(
+    tier: str, folder: Path
+) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(folder, config=config) as sandbox:
+        (folder / "late.csv").write_text("a\n1\n")
+        (folder / "late.env").write_text("KEY=1\n")
+        outputs = [one async for one in sandbox.execute("open('late.csv')")]
+        assert [one.output_type for one in outputs] == ["stream", "error"]
+        assert outputs[0].text.startswith("[late.csv is newer than this sandbox: %agent reset")
+        outputs = [one async for one in sandbox.execute("open('late.env')")]
+        assert [one.output_type for one in outputs] == ["error"]
+        await sandbox.restart()
+        outputs = [one async for one in sandbox.execute("print(open('late.csv').read())")]
+        assert outputs[0].text == "a\n1\n\n"
+
+
+async def test_a_spare_kernel_that_has_missed_a_file_is_not_used(folder: Path) -> None:
+    sandbox = Sandbox(folder)
+    sandbox.warm_up()
+    assert sandbox._spare
+    await asyncio.wait({sandbox._spare})
+    (folder / "late.csv").write_text("a\n1\n")
+    try:
+        outputs = [one async for one in sandbox.execute("print(open('late.csv').read())")]
+        assert outputs[0].text == "a\n1\n\n"
+    finally:
+        await sandbox.close()

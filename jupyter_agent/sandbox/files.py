@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from jupyter_agent.sandbox.secret_files import (
 
 __all__ = [
     "Budget",
+    "Newcomers",
     "Share",
     "check",
     "describe",
@@ -407,6 +409,33 @@ def _shown(share: Share) -> list[str]:
         return [share.name + "/" * share.path.is_dir()] if is_shown(share.path) else []
     shown = filter(is_shown, _children(share.path))
     return [child.name + "/" * child.is_dir() for child in shown]
+
+
+class Newcomers:
+    """Notices what comes into shared folders that hide something, where it cannot be read."""
+
+    def __init__(self, shares: Sequence[Share]) -> None:
+        self._folders = [share.path for share in shares if share.hidden and share.path.is_dir()]
+        self._known = {fact for folder in self._folders for fact in _facts(folder)}
+
+    def names(self) -> list[str]:
+        """Name the files and folders that are new, or that were put in the place of others."""
+        found = [fact for folder in self._folders for fact in _facts(folder)]
+        return sorted({_printable(Path(path).name) for path, _ in set(found) - self._known})
+
+
+def _facts(folder: Path) -> list[tuple[str, int]]:
+    """Name what stands in a folder and is no secret by its name, and which file it is."""
+    try:
+        with os.scandir(folder) as entries:
+            some = list(itertools.islice(entries, MOST_ENTRIES))
+        return [
+            (entry.path, entry.inode())
+            for entry in some
+            if not (is_secret_name(entry.name) or is_secret_folder(entry.name))
+        ]
+    except OSError:
+        return []
 
 
 def _printable(name: str) -> str:

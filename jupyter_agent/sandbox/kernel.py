@@ -8,7 +8,7 @@ import functools
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ CHANNELS = ("shell", "iopub", "stdin", "control")
 SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
 TICK = 0.1  # seconds after which outputs that were held are looked at again
 MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
+AFRESH = "%agent reset shows it, and forgets variables"
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _CALLS = "jupyter_agent.sandbox.guest_calls"
 MOST_PARTS = 1 << 19  # of one value
@@ -224,9 +225,18 @@ class Sandbox(LoggingConfigurable):
         if self._kernel and self._kernel.ended:
             await self._bury(self._kernel.ended)
         if self._kernel is None:
-            spare, self._spare = self._spare, None
-            self._kernel = await (spare or self._launch())
+            self._kernel = await self._ready_spare() or await self._launch()
             self.generation += 1
+
+    async def _ready_spare(self) -> _Kernel | None:
+        """Take the spare kernel, unless files have come into shared folders since it started."""
+        spare, self._spare = self._spare, None
+        kernel = await spare if spare else None
+        provisioner = kernel.manager.provisioner if kernel else None
+        if kernel and isinstance(provisioner, SandboxProvisioner) and provisioner.newcomers.names():
+            self._end_aside(kernel.close())
+            return None
+        return kernel
 
     def warm_up(self) -> None:
         """Begin to start a kernel, so that the first cell need not wait for it."""
@@ -353,8 +363,12 @@ class Sandbox(LoggingConfigurable):
             async with aclosing(self._hear(cell, pace, limited=request is None)) as heard:
                 async for output in heard:
                     for passed in pace.take(output):
+                        for hint in self._hints(passed):
+                            yield hint
                         yield passed
             for passed in pace.rest():
+                for hint in self._hints(passed):
+                    yield hint
                 yield passed
         finally:
             self.execution_count, self.reply = cell.execution_count, cell.reply
@@ -362,6 +376,14 @@ class Sandbox(LoggingConfigurable):
                 await self._stop(cell)
             else:
                 cell.close(late=True)
+
+    def _hints(self, output: NotebookNode) -> Iterator[NotebookNode]:
+        """Say of a file that was not found, before the error does, that it came too late."""
+        if self._provisioner and output.get("ename") in ("FileNotFoundError", "PermissionError"):
+            missed = [each for each in self._provisioner.newcomers.names() if each in output.evalue]
+            if missed:
+                text = f"[{missed[0]} is newer than this sandbox: {AFRESH}]\n"
+                yield new_output("stream", name="stderr", text=text)
 
     async def _hear(
         self, cell: _Cell, pace: Pace, *, limited: bool

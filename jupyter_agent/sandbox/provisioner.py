@@ -98,6 +98,7 @@ class SandboxProvisioner(LocalProvisioner):
     tier = ""  # which isolation is in force, once started
     shares: list[files.Share]
     modules: Sequence[files.Share] = ()  # that can be imported from elsewhere
+    newcomers = files.Newcomers(())
     reason = ""  # why nothing is shared, if so
     run_folder: Path | None = None
     _listeners: dict[int, socket.socket]
@@ -118,6 +119,7 @@ class SandboxProvisioner(LocalProvisioner):
         self.shares, self.reason = await asyncio.to_thread(
             files.resolve, self.data, folder, exposed=self.exposed
         )
+        self.newcomers = files.Newcomers(self.shares)
         self.modules = await asyncio.to_thread(imports, exposed=self.exposed)
         manager = self.parent
         assert manager

@@ -50,6 +50,11 @@ MARKDOWN = [
         r"~~a `x~~ <img",
     ),
     _shown(
+        "hide the beginning of code of Markdown behind a tilde",
+        f"\U0001f600~~`{_PAYLOAD}`~~",
+        r"~~`<img",
+    ),
+    _shown(
         "link Markdown to JavaScript out of code",
         "[a `` `](javascript:owned()) `` b]",
         r"\]\(javascript:",

@@ -154,6 +154,10 @@ KNOWN = [  # what has come past a filter, and what came close
     "![`]({evil}/tick.png)`{}`".replace("{evil}", EVIL),
     "*[{}]: x\n\n{}",
     "`a`` {} ``b`",
+    "\U0001f600~~`{}`~~",
+    "a~~`{}`~~ b",
+    "@@1$x$ {}",
+    "```\n@@1\\begin{{x}}\\end{{x}}\n```\n{}",
     "a\\\n`{}`",
     "~T~D {} `~D`",
 ]
@@ -300,7 +304,7 @@ async documents => {
     const {rendermime} = window.jupyterapp.shell.currentWidget.content;
     const hits = [];
     for (const [index, [mime, text]] of documents.entries()) {
-        let node;
+        let node, failed = null;
         if (mime === 'nbconvert') {
             node = document.createElement('div');
             document.body.append(node);
@@ -309,10 +313,11 @@ async documents => {
             const renderer = rendermime.createRenderer(mime);
             node = renderer.node;
             document.body.append(node);
-            await renderer.renderModel(rendermime.createModel({data: {[mime]: text}, trusted: true}));
+            const model = rendermime.createModel({data: {[mime]: text}, trusted: true});
+            await renderer.renderModel(model).catch(error => { failed = `${error}`; });
         }
         await rendermime.latexTypesetter.typeset(node);  // a node outside a widget is not, as yet
-        const why = window.judge(node) || (window.PWNED ? `PWNED=${window.PWNED}` : null);
+        const why = failed || window.judge(node) || (window.PWNED ? `PWNED=${window.PWNED}` : null);
         if (why) hits.push([index, why]);
         window.PWNED = undefined;
         node.remove();

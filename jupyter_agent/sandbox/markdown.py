@@ -71,7 +71,7 @@ def clean_markdown(text: str) -> str:
 
 def code_block(code: str, language: str = "python") -> str:
     """Put code into a fence that is longer than any in it; only known languages are named."""
-    code = _plain_lines(code)
+    code = _MARKER.sub(JOINER, _plain_lines(code))
     longest = max(map(len, re.findall(r"`{3,}", code)), default=2)
     fence = "`" * (longest + 1)
     label = language if language.lower() in _LANGUAGES else "text" if language else ""
@@ -87,6 +87,8 @@ def one_line(text: str) -> str:
     return " ".join(_Line([Token("text", "", 0, content=text)], place, plain=True).lines())
 
 
+# what JupyterLab would take for a mark of its own, for a formula that it has put aside
+_MARKER = re.compile(r"(?<=@@)(?=\d+(?:\\begin\{|\\\\[(\[]))")
 _WHOLE = re.compile(r"(?P<fence>`{3,})(?P<label>[a-z+]*)\n(?P<code>.*)\n(?P=fence)", re.DOTALL)
 
 
@@ -370,7 +372,7 @@ _ADDRESS = re.compile(
 _STARTS = re.compile(r"[#=:>|]|[-+](?![A-Za-z0-9])|(?P<number>\d{1,9})(?P<ends>[.)])(?=\s|$)")
 _SIGNS = re.compile(
     r"(?P<address>(?:https?|ftp)(?=://)|www(?=\.))|(?<!\\)(?P<money>\\*\$)|(?P<tex>\\(?:begin|end|(?:eq)?ref)\s*(?:\{|$))"
-    r"|[\\`*_~<\[\]!|&]",
+    r"|(?<=@)@|[\\`*_~<\[\]!|&]",
     re.IGNORECASE,
 )
 _IN_CODE = re.compile(r"(?<=\$)(?=\$)|(?<=\\)(?=(?:begin|end)\{)|(?<=\\\\)(?=[()\[\]])")
@@ -386,9 +388,8 @@ class _Line:
         self._plain = plain
         self._frames = [_Frame()]
         self._starts = True  # a line
-        code = [token.content for token in tokens if token.type == "code_inline"]
-        self._has_code = bool(code)
-        self._strikes = not any("~" in each for each in code)  # or mistune would into the code
+        # where there is code, nothing is struck: marked and mistune would begin or end that in it
+        self._has_code = any(token.type == "code_inline" for token in tokens)
         dollars = sum(token.content.count("$") + (token.type == "formula") for token in tokens)
         self._dollar = "\\$" if dollars < 2 else "\\\\$"  # two of them are a formula to MathJax
 
@@ -435,7 +436,7 @@ class _Line:
                 sign = self._frames[-1].opens[:1]
                 opaque = [text for what, text in self._frames[-1].pieces if what in _OPAQUE]
                 fits = token.level < MOST_LEVELS and not any(sign in text for text in opaque)
-                fits &= self._strikes or sign != "~"
+                fits &= sign != "~" or not self._has_code
                 self._close(marked=fits and not self._plain and bool(self._frames[-1].pieces))
             case _:
                 self._text(token.content, ends=ends)
@@ -528,6 +529,8 @@ class _Line:
             case "tex":
                 return f"&#92;{JOINER}{found[0][1:]}", end
         match found[0]:
+            case "@":  # two of them, a number, and then a formula: JupyterLab gives up on the cell
+                return f"{JOINER}@", end
             case "\\" if after.isascii() and after.isalnum():
                 return "\\", end
             case "\\" if after and after in "()[]{}":

@@ -37,7 +37,7 @@ def acts(source: str) -> list[str]:
 @pytest.mark.parametrize(
     "source",
     [
-        "# Title\n\nText in two\nlines, **bold**, *em*, ~~gone~~, `code`, snake_case, $x^2 + y_1$.",
+        "# Title\n\nText in two\nlines, **bold**, *em*, `code`, snake_case, $x^2 + y_1$.",
         "- one\n- two\n  - three\n    continued\n  - four\n- [ ] open\n- [x] done",
         "1. one\n2. two\n   1. three",
         "> quoted **text**\n> goes on\n>\n> - in a list",
@@ -212,3 +212,10 @@ def test_a_name_in_a_line_of_ours_is_shown_as_it_is(text: str) -> None:
     shown = "".join(token.content for token in paragraph.children or ())
     assert shown.startswith("agent: ")
     assert not re.search(r"\\[(\[]|(?<!\\)\$.*(?<!\\)\$", shown)  # what MathJax would read
+
+
+@pytest.mark.parametrize("code", ["\\ref{", "\\eqref {", "\\ref", "\\begin{align}", "\\end {x"])
+def test_code_in_a_line_begins_no_command_that_goes_on_beside_it(code: str) -> None:
+    written = clean_markdown(f"$$a$$`{code}`}} $b$")
+    assert f"`{code}`" not in written
+    assert f"`\\\u2060{code[1:]}`" in written

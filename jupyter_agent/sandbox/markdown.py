@@ -375,7 +375,10 @@ _SIGNS = re.compile(
     r"|(?<=@)@|[\\`*_~<\[\]!|&]",
     re.IGNORECASE,
 )
-_IN_CODE = re.compile(r"(?<=\$)(?=\$)|(?<=\\)(?=(?:begin|end)\{)|(?<=\\\\)(?=[()\[\]])")
+_IN_CODE = re.compile(
+    r"(?<=\$)(?=\$)|(?<=\\)(?=(?:begin|end|(?:eq)?ref)\s*(?:\{|$))|(?<=\\\\)(?=[()\[\]])",
+    re.IGNORECASE,
+)
 _ENTITIES = {sign: f"&#{ord(sign)};" for sign in "`\\[]!)"} | {"<": "&lt;", "&": "&amp;"}
 
 

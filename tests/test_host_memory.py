@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jupyter_agent.sandbox.guest_values import costs_more
 
 from .battery import ROOT
 from .memory import Peak
@@ -223,3 +227,37 @@ def test_the_probe_sees_what_a_process_takes_for_a_moment() -> None:
         host.stdin.write("\n")
         host.stdin.flush()
     assert 190 << 20 < peak.grown < 210 << 20
+
+
+def ram(value: object) -> int:
+    """Sum the bytes that objects made of JSON take."""
+    match value:
+        case list():
+            return sys.getsizeof(value) + sum(map(ram, value))
+        case dict():
+            return sys.getsizeof(value) + sum(ram(k) + ram(v) for k, v in value.items())
+    return sys.getsizeof(value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=30) | st.dictionaries(st.text(max_size=5), inner, max_size=30)
+    ),
+    max_leaves=200,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON, st.booleans())
+def test_json_takes_no_more_memory_than_is_reckoned(value: object, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":")).encode()
+    least = ram(json.loads(text)) - 8 * len(text) - 400  # what its texts and numbers are
+    assert least <= 0 or costs_more(text, least)
+
+
+def test_what_stands_in_a_text_is_not_reckoned_as_objects() -> None:
+    text = json.dumps(["[{," * 100_000, '\\"' * 100_000, "x"]).encode()
+    assert not costs_more(text, 1000)
+    assert costs_more(b"[" + b"{}," * 1000 + b"1]", 256_000)
+    assert costs_more(b'["' + b"[" * 1000, 100)  # a text that does not end

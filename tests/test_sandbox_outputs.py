@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jupyter_agent.sandbox import cleaning
 from jupyter_agent.sandbox.outputs import (
     WIDGET_VIEW,
     clean_markdown,
@@ -107,16 +111,73 @@ def test_one_long_style_is_not_written_into_every_cell() -> None:
     assert len(html(style + '<p id="T_a">' * 1000)) < 3_000_000
 
 
-def test_html_that_takes_too_long_to_clean_is_left_out() -> None:
-    """In a process of its own: the cleaning goes on in there."""
+HEAVY_HTML = {
+    "nested": "<div>" * 1_000_000,
+    "misnested": "<p>" + "".join(f"<b title={n}>" for n in range(2500)) + "<p>x" * 2500,
+    "grows": "&" * 5_000_000,
+}
+
+
+@pytest.mark.parametrize("text", HEAVY_HTML.values(), ids=HEAVY_HTML.keys())
+def test_html_that_takes_too_much_to_clean_is_left_out_and_what_follows_is_shown(text: str) -> None:
+    cleaning.end()
+    cleaning._cleaners = cleaning._Cleaners()
+    try:
+        assert "html that" in str(bundle(text_html=text))
+        assert html("<b>x</b>") == "<b>x</b>"
+    finally:
+        cleaning.end()
+
+
+def test_cleaning_takes_no_more_than_its_share_of_a_processor() -> None:
+    cleaning._cleaners = cleaning._Cleaners()
+    try:
+        refused = (str(bundle(text_html=HEAVY_HTML["nested"])) for _ in range(20))
+        assert any("after some that took too long" in shown for shown in refused)
+    finally:
+        cleaning.end()
+        cleaning._cleaners = cleaning._Cleaners()
+
+
+def test_the_cleaner_has_no_environment_and_ends_with_a_host_that_is_killed() -> None:
     code = (
-        "from jupyter_agent.sandbox.outputs import read_output\n"
-        "print(read_output('display_data', {'data': {'text/html': '<div>' * 1_000_000}}).data)\n"
-        "print(read_output('display_data', {'data': {'text/html': '<b>x</b>'}}).data)"
+        "import os\n"
+        "from jupyter_agent.sandbox.cleaning import _cleaners, cleaned\n"
+        "cleaned('html', '<b>x</b>')\n"
+        "print(_cleaners._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)"
     )
-    run = [sys.executable, "-c", code]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.count("HTML that takes too long to clean") == 2
+    environment = {**os.environ, "OPENAI_API_KEY": "sk-decoy"}
+    run = [sys.executable, "-c", f"import time\n{code.replace('os.kill', 'input(); os.kill')}"]
+    with subprocess.Popen(
+        run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as host:
+        assert host.stdin
+        assert host.stdout
+        process = Path(f"/proc/{int(host.stdout.readline())}")
+        assert b"decoy" not in (process / "environ").read_bytes()
+        host.stdin.write("\n")
+        host.stdin.flush()
+        deadline = time.monotonic() + 20
+        while process.exists() and "Z" not in (process / "stat").read_text().split()[2]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_a_fork_of_the_host_has_a_cleaner_of_its_own() -> None:
+    assert html("<b>1</b>") == "<b>1</b>"
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(write, cleaning.cleaned("html", "<b>2</b>").encode())
+        cleaning.end()
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert file.read() == "<b>2</b>"
+    os.waitpid(pid, 0)
+    assert html("<b>3</b>") == "<b>3</b>"
+    cleaning.end()
 
 
 def test_a_drawing_comes_as_an_image_that_cannot_run() -> None:

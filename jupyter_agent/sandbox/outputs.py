@@ -8,15 +8,15 @@ sandbox without network. The same filter stands before the model's own Markdown.
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import math
 import re
-import threading
+import sys
 from collections.abc import Callable, Iterator, Set
 from itertools import accumulate
 
 from jupyter_agent.ipynb import NotebookNode, from_dict
+from jupyter_agent.sandbox.cleaning import cleaned
 from jupyter_agent.sandbox.figures import (
     JSON,
     PLOTLY,
@@ -33,33 +33,9 @@ MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
 MOST_NAMED = 20  # mime types that were dropped
 MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
-LONGEST_CLEANING = 10.0  # seconds for the HTML of one output
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-_PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 
-_TAGS = set(
-    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption "
-    "figure h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong sub "
-    "summary sup table tbody td tfoot th thead tr tt u ul var".split()
-)
-_ATTRIBUTES = {
-    "*": {"style", "title", "align", "valign", "dir", "lang"},
-    "col": {"span"},
-    "details": {"open"},
-    "img": {"src", "alt", "width", "height"},
-    "ol": {"start"},
-    "table": {"border", "class"},
-    "td": {"colspan", "rowspan"},
-    "th": {"colspan", "rowspan", "scope"},
-}
-_STYLES = set(
-    "background-color border border-bottom border-collapse border-color border-left border-right "
-    "border-spacing border-style border-top border-width color display font-family font-size "
-    "font-style font-weight height margin margin-bottom margin-left margin-right margin-top "
-    "max-height max-width min-width overflow padding padding-bottom padding-left padding-right "
-    "padding-top text-align text-decoration vertical-align white-space width".split()
-)
 # TeX that MathJax turns into HTML of the writer's choice, with styles that fetch
 _TEX = re.compile(r"\\(class|cssId|data|href|html\w*|includegraphics|require|style|url)\b")
 
@@ -88,14 +64,17 @@ def read_output(
                 raise ValueError(f"a stream called {name!r}")
             return _output("stream", name=name, text=_text(fields.get("text")))
         case "error":
+            name, value = _text(fields.get("ename"))[:200], _text(fields.get("evalue"))
+            kept, room = [], MOST_TRACEBACK
             traceback = fields.get("traceback")
-            lines = traceback if isinstance(traceback, list) else []
-            name, value = _text(fields.get("ename")), _text(fields.get("evalue"))
-            if sum(len(_text(line)) + 1 for line in lines) > MOST_TRACEBACK:
-                lines = [f"{name[:200]}: {value[:2000]} [its traceback was too long]"]
+            for line in traceback if isinstance(traceback, list) else ():
+                kept.append(_text(line))
+                room -= len(kept[-1]) + 1
+                if room < 0:
+                    kept = [f"{name}: {value[:2000]} [its traceback was too long]"]
+                    break
             short = _shortened(value, MOST_TRACEBACK)
-            kept = [_text(line) for line in lines]
-            return _output("error", ename=name[:200], evalue=short, traceback=kept)
+            return _output("error", ename=name, evalue=short, traceback=kept)
     data = _dict(fields.get("data"))
     output = _output(kind, data=_bundle(data, admit), metadata=_sizes(fields, data))
     if kind == "execute_result":
@@ -123,6 +102,9 @@ _CONTROL = re.compile(
 
 # what such a sequence begins with, as UTF-8: other text is told by this ten times as fast
 _SUSPECT = bytes({*range(0x20), 0x7F, 0xC2} - {*b"\b\t\n\r"})
+_LONE = bytes({*range(0x20), 0x7F} - {*b"\b\t\n\r\x07\x1b"})  # stand in no sequence
+_C1 = [f"{chr(code)}".encode() for code in range(0x80, 0xA0)]
+MAX_SEQUENCES = 100_000  # of one text; where there are more, their first characters are taken
 
 
 def printable(text: str) -> str:
@@ -130,7 +112,17 @@ def printable(text: str) -> str:
     encoded = text.encode("utf-8", "surrogatepass")
     if len(encoded.translate(None, _SUSPECT)) == len(encoded):
         return text
-    return _CONTROL.sub(lambda found: found[0] if found["colour"] else "", text)
+    crowded = encoded.count(b"\x1b") + encoded.count(b"\x07") > MAX_SEQUENCES
+    encoded = encoded.translate(None, _LONE + b"\x07\x1b" * crowded)
+    if b"\xc2" in encoded:
+        for control in _C1:
+            encoded = encoded.replace(control, b"")
+    text = encoded.decode("utf-8", "surrogatepass")
+    return text if crowded else _CONTROL.sub(_without, text)
+
+
+def _without(found: re.Match[str]) -> str:
+    return found[0] if found["colour"] else ""
 
 
 def _dict(value: object) -> dict[str, object]:
@@ -215,12 +207,12 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
 
 
 def weight(output: NotebookNode) -> int:
-    """Estimate how many characters an output takes."""
+    """Estimate how many bytes of memory an output takes."""
     match output.output_type:
         case "stream":
-            return len(output.text)
+            return _weight(output.text)
         case "error":
-            return len(output.evalue) + sum(len(line) + 1 for line in output.traceback)
+            return _weight(output.evalue) + sum(map(_weight, output.traceback))
         case "clear_output":
             return 0
     return _weight(output.data)
@@ -228,107 +220,16 @@ def weight(output: NotebookNode) -> int:
 
 def _weight(value: object) -> int:
     match value:
-        case str():
-            return len(value) + 1
         case list():
-            return sum(map(_weight, value)) + 1
+            return sum(map(_weight, value)) + 64
         case dict():
-            return sum(_weight(key) + _weight(item) for key, item in value.items()) + 1
-    return 8
+            return sum(_weight(key) + _weight(item) for key, item in value.items()) + 320
+    return sys.getsizeof(value)  # of text, as wide as its widest character
 
 
 def _html(value: object) -> str:
     """Rebuild HTML from allowed tags and attributes alone."""
-    cleaned = _cleaned(_inline_styles(_text(value)))
-    return harmless_tex(_NO_PICTURE.sub("[picture not shown]", cleaned))
-
-
-_cleaning = threading.Lock()
-
-
-def _cleaned(html: str) -> str:
-    """Have nh3 clean HTML, but not for long: what nests takes it the square of its length.
-
-    A thread that is given up goes on alone, and until it is done no other begins.
-    """
-    cleaned: list[str] = []
-
-    def clean() -> None:
-        import nh3
-
-        with contextlib.suppress(Exception):
-            cleaned.append(
-                nh3.clean(
-                    html,
-                    tags=_TAGS,
-                    clean_content_tags={"script", "style"},
-                    attributes=_ATTRIBUTES,
-                    attribute_filter=_attribute,
-                    filter_style_properties=_STYLES,
-                    url_schemes={"data"},
-                    link_rel=None,
-                )
-            )
-        _cleaning.release()
-
-    if _cleaning.acquire(timeout=1):
-        thread = threading.Thread(target=clean, daemon=True)
-        thread.start()
-        thread.join(LONGEST_CLEANING)
-    if not cleaned:
-        raise NotShown("HTML that takes too long to clean")
-    return cleaned[0]
-
-
-_REACHES = re.compile(r"url|image|expression|@|\\", re.IGNORECASE)  # of a style: out of the page
-# pandas' Styler writes a sheet of rules for the ids of its cells
-_SHEET = re.compile(r"<style\b[^<>]*>|</style>", re.IGNORECASE)
-_STYLED = re.compile(r'\bid="(T_\w+)"')
-
-
-def _inline_styles(html: str) -> str:
-    """Put the rules of a Styler into the cells they are for; nh3 judges them there."""
-    rules: dict[str, list[str]] = {}
-    for sheet in _sheets(html):
-        for rule in sheet.split("}"):
-            selectors, _, style = rule.partition("{")
-            parts = [part for part in style.split(";") if not _REACHES.search(part)]
-            kept = ";".join(parts).replace('"', "'")
-            for name in re.findall(r"#(T_\w+)\s*(?=,|$)", selectors):
-                rules.setdefault(name, []).append(kept)
-    room = MOST_CHARACTERS
-
-    def inlined(cell: re.Match[str]) -> str:
-        nonlocal room
-        kept = rules.pop(cell[1], [])  # an id is one cell's
-        room -= sum(map(len, kept))
-        return f'style="{";".join(kept)}"' if kept and room >= 0 else ""
-
-    return _STYLED.sub(inlined, html)
-
-
-def _sheets(html: str) -> Iterator[str]:
-    start = None
-    for tag in _SHEET.finditer(html):
-        if tag[0].startswith("</") and start is not None:
-            yield html[start : tag.start()]
-            start = None
-        elif start is None and not tag[0].startswith("</"):
-            start = tag.end()
-
-
-_NO_PICTURE = re.compile(r'<img(?! src=)(?: (?!src=)[a-z]+="[^"]*")*>')  # its source was dropped
-
-
-def _attribute(_tag: str, name: str, value: str) -> str | None:
-    """Let a picture come from nowhere but the page, and a class be pandas' own."""
-    if name == "src":
-        return value if value.startswith(_PICTURES) else None
-    if name == "class":
-        return value if value == "dataframe" else None
-    if name == "style":
-        return None if _REACHES.search(value) else value
-    return value
+    return harmless_tex(cleaned("html", _text(value)))
 
 
 def _drawing(value: object) -> str:

@@ -25,14 +25,14 @@ from jupyter_agent.aside import aside
 from jupyter_agent.ask import Ask, Question, Verdict
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.guest_calls import CALL, from_text, signature, to_text
-from jupyter_agent.sandbox.guest_values import MOST_NODES, Unfit, encode, nodes
+from jupyter_agent.sandbox.guest_values import MAX_COST, Unfit, costs_more, encode
 from jupyter_agent.sandbox.kernel import END_OF_FILE, Answer
 from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.values import read
 
 __all__ = ["Tool", "Tools", "find", "tool"]
 
-MOST_CALL = 96 << 20  # characters of a call: a message holds 128 MiB
+MOST_CALL = 24 << 20  # characters of a call: a message holds 32 MiB
 MOST_RESULT = 256 << 20  # bytes
 MOST_DOC = 4000  # characters
 _MARK = "_jupyter_agent_tool"
@@ -363,7 +363,7 @@ def _read(prompt: str) -> tuple[str, str, list[str]]:
     ValueError
         It is malformed.
     """
-    if len(prompt) > MOST_CALL or nodes(prompt.encode("utf-8", "replace")) > MOST_NODES:
+    if len(prompt) > MOST_CALL or costs_more(prompt.encode("utf-8", "replace"), MAX_COST):
         raise ValueError(f"a call of {len(prompt):,} characters")
     match json.loads(prompt.removeprefix(CALL)):
         case {"id": str(token), "tool": str(name), "parts": [str(), *_] as parts, **rest} if (

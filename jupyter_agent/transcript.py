@@ -45,6 +45,7 @@ RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's e
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
+MOST_LOOKED_AT = 4 << 20  # characters of one output, for those
 MOST_PICTURES = 4  # of one cell's that the model sees
 _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
@@ -136,7 +137,7 @@ class Transcript:
                 cell.metadata[KEY]["clear"] = True
                 return
             case "clear_output":
-                cell.outputs.clear()
+                self._clear(cell)
                 return
             case "update_display_data":
                 for shown in self._displays.get(display_id, ()):
@@ -144,7 +145,7 @@ class Transcript:
                     shown.data, shown.metadata = output.data, output.metadata
                 return
         if clear:
-            cell.outputs.clear()
+            self._clear(cell)
         last = cell.outputs[-1] if cell.outputs else None
         if last and output.output_type == last.output_type == "stream" and output.name == last.name:
             last.text += output.text
@@ -152,6 +153,15 @@ class Transcript:
             cell.outputs.append(output)
             if display_id:
                 self._displays.setdefault(display_id, []).append(output)
+
+    def _clear(self, cell: NotebookNode) -> None:
+        """Drop a cell's outputs, which no update changes any more."""
+        dropped = {id(output) for output in cell.outputs}
+        for display_id, shown in list(self._displays.items()):
+            self._displays[display_id] = [each for each in shown if id(each) not in dropped]
+            if not self._displays[display_id]:
+                del self._displays[display_id]
+        cell.outputs.clear()
 
     def _keep_picture(self, output: NotebookNode) -> None:
         """Keep a picture that the model has read, before a later cell draws over it."""
@@ -384,11 +394,11 @@ def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
 def _text_of(output: NotebookNode) -> str:
     match output.output_type:
         case "stream":
-            text = output.text
+            text = cut(output.text, MOST_LOOKED_AT)
         case "error":
             text = "\n".join(brief(output.traceback)) or f"{output.ename}: {output.evalue}"
         case _:
-            text = output.data.get("text/plain", "")
+            text = cut(output.data.get("text/plain", ""), MOST_LOOKED_AT)
     return _OVERWRITTEN.sub("", ANSI.sub("", text))
 
 

@@ -18,8 +18,8 @@ LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"ipynb", "writing"},
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"},
-    {"sandbox.figures", "sandbox.guest_calls", "sandbox.html"},
-    {"sandbox.cleaning"},
+    {"sandbox.figures", "sandbox.guest_calls", "sandbox.html", "sandbox.wire"},
+    {"sandbox.cleaning", "sandbox.messages"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
     {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.sandbox.outputs import weight
-from jupyter_agent.sandbox.pace import OUTPUTS_A_SECOND, Pace
+from jupyter_agent.sandbox.pace import MAX_DISPLAYS, OUTPUTS_A_SECOND, Displays, Pace
 
 
 def stream(text: str, name: str = "stdout") -> NotebookNode:
@@ -98,3 +99,35 @@ def test_what_is_too_much_is_left_out_and_said_but_not_how_it_ended() -> None:
     assert passed(Pace(0, 100), [display("x" * 900)]) != []  # one alone always fits
     found = passed(Pace(0, 1 << 20), [display("x")] * 20_000)
     assert len(found) < 11_000
+
+
+def test_an_update_weighs_as_much_as_it_changes() -> None:
+    displays, update = Displays(), display("x" * 1000, "d", "update_display_data")
+    assert displays.weigh(update) == displays.weigh(display("x" * 1000)) == weight(update)
+    for _ in range(300):
+        displays.add("d")
+    assert displays.weigh(update) == 300 * weight(update)
+    displays.forget(Counter({"d": 299}))
+    assert displays.weigh(update) == weight(update)
+    for _ in range(200):
+        displays.add("d")
+    for n in range(MAX_DISPLAYS + 1):  # so many that the first is forgotten
+        displays.add(str(n))
+    assert displays.weigh(update) >= 200 * weight(update)
+
+
+def test_an_update_of_more_than_passes_at_once_is_left_out() -> None:
+    displays = Displays()
+    for _ in range(300):
+        displays.add("d")
+    pace = Pace(10, 100_000, weigh=displays.weigh)
+    update = display("x" * 1000, "d", "update_display_data")
+    assert ["left out" in output.text for output in passed(pace, [update])] == [True]
+    assert passed(Pace(10, 100), [update]) == [update]  # of one display
+
+
+def test_weight_is_what_an_output_takes_in_memory() -> None:
+    assert weight(stream("x" * 1000)) < 1100
+    assert weight(stream("\U0001f600" + "x" * 999)) > 4000
+    objects = new_output("display_data", data={"application/json": [{}] * 1000})
+    assert weight(objects) > 200_000

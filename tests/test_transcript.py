@@ -241,3 +241,20 @@ def test_a_long_line_is_read_in_no_time_to_speak_of() -> None:
     transcript.add_output(cell, stream("x" * 2_000_000))  # hours, if each character began a search
     transcript.finish(cell)
     assert cell.metadata.jupyter_agent.shown["text"].startswith("Output:\nxxx")
+
+
+def test_a_display_that_was_cleared_is_updated_no_more_and_not_kept() -> None:
+    transcript = Transcript()
+    cell = transcript.add("code", "1")
+    for n in range(3):
+        transcript.add_output(cell, NotebookNode(output_type="clear_output", wait=n == 1))
+        shown = new_output("display_data", data={"text/plain": str(n)})
+        shown.transient = NotebookNode(display_id="d")
+        transcript.add_output(cell, shown)
+    assert len(transcript._displays["d"]) == 1
+    update = NotebookNode(output_type="update_display_data", data={"text/plain": "x"}, metadata={})
+    update.transient = NotebookNode(display_id="d")
+    transcript.add_output(cell, update)
+    assert [output.data["text/plain"] for output in cell.outputs] == ["x"]
+    transcript.add_output(cell, NotebookNode(output_type="clear_output", wait=False))
+    assert not transcript._displays

@@ -23,6 +23,7 @@ from jupyter_agent.sandbox.guest_values import PIECE, Buffer, Unfit, decode, enc
 
 CALL = "\0rpc"  # what a question starts with that is a call of a tool
 MOST_FILES = 1000  # in a listing
+MAX_PIECES = 1000  # in a message
 Values = dict[str, Any]
 
 
@@ -61,7 +62,7 @@ def _pieces(parts: Sequence[Buffer]) -> list[list[memoryview]]:
     for part in parts:
         view = memoryview(part).cast("B") if len(part) else memoryview(b"")
         while view.nbytes:
-            if not room:
+            if not room or len(messages[-1]) == MAX_PIECES:
                 messages.append([])
                 room = PIECE
             messages[-1].append(view[:room])

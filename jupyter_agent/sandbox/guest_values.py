@@ -29,7 +29,9 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 MOST_DEPTH = 100
 MOST_TREE = 32 << 20  # bytes of JSON
-MOST_NODES = 4 << 20  # of JSON: each takes 60 bytes of RAM or more, and as few as three of JSON
+MAX_COST = 256 << 20  # bytes of memory that the tree may become
+MAX_ELEMENTS = 16 << 20  # that may be said in few bytes, beside one for each bit that came
+TABLE = 1 << 12  # elements that a table counts as: it takes memory itself
 LONG_TEXT = 1000  # characters; what is longer is no part of the tree
 MOST_DIGITS = 1 << 16  # of one number
 PIECE = 8 << 20  # bytes of one message
@@ -85,7 +87,7 @@ def encode(value: object) -> list[Buffer]:
     """
     writer = _Writer()
     tree = json.dumps(writer.node(value), allow_nan=False, separators=(",", ":")).encode()
-    if len(tree) > MOST_TREE or nodes(tree) > MOST_NODES:
+    if len(tree) > MOST_TREE or costs_more(tree, MAX_COST):
         raise Unfit("it is too much for a list or a dict; an array or a table can cross")
     return [tree, *writer.buffers]
 
@@ -107,19 +109,37 @@ def decode(parts: Sequence[Buffer], until: float = math.inf) -> Any:
     if not parts or len(parts[0]) > MOST_TREE:
         raise ValueError(f"a value described in more than {MOST_TREE >> 20} MiB, or in none")
     tree = bytes(parts[0])
-    if nodes(tree) > MOST_NODES:
-        raise ValueError(f"a value of more than {MOST_NODES:,} parts")
+    if costs_more(tree, MAX_COST):
+        raise ValueError("a value of too many parts")
     try:
-        return _Reader(parts[1:], until).value(json.loads(tree))
+        room = MAX_ELEMENTS + 8 * sum(memoryview(part).nbytes for part in parts)
+        return _Reader(parts[1:], room, until).value(json.loads(tree))
     except ImportError:
         raise
     except Exception as error:  # numpy, pandas and Arrow raise what they like
         raise ValueError(f"{type(error).__name__}: {str(error)[:300]}") from None
 
 
-def nodes(text: bytes) -> int:
-    """Say how many values JSON holds at most."""
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
+# what CPython takes for each at most, with the texts between them and the room that lists keep
+_COSTS = {b",": 96, b"[": 96, b"{": 256}
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
+
+def costs_more(text: bytes | bytearray, most: int) -> bool:
+    """Tell whether JSON may take more bytes of memory, once read, beside those of its text."""
+    if _cost(text, 0, len(text)) <= most:
+        return False
+    end = 0
+    for string in _STRING.finditer(text):  # what stands in a text is no part
+        most -= 64 + _cost(text, end, string.start())
+        if most < 0:
+            return True
+        end = string.end()
+    return _cost(text, end, len(text)) > most
+
+
+def _cost(text: bytes | bytearray, start: int, end: int) -> int:
+    return sum(each * text.count(mark, start, end) for mark, each in _COSTS.items())
 
 
 def _loaded(module: str, name: str) -> Any:
@@ -520,10 +540,23 @@ _FREQUENCY = re.compile(r"[A-Za-z0-9-]{1,24}")
 class _Reader:
     """Puts a value together again, and believes nothing of what it is told."""
 
-    def __init__(self, buffers: Sequence[Buffer], until: float) -> None:
-        self._buffers = buffers
+    def __init__(self, buffers: Sequence[Buffer], room: int, until: float) -> None:
+        self._buffers: list[Buffer | None] = list(buffers)
         self._depth = 0
         self._until = until
+        self._room = room
+
+    def claim(self, elements: int) -> None:
+        """Count elements that take memory but no bytes of their own.
+
+        Raises
+        ------
+        ValueError
+            They are too many for the bytes that came.
+        """
+        self._room -= elements
+        if self._room < 0:
+            raise ValueError("a value of more elements than bytes have come for")
 
     def hurry(self) -> None:
         """Give up when it takes too long."""
@@ -553,7 +586,10 @@ class _Reader:
 
     def bytes_of(self, node: dict[str, Any]) -> memoryview:
         index = _integer(node["data"])
-        return memoryview(self._buffers[index]).cast("B")
+        buffer, self._buffers[index] = self._buffers[index], None
+        if buffer is None:
+            raise ValueError("bytes that are used twice")
+        return memoryview(buffer).cast("B")
 
     def _expect(self, node: Any, kinds: str) -> Any:
         if not isinstance(node, dict) or node.get("is") not in kinds.split():
@@ -590,6 +626,8 @@ class _Reader:
         raw = raw if raw.flags.writeable else raw.copy()
         array = np.ndarray(shape, dtype, raw, order="F" if node["fortran"] else "C")
         for name in dtype.names or ():
+            self.claim(count)  # they may lie over one another
+            self.hurry()
             _check_bits(array[name])
         if not dtype.names:
             _check_bits(array)
@@ -609,7 +647,9 @@ class _Reader:
     def _frame(self, node: Any) -> Any:
         import pandas as pd
 
+        self.claim(TABLE)
         index, columns = self._index(node["index"]), self._index(node["columns"])
+        self.claim(len(index) + len(columns))
         data = {}
         for place, item in enumerate(_list(node["data"])):
             column = self.column(item)  # as a Series: pandas guesses at the dtype of objects else
@@ -621,6 +661,7 @@ class _Reader:
     def _series(self, node: Any) -> Any:
         import pandas as pd
 
+        self.claim(TABLE)
         data, index = self.column(node["data"]), self._index(node["index"])
         return pd.Series(data, index=index, name=self.value(node["name"]), dtype=data.dtype)
 
@@ -634,6 +675,12 @@ class _Reader:
     def _index(self, node: Any) -> Any:
         return self._expect(node, "steps levels index")
 
+    def _written(self, node: Any) -> Any:
+        """Read an index that pandas writes out, where it is one of steps."""
+        index = self._index(node)
+        self.claim(64 * len(index))
+        return index
+
     def steps(self, node: Any) -> Any:
         import pandas as pd
 
@@ -642,7 +689,7 @@ class _Reader:
     def levels(self, node: Any) -> Any:
         import pandas as pd
 
-        levels = [self._index(level) for level in _list(node["levels"])]
+        levels = [self._written(level) for level in _list(node["levels"])]
         codes = [self._expect(code, "array") for code in _list(node["codes"])]
         return pd.MultiIndex(levels, codes, names=self.values(node["names"]))
 
@@ -659,13 +706,15 @@ class _Reader:
         import pandas as pd
 
         codes = self._expect(node["codes"], "array")
-        categories = self._index(node["categories"])
+        categories = self._written(node["categories"])
         return pd.Categorical.from_codes(codes, categories, ordered=bool(node["ordered"]))
 
     def zoned(self, node: Any) -> Any:
         import pandas as pd
 
         data, tz = self._expect(node["data"], "array"), _read_zone(node["tz"])
+        if data.dtype.kind != "M":
+            raise ValueError(f"points in time made of {data.dtype}")
         return pd.DatetimeIndex(data).tz_localize("UTC").tz_convert(tz).array
 
     def strings(self, node: Any) -> Any:
@@ -699,7 +748,7 @@ class _Reader:
     def intervals(self, node: Any) -> Any:
         import pandas as pd
 
-        left, right = (self._index(side) for side in _list(node["sides"]))
+        left, right = (self._written(side) for side in _list(node["sides"]))
         return pd.IntervalIndex.from_arrays(left, right, closed=node["closed"]).array
 
     def masked(self, node: Any) -> Any:
@@ -718,7 +767,11 @@ class _Reader:
     # -- Arrow, polars, pictures
 
     def stream(self, node: Any) -> Any:
-        return _read_stream(self.bytes_of(node))
+        self.claim(TABLE)
+        table = _read_stream(self.bytes_of(node))
+        empty = sum(str(field.type) == "null" for field in table.schema)
+        self.claim(table.num_rows * (1 + empty))
+        return table
 
     def table(self, node: Any) -> Any:
         return self._expect(node["stream"], "stream")
@@ -749,8 +802,8 @@ class _Reader:
 
         mode, (width, height) = node["mode"], map(_integer, _list(node["size"]))
         data = self.bytes_of(node)
-        if not isinstance(mode, str) or mode not in _MODES:
-            raise ValueError(f"no kind of picture: {mode!r:.20}")
+        if not isinstance(mode, str) or mode not in _MODES or not width or not height:
+            raise ValueError(f"no kind of picture: {mode!r:.20} of {width} x {height}")
         if (width * _MODES[mode] + 7) // 8 * height != len(data):
             raise ValueError(f"{len(data):,} bytes for a picture of {width} x {height}")
         image = Image.frombytes(mode, (width, height), bytes(data))
@@ -842,8 +895,9 @@ def _read_stream(data: Any) -> Any:
         if any(_unfit_type(field.type) for field in reader.schema):
             raise ValueError(f"Arrow's types {reader.schema.types!r:.60} may not cross")
         table = reader.read_all()
-    if table.num_rows > 8 * len(data) + 10_000_000:
-        raise ValueError(f"{table.num_rows:,} rows in {len(data):,} bytes")
+    table.validate()
+    if _nominal_bytes(table) > 2 * len(data) + (1 << 20):
+        raise ValueError("an Arrow stream that uses bytes more than once")
     table.validate(full=True)
     return table.replace_schema_metadata(None)
 
@@ -870,18 +924,49 @@ def _compressed(metadata: bytes, kind: str) -> bool:
     return field(batch, 3) != 0
 
 
+def _nominal_bytes(table: Any) -> int:
+    """Count the bytes of a table's elements as if each column had its own."""
+    size = 0
+    dictionaries = {}
+    for number, column in enumerate(table.columns):
+        for chunk in column.chunks:
+            if hasattr(chunk, "indices"):
+                data = chunk.dictionary.buffers()[-1]  # the batches of a column share it
+                place = number, data.address if data else 0
+                dictionaries[place] = chunk.dictionary.nbytes
+            size += getattr(chunk, "indices", chunk).nbytes
+    return size + sum(dictionaries.values())
+
+
 def _unfit_type(dtype: Any, top: bool = True) -> str:
-    """Name the type, or the part of it, that may not cross; empty if all of it may."""
+    """Name the type, or the part of it, that may not cross; empty if all of it may.
+
+    It may where each element has bits of its own: not views and unions, which may show the same
+    ones many times over.
+    """
     import pyarrow.types as t
 
-    if isinstance(dtype, _loaded("pyarrow", "BaseExtensionType")) or t.is_run_end_encoded(dtype):
-        return str(dtype)
-    if t.is_union(dtype) or (t.is_null(dtype) and not top):
+    fitting = [
+        *(t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_decimal, t.is_temporal),
+        *(t.is_string, t.is_large_string, t.is_binary, t.is_large_binary, t.is_fixed_size_binary),
+        *(t.is_list, t.is_large_list, t.is_fixed_size_list, t.is_struct, t.is_map),
+        t.is_dictionary,
+    ]
+
+    if not any(fits(dtype) for fits in fitting) or (
+        not top and (t.is_null(dtype) or t.is_dictionary(dtype))
+    ):
         return str(dtype)
     parts = [dtype.field(index).type for index in range(dtype.num_fields)]
     if t.is_dictionary(dtype):
-        parts = [dtype.value_type]
+        return _unfit_type(dtype.value_type, top=False) or (
+            str(dtype) if dtype.value_type.num_fields else ""
+        )
     if t.is_fixed_size_list(dtype) and dtype.list_size == 0:
+        return str(dtype)
+    if t.is_struct(dtype) and not parts:  # elements without a bit
+        return str(dtype)
+    if t.is_fixed_size_binary(dtype) and dtype.byte_width == 0:
         return str(dtype)
     return next(filter(None, (_unfit_type(part, top=False) for part in parts)), "")
 

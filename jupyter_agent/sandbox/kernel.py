@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zmq
-import zmq.asyncio
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Bool, Int, List, Unicode
@@ -22,14 +22,17 @@ from traitlets.config import Config, LoggingConfigurable
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.options import Seconds
-from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox import cleaning, files
 from jupyter_agent.sandbox.debugger import Debugger, Events, read_response
-from jupyter_agent.sandbox.guest_values import MOST_NODES, Buffer, nodes
-from jupyter_agent.sandbox.outputs import read_output, weight
-from jupyter_agent.sandbox.pace import Pace
+from jupyter_agent.sandbox.figures import NotShown
+from jupyter_agent.sandbox.guest_values import Buffer
+from jupyter_agent.sandbox.messages import PASSED_OVER, Message, read_message
+from jupyter_agent.sandbox.outputs import read_output
+from jupyter_agent.sandbox.pace import Displays, Pace
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.sandbox.replies import Reply, read_reply
 from jupyter_agent.sandbox.widgets import VIEW, Widgets
+from jupyter_agent.sandbox.wire import LARGEST_MESSAGE, Frame, Wire
 
 __all__ = ["Answer", "Request", "Sandbox"]
 
@@ -40,15 +43,13 @@ _SILENT = logging.getLogger("jupyter_agent.sandbox.manager")  # it would log wha
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
-Mail = tuple[str, dict[str, Any]]  # a channel's name and a message
-MOST_WAITING = 8  # messages of a guest that may wait on the host, here and in its sockets
+CHANNELS = ("shell", "iopub", "stdin", "control")
 SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
 TICK = 0.1  # seconds after which outputs that were held are looked at again
 MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _CALLS = "jupyter_agent.sandbox.guest_calls"
-MOST_PARTS = 1 << 20  # of one value
-LARGEST_MESSAGE = 128 << 20  # bytes; libzmq drops the connection on a larger one
+MOST_PARTS = 1 << 19  # of one value
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class Sandbox(LoggingConfigurable):
         self.execution_count: int | None = None
         self.reply: Reply | None = None
         self.generation = 0  # how many kernels have held this sandbox's variables
+        self._displays = Displays()  # of this kernel and of those before it
         self._loss = ""  # how a kernel died that nobody has been told of
         self._kernel: _Kernel | None = None
         self._spare: asyncio.Task[_Kernel] | None = None
@@ -305,6 +307,7 @@ class Sandbox(LoggingConfigurable):
         self._loss = ""
         self._end_spare()
         await asyncio.gather(*self._ending)
+        cleaning.end()
 
     async def _end(self) -> None:
         kernel, self._kernel = self._kernel, None
@@ -340,7 +343,7 @@ class Sandbox(LoggingConfigurable):
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
         talk = self._kernel.send("execute_request", content, request=request)
         cell = self._cell(talk, answer)
-        pace = Pace(self.most_outputs, self.most_output << 20)
+        pace = self._pace()
         try:
             if self._loss:
                 loss, self._loss = self._loss, ""
@@ -404,7 +407,7 @@ class Sandbox(LoggingConfigurable):
             self._kernel.follow(talk)
         cell = self._cell(talk)
         cell.waiting = {"idle"}
-        pace = Pace(self.most_outputs, self.most_output << 20)
+        pace = self._pace()
         try:
             while cell.waiting:
                 for output in pace.take(await cell.next()):
@@ -420,7 +423,10 @@ class Sandbox(LoggingConfigurable):
         """Begin to read what comes back, as this sandbox's traits have it."""
         admit = {*self.admit, *([VIEW] if talk.request and talk.request.widgets else [])}
         most = (self.most_outputs, self.most_output << 20)
-        return _Cell(talk, answer, admit=admit, most=most)
+        return _Cell(talk, self._displays, answer, admit=admit, most=most)
+
+    def _pace(self) -> Pace:
+        return Pace(self.most_outputs, self.most_output << 20, weigh=self._displays.weigh)
 
     async def call(self, function: str, parts: Sequence[Buffer]) -> list[bytearray]:
         """Call a function of `guest_calls` with bytes and return the bytes it sends back.
@@ -435,7 +441,7 @@ class Sandbox(LoggingConfigurable):
         assert self._kernel
         code = f"__import__({_CALLS!r}, fromlist=['']).serve({function!r})"
         request = _execution(code, Request(store_history=False), allow_stdin=False)
-        cell = _Cell(self._kernel.send("execute_request", request, parts))
+        cell = _Cell(self._kernel.send("execute_request", request, parts), self._displays)
         cell.parcel = _Parcel(self.most_value << 20)
         failure = ""
         try:
@@ -508,7 +514,7 @@ class Sandbox(LoggingConfigurable):
     async def interrupt(self) -> None:
         """Ask the running code to stop (message spec: interrupt_request)."""
         if self._kernel is not None:
-            await self._kernel.manager.interrupt_kernel()
+            await self._kernel.interrupt()
 
     async def _stop(self, cell: _Cell) -> None:
         """Interrupt and return soon; a kernel that is slow stops before the next cell."""
@@ -538,7 +544,6 @@ class _Kernel:
 
     def __init__(self, manager: AsyncKernelManager, log: logging.Logger) -> None:
         self.manager = manager
-        self.client = manager.client()
         self.dropped = 0
         self.count = 0  # of the last cell
         self.widgets = Widgets()
@@ -547,8 +552,8 @@ class _Kernel:
         self.log = log
         self._talks: dict[str, _Talk] = {}  # under way, by the request's id
         self._late: dict[str, _Cell] = {}  # the last that are over
-        self._listeners: list[asyncio.Task[None]] = []
-        self._monitors: list[zmq.asyncio.Socket] = []
+        self._wires: dict[str, Wire] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, folder: Path, timeout: float) -> None:
         """Start it and wait until it answers; leave nothing behind if it does not."""
@@ -575,21 +580,20 @@ class _Kernel:
             raise
 
     def _connect(self) -> None:
-        self.client = self.manager.client()
-        context = self.client.context
-        context.setsockopt(zmq.RCVHWM, MOST_WAITING)
-        context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
-        context.setsockopt(zmq.HANDSHAKE_IVL, 0)  # a slow start is no lost connection
-        self.client.start_channels(hb=False)
+        """Begin to connect; what is sent meanwhile waits."""
+        facts = self.manager.get_connection_info()
         self._watcher = asyncio.create_task(self._watch())
-        self._listeners = [self._watcher]
-        for channel in (self.client.shell_channel, self.client.iopub_channel):
-            assert channel.socket
-            monitor = channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-            self._monitors.append(monitor)
-            self._listeners.append(asyncio.create_task(self._mind(monitor)))
-        for name in ("shell", "iopub", "stdin", "control"):
-            self._listeners.append(asyncio.create_task(self._listen(name)))
+        self._tasks = [self._watcher]
+        for channel in CHANNELS:
+            wire = self._wires[channel] = Wire(
+                functools.partial(self._receive, channel),
+                pass_over=functools.partial(self._pass_over, channel),
+                lose=self._lose,
+                identity=b"" if channel == "iopub" else self.manager.session.bsession,
+            )
+            ip, port = str(facts["ip"]), int(facts[f"{channel}_port"])  # type: ignore[literal-required]
+            address = f"{ip}-{port}" if facts["transport"] == "ipc" else (ip, port)
+            self._tasks.append(asyncio.create_task(wire.connect(address)))
 
     async def _ready(self) -> None:
         """Wait for an answer, and for iopub to be heard: its first messages would else be lost."""
@@ -598,13 +602,13 @@ class _Kernel:
         while not (answered and heard):
             try:
                 async with asyncio.timeout(1 if answered else None):
-                    source, _ = await talk.next()
+                    message = await talk.next()
             except TimeoutError:
                 talk.close()
                 talk = self.send("kernel_info_request", {})
                 continue
-            answered |= source == "shell"
-            heard |= source == "iopub"
+            answered |= message.channel == "shell"
+            heard |= message.channel == "iopub"
         talk.close()
 
     @property
@@ -625,7 +629,7 @@ class _Kernel:
 
         The session counts its ids up: the guest could sign answers to a request still to come.
         """
-        message = self.client.session.msg(kind, content)
+        message = self.manager.session.msg(kind, content)
         msg_id = message["header"]["msg_id"] = message["msg_id"] = secrets.token_hex(16)
         message["buffers"] = list(buffers)
         self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers), request=request)
@@ -636,19 +640,22 @@ class _Kernel:
 
     def reply(self, text: str) -> None:
         """Answer a question of the code's."""
-        self._post("stdin", self.client.session.msg("input_reply", {"value": text}))
+        self._post("stdin", self.manager.session.msg("input_reply", {"value": text}))
 
     def _post(self, channel: str, message: dict[str, Any]) -> None:
-        """Send a message.
+        frames = self.manager.session.serialize(message)
+        self._wires[channel].send([*frames, *message.get("buffers", ())])
 
-        Not as jupyter_client does: by a shadow of the socket, and what arrives during that wakes
-        nobody, so that a reply to an earlier request would wait until something else comes.
+    async def interrupt(self) -> None:
+        """Ask what runs to stop.
+
+        The manager would do it by a socket of libzmq's, which the guest could fill.
         """
-        socket = getattr(self.client, f"{channel}_channel").socket
-        frames = self.client.session.serialize(message)
-        sent = socket.send_multipart([*frames, *message.get("buffers", ())], copy=False)
-        if sent.done():
-            sent.result()
+        assert self.manager.kernel_spec
+        if self.manager.kernel_spec.interrupt_mode == "message":
+            self._post("control", self.manager.session.msg("interrupt_request", {}))
+        else:
+            await self.manager.interrupt_kernel()
 
     async def ask(
         self, kind: str, content: dict[str, Any], channel: str, read: Callable[[str, object], Reply]
@@ -663,9 +670,9 @@ class _Kernel:
         talk = self.send(kind, content, channel=channel)
         try:
             while True:
-                source, message = await talk.next()
-                if source == channel:
-                    return read(str(message.get("msg_type")), message.get("content"))
+                message = await talk.next()
+                if message.channel == channel:
+                    return read(message.kind, message.content())
         except (ValueError, TypeError, RecursionError) as error:
             self.dropped += 1
             raise SandboxError(f"the sandbox's kernel replied with {error}") from None
@@ -694,61 +701,54 @@ class _Kernel:
     async def close(self) -> None:
         """End the kernel and leave nothing behind."""
         self.debugger.end()
-        listeners, self._listeners = self._listeners, []
-        for task in listeners:
+        for wire in self._wires.values():
+            wire.close()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*listeners, return_exceptions=True)
-        for monitor in self._monitors:
-            monitor.close(0)
-        if listeners:
-            self.client.stop_channels()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.manager.kernel_spec:  # so that it is not interrupted by a socket of libzmq's
+            self.manager.kernel_spec.interrupt_mode = "signal"
         await self.manager.shutdown_kernel(now=True)
 
-    async def _listen(self, channel: str) -> None:
-        """Take messages off a socket so that it never fills; drop what cannot be read."""
-        source, session = getattr(self.client, f"{channel}_channel"), self.client.session
-        while True:
-            try:
-                _, frames = session.feed_identities(await source.socket.recv_multipart())
-                if _echo(frames):
-                    continue
-                if sum(map(nodes, frames[1:5])) > MOST_NODES:
-                    raise ValueError("a message of too many parts")
-                message = session.deserialize(frames)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                # unsigned, malformed, too deep: Session.deserialize raises a different one for each
-                self.dropped += 1
-                self.log.debug("dropped a message on %s: %s", channel, error)
-                if not source.is_alive():
-                    return
-                continue
-            if message["msg_type"] == "debug_event":  # it is about no request
-                self._hear_debugger(message["content"])
-                continue
-            await self._deliver(channel, message)
-
-    def _hear_debugger(self, content: object) -> None:
-        try:
-            self.debugger.hear(content)
-        except (ValueError, TypeError, RecursionError):
-            self.dropped += 1
-
-    async def _deliver(self, channel: str, message: dict[str, Any]) -> None:
+    def _receive(self, channel: str, frames: list[Frame]) -> None:
         """Hand a message to who waits for it: echoes, most comms and strays are nobody's."""
-        parent = _parent(message)
-        talk, late = self._talks.get(parent), self._late.get(parent)
+        try:
+            message = read_message(channel, frames, self.manager.session)
+            if message is None:
+                return
+            if message.kind == "debug_event":  # it is about no request
+                self.debugger.hear(message.content())
+                return
+        except Exception as error:  # unsigned, malformed, too deep: each raises another
+            self.dropped += 1
+            self.log.debug("dropped a message on %s: %s", channel, error)
+            return
+        talk, late = self._talks.get(message.parent), self._late.get(message.parent)
         request = talk.request if talk else late and late.request
         wanted = bool(talk and talk.values) or bool(request and request.widgets)
-        if message.get("msg_type") in _IDLE_TALK and not wanted:
+        if message.kind in _COMMS and not wanted:
             return
         if talk:
-            await talk.put((channel, message))
+            self._wires[channel].hold(message.size)
+            talk.put(message)
         elif late and channel == "iopub" and not late.take_late(message):
-            del self._late[parent]
+            del self._late[message.parent]
 
-    def hear_comm(self, message: dict[str, Any], request: Request) -> None:
+    def release(self, message: Message) -> None:
+        """Count a message no more among those that wait."""
+        self._wires[message.channel].release(message.size)
+
+    def _pass_over(self, channel: str, size: int) -> None:
+        """Say that a message was too large to be read."""
+        self.dropped += 1
+        self.log.debug("passed over %s bytes on %s", f"{size:,}", channel)
+        if channel == "stdin":
+            self.reply(END_OF_FILE)
+        for talk in {id(talk): talk for talk in self._talks.values()}.values():
+            talk.put(Message(channel, PASSED_OVER))
+
+    def hear_comm(self, message: Message, request: Request) -> None:
         """Pass on what a widget says.
 
         Raises
@@ -757,19 +757,18 @@ class _Kernel:
             It must not reach a page.
         """
         if request.widgets and request.late:
-            kind, buffers = str(message.get("msg_type")), message["buffers"]
-            request.late(self.widgets.read(kind, message.get("content"), buffers))
+            request.late(self.widgets.read(message.kind, message.content(), message.buffers))
 
-    async def _mind(self, monitor: zmq.asyncio.Socket) -> None:
-        """Say so when libzmq has dropped the connection of a kernel that goes on living."""
-        while True:
-            await monitor.recv_multipart()
-            await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection drops too
-            if not self._watcher.done():
-                why = (
-                    f"it sent more than {LARGEST_MESSAGE >> 20} MiB at once, or had no memory left"
-                )
-                self._end(f"the sandbox's kernel broke its connection ({why}) and was ended")
+    def _lose(self) -> None:
+        """Say so when a connection has ended of a kernel that goes on living."""
+        self._tasks.append(asyncio.create_task(self._mourn()))
+
+    async def _mourn(self) -> None:
+        await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection ends too
+        if not self._watcher.done():
+            self._end(
+                "the sandbox's kernel broke its connection (had it memory left?) and was ended"
+            )
 
     async def _watch(self) -> None:
         """Say so when the process ends."""
@@ -794,17 +793,17 @@ class _Talk:
         self.values = values  # whether values come back for it
         self.request = request
         self.msg_ids = [msg_id]
-        self._mail: asyncio.Queue[Mail | None] = asyncio.Queue(MOST_WAITING)
+        self._mail: asyncio.Queue[Message | None] = asyncio.Queue()  # the wires bound it
 
-    async def put(self, mail: Mail) -> None:
-        await self._mail.put(mail)
+    def put(self, message: Message) -> None:
+        """Add a message."""
+        self._mail.put_nowait(message)
 
     def wake(self) -> None:
-        """Let who waits look whether the kernel has ended; who is behind will see for himself."""
-        with contextlib.suppress(asyncio.QueueFull):
-            self._mail.put_nowait(None)
+        """Let who waits look whether the kernel has ended."""
+        self._mail.put_nowait(None)
 
-    async def next(self) -> Mail:
+    async def next(self) -> Message:
         """Return the next message.
 
         Raises
@@ -813,17 +812,20 @@ class _Talk:
             The kernel has died, or its connection was dropped and with it what it carried.
         """
         over = self.kernel.ended and self._mail.empty()
-        mail = None if over else await self._mail.get()
-        if mail is None:
+        message = None if over else await self._mail.get()
+        if message is None:
             raise EOFError(self.kernel.ended)
-        return mail
+        self.kernel.release(message)
+        return message
 
     def close(self) -> None:
         """Take no more messages, and hold none up that is on its way here."""
         for msg_id in self.msg_ids:
             self.kernel.over(msg_id)
         while not self._mail.empty():
-            self._mail.get_nowait()
+            message = self._mail.get_nowait()
+            if message:
+                self.kernel.release(message)
 
 
 class _Cell:
@@ -832,6 +834,7 @@ class _Cell:
     def __init__(
         self,
         talk: _Talk,
+        displays: Displays,
         answer: Answer | None = None,
         *,
         admit: Set[str] = frozenset(),
@@ -844,6 +847,9 @@ class _Cell:
         self.parcel: _Parcel | None = None
         self._talk = talk
         self._kernel = talk.kernel
+        self._displays = displays
+        self._shown: Counter[str] = Counter()  # displays of this cell's that stand
+        self._clearing = False  # they will not, once something follows
         self._answer = answer
         self._admit = admit
         self._most_outputs, self._most_size = most
@@ -864,8 +870,8 @@ class _Cell:
 
     async def next(self) -> NotebookNode | None:
         """Take the next message; return the output it holds, if it holds one."""
-        source, message = await self._talk.next()
-        if source == "stdin":
+        message = await self._talk.next()
+        if message.channel == "stdin":
             self._hear(message)
             return None
         self._heard = asyncio.get_running_loop().time()
@@ -874,10 +880,9 @@ class _Cell:
         more, self._stream = bool(stream) and stream == self._stream, stream
         return self._counted(output, joined=more)
 
-    def take_late(self, message: dict[str, Any]) -> bool:
+    def take_late(self, message: Message) -> bool:
         """Pass on what threads and tasks put out when this is over; tell if there may be more."""
-        kind = message.get("msg_type")
-        if self.request is None or self.request.late is None or kind in _AT_WORK:
+        if self.request is None or self.request.late is None or message.kind in _AT_WORK:
             return True
         output = self._counted(self._read(message))
         if self.over:
@@ -890,8 +895,22 @@ class _Cell:
     def _counted(self, output: NotebookNode | None, *, joined: bool = False) -> NotebookNode | None:
         if output is not None:
             self.outputs += not joined
-            self.size += weight(output)
+            self.size += self._displays.weigh(output)
+            self._track(output)
         return output
+
+    def _track(self, output: NotebookNode) -> None:
+        """Remember what an update would change."""
+        kind = output.output_type
+        if kind == "update_display_data":
+            return
+        if self._clearing or (kind == "clear_output" and not output.wait):
+            self._displays.forget(self._shown)
+            self._shown.clear()
+        self._clearing = kind == "clear_output" and output.wait
+        if display_id := output.get("transient", {}).get("display_id"):
+            self._displays.add(display_id)
+            self._shown[display_id] += 1
 
     @property
     def over(self) -> str:
@@ -905,10 +924,13 @@ class _Cell:
         """How a user's own cell was to run."""
         return self._talk.request
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _hear(self, message: Message) -> None:
         """Have a question of the code's answered, one at a time, while its outputs go on."""
-        content = message.get("content")
-        match message.get("msg_type"), content:
+        try:
+            content = message.content()
+        except (ValueError, RecursionError):
+            content = None
+        match message.kind, content:
             case "input_request", {"prompt": str(prompt), "password": bool(password)} if (
                 self._answer and (self._answering is None or self._answering.done())
             ):
@@ -937,9 +959,10 @@ class _Cell:
         if late and self.request and self.request.late:
             self._kernel.hear_late(self._talk.msg_ids[0], self)
 
-    def _read(self, message: dict[str, Any]) -> NotebookNode | None:
-        kind, content = message.get("msg_type"), message.get("content")
+    def _read(self, message: Message) -> NotebookNode | None:
+        kind = message.kind
         try:
+            content = message.content()
             match kind, content:
                 case "status", {"execution_state": "idle"}:
                     self.waiting.discard("idle")
@@ -950,13 +973,20 @@ class _Cell:
                     assert isinstance(count, int)
                     self.execution_count = self._kernel.count = count
                 case "comm_msg", {"data": data} if self.parcel:
-                    self.parcel.add(data, message["buffers"])
+                    self.parcel.add(data, message.buffers)
                 case "comm_open" | "comm_msg" | "comm_close", _ if self._talk.request:
                     self._kernel.hear_comm(message, self._talk.request)
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
+                case _ if kind == PASSED_OVER and message.channel == "iopub":
+                    return _left_out(f"of more than {LARGEST_MESSAGE >> 20} MiB in one message")
+                case _ if kind == PASSED_OVER:
+                    self.waiting.discard("reply")
                 case _:
-                    return read_output(str(kind), content, admit=self._admit)
+                    return read_output(kind, content, admit=self._admit)
+        except NotShown as why:
+            self._kernel.dropped += 1
+            return _left_out(f"of {why}") if message.channel == "iopub" else None
         except (ValueError, TypeError, RecursionError):
             self._kernel.dropped += 1
         return None
@@ -975,18 +1005,17 @@ class _Parcel:
         self.parts: list[bytearray] = []
         self.fault = ""
         self._most = most
-        self._announced = False
-        self._place = (0, 0)  # of the next byte: in which part, and where in it
+        self._sizes: list[int] | None = None  # of the parts, once announced
 
     @property
     def whole(self) -> bool:
         """Whether all that was announced has come, and nothing else."""
-        return self._announced and not self.fault and self._place[0] == len(self.parts)
+        return not self.fault and [*map(len, self.parts)] == self._sizes
 
     def add(self, data: object, buffers: list[memoryview]) -> None:
         """Take a message; note what is wrong with it."""
         try:
-            if not self._announced:
+            if self._sizes is None:
                 self._announce(data)
             for buffer in buffers:
                 self._fill(buffer)
@@ -1001,25 +1030,24 @@ class _Parcel:
                 f"it has {sum(sizes):,} bytes in {len(sizes):,} parts, more than "
                 f"{self._most >> 20:,} MiB in {MOST_PARTS:,}; raise c.Sandbox.most_value"
             )
-        self.parts = [bytearray(size) for size in sizes]
-        self._announced = True
-        self._skip_empty(0)
+        self._sizes = sizes
+        self._skip_empty()
 
     def _fill(self, piece: memoryview) -> None:
-        part, start = self._place
-        end = start + piece.nbytes
-        if self.fault or part >= len(self.parts) or end > len(self.parts[part]):
+        sizes = self._sizes or []
+        size = len(self.parts[-1]) + piece.nbytes if self.parts else 0
+        if self.fault or not self.parts or size > sizes[len(self.parts) - 1]:
             raise ValueError("it sent more than it announced")
-        self.parts[part][start:end] = piece
-        if end < len(self.parts[part]):
-            self._place = (part, end)
-        else:
-            self._skip_empty(part + 1)
+        self.parts[-1] += piece  # it grows with what comes, whatever was announced
+        self._skip_empty()
 
-    def _skip_empty(self, part: int) -> None:
-        while part < len(self.parts) and not self.parts[part]:
-            part += 1
-        self._place = (part, 0)
+    def _skip_empty(self) -> None:
+        """Begin the part that the next byte is of."""
+        sizes = self._sizes or []
+        while len(self.parts) < len(sizes) and (
+            not self.parts or len(self.parts[-1]) == sizes[len(self.parts) - 1]
+        ):
+            self.parts.append(bytearray())
 
 
 def _execution(code: str, request: Request, *, allow_stdin: bool) -> dict[str, Any]:
@@ -1034,21 +1062,12 @@ def _execution(code: str, request: Request, *, allow_stdin: bool) -> dict[str, A
     }
 
 
-def _parent(message: dict[str, Any]) -> str:
-    parent = message.get("parent_header")
-    msg_id = parent.get("msg_id") if isinstance(parent, dict) else None
-    return msg_id if isinstance(msg_id, str) else ""
-
-
 _COMMS = ("comm_msg", "comm_open", "comm_close")
-_IDLE_TALK = (*_COMMS, "execute_input")
 _AT_WORK = ("status", "execute_reply", "clear_output")  # means nothing when a cell is over
 
 
-def _echo(frames: list[bytes]) -> bool:
-    """Tell by its bytes whether a message says nothing new; to read it would take longer."""
-    _signature, header, _parent, _metadata, content, *_buffers = frames
-    return b'"execute_input"' in header or content == b'{"execution_state": "busy"}'
+def _left_out(why: str) -> NotebookNode:
+    return new_output("stream", name="stderr", text=f"[an output {why} was left out]\n")
 
 
 def _notice(name: str, why: str) -> NotebookNode:

@@ -8,17 +8,20 @@ left out, and a note says how much.
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
 
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.outputs import weight
 
-__all__ = ["Pace"]
+__all__ = ["Displays", "Pace"]
 
 OUTPUTS_A_SECOND = 50.0
-SIZE_A_SECOND = float(1 << 20)  # characters; a Jupyter server lets as much pass
+SIZE_A_SECOND = float(1 << 20)  # bytes; a Jupyter server lets as much pass
 MOST_HELD = 10_000  # pieces
 MOST_UPDATED = 1_000  # displays
+MAX_DISPLAYS = 10_000  # of which it is known how often they are shown
 
 
 class Pace:
@@ -27,10 +30,15 @@ class Pace:
     Parameters
     ----------
     outputs, size
-        How many, and how many characters, pass at once.
+        How many, and how many bytes, pass at once.
+    weigh
+        Says how many bytes an output is.
     """
 
-    def __init__(self, outputs: int, size: int) -> None:
+    def __init__(
+        self, outputs: int, size: int, *, weigh: Callable[[NotebookNode], int] = weight
+    ) -> None:
+        self._weigh = weigh
         self._most_outputs, self._most_size = float(outputs), float(size)
         self._outputs, self._size = self._most_outputs, self._most_size  # that may pass now
         self._since = time.monotonic()
@@ -67,7 +75,7 @@ class Pace:
         passed = (self._clear, *held, *updates, self._clearing, self._ending)
         found = [output for output in passed if output is not None]
         self._outputs -= len(found)
-        self._size -= sum(map(weight, found))
+        self._size -= sum(map(self._weigh, found))
         self._forget()
         return found
 
@@ -80,8 +88,10 @@ class Pace:
                 self._clear_now(output)
             case "update_display_data":
                 known = self._updates.pop(display_id, None)
-                self._room += weight(known) if known else 0
-                if self._fits(output, among=len(self._updates), most=MOST_UPDATED):
+                self._room += self._weigh(known) if known else 0
+                if self._weigh(output) > max(weight(output), self._most_size):
+                    self._leave_out()  # it would change many displays
+                elif self._fits(output, among=len(self._updates), most=MOST_UPDATED):
                     self._updates[display_id] = output
             case _:
                 if self._clearing:
@@ -91,13 +101,13 @@ class Pace:
                     self._held.append(output)
 
     def _clear_now(self, clear: NotebookNode) -> None:
-        self._room += sum(map(weight, self._held))
+        self._room += sum(map(self._weigh, self._held))
         self._clear, self._clearing, self._held = clear, None, []
         self._note, self._left_out = None, 0
 
     def _fits(self, output: NotebookNode, *, among: int, most: int) -> bool:
         """Make room for an output, or leave it out; one alone always fits."""
-        size = weight(output)
+        size = self._weigh(output)
         if among >= most or (size > self._room and self.waiting):
             self._leave_out()
             self._ending = output if output.output_type in _ENDINGS else self._ending
@@ -115,6 +125,34 @@ class Pace:
 
 
 _ENDINGS = ("error", "execute_result")
+
+
+class Displays:
+    """How often each display is shown: an update changes it wherever it stands."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._most = 1  # of those that are known no more
+
+    def add(self, display_id: str) -> None:
+        """Count one that is shown."""
+        self._counts[display_id] += 1
+        if len(self._counts) > MAX_DISPLAYS:
+            self._most = max(self._most, self._counts.pop(next(iter(self._counts))))
+
+    def forget(self, shown: Counter[str]) -> None:
+        """Count those no more that were cleared."""
+        for display_id, count in shown.items():
+            self._counts[display_id] -= count
+            if self._counts[display_id] <= 0:
+                del self._counts[display_id]
+
+    def weigh(self, output: NotebookNode) -> int:
+        """Estimate how many bytes of a notebook an output makes or changes."""
+        if output.output_type != "update_display_data":
+            return weight(output)
+        display_id = output.get("transient", {}).get("display_id", "")
+        return weight(output) * max(self._counts[display_id], self._most)
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:

@@ -17,6 +17,7 @@ Reply = dict[str, JSON]
 
 MOST_ITEMS = 100_000  # of a list
 MOST_COUNT = 1 << 31
+MAX_EXPRESSIONS = 100
 _TYPES = "_jupyter_types_experimental"  # what kind of thing each completion is
 
 
@@ -77,6 +78,8 @@ def _display(fields: dict[str, object]) -> Reply:
 
 def _execute(fields: dict[str, object]) -> Reply:
     expressions = _dict(fields.get("user_expressions", {}))
+    if len(expressions) > MAX_EXPRESSIONS:
+        raise ValueError(f"{len(expressions):,} expressions")
     reply: Reply = {
         "status": "ok",
         "execution_count": _count(fields.get("execution_count")),

@@ -1,0 +1,108 @@
+"""Messages of the guest's as they came: who sent them for what is read at once, the rest when used.
+
+So what waits takes no more memory than its bytes, and JSON becomes objects, which take more, one
+message at a time and within a bound.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from typing import Any
+
+from jupyter_client.session import DELIM, Session
+
+from jupyter_agent.sandbox.figures import NotShown
+from jupyter_agent.sandbox.guest_values import costs_more
+from jupyter_agent.sandbox.wire import Frame
+
+__all__ = ["MAX_COST", "PASSED_OVER", "Message", "read_message"]
+
+MAX_HEADER = 1 << 16  # bytes
+MAX_COST = 64 << 20  # bytes of memory that the JSON of one message may become
+PASSED_OVER = "passed_over"  # the kind of a message that stands for one that was too large
+_BUSY = b'{"execution_state": "busy"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message.
+
+    Parameters
+    ----------
+    kind
+        Its type in the message spec.
+    parent
+        The id of the request that it follows from; empty if it names none.
+    size
+        Bytes that it takes while it waits.
+    """
+
+    channel: str
+    kind: str
+    parent: str = ""
+    size: int = 0
+    buffers: list[memoryview] = field(default_factory=list)
+    _content: Frame = b"{}"
+
+    def content(self) -> Any:
+        """Read its content.
+
+        Raises
+        ------
+        NotShown
+            It is of too many parts. ValueError: no JSON. RecursionError: nested too deep.
+        """
+        return read_json(self._content, MAX_COST)
+
+
+def read_message(channel: str, frames: list[Frame], session: Session) -> Message | None:
+    """Check a message's form and signature; None if it says nothing that matters.
+
+    Raises
+    ------
+    ValueError
+        It is no message, or not signed. RecursionError: its header is nested too deep.
+    """
+    start = frames.index(DELIM) + 1
+    signature, header, parent, metadata, content, *buffers = frames[start:]
+    if session.auth is not None and not compare_digest(
+        session.sign([header, parent, metadata, content]), bytes(signature)
+    ):
+        raise ValueError("a message with a wrong signature")
+    if content == _BUSY or b'"execute_input"' in header[:MAX_HEADER]:
+        return None
+    kind, asked = _object(header).get("msg_type"), _object(parent).get("msg_id")
+    if not isinstance(kind, str):
+        raise ValueError("a message of no type")
+    return Message(
+        channel,
+        kind,
+        asked if isinstance(asked, str) else "",
+        sum(map(len, frames)),
+        [memoryview(buffer) for buffer in buffers],
+        content,
+    )
+
+
+def read_json(text: Frame, most: int) -> Any:
+    """Read JSON that becomes no more than so many bytes of memory, or few more.
+
+    Raises
+    ------
+    NotShown
+        It would take more. ValueError: it is no JSON. RecursionError: nested too deep.
+    """
+    if costs_more(text, most):
+        raise NotShown("too many parts")
+    return json.loads(text.decode("utf-8", "replace"))
+
+
+def _object(text: Frame) -> dict[str, Any]:
+    if len(text) > MAX_HEADER:
+        raise ValueError("a header that is too long")
+    value = read_json(text, MAX_COST)
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} where a header belongs")
+    return value

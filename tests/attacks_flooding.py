@@ -2,6 +2,27 @@
 
 from __future__ import annotations
 
-from .battery import Attack
+from .battery import Attack, overfills
 
-FLOODING: list[Attack] = []
+
+def _fills(name: str, code: str) -> Attack:
+    return Attack("messages", f"fill the host with {name}", code, overfills, seconds=100)
+
+
+_SEND = "send(signed(header('display_data'), parent(), {}, %s, %s))\ntime.sleep(5)"
+_ANSWER = """
+kernel = get_ipython().kernel
+reply = signed(header('execute_reply'), parent(), {}, {}, [bytes(100 << 20)] * 8)[1:]
+kernel.%s.send_multipart([kernel._parent_ident['shell'][0], *reply])
+time.sleep(5)
+"""
+FLOODING: list[Attack] = [
+    _fills("many large frames in one message", _SEND % ("{}", "[bytes(100 << 20)] * 8")),
+    _fills("millions of empty frames in one message", _SEND % ("{}", "[b''] * 2_000_000")),
+    _fills(
+        "millions of small objects",
+        _SEND % ("b'{\"data\":{\"x/y\":[' + b'{\"a\":1},' * 3_000_000 + b'1]}}'", "[]"),
+    ),
+    _fills("a large reply", _ANSWER % "shell_stream.socket"),
+    _fills("a large question", _ANSWER % "stdin_socket"),
+]

@@ -43,6 +43,8 @@ from jupyter_agent.sandbox import lockdown
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 
+from .memory import most_resident
+
 ROOT = Path(__file__).parent.parent
 LIMITS = {  # what the bombs are to stay within; small enough that a bomb is small
     "memory": 4096, "processes": 256, "open_files": 1024, "file_size": 2048, "private_size": 256,
@@ -62,6 +64,7 @@ class Ran:
     seconds: float = 0.0
     later: list[dict[str, Any]] = field(default_factory=list)  # outputs of the cell after it
     grown: int = 0  # bytes of memory that the host needed for it
+    peak: int = 0  # bytes that it needed for a moment
     left: list[str] = field(default_factory=list)  # paths, after the kernel was closed
     alive: bool = False  # whether the kernel is still there
 
@@ -139,6 +142,11 @@ def confuses(world: World, ran: Ran) -> bool:
 def swells(world: World, ran: Ran) -> bool:
     """Tell whether a message filled the host's memory, or took the next cell's outputs along."""
     return ran.grown > 80_000_000 or confuses(world, ran)
+
+
+def overfills(world: World, ran: Ran) -> bool:
+    """Tell whether the host needed much memory, if only for a moment."""
+    return ran.peak > 300_000_000
 
 
 def leaks_into_the_next_cell(world: World, ran: Ran) -> bool:
@@ -817,8 +825,10 @@ async def _run_one(attack: Attack, target: Target, world: World) -> tuple[str, s
     if attack.told:
         attack.told(world)
     before = _resident()
+    Path("/proc/self/clear_refs").write_text("5")  # from now on the high-water mark is this run's
     ran = await target.run(guest_code(attack, world), attack.seconds)
     ran.grown = _resident() - before
+    ran.peak = most_resident(os.getpid()) - before
     if not ran.ended:
         await asyncio.sleep(2)  # an interrupt, the sandbox's grace, a kill
     if attack.proof in (confuses, leaks_into_the_next_cell, swells):

@@ -47,7 +47,7 @@ def acts(source: str) -> list[str]:
         "Text:\n\n$$\\int_0^1 f(x) \\, dx = \\frac{1}{2}$$\n\nMore",
         "See https://example.com/a_b?x=1 and [there](https://example.com), me@example.com",
         "a\n\n***\n\nb (c) [1, 2] x[0] 100 % \\alpha C:\\Users\\me 2 > 1 \"q\" 'q' … é 中 😀",
-        "hard\\\nbreak",
+        "hard\\\nbreak, ~~gone~~",
         "It costs \\$5.",
         "From \\\\$1.2M to \\\\$1.5M",
         "p < 0.05 & q <= 3",
@@ -82,6 +82,7 @@ def test_ordinary_markdown_stays_as_it_is(source: str) -> None:
         ("```mermaid\ngraph TD\n```", "```text\ngraph TD\n```"),
         ("---\ntitle: x\n---\n", "***\n\n## title: x"),
         ("`` a`b ``", "a&#96;b"),
+        ("~~gone~~ `code`", "gone `code`"),
         ("", ""),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from jupyter_agent.transcript import Change, Role, Transcript
 __all__ = ["Draft"]
 
 _MOST_UNREAD = 2_000  # characters of a call without code that are kept as prose
+_MOST_CLEANING = 0.01  # seconds of a processor that cleaning may take at each growth of the prose
 _FENCED = -1  # where a block of the text stands among the calls
 
 
@@ -46,6 +48,8 @@ class Draft:
         self._code: dict[int, NotebookNode] = {}
         self._said = ""
         self._written = 0  # characters of them that the cells show
+        self._read = self._clean = ""  # the prose as it was read, and as it is written
+        self._rests_until = 0.0  # when long prose may be cleaned again
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
 
@@ -84,15 +88,19 @@ class Draft:
         return not self._calls and self._reader.feed(delta.text)
 
     def write(self) -> Iterator[Change]:
-        """Bring the cells up to what has been read; a long reply, in steps of half a percent."""
-        if self.length - self._written > self.length // 200:
+        """Bring the cells up to what has been read; a long reply, in steps of half a percent.
+
+        Prose that takes long to clean, as it is cleaned as a whole, takes a quarter of the time.
+        """
+        grown = self.length - self._written > self.length // 200
+        if grown and time.monotonic() >= self._rests_until:
             self._written = self.length
             yield from self._write()
 
     def _write(self) -> Iterator[Change]:
         shown = [fenced(arguments[:_MOST_UNREAD], "json") for arguments in self.unread]
         said = "\n\n".join([self._reader.prose, *shown]).strip()
-        prose = clean_markdown(visible_prose(_writable(said)))
+        prose = self._cleaned(said)
         if prose and self.prose is None:
             self.prose = self._add("prose", self._take_kept())
         if self.prose and self._said != prose:  # else it stays as it may have been edited
@@ -110,6 +118,16 @@ class Draft:
             if cell.source != (source := agents_code(_writable(code))):
                 cell.source = source
                 yield Change(cell)
+
+    def _cleaned(self, said: str) -> str:
+        if said == self._read:
+            return self._clean
+        began = time.thread_time()
+        self._read, self._clean = said, clean_markdown(visible_prose(_writable(said)))
+        took = time.thread_time() - began
+        if took > _MOST_CLEANING:
+            self._rests_until = time.monotonic() + 3 * took
+        return self._clean
 
     def close(self) -> Iterator[Change]:
         """Read what is left when the reply has ended whole."""

@@ -621,7 +621,7 @@ async def test_what_is_printed_is_not_kept_in_the_sandbox(sandbox: Sandbox) -> N
         return int(last.data["text/plain"])
 
     before = await mebibytes(20)
-    assert await mebibytes(100) < before + 50
+    assert await mebibytes(300) < before + 150  # some wait in there for a host that is behind
 
 
 async def spare_of(sandbox: Sandbox) -> object:

@@ -17,7 +17,7 @@ __all__ = ["LARGEST_MESSAGE", "Wire"]
 
 LARGEST_MESSAGE = 32 << 20  # bytes
 MAX_FRAMES = 2048  # of a message
-MAX_WAITING = 8 << 20  # bytes of messages that nobody has taken yet; then no more is read
+MAX_WAITING = 16 << 20  # bytes of messages that nobody has taken yet; then no more is read
 MAX_COMMAND = 512  # bytes
 CHUNK = 1 << 16  # bytes that are read at once
 RETRY = 0.05  # seconds until a socket that is not there yet is looked for again

@@ -24,8 +24,7 @@ Permit = Callable[[str], Awaitable[None]]
 
 # What nothing imports, runs or takes for its settings
 _DATA = set(
-    ".arrow .csv .feather .gif .jpeg .jpg .json .jsonl .md .npy .npz .parquet .pdf .png .tsv .txt "
-    ".xlsx".split()
+    ".arrow .csv .feather .gif .jpeg .jpg .jsonl .npy .npz .parquet .pdf .png .tsv .xlsx".split()
 )
 
 
@@ -51,7 +50,7 @@ class Reach:
         self._own = [] if too_wide(folder.resolve()) else [folder.resolve()]
         self._readable = [*self._own, *(self._at(typed) for typed in shared if typed != ".")]
         self._models = models
-        self._servers = {origin(model) for model in models} - {""}
+        self._servers = {_server(model) for model in models if model}
         self._ask = ask
 
     def to_read(self, data: Sequence[str] | None) -> Iterator[str]:
@@ -80,13 +79,12 @@ class Reach:
         kind, _, rest = model.partition(":")
         if model in self._models:
             return
-        if server := origin(model):
-            if server not in self._servers:
-                yield f"-m {visible(server)}"
-        elif kind in ("scripted", "local") and rest:
+        if kind in ("scripted", "local"):
             path = self._at(rest)
-            if not _below(path, self._readable) or self._is_secret(path):
+            if rest and (not _below(path, self._readable) or self._is_secret(path)):
                 yield f"-m {kind}:{_shown(path)}"
+        elif model and _server(model) not in self._servers:
+            yield f"-m {visible(_server(model))}"
 
     def to_ask(self, policy: str | None) -> Iterator[str]:
         """Name a policy that asks the user less often."""
@@ -122,3 +120,8 @@ def _below(path: Path, roots: Sequence[Path]) -> bool:
 
 def _shown(path: Path) -> str:
     return visible(repr(str(path))[1:-1])
+
+
+def _server(model: str) -> str:
+    """Say whose server a model is asked at: where its URL leads, or that of a vendor."""
+    return origin(model) or f"{model.partition(':')[0]}:"

@@ -230,7 +230,7 @@ def test_each_attack_works_where_everything_is_allowed(home: Home, attack: Attac
     assert has_worked(home)
 
 
-@pytest.mark.parametrize("name", ["table.csv", "deep/report.pdf", "numbers.json"])
+@pytest.mark.parametrize("name", ["table.csv", "deep/report.pdf", "numbers.tsv"])
 def test_data_in_its_own_folder_needs_nobody(home: Home, name: str) -> None:
     (home.folder / "deep").mkdir()
     (home.folder / "notes.txt").write_text("a note")

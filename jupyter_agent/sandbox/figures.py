@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from jupyter_agent.sandbox.tex import JOINER, harmless_tex
+
 __all__ = ["PLOTLY", "VEGA", "NotShown", "read_plotly"]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -28,7 +30,6 @@ _FETCHING = re.compile(r"(^|[.\]])(geo\d*|images|map(box)?\d*)($|[.\[])")
 # for tags, so every "<" is made inert that a blank or a digit does not make so.
 _TAG = re.compile(r"<(?![ 0-9]|/?(?:b|i|em|strong|sub|sup|br|s|u|extra) ?/?>)", re.IGNORECASE)
 _URL = re.compile(r"url(?=\s*\()", re.IGNORECASE)  # of a style
-_JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 
 
 class NotShown(ValueError):
@@ -57,7 +58,7 @@ def read_plotly(value: JSON) -> JSON:
 def _plotly(value: JSON) -> JSON:
     match value:
         case str():
-            return _URL.sub(rf"\g<0>{_JOINER}", _TAG.sub(f"<{_JOINER}", value))
+            return harmless_tex(_URL.sub(rf"\g<0>{JOINER}", _TAG.sub(f"<{JOINER}", value)))
         case list():
             return [_plotly(item) for item in value]
         case dict():

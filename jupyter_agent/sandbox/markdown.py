@@ -33,6 +33,7 @@ __all__ = ["clean_markdown", "code_block", "one_line"]
 
 MOST_CHARACTERS = 100_000  # of a text that is more than shown as it is
 MOST_LEVELS = 24  # of tokens in each other
+MOST_TEXT_LINES = 5_000
 MOST_TRIES = 4  # until a text stays as it is
 MOST_LINES = 60  # of a formula
 
@@ -102,9 +103,13 @@ def _plain_lines(text: str) -> str:
     return _CONTROLS.sub("", _ENDS.sub("\n", text))
 
 
+# quotes and lists that one line opens: to read what follows them takes a time for each
+_DEEP = re.compile(rf"^[ \t]*(?:(?:>|[-+*]|\d{{1,9}}[.)])[ \t]*){{{MOST_LEVELS}}}", re.MULTILINE)
+
+
 def _write(text: str, *, plain: bool) -> str | None:
     """Write a text once; None if it is too long or too deep for it."""
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MOST_CHARACTERS or text.count("\n") > MOST_TEXT_LINES or _DEEP.search(text):
         return None
     tokens = _parser().parse(text)
     if any(token.level >= MOST_LEVELS for token in tokens):

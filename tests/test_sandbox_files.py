@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from traitlets.config import Config
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox import files
 from jupyter_agent.sandbox.interpreter import PARTS
+from jupyter_agent.sandbox.kernel import Sandbox
 
 from .as_user import as_user
 from .conftest import ROOT, TIERS
@@ -249,6 +251,33 @@ def test_a_folder_that_cannot_be_read_is_hidden(folder: Path) -> None:
     assert hidden == ".env closed lost+found server.key"
     assert visible == "numbers.txt penguins.csv"
     assert named == "deep/, penguins.csv"
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+async def test_odd_names_and_links_in_a_circle_stop_no_start(folder: Path, tier: str) -> None:
+    (folder / "loop").symlink_to("loop")
+    (folder / "nowhere").symlink_to("missing")
+    for name in (b"not-utf-8-\xff.csv", b"line\nend.csv", b"x" * 255):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("1")
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(folder, config=config) as sandbox:
+        assert "not-utf-8" in files.listing(sandbox.shares)
+        code = "import os; print(sum('utf-8' in name for name in os.listdir('.')))"
+        outputs = [one async for one in sandbox.execute(code)]
+        assert [one.get("text") for one in outputs] == ["1\n"]
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+async def test_a_folder_that_hides_thousands_of_paths_is_shared(folder: Path, tier: str) -> None:
+    for number in range(3000):
+        (folder / f"{number}.key").touch()
+        (folder / f"{number}.csv").touch()
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(folder, config=config) as sandbox:
+        code = "print(open('7.csv').read())\nopen('7.key')"
+        outputs = [one async for one in sandbox.execute(code)]
+        assert outputs[0].text == "\n"
+        assert outputs[1].ename in ("FileNotFoundError", "PermissionError")
 
 
 def test_a_folder_deeper_than_a_path_may_be_ends(tmp_path: Path) -> None:

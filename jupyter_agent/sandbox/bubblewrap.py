@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Sequence, Set
 from pathlib import Path
 
+from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.interpreter import font_lists
 from jupyter_agent.sandbox.paths import ETC, SYSTEM, Policy
 
@@ -25,6 +26,7 @@ PROC = (
     "cgroups cpuinfo devices diskstats filesystems loadavg meminfo mounts net partitions pressure "
     "self stat swaps sysvipc thread-self uptime version vmstat"
 ).split()
+MOST_COVERS = 400  # of a share: bubblewrap takes no more than 9,000 words
 MOST_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
 _uids = itertools.count()
 
@@ -98,22 +100,40 @@ def _cover_proc() -> list[str]:
     return words
 
 
-def mounts(policy: Policy, more: Sequence[str] = ()) -> list[str]:
+def mounts(policy: Policy, more: Sequence[str] = (), *, landlocked: bool = False) -> list[str]:
     """Bind what may be read, and ``more``.
 
     What lies deeper comes later, so that the nearest path decides. A shared folder that holds
     something hidden is made anew, of what is visible in it, so that not even names are seen. Where
-    that takes too many binds it is bound as it is, and what is hidden is covered.
+    that takes too many binds it is bound as it is, and what is hidden is covered; where that takes
+    too many covers it is left to Landlock, which hides what is in them, but not their names.
+
+    Parameters
+    ----------
+    landlocked
+        Whether the sandbox restricts itself by Landlock, too.
+
+    Raises
+    ------
+    SandboxError
+        A share hides too much, and there is no Landlock.
     """
     bound = {path for path in policy.python if policy.visible(path) and not _below_usr(path)}
     whole = {*map(Path, SYSTEM), *policy.python}
     for share in policy.imports:
-        bound |= {*policy.visible_of(share)}
+        visible = policy.visible_of(share)
+        bound |= {share.path} if landlocked and len(visible) > MOST_BINDS else {*visible}
     for share in policy.shares:
         visible = policy.visible_of(share)
         if len(visible) > MOST_BINDS:
-            whole.add(share.path)
             visible = [share.path]
+            if len(policy.hidden_below(share.path)) <= MOST_COVERS:
+                whole.add(share.path)
+            elif not landlocked:
+                raise SandboxError(
+                    f"{share.path} holds more than {MOST_COVERS} paths that are hidden, and this "
+                    "kernel has no Landlock to hide them; name what is needed in it: --data PATH"
+                )
         bound |= {*visible}
     covered = {
         root / path.relative_to(root.resolve())
@@ -123,11 +143,12 @@ def mounts(policy: Policy, more: Sequence[str] = ()) -> list[str]:
     }
     covered = {path for path in covered - bound if not path.is_symlink()}
     steps = sorted(bound | covered, key=lambda path: len(path.parts))
+    made: set[Path] = set()
     words = [
         word
         for path in steps
         for word in (
-            *parents(_place(path)),
+            *parents(_place(path), made),
             *(cover(path, _place(path)) if path in covered else _read_only(path)),
         )
     ]
@@ -173,9 +194,11 @@ def _below_usr(path: Path) -> bool:
     return path.is_relative_to("/usr")
 
 
-def parents(path: Path) -> list[str]:
-    """Make the folders above a path; bubblewrap itself makes missing ones 0700."""
-    above = reversed(path.parents[:-1])
+def parents(path: Path, made: set[Path] | None = None) -> list[str]:
+    """Make the folders above a path, but for those ``made``; bubblewrap makes missing ones 0700."""
+    made = set() if made is None else made
+    above = [folder for folder in reversed(path.parents[:-1]) if folder not in made]
+    made |= {*above}
     return [word for folder in above for word in ("--perms", "0755", "--dir", str(folder))]
 
 

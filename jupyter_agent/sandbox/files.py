@@ -401,7 +401,10 @@ def _shown(share: Share) -> list[str]:
 
     def is_shown(path: Path) -> bool:
         if path.is_symlink():
-            real = path.resolve()
+            try:
+                real = path.resolve(strict=True)
+            except (OSError, RuntimeError):  # it leads nowhere, or in a circle
+                return False
             return real.is_relative_to(share.path) and not _among(real, hidden) and real.exists()
         return path not in hidden and (path not in above or any(map(is_shown, _children(path))))
 

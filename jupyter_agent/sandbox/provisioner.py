@@ -309,7 +309,7 @@ class SandboxProvisioner(LocalProvisioner):
 
     def _in_memory(self, text: str) -> int:
         descriptor = os.memfd_create("jupyter-agent")
-        os.write(descriptor, text.encode())
+        os.write(descriptor, os.fsencode(text))
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.set_inheritable(descriptor, True)
         self._descriptors.append(descriptor)
@@ -341,13 +341,16 @@ class SandboxProvisioner(LocalProvisioner):
         uid, home = bubblewrap.unique_uid(), bubblewrap.HOME
         programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
         policy = Policy(self.shares, self.modules, programs=programs)
+        covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
         environment = guest_environment(f"{home}/tmp", home, search_path())
         passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:/bin/sh\n"
         options = [
             *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
             *self._file("/etc/passwd", passwd),
             *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
-            *bubblewrap.mounts(policy, self._own_sockets(uid) if self.socket_folder else ()),
+            *bubblewrap.mounts(
+                policy, self._own_sockets(uid) if self.socket_folder else (), landlocked=covered
+            ),
             *("--perms", "0777", "--dir", f"{home}/work"),
             *("--perms", "0777", "--dir", f"{home}/tmp"),
             *bubblewrap.fonts(),
@@ -364,7 +367,6 @@ class SandboxProvisioner(LocalProvisioner):
         for name, value in environment.items():
             options += ["--setenv", name, value]
         rules = {"read": [*map(str, policy.read), *read], "listed": ["/"], "write": write}
-        covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
         plan = self._plan(
             f"{home}/work",
             uid,

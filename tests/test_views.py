@@ -10,6 +10,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
+from jupyter_agent.sandbox.markdown import clean_markdown
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 from jupyter_agent.views.display import (
     INTERVAL,
@@ -345,3 +346,21 @@ def test_no_output_hides_what_a_terminal_shows_after_it() -> None:
     after = shown[shown.index("wipe") :]
     assert "\x1b" not in after
     assert shown[: shown.index("wipe")].rfind("\x1b[0m") == shown.rfind("\x1b")
+
+
+def test_prose_in_a_terminal_is_written_once_also_a_table() -> None:
+    text = (
+        "Two species, and *both* are heavy:\n\n- one\n- two\n\n| a | b |\n|---|:-:|\n| 1 | $x$ |\n"
+        "| 2 | y |\n\n| c |\n|---|\n| 3 |\n\nA [link](https://example.org/a) and **done**."
+    )
+    out, transcript = io.StringIO(), Transcript()
+    view = TerminalView(out, io.StringIO())
+    cell = transcript.add("prose", step=1)
+    for end in range(1, len(text) + 1):
+        cell.source = clean_markdown(text[:end])
+        view(Change(cell))
+    view(Change(cell, done=True))
+    said = out.getvalue()
+    assert said.endswith(f"{cell.source[cell.source.rindex('| c |') :]}\n")
+    assert said.count("| 1 |") == said.count("| 3 |") == said.count("both") == 1
+    assert len(said) < len(cell.source) + 80

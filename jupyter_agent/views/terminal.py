@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -13,6 +14,8 @@ from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.transcript import ANSI, KEY, Change, brief
 
 __all__ = ["TerminalView"]
+
+_MARK = re.compile(r"[^\w\s.,;:!?'\"()%/=+]")  # what Markdown may read in more than one way
 
 
 class TerminalView:
@@ -62,9 +65,7 @@ class TerminalView:
                     f"{facts['window']:,} tokens is nearly full"
                 )
             case "prose":
-                self._grow(cell, visible_prose(cell.source), "")
-                if change.done:
-                    self._end_line()
+                self._prose(cell, done=change.done)
             case "wait" if cell.source:
                 self._end_line()
                 self._note(cell.source.strip("*"))
@@ -103,6 +104,22 @@ class TerminalView:
         """Write it so that it gives nothing that follows a colour of its own."""
         end = "\n" * text.endswith("\n")
         self._write(f"{text.removesuffix(end)}{_PLAIN}{end}" if "\x1b" in text else text)
+
+    def _prose(self, cell: NotebookNode, *, done: bool) -> None:
+        """Write prose as it grows; what may mean something else once it is whole waits for that."""
+        now, before = visible_prose(cell.source), self._sources.get(cell.id, "")
+        if not done:
+            unsettled = _MARK.search(now, now.rfind("\n\n") + 1)  # in the last paragraph
+            now = now[: unsettled.start()] if unsettled else now
+            if not now.startswith(before) or now == before:
+                return
+        elif not now.startswith(before):
+            same = os.path.commonprefix([before, now])  # noqa: RUF071  # of text
+            self._end_line()
+            self._sources[cell.id] = now[: same.rfind("\n\n") + 1]
+        self._grow(cell, now, "")
+        if done:
+            self._end_line()
 
     def _code(self, cell: NotebookNode, *, done: bool) -> None:
         source = visible(cell.source)

@@ -12,6 +12,7 @@ import re
 import stat
 import unicodedata
 from fnmatch import translate
+from pathlib import Path
 
 __all__ = ["could_hold_secret", "holds_secret", "is_secret_folder", "is_secret_name"]
 
@@ -79,7 +80,8 @@ _NAMES = (
     "filezilla.xml ftpconfig recentservers.xml sftp-config.json sftp.json sitemanager.xml "
     "winscp.ini ws_ftp.ini "
     # browsers, password managers and wallets
-    "cookies cookies.txt cookies.sqlite cookies.db cookies.binarycookies cookiejar cookiejar.txt "
+    "cookies cookies.txt cookies.json storage_state.json cookies.sqlite cookies.db "
+    "cookies.binarycookies cookiejar cookiejar.txt "
     "key.db login.data login.json logins.json logins.txt logins.csv logins.xlsx signons.sqlite "
     "local_state web_data cert9.db formhistory.sqlite sessionstore.jsonlz4 "
     "1password_export.csv bitwarden_export.json bitwarden_export.csv lastpass_export.csv "
@@ -100,6 +102,7 @@ _GLOBS = (
     "*bash_history*", "*zsh_history*", "*fish_history*", "*sh_history", "*irb_history*",
     "*mysql_history*",
     "*psql_history*", "*sqlite_history*", "*rediscli_history*", "*python_history*",
+    "*private*.asc*", "*private*.gpg*", "*private*.pgp*", "*passw?rter*", "*contrase?a*",
     "krb5cc*", "utc--*", "client_secret*.json", "*.tfstate.*", "*.auto.tfvars*", "*.env.*",
     "*-firebase-adminsdk-*", "bitwarden_*export*", "secring.*", "*.keychain-db*",
 )  # fmt: skip
@@ -110,7 +113,8 @@ _GLOBS = (
 _WORDS = (
     r"\w*secret",
     r"\w*credential", r"(?:\w*creds|cred)",
-    r"\w*passw(?:or)?d", r"\w*passphrase", r"\w*htpasswd", r"pwd", r"vault pass",
+    r"\w*passw(?:or)?[dt]", r"passwoerter", r"contrasenas?",
+    r"mots? de passe", r"senhas?", r"\w*passphrase", r"\w*htpasswd", r"pwd", r"vault pass",
     r"(?:api|access|account|auth|client|deploy|deployment|encryption|host|hmac|license|master"
     r"|priv|private|root|rsa|secret|service|session|signing|ssh|storage|age|gpg|pgp) key",
     r"(?:api|access|auth|bearer|bot|deploy|gitlab|id|login|oauth|personal|refresh|sas|session"
@@ -146,7 +150,7 @@ _TABLES = frozenset(
 _FOLDERS = (
     "secret secrets credential credentials creds password passwords passwd private_key "
     "private_keys privatekeys ssh ssh_keys sshkeys gnupg keychains keystore keyrings "
-    "api_keys apikeys"
+    "api_keys apikeys secrets.d password-store"
 ).split()
 
 _SPLIT = re.compile(r"[^\W_]+")
@@ -174,6 +178,7 @@ def _joined(name: str) -> str:
 
 _NAME_SET = frozenset(map(_joined, _NAMES))
 _FOLDER_SET = frozenset(map(_joined, _FOLDERS))
+_LAST_OF_FOLDER = re.compile(r"(?:^|[\W_])(?:secret|credential|password|keystore)s?$")
 _GLOB = re.compile("|".join(map(translate, _GLOBS)))
 _LIKELY = "|".join(word.replace(" ", " ?") for word in _WORDS)
 _WORD = re.compile(rf"\b(?:{_LIKELY})s?\b")
@@ -206,7 +211,8 @@ def _is_secret_name(name: str) -> bool:
 def is_secret_folder(name: str) -> bool:
     """Tell whether a folder of this name is one where secrets are kept."""
     name = _visible(name)
-    return name.startswith(".") or _joined(name) in _FOLDER_SET or _take_apart(name)[2]
+    named = _joined(name) in _FOLDER_SET or _LAST_OF_FOLDER.search(name.lower())
+    return name.startswith(".") or bool(named) or _take_apart(name)[2]
 
 
 def _visible(name: str) -> str:
@@ -358,7 +364,13 @@ _BINARY = (_TABLES - _TEXT_TABLES) | frozenset(
     "so pyc pyd zip gz bz2 xz zst 7z rar tar tgz whl egg jar exe dll dylib a o bin pkl pickle db "
     "sqlite sqlite3 duckdb ico woff woff2 ttf otf eot mo webm ogg iso dmg ckpt pb tflite".split()
 )
-_SETTINGS = frozenset("ini cfg conf config cnf properties toml yml yaml env json xml txt".split())
+_SETTINGS = frozenset(
+    "bash bat cfg cmd cnf conf config env fish ini json properties ps1 sh toml txt xml yaml yml "
+    "zsh".split()
+)
+_SETTINGS_IN_PYTHON = frozenset(
+    "conf.py config.py local_settings.py production.py settings.py".split()
+)
 _MOST_REMEMBERED = 100_000
 _remembered: dict[tuple[int, ...], bool] = {}
 
@@ -395,7 +407,8 @@ def holds_secret(path: str) -> bool:
 def _read_on(descriptor: int, path: str) -> bool:
     ending = _ending(path)
     most = _MOST_OF_A_TABLE if ending in _TEXT_TABLES else _MOST_BYTES
-    return _is_secret_text(os.read(descriptor, most), settings=not ending or ending in _SETTINGS)
+    settings = not ending or ending in _SETTINGS or Path(path).name in _SETTINGS_IN_PYTHON
+    return _is_secret_text(os.read(descriptor, most), settings=settings)
 
 
 def _ending(path: str) -> str:

@@ -376,3 +376,17 @@ def test_any_content_is_an_output_or_a_value_error(content: object, kind: str) -
     except ValueError:
         return
     assert output is not None
+
+
+def test_tex_that_would_take_long_to_read_is_left_out_and_said() -> None:
+    output = read_output("display_data", {"data": {"text/latex": r"$\url{x}$" * 200_000}})
+    assert output is not None
+    assert set(output.data) == {"text/plain"}
+    assert "TeX of 1,800,000 characters" in output.data["text/plain"]
+
+
+def test_tex_in_html_is_read_with_it() -> None:
+    output = read_output("display_data", {"data": {"text/html": r"<b>$\href{x}{y}$</b>"}})
+    assert output is not None
+    assert r"\href" not in output.data["text/html"]
+    assert "<b>$" in output.data["text/html"]

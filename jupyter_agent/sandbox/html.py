@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from jupyter_agent.sandbox.tex import harmless_tex
+
 __all__ = ["clean_html"]
 
 MAX_STYLES = 16 << 20  # characters of a Styler's rules in the cells they are for
@@ -51,7 +53,7 @@ def clean_html(html: str) -> str:
         url_schemes={"data"},
         link_rel=None,
     )
-    return _NO_PICTURE.sub("[picture not shown]", cleaned)
+    return harmless_tex(_NO_PICTURE.sub("[picture not shown]", cleaned))
 
 
 _REACHES = re.compile(r"url|image|expression|@|\\", re.IGNORECASE)  # of a style: out of the page

@@ -24,6 +24,7 @@ __all__ = ["WIDGET_VIEW", "printable", "read_output", "weight"]
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
+MOST_TEX = 200_000  # characters
 MOST_NAMED = 20  # mime types that were dropped
 MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
@@ -221,7 +222,7 @@ def _weight(value: object) -> int:
 
 def _html(value: object) -> str:
     """Rebuild HTML from allowed tags and attributes alone."""
-    return harmless_tex(cleaned("html", _text(value)))
+    return cleaned("html", _text(value))
 
 
 def _drawing(value: object) -> str:
@@ -258,6 +259,8 @@ _READ_AS_MARKDOWN = re.compile(r"[<!\]&](?=\S)")  # VS Code draws TeX with its M
 
 
 def _latex(value: object) -> str:
+    if isinstance(value, str) and len(value) > MOST_TEX:
+        raise NotShown(f"TeX of {len(value):,} characters")
     text = harmless_tex(_text(value)).replace("`", "'")
     return _READ_AS_MARKDOWN.sub(r"\g<0> ", text)
 

@@ -44,15 +44,6 @@ def system_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture
-def interpreter_folder() -> Iterator[Path]:
-    """A folder in the middle of what the sandbox reads of Python."""
-    folder = Path(f"{sys.prefix}/share/jupyter-agent-test-{os.getpid()}")
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
-
-
 def fill(folder: Path) -> tuple[Path, Path]:
     """Put a secret and a file beside it into a folder; return both."""
     (folder / ".env").write_text("secret")
@@ -74,15 +65,6 @@ async def test_a_package_does_not_uncover_what_the_data_hides(
         assert await read(sandbox, beside) == "data"
         code = "import package, package.inner; package.x + package.inner.y"
         assert await text(sandbox, code) == "'importedtoo'"
-
-
-async def test_python_does_not_uncover_what_a_share_inside_it_hides(
-    tier: str, interpreter_folder: Path
-) -> None:
-    secret, beside = fill(interpreter_folder)
-    async with sandbox_of(tier, interpreter_folder) as sandbox:
-        assert await read(sandbox, secret) in REFUSED
-        assert await read(sandbox, beside) == "data"
 
 
 @needs_root

@@ -141,7 +141,8 @@ def mounts(policy: Policy, more: Sequence[str] = (), *, landlocked: bool = False
         if not root.is_symlink()
         for path in policy.hidden_below(root)
     }
-    covered = {path for path in covered - bound if not path.is_symlink()}
+    # what is gone meanwhile cannot be covered: its folder may be read-only
+    covered = {path for path in covered - bound if not path.is_symlink() and path.exists()}
     steps = sorted(bound | covered, key=lambda path: len(path.parts))
     made: set[Path] = set()
     words = [

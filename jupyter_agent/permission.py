@@ -22,6 +22,7 @@ __all__ = ["Permit", "Reach"]
 # Sees to it that the user allows this; raises UsageError where that is refused
 Permit = Callable[[str], Awaitable[None]]
 
+_VENDORS = ("anthropic:", "hf:", "ollama:", "openai:")
 # What nothing imports, runs or takes for its settings
 _DATA = set(
     ".arrow .csv .feather .gif .jpeg .jpg .jsonl .npy .npz .parquet .pdf .png .tsv .xlsx".split()
@@ -50,7 +51,7 @@ class Reach:
         self._own = [] if too_wide(folder.resolve()) else [folder.resolve()]
         self._readable = [*self._own, *(self._at(typed) for typed in shared if typed != ".")]
         self._models = models
-        self._servers = {_server(model) for model in models if model}
+        self._servers = {_server(model) for model in models} - {""}
         self._ask = ask
 
     def to_read(self, data: Sequence[str] | None) -> Iterator[str]:
@@ -83,8 +84,8 @@ class Reach:
             path = self._at(rest)
             if rest and (not _below(path, self._readable) or self._is_secret(path)):
                 yield f"-m {kind}:{_shown(path)}"
-        elif model and _server(model) not in self._servers:
-            yield f"-m {visible(_server(model))}"
+        elif (server := _server(model)) and server not in self._servers:
+            yield f"-m {visible(server)}"
 
     def to_ask(self, policy: str | None) -> Iterator[str]:
         """Name a policy that asks the user less often."""
@@ -123,5 +124,6 @@ def _shown(path: Path) -> str:
 
 
 def _server(model: str) -> str:
-    """Say whose server a model is asked at: where its URL leads, or that of a vendor."""
-    return origin(model) or f"{model.partition(':')[0]}:"
+    """Say whose server a model is asked at: where its URL leads, or a vendor's; empty for none."""
+    vendor = next((each for each in _VENDORS if model.startswith(each)), "")
+    return origin(model) or vendor

@@ -18,6 +18,7 @@ from jupyter_agent.invisibles import visible
 __all__ = ["NAMES", "Command", "agents_code", "inert", "plainly_prose", "read_command"]
 
 NAMES = ("%%agent", "%agent", "%%sandbox")
+MOST_PROSE = 20_000  # characters
 _HELP = {f"{name}?" for name in NAMES[:2]} | {f"?{name}" for name in NAMES[:2]}
 _FIRST_LINE = re.compile(r"\r\n?|\n")
 _BEGINS_SO = re.compile(r"\s*[?%][?%\s]*(?:agent|sandbox)(?!\w)")
@@ -54,14 +55,14 @@ def read_command(code: str, *, prose: bool = False) -> Command | None:
             return Command("line", line)
         case "%%sandbox":
             return Command("sandbox", line, "".join(rest))
-    if prose and plainly_prose(code):
+    if prose and _is_prose(code):
         return Command("prose", body=code.strip())
     return None
 
 
 def inert(code: str) -> str:
     """Put a comment before text that begins as a command does, or could be taken for a task."""
-    return f"{_MARK}{code}" if _BEGINS_SO.match(code) or plainly_prose(code) else code
+    return code if not _BEGINS_SO.match(code) and _is_prose(code) is False else f"{_MARK}{code}"
 
 
 def agents_code(text: str) -> str:
@@ -76,8 +77,15 @@ def plainly_prose(code: str) -> bool:
     """Tell whether a cell is a sentence and certainly no Python, whole or broken.
 
     It does not parse, is mostly words, begins with one that is no keyword, and has at least four
-    of them.
+    of them; it is no longer than anybody types.
     """
+    return _is_prose(code) is True
+
+
+def _is_prose(code: str) -> bool | None:
+    """Tell the same; None where Python's parser gives up, which it may do at another place."""
+    if len(code) > MOST_PROSE:
+        return False
     words = code.split()
     if len(words) < 4 or not _WORD.fullmatch(words[0]) or keyword.iskeyword(words[0]):
         return False
@@ -87,4 +95,6 @@ def plainly_prose(code: str) -> bool:
         ast.parse(code)
     except SyntaxError:
         return True
+    except (ValueError, MemoryError, RecursionError):  # half a character; too deep
+        return None
     return False

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import glob
 import os
 import shlex
 import signal
@@ -127,6 +128,12 @@ class AgentKernelApp(IPKernelApp):
         except zmq.ZMQError as error:
             print(f"the kernel cannot start: {error}; start it again", file=sys.stderr, flush=True)  # noqa: T201
             os._exit(1)
+
+    def init_path(self) -> None:
+        """Import nothing from the notebook's folder, which may be a stranger's.
+
+        IPython before 9.7 would, whatever ``-P`` says.
+        """
 
     def init_iopub(self, context: Any) -> None:
         """Publish from the main loop."""
@@ -287,6 +294,10 @@ class AgentKernel(Kernel):
             return self._failed(Interrupted("stopped"), cell)
         except AgentError as error:
             return self._failed(error, cell)
+        except Exception as error:  # or no reply would be sent, and the cell would seem to run on
+            self.log.exception("a cell could not be run")
+            why = printable(f"{type(error).__name__}: {error}")[:300]
+            return self._failed(SandboxError(f"the cell could not be run ({why}); {_DEFECT}"), cell)
         finally:
             self._running = None
 
@@ -466,7 +477,7 @@ class AgentKernel(Kernel):
         if not verdict.allowed:
             raise UsageError(
                 f"{permission} was not allowed: {verdict.reason}. To have it allowed for good: "
-                f"c.AgentKernel.allowed = [{permission!r}]"
+                f"c.AgentKernel.allowed = [{glob.escape(permission)!r}]"
             )
         self._granted.add(permission)
 
@@ -691,7 +702,8 @@ def _reply(status: str, cell: _Cell) -> Reply:
     return {"status": status, "execution_count": cell.count, "payload": [], "user_expressions": {}}
 
 
-_REACHES = "A cell asks for what is beyond the notebook's folder and the configuration:"
+_REACHES = "A cell asks for what cells may not have unasked, as the notebook may be a stranger's:"
+_DEFECT = "that is a fault of jupyter_agent's, and the kernel's log says more"
 
 
 def _without_commands(code: str, reply: Reply) -> Reply:

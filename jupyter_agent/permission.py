@@ -22,7 +22,7 @@ __all__ = ["Permit", "Reach"]
 # Sees to it that the user allows this; raises UsageError where that is refused
 Permit = Callable[[str], Awaitable[None]]
 
-_VENDORS = ("anthropic:", "hf:", "ollama:", "openai:")
+_VENDORS = ("anthropic", "hf", "ollama", "openai")
 # What nothing imports, runs or takes for its settings
 _DATA = set(
     ".arrow .csv .feather .gif .jpeg .jpg .jsonl .npy .npz .parquet .pdf .png .tsv .xlsx".split()
@@ -62,10 +62,15 @@ class Reach:
                 yield f"--data {_shown(path)}"
 
     def to_save(self, path: Path) -> Iterator[str]:
-        """Name what ``--save`` reaches: the file is read, written and replaced."""
+        """Name what ``--save`` reaches: the file is read and may be made."""
         path = path.resolve()
         if path.suffix != ".ipynb" or not self._plain(path):
             yield f"--save {_shown(path)}"
+
+    def to_change(self, path: Path) -> Iterator[str]:
+        """Name a run that is there and would be changed: who reads it again believes it."""
+        if path.exists():
+            yield f"--save {_shown(path.resolve())}"
 
     def to_fetch(self, path: Path) -> Iterator[str]:
         """Name what ``%agent fetch`` reaches."""
@@ -125,5 +130,7 @@ def _shown(path: Path) -> str:
 
 def _server(model: str) -> str:
     """Say whose server a model is asked at: where its URL leads, or a vendor's; empty for none."""
-    vendor = next((each for each in _VENDORS if model.startswith(each)), "")
-    return origin(model) or vendor
+    kind = model.partition(":")[0]
+    if kind in ("http", "https"):
+        return origin(model) or model  # such a one is refused later; it is asked for all the same
+    return f"{kind}:" if kind in _VENDORS else ""

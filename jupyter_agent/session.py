@@ -89,6 +89,7 @@ class Session(LoggingConfigurable):
         confined = SandboxProvisioner(config=self.config)
         self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
         self.transcript = Transcript()
+        self._written: set[Path | None] = set()  # where this session has saved runs
         self.learnt = Learnt()
         self.sandbox = self._new_sandbox(None)
         self._own = OwnCells()
@@ -155,14 +156,18 @@ class Session(LoggingConfigurable):
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
         reach = self._reach()
-        await _allow(permit, reach.to_save(self._path(save)) if save else ())
+        path = self._path(save) if save else self.transcript.path
+        await _allow(permit, reach.to_save(path) if path and save else ())
         recorded = self._at(save).recorded(task) if replay and save else []
+        if path and not recorded and path not in self._written:
+            await _allow(permit, reach.to_change(path))
         await _allow(permit, () if recorded else reach.to_load(model))
         await _allow(permit, reach.to_read(data))
         await _allow(permit, reach.to_ask(ask))
         chosen = None if recorded else self._model(model)
         opened = self._save_to(save)
         if chosen:
+            self._written.add(self.transcript.path)
             await chosen.check()
         policy = ask or self.ask
         if policy == "always" and asker is None:

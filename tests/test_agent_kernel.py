@@ -23,6 +23,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -764,11 +765,23 @@ def test_a_recorded_run_takes_the_models_place(folder: Path, server: ChatServer)
     assert shown[1][1:5] == ["I make it.", "made = 6 * 7; print(made)", "42\n", "**42**"]
     assert shown[2] == ["42"]
     assert (folder / "run.ipynb").read_text() == record
-    server.replies = [Reply("Again: **42**")]
-    assert "Again: **42**" in texts(execute(folder, cell.replace("--save", "--rerun --save")))[0]
-    assert len(server.requests) == 3
+    change = f"--save {folder / 'run.ipynb'}"
+    for anew in (cell.replace("--save", "--rerun --save"), cell.replace("Make it", "Make another")):
+        with pytest.raises(CellExecutionError, match=f"{change} was not allowed: nobody can be"):
+            execute(folder, anew)
+        with pytest.raises(CellExecutionError, match=f"{change} was not allowed: nobody can be"):
+            execute(folder, cell, "%%agent\nMake another.")  # in the run that the first has opened
+    assert (folder / "run.ipynb").read_text() == record
+    assert len(server.requests) == 2
+    server.replies = [Reply("Again: **42**"), Reply("Once more.")]
+    again = [cell.replace("--save", "--rerun --save"), cell.replace("Make it", "Once more")]
+    shown = texts(execute(folder, *again, allowed=change))
+    assert "Again: **42**" in shown[0]
+    assert "Once more." in shown[1]
+    assert len(server.requests) == 4
     server.replies = [Reply("Another.")]
-    assert "Another." in texts(execute(folder, cell.replace("Make it", "Make another")))[0]
+    another = cell.replace("Make it", "Make another")
+    assert "Another." in texts(execute(folder, another, allowed="--save *"))[0]
 
 
 def test_prose_goes_to_the_agent_only_where_asked_for(folder: Path, server: ChatServer) -> None:
@@ -840,10 +853,12 @@ def test_what_threads_put_out_is_no_part_of_a_later_run(
 # -- clients
 
 
-def execute(folder: Path, *cells: str) -> NotebookNode:
+def execute(folder: Path, *cells: str, allowed: str = "") -> NotebookNode:
     notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, kernel_name="jupyter-agent", resources=resources).execute()
+    client = NotebookClient(notebook, kernel_name="jupyter-agent", resources=resources)
+    client.extra_arguments = [f"--AgentKernel.allowed={allowed}"] if allowed else []
+    client.execute()
     nbformat.validate(notebook)
     return notebook
 

@@ -259,7 +259,7 @@ async def test_a_stream_without_end_or_answer_is_ended_by_the_clock_and_by_the_u
 
 @pytest.mark.parametrize("status", [302, 307])
 @pytest.mark.parametrize("name", FORMS)
-async def test_a_redirect_to_another_host_gets_no_key(
+async def test_a_redirect_to_another_host_gets_nothing(
     everywhere: ChatServer, name: str, status: int
 ) -> None:
     other = ChatServer()
@@ -283,10 +283,13 @@ async def test_a_redirect_to_another_host_gets_no_key(
     with pytest.raises(ModelError) as caught:
         await run(agent)
     other.close()
+    assert str(caught.value).startswith(f"{agent.model.name}: the server sends elsewhere ({there}")
+    assert str(caught.value).endswith(
+        "), where nothing was sent; if that is the right server, name it"
+    )
     assert "\n" not in str(caught.value)
     assert KEYS[name] in str(everywhere.requests[0].headers)
-    assert len(heard) == 1
-    assert KEYS[name] not in str(heard)
+    assert heard == []
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "//"])
@@ -306,7 +309,7 @@ async def test_a_redirect_to_what_is_no_server_is_refused_in_one_line(
         await run(agent)
     if place != "//":  # which clients take for the same place, or none
         assert str(caught.value).startswith(f"{agent.model.name}: the server sends elsewhere (")
-        assert str(caught.value).endswith("; is that the right URL?")
+        assert str(caught.value).endswith("; if that is the right server, name it")
         assert len(everywhere.requests) == 1
     assert "\n" not in str(caught.value)
     assert roles(agent) == ["task", "end"]

@@ -38,8 +38,10 @@ def choose_model(asked: str = "") -> str:
         None of them is there, and the message names the ways to get one; or it holds a key.
     """
     if chosen := asked or os.environ.get("JUPYTER_AGENT_MODEL", ""):
-        if "://" in chosen:
-            server_url(chosen)  # it is shown and saved, so that it must hold no key
+        if not chosen.isprintable():
+            raise UsageError(f"the model's name {chosen!a} holds what cannot be seen; type it anew")
+        if chosen.startswith(("http:", "https:")):
+            server_url(chosen.partition("#")[0])  # it is shown and saved, so it must hold no key
         return chosen
     from huggingface_hub import get_token
 

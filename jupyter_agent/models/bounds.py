@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
-__all__ = ["TooMuchError", "bounded"]
+__all__ = ["ElsewhereError", "TooMuchError", "bounded"]
 
 MOST_OF_AN_EVENT = 16 << 20  # bytes; the longest holds a whole reply
 MOST_OF_A_STREAM = 512 << 20  # bytes: a million tokens, each in an event of its own
@@ -22,8 +22,15 @@ class TooMuchError(Exception):
     """A server sends more than any reply is."""
 
 
+class ElsewhereError(Exception):
+    """A server sends a request on to another server, which nobody has named."""
+
+
 def bounded(client: Client) -> Client:
-    """Have an HTTP client of any client library's give up servers that send too much."""
+    """Have an HTTP client of any client library's give up servers that send too much.
+
+    It follows a redirect to the same server only: the conversation is for nobody else.
+    """
     http: Any = client
     http.headers["accept-encoding"] = "identity"  # what is packed may be a thousand times as long
     http.event_hooks["response"].insert(0, _bound)
@@ -31,6 +38,10 @@ def bounded(client: Client) -> Client:
 
 
 async def _bound(response: Any) -> None:
+    if response.has_redirect_location:
+        here, there = response.url, response.url.join(response.headers["location"])
+        if (there.scheme, there.host, there.port) != (here.scheme, here.host, here.port):
+            raise ElsewhereError(str(there)[:200])
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise TooMuchError(f"the server packs its reply ({encoding[:20]!r}), unasked")

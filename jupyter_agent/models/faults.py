@@ -203,6 +203,12 @@ def _explain(error: BaseException) -> tuple[Kind, str]:
         )
     if any("Timeout" in name for name in names):
         return "timeout", "the server did not answer in time; try again"
+    if "ElsewhereError" in names:
+        return (
+            "bad_request",
+            f"the server sends elsewhere ({text}), where nothing was sent; if that is the right "
+            "server, name it",
+        )
     if "TooMuchError" in names:
         return "protocol", text
     if names & {"JSONDecodeError", "RecursionError"}:

@@ -209,7 +209,8 @@ def origin(name: str) -> str:
     except UsageError:
         return ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return f"{parts.scheme}://{parts.hostname}:{port}"
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"
 
 
 def server_url(base: str) -> str:
@@ -220,8 +221,14 @@ def server_url(base: str) -> str:
     UsageError
         It is not a URL of HTTP, or it holds a key, which would be shown and saved with it.
     """
+    base = base.strip()
+    if not base.isascii() or not base.isprintable() or " " in base:  # a reader might skip those
+        raise UsageError(
+            f"{base!a} is not a server's URL: it holds a blank, a control or a letter that is not "
+            "ASCII; write those of a host as xn--..., others as %.."
+        )
     try:
-        parts = urlsplit(base.strip())
+        parts = urlsplit(base)
         there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
         secret = "@" in parts.netloc or any(map(_SECRET.search, parse_qs(parts.query)))
     except ValueError:

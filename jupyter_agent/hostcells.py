@@ -18,7 +18,7 @@ from jupyter_agent.invisibles import visible
 __all__ = ["NAMES", "Command", "agents_code", "inert", "plainly_prose", "read_command"]
 
 NAMES = ("%%agent", "%agent", "%%sandbox")
-MOST_PROSE = 20_000  # characters
+MOST_PROSE = 2_000  # characters; hostile text takes Python's parser long
 _HELP = {f"{name}?" for name in NAMES[:2]} | {f"?{name}" for name in NAMES[:2]}
 _FIRST_LINE = re.compile(r"\r\n?|\n")
 _BEGINS_SO = re.compile(r"\s*[?%][?%\s]*(?:agent|sandbox)(?!\w)")

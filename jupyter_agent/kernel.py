@@ -589,7 +589,7 @@ class AgentKernel(Kernel):
             found = {"matches": [], "cursor_start": place, "cursor_end": place, "metadata": {}}
             return {"status": "ok", **found}
         reply = await self._ask("complete_request", code=code, cursor_pos=cursor_pos)
-        return _without_commands(code, reply)
+        return _without_commands(code, reply, prose=self.prose)
 
     async def do_inspect(
         self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Any = ()
@@ -706,11 +706,12 @@ _REACHES = "A cell asks for what cells may not have unasked, as the notebook may
 _DEFECT = "that is a fault of jupyter_agent's, and the kernel's log says more"
 
 
-def _without_commands(code: str, reply: Reply) -> Reply:
+def _without_commands(code: str, reply: Reply, *, prose: bool) -> Reply:
     """Leave out completions that would make a cell a command, but for the names themselves."""
 
+    @functools.cache
     def harmless(text: str, start: int, end: int) -> bool:
-        command = read_command(code[:start] + text + code[end:], prose=True)
+        command = read_command(code[:start] + text + code[end:], prose=prose)
         plain = command is None or command.kind == "sandbox" or text in NAMES
         return plain and "\n" not in text
 

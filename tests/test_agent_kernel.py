@@ -795,6 +795,58 @@ def test_prose_goes_to_the_agent_only_where_asked_for(folder: Path, server: Chat
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["'a or ' + 'not ' * 400 + 'a'", "'a b c d e f ' + '~' * 1_500 + '1'"]
+)
+def test_text_that_is_too_deep_for_a_parser_gets_its_reply(agent: Kernel, text: str) -> None:
+    reply, _ = agent.run(f"get_ipython().set_next_input({text})")
+    assert reply["status"] == "ok"
+    agent.run(
+        f"completer = get_ipython().kernel.do_complete\nget_ipython().kernel.do_complete = lambda code, pos: dict(status='ok', cursor_start=0, cursor_end=pos, metadata={{}}, matches=[{text}, 'a1'] * 5_000)"
+    )
+    agent.client.complete("a", 1)
+    found = agent.shell("complete_reply")["content"]["matches"]
+    agent.run("get_ipython().kernel.do_complete = completer")
+    assert "a1" in found
+    assert len(found) <= 2_000
+
+
+FAULTY = """
+from jupyter_agent import kernel
+def read_command(code, **_):
+    raise KeyError(code)
+kernel.read_command = read_command
+kernel.main()
+"""
+
+
+def test_a_fault_of_ours_is_said_and_ends_the_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tmp_path / "kernels" / "faulty"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-P", "-c", FAULTY, "-f", "{connection_file}"]
+    about = {
+        "argv": argv,
+        "display_name": "Faulty",
+        "language": "python",
+        "interrupt_mode": "message",
+    }
+    (spec / "kernel.json").write_text(json.dumps(about))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    mine = Kernel(*start_new_kernel(kernel_name="faulty", cwd=str(tmp_path)))
+    for _ in range(2):
+        reply, published = mine.run("1 + 1")
+        assert reply["ename"] == "SandboxError"
+        assert (
+            "the cell could not be run (KeyError: '1 + 1'); that is a fault of" in reply["evalue"]
+        )
+        kinds = [kind for kind, _ in published if kind != "status"]
+        assert kinds == ["execute_input", "error"]
+    mine.client.stop_channels()
+    mine.manager.shutdown_kernel(now=True)
+
+
 def test_code_is_never_taken_for_prose() -> None:
     for code in [cell if isinstance(cell, str) else cell[0] for cell in CELLS]:
         assert not plainly_prose(code), code

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_agent.draft import Draft
-from jupyter_agent.hostcells import Command, agents_code, inert, read_command
+from jupyter_agent.hostcells import Command, agents_code, inert, plainly_prose, read_command
 from jupyter_agent.protocol import Delta
 from jupyter_agent.transcript import Transcript
 
@@ -51,6 +51,24 @@ def test_a_command_is_read_as_it_looks() -> None:
     assert read_command("%agent fetch a") == Command("line", "fetch a")
     assert read_command("%agent fetch a\nx = 1") is None
     assert read_command("How many of them are there?") is None
+
+
+WORDS = "one two three four five six seven eight nine ten"
+DEEP = [
+    f"a or {'not ' * 400}a",
+    f"hello\n# {WORDS}\n{'-' * 2_000}1"[:2_000],
+    f"hello {WORDS}\n{'~' * 1_000}1",
+    f"hello {WORDS} \ud800",
+    f"hello {WORDS} \0",
+    f"{WORDS} {'(' * 1_000}",
+    f"{WORDS} " * 10_000,
+]
+
+
+@pytest.mark.parametrize("code", DEEP, ids=range(len(DEEP)))
+def test_what_the_parser_gives_up_is_no_task_and_is_marked(code: str) -> None:
+    assert isinstance(plainly_prose(code), bool)
+    assert read_command(agents_code(code), prose=True) is None
 
 
 PIECES = ["%", "%%", "?", "agent", "sandbox", " ", "\n", "\r", "\t", "\ufeff", "\u2028", "\x85", "x", "!", ">>> ", "In [1]: ", "fetch", "-m", "word"]  # fmt: skip

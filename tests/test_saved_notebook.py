@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +195,19 @@ ATTACKS: list[Attack] = [
         lambda home: [cell("%%agent --data none --save stolen.ipynb\nGo")],
         lambda home: SECRET in home.shown,
     ),
+    (
+        "a cell goes on with a run of the user's beside it, and adds to it",
+        lambda home: [cell("%%agent --data none --save beside.ipynb\nGo on")],
+        lambda home: "Go on" in (home.folder / "beside.ipynb").read_text(),
+    ),
+    (
+        "a cell replays a run of the user's beside it, and the next adds to it",
+        lambda home: [
+            cell("%%agent --data none --save beside.ipynb\nGo"),
+            cell("%%agent\nGo on"),
+        ],
+        lambda home: "Go on" in (home.folder / "beside.ipynb").read_text(),
+    ),
 ]
 
 
@@ -205,6 +220,8 @@ def furnish(home: Home) -> None:
     stolen = notebook(cell("Go", role="task", run="r"), cell(SECRET, role="prose", step=1))
     nbformat.write(stolen, home.path / "private" / "run-of-mine.ipynb")
     (home.folder / "stolen.ipynb").symlink_to(home.path / "private" / "run-of-mine.ipynb")
+    beside = notebook(cell("Go", role="task", run="r"), cell("Mine.", role="prose", step=1))
+    nbformat.write(beside, home.folder / "beside.ipynb")
 
 
 NAMED = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack[0].replace(" ", "-"))
@@ -228,6 +245,30 @@ def test_each_attack_works_where_everything_is_allowed(home: Home, attack: Attac
     _, cells, has_worked = attack
     run_whole(home, notebook(*cells(home)))
     assert has_worked(home)
+
+
+@pytest.mark.parametrize(
+    "written", ["http:\t//{}", "http:/\t/{}", "\thttp://{}", "http:\u2009//{}"]
+)
+def test_a_server_is_asked_for_however_its_url_is_written(home: Home, written: str) -> None:
+    url = written.format(home.evil.model.removeprefix("http://"))
+    run_whole(home, notebook(cell(f'%%agent -m "{url}"\nHello')))
+    assert "UsageError" in home.shown
+    assert home.evil.requests == []
+
+
+def test_nothing_is_imported_from_the_folder_whatever_ipython_does() -> None:
+    program = """
+import sys
+from jupyter_agent.kernel import AgentKernelApp
+sys.path[:] = [path for path in sys.path if path]
+AgentKernelApp().init_path()
+print("" in sys.path, sys.flags.safe_path)
+"""
+    made = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert made.stdout == "False False\n"
 
 
 @pytest.mark.parametrize("name", ["table.csv", "deep/report.pdf", "numbers.tsv"])

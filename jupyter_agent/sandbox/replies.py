@@ -20,6 +20,8 @@ Reply = dict[str, JSON]
 MOST_ITEMS = 100_000  # of a list
 MOST_COUNT = 1 << 31
 MAX_EXPRESSIONS = 100
+MOST_PAYLOADS = 100
+MOST_MATCHES = 2_000  # completions that are kept
 _TYPES = "_jupyter_types_experimental"  # what kind of thing each completion is
 
 
@@ -86,7 +88,7 @@ def _execute(fields: dict[str, object]) -> Reply:
         "status": "ok",
         "execution_count": _count(fields.get("execution_count")),
         "user_expressions": {_text(k): _expression(_dict(v)) for k, v in expressions.items()},
-        "payload": [*filter(None, map(_payload, _list(fields.get("payload", []))))],
+        "payload": [*filter(None, map(_payload, _list(fields.get("payload", []))[:MOST_PAYLOADS]))],
     }
     return reply if fields.get("status") == "ok" else reply | {"status": "error"} | _error(fields)
 
@@ -116,8 +118,10 @@ def _payload(value: object) -> Reply | None:
 
 def _complete(fields: dict[str, object]) -> Reply:
     metadata = _dict(fields.get("metadata", {}))
-    matches: list[JSON] = [visible(_text(match)) for match in _list(fields.get("matches"))]
-    types: list[JSON] = [_completion(_dict(one)) for one in _list(metadata.get(_TYPES, []))]
+    found = _list(fields.get("matches"))[:MOST_MATCHES]
+    typed = _list(metadata.get(_TYPES, []))[:MOST_MATCHES]
+    matches: list[JSON] = [visible(_text(match)) for match in found]
+    types: list[JSON] = [_completion(_dict(one)) for one in typed]
     return {
         "status": "ok",
         "matches": matches,

@@ -339,3 +339,23 @@ def test_what_is_visible_and_what_is_hidden_make_up_the_folder(kinds: object) ->
         }
         assert covered == others
         assert set(share.hidden) == secrets
+
+
+def test_shares_are_equal_only_if_the_same_files_can_be_read(folder: Path) -> None:
+    def replaced(path: Path) -> None:
+        (folder / "other").write_text(path.read_text())
+        (folder / "other").rename(path)
+
+    [before], _ = files.resolve(["."], folder)
+    for change in (
+        lambda: (folder / "deep" / "late.txt").touch(),  # beside a secret
+        lambda: replaced(folder / "penguins.csv"),
+        lambda: (folder / "deep" / "late.txt").unlink(),
+        lambda: (folder / "penguins.csv").rename(folder / "birds.csv"),
+    ):
+        [same], _ = files.resolve(["."], folder)
+        assert same == before
+        change()
+        [after], _ = files.resolve(["."], folder)
+        assert after != before
+        before = after

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jupyter_agent.errors import UsageError
@@ -47,12 +48,15 @@ class Share:
     """A file or folder of the user's that the sandbox may read, less what is hidden of it.
 
     With ``name`` empty the folder's contents stand in the sandbox's working folder themselves.
+    Two shares are equal if a sandbox could read the same files and folders through both.
     """
 
     path: Path
     name: str = ""
     hidden: tuple[Path, ...] = ()
-    note: str = ""  # what the user should know of what is hidden; it names nothing
+    # what the user should know of what is hidden; it names nothing
+    note: str = field(default="", compare=False)
+    shown: tuple[tuple[str, int, int], ...] = ()  # what is visible: path, device and inode
 
     def visible(self) -> list[Path]:
         """Cover all but the hidden paths by as few files and folders as will do."""
@@ -98,8 +102,8 @@ def resolve(
     budget = Budget()
     shares = []
     for typed, path in found:
-        hidden, note = look_through(path, exposed=open_to_all, budget=budget)
-        shares.append(Share(path, _name(typed, path, folder), tuple(hidden), note))
+        name = _name(typed, path, folder)
+        shares.append(look_through(path, name, exposed=open_to_all, budget=budget))
     return shares, reason
 
 
@@ -199,12 +203,13 @@ def _kept_by_tools() -> set[Path]:
 
 def look_through(
     path: Path,
+    name: str = "",
     *,
     exposed: Set[Path] = frozenset(),
     budget: Budget,
     wanted: Callable[[str], bool] | None = None,
-) -> tuple[list[Path], str]:
-    """Find what is hidden of a file or folder, and what the user should know of it.
+) -> Share:
+    """Share a file or folder, less what is hidden of it.
 
     Hidden is what looks like a secret by its name or its contents, a home folder, a Python
     environment, what is neither a file nor a folder nor a link, what cannot be read, and what was
@@ -220,7 +225,16 @@ def look_through(
         walk.through(path)
     elif not walk.is_exposed(path) and could_hold_secret(path.name) and holds_secret(str(path)):
         walk.hide(path)  # since it was named
-    return walk.all_hidden(), walk.note()
+    share = Share(path, name, tuple(walk.all_hidden()), walk.note())
+    return replace(share, shown=tuple(_identities(share.visible())))
+
+
+def _identities(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
+    """Name files and folders, and say which they are: another may take the place of one."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # it is gone
+            facts = path.lstat()
+            yield str(path), facts.st_dev, facts.st_ino
 
 
 class _Walk:

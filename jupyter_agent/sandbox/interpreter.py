@@ -75,9 +75,8 @@ def imports(*, exposed: Sequence[str] = ()) -> list[Share]:
     shares = []
     for path in [*sorted(installed), *dict.fromkeys(on_path)]:
         wanted = _is_code if path.is_dir() and path not in installed else None
-        hidden, note = look_through(path, exposed=open_to_all, budget=budget, wanted=wanted)
-        shares.append(Share(path, hidden=tuple(hidden), note=note))
-    return [share for share in shares if "unchecked" in share.note or share.visible()]
+        shares.append(look_through(path, exposed=open_to_all, budget=budget, wanted=wanted))
+    return [share for share in shares if "unchecked" in share.note or share.shown]
 
 
 def _is_shared_apart(path: Path) -> bool:

@@ -359,3 +359,20 @@ def test_shares_are_equal_only_if_the_same_files_can_be_read(folder: Path) -> No
         [after], _ = files.resolve(["."], folder)
         assert after != before
         before = after
+
+
+def test_compiled_code_is_hidden_where_its_source_is(tmp_path: Path) -> None:
+    (tmp_path / "secrets.py").write_text("")
+    (tmp_path / "mine.py").write_text(f"KEY = 'ghp_{'aB3dE6gH9' * 4}'")
+    (tmp_path / "plain.py").write_text("")
+    cache = tmp_path / "__pycache__"
+    cache.mkdir()
+    for name in ("secrets", "credentials", "mine", "plain"):
+        (cache / f"{name}.cpython-311.pyc").touch()
+    [share], _ = files.resolve(["."], tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in share.visible()} == {
+        "plain.py",
+        "__pycache__/plain.cpython-311.pyc",
+    }
+    [share], _ = files.resolve(["."], tmp_path, exposed=["secrets.py"])
+    assert cache / "secrets.cpython-311.pyc" in share.visible()

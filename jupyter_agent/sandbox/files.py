@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.sandbox.places import looks_like_home, too_wide
+from jupyter_agent.sandbox.places import is_system, looks_like_home, too_wide, wide_folders
 from jupyter_agent.sandbox.secret_files import (
     could_hold_secret,
     holds_secret,
@@ -41,6 +42,7 @@ MOST_NAMED = 3
 # A folder with one of these is a Python environment: no data, and tens of thousands of files. What
 # this interpreter needs of its own is shared all the same.
 _OF_AN_ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
+_COMPILED = re.compile(r"\.(?:py[cod]|so)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,12 @@ class Share:
 
 @dataclass(slots=True)
 class Budget:
-    """What is left of the entries and of the time for looking through folders."""
+    """What is left of the entries and of the time for looking through folders; what is too wide."""
 
     entries: int = field(default_factory=lambda: MOST_ENTRIES)
     until: float = field(default_factory=lambda: time.monotonic() + MOST_SECONDS)
     reading: float = field(default_factory=lambda: MOST_SECONDS_OF_READING)
+    wide: set[tuple[int, int]] = field(default_factory=wide_folders)
 
     def is_spent(self) -> bool:
         """Tell whether no other folder is to be begun."""
@@ -208,6 +211,7 @@ def look_through(
     exposed: Set[Path] = frozenset(),
     budget: Budget,
     wanted: Callable[[str], bool] | None = None,
+    typed: bool = True,
 ) -> Share:
     """Share a file or folder, less what is hidden of it.
 
@@ -219,12 +223,16 @@ def look_through(
     ----------
     wanted
         Which files are shown by their names, and only folders that hold such; all if not given.
+    typed
+        Whether the user has typed this path, so that nothing is hidden for its own name.
     """
     walk = _Walk(exposed, budget, wanted)
-    if path.is_dir():
-        walk.through(path)
-    elif not walk.is_exposed(path) and could_hold_secret(path.name) and holds_secret(str(path)):
-        walk.hide(path)  # since it was named
+    if not typed and walk.is_secret(str(path), is_folder=path.is_dir()):
+        walk.hide(path)
+    elif path.is_dir():
+        walk.through(path, typed=typed)
+    elif (source := walk.to_look_into(str(path))) and holds_secret(source):
+        walk.hide(path)
     share = Share(path, name, tuple(walk.all_hidden()), walk.note())
     return replace(share, shown=tuple(_identities(share.visible())))
 
@@ -247,7 +255,7 @@ class _Walk:
         self._hidden: dict[Path, None] = {}
         self.secrets = self.unreached = self.unread = 0
         self._kept = {str(each) for each in _kept_by_tools()}
-        self._to_read: list[str] = []
+        self._to_read: list[tuple[str, str]] = []  # a file, and what it is judged by
         self._unwanted: dict[str, list[str]] = {}  # folder: files in it that are not asked for
         self._useful: set[str] = set()  # folders with a file that is asked for
 
@@ -255,9 +263,22 @@ class _Walk:
         """Name what is hidden, but nothing that lies in a folder that is."""
         return [path for path in self._hidden if self._hidden.keys().isdisjoint(path.parents)]
 
-    def is_exposed(self, path: Path) -> bool:
+    def is_exposed(self, path: str) -> bool:
         """Tell whether the user has named a path as no secret, or a folder that it lies in."""
-        return bool(self.exposed) and _among(path, self.exposed)
+        return bool(self.exposed) and _among(Path(path), self.exposed)
+
+    def is_secret(self, path: str, *, is_folder: bool) -> bool:
+        """Tell whether a path looks like a secret by its name, and the user has not exposed it."""
+        named = is_secret_folder if is_folder else is_secret_name
+        paths = {path, path if is_folder else _source(path)}
+        secret = path in self._kept or any(named(each.rpartition("/")[2]) for each in paths)
+        return secret and not any(map(self.is_exposed, paths))
+
+    def to_look_into(self, path: str) -> str:
+        """Name the file to be looked into to judge a file; empty if there is no need to."""
+        source = _source(path)
+        exposed = self.is_exposed(path) or self.is_exposed(source)
+        return source if could_hold_secret(source) and not exposed else ""
 
     def hide(self, path: Path | str, *, secret: bool = True) -> None:
         """Hide a path; count it if it is for what it may hold."""
@@ -276,12 +297,12 @@ class _Walk:
             notes.append(f"{_count(self.unread, 'file')} checked by name alone")
         return ", ".join(notes)
 
-    def through(self, root: Path) -> None:
+    def through(self, root: Path, *, typed: bool) -> None:
         """Look through a folder and all below it."""
         waiting, seen = deque([str(root)]), [str(root)]
         while waiting and not self.budget.is_spent():
             folder = waiting.popleft()
-            below = self._folder(folder, top=folder == str(root))
+            below = self._folder(folder, typed=typed and folder == str(root))
             waiting += below
             seen += below
         for folder in waiting:
@@ -291,9 +312,10 @@ class _Walk:
             self._hide_unwanted(seen)
         self._read()
 
-    def _folder(self, folder: str, *, top: bool) -> list[str]:
+    def _folder(self, folder: str, *, typed: bool) -> list[str]:
         """Look at what stands in a folder; return the folders to be looked at in turn."""
         try:
+            facts = Path(folder).stat()
             with os.scandir(folder) as listed:
                 entries = []
                 for entry in listed:
@@ -307,10 +329,11 @@ class _Walk:
             return []
         self.budget.entries -= len(entries)
         names = {entry.name for entry in entries}
-        if not top and looks_like_home(names):
+        wide = (facts.st_dev, facts.st_ino) in self.budget.wide or looks_like_home(names)
+        if not typed and (wide or ("etc" in names and is_system(Path(folder)))):
             self.hide(folder)
             return []
-        if not top and not names.isdisjoint(_OF_AN_ENVIRONMENT):
+        if not typed and not names.isdisjoint(_OF_AN_ENVIRONMENT):
             self.hide(folder, secret=False)
             return []
         below = []
@@ -332,9 +355,8 @@ class _Walk:
             is_folder = is_file = False
         if entry.is_symlink():  # it shows what it leads to only where that is shared itself
             return False
-        named = is_secret_folder if is_folder else is_secret_name
-        secret = named(entry.name) or entry.path in self._kept
-        if not (is_folder or is_file) or (secret and not self.is_exposed(Path(entry.path))):
+        secret = self.is_secret(entry.path, is_folder=is_folder)
+        if secret or not (is_folder or is_file):
             self.hide(entry.path, secret=secret)
             return False
         if is_file:
@@ -346,8 +368,8 @@ class _Walk:
             self._unwanted.setdefault(folder, []).append(entry.path)
             return
         self._useful.add(folder)
-        if could_hold_secret(entry.name) and not self.is_exposed(Path(entry.path)):
-            self._to_read.append(entry.path)
+        if source := self.to_look_into(entry.path):
+            self._to_read.append((entry.path, source))
 
     def _hide_unwanted(self, folders: list[str]) -> None:
         """Hide the folders in which no file is asked for, and else such files, deepest first."""
@@ -365,13 +387,22 @@ class _Walk:
     def _read(self) -> None:
         """Look into files while there is time."""
         started = time.monotonic()
-        for done, path in enumerate(self._to_read):
+        for done, (path, source) in enumerate(self._to_read):
             if time.monotonic() - started > self.budget.reading:
                 self.unread = len(self._to_read) - done
                 break
-            if holds_secret(path):
+            if holds_secret(source):
                 self.hide(path)
         self.budget.reading -= time.monotonic() - started
+
+
+def _source(path: str) -> str:
+    """Name the file that a path is judged by: of compiled code it is the source (PEP 3147)."""
+    folder, name = os.path.split(path)
+    if not _COMPILED.search(name):
+        return path
+    source = f"{folder.removesuffix('/__pycache__')}/{name.partition('.')[0]}.py"
+    return str(Path(source).resolve()) if Path(source).is_symlink() else source
 
 
 def _count(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["homes", "looks_like_home", "too_wide"]
+__all__ = ["homes", "is_system", "looks_like_home", "too_wide", "wide_folders"]
 
 # Folders whose subfolders are homes, on Linux, macOS and the BSDs, and where users share disks.
 _HOMES = ("/home", "/Users", "/export/home", "/var/home", "/usr/home", "/run/user")
@@ -28,7 +28,8 @@ _TREES = (
 _OF_A_HOME = frozenset(
     ".ssh .gnupg .bashrc .bash_history .bash_logout .bash_profile .profile .zshrc .zsh_history "
     ".zprofile .cshrc .tcshrc .login .python_history .lesshst .viminfo .Xauthority .ICEauthority "
-    ".xsession-errors .CFUserTextEncoding AppData NTUSER.DAT ntuser.ini".split()
+    ".xsession-errors .CFUserTextEncoding AppData NTUSER.DAT ntuser.ini "
+    ".cache .config .local".split()
 )
 _NO_LOGIN = ("nologin", "false", "sync", "halt", "shutdown")
 
@@ -64,7 +65,20 @@ def too_wide(path: Path) -> str:
     of_homes = any(_same(path, Path(folder)) for folder in _HOMES)
     if of_homes or any(each.is_relative_to(path) for each in inside):
         return "too wide a folder"
-    return "the system's own" if str(path) in _TOPS or _is_system(path) else ""
+    return "the system's own" if str(path) in _TOPS or is_system(path) else ""
+
+
+def wide_folders() -> set[tuple[int, int]]:
+    """Name the folders that are never shared as a whole by device and inode.
+
+    These are the same wherever a folder is bound.
+    """
+    found = set()
+    for path in (*homes(), *_temporary(), *map(Path, (*_HOMES, *_TOPS, *_TREES))):
+        with contextlib.suppress(OSError):  # most systems have only some of them
+            facts = path.stat()
+            found.add((facts.st_dev, facts.st_ino))
+    return found
 
 
 def homes() -> dict[Path, str]:
@@ -103,6 +117,6 @@ def _same(path: Path, other: Path) -> bool:
         return False
 
 
-def _is_system(path: Path) -> bool:
+def is_system(path: Path) -> bool:
     """Tell whether this is the root of a system, such as a mounted backup of one."""
     return os.path.lexists(path / "etc" / "passwd") and os.path.lexists(path / "usr")

@@ -140,9 +140,32 @@ def test_a_mounted_system_is_too_wide(tmp_path: Path) -> None:
 def test_the_home_of_who_became_root_is_too_wide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_accounts", lambda: ((str(tmp_path), "anna"),))
+    monkeypatch.setattr(places, "_accounts", lambda changed: ((str(tmp_path), "anna"),))
     assert too_wide(tmp_path) == "the home folder of anna"
     assert too_wide(tmp_path.parent) == "too wide a folder"
+
+
+@AS_ROOT
+def test_the_home_of_a_user_who_is_new_is_too_wide(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; from pathlib import Path;"
+        "from jupyter_agent.sandbox.places import too_wide;"
+        "home, users = Path(sys.argv[1]), Path(sys.argv[2]);"
+        "text = Path('/etc/passwd').read_text(); users.write_text(text);"
+        "subprocess.run(['mount', '--bind', users, '/etc/passwd'], check=True);"
+        "print(too_wide(home));"
+        "users.write_text(text + f'newcomer:x:4242:4242::{home}:/bin/sh\\n');"
+        "print(too_wide(home))"
+    )
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", code]
+    (tmp_path / "home").mkdir()
+    done = subprocess.run(
+        [*command, tmp_path / "home", tmp_path / "passwd"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["", "the home folder of newcomer"]
 
 
 @AS_ROOT

@@ -83,14 +83,23 @@ def wide_folders() -> set[tuple[int, int]]:
 
 def homes() -> dict[Path, str]:
     """Name the homes of all users that this machine knows: each with whose it is."""
-    found = {_real(home): f"the home folder of {name}" for home, name in _accounts()}
+    found = {_real(home): f"the home folder of {name}" for home, name in _accounts(_users())}
     with contextlib.suppress(RuntimeError):  # a user without an entry, and no HOME
         found[_real("~")] = "your home folder"
     return {home: whose for home, whose in found.items() if home != Path("/")}
 
 
+def _users() -> tuple[int, int, int]:
+    """Tell one list of users from the next; a directory's users are asked for once."""
+    try:
+        facts = Path("/etc/passwd").stat()
+    except OSError:
+        return 0, 0, 0
+    return facts.st_ino, facts.st_size, facts.st_ctime_ns
+
+
 @functools.lru_cache(maxsize=1)
-def _accounts() -> tuple[tuple[str, str], ...]:
+def _accounts(_as_listed: tuple[int, int, int]) -> tuple[tuple[str, str], ...]:
     """Name the homes of those who can log in; others' are folders of programs, or nothing."""
     users = [user for user in pwd.getpwall() if not user.pw_shell.endswith(_NO_LOGIN)]
     for name in filter(None, map(os.environ.get, ("SUDO_USER", "DOAS_USER"))):

@@ -369,10 +369,12 @@ def test_compiled_code_is_hidden_where_its_source_is(tmp_path: Path) -> None:
     cache.mkdir()
     for name in ("secrets", "credentials", "mine", "plain"):
         (cache / f"{name}.cpython-311.pyc").touch()
+        (cache / f"{name}.work-3.py311.1.nbc").touch()  # numba's
     [share], _ = files.resolve(["."], tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in share.visible()} == {
         "plain.py",
         "__pycache__/plain.cpython-311.pyc",
+        "__pycache__/plain.work-3.py311.1.nbc",
     }
     [share], _ = files.resolve(["."], tmp_path, exposed=["secrets.py"])
     assert cache / "secrets.cpython-311.pyc" in share.visible()

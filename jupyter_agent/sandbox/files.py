@@ -398,10 +398,11 @@ class _Walk:
 
 def _source(path: str) -> str:
     """Name the file that a path is judged by: of compiled code it is the source (PEP 3147)."""
-    folder, name = os.path.split(path)
-    if not _COMPILED.search(name):
+    folder, _, name = path.rpartition("/")
+    beside = folder.removesuffix("/__pycache__")
+    if beside == folder and not _COMPILED.search(name):
         return path
-    source = f"{folder.removesuffix('/__pycache__')}/{name.partition('.')[0]}.py"
+    source = f"{beside}/{name.partition('.')[0]}.py"
     return str(Path(source).resolve()) if Path(source).is_symlink() else source
 
 

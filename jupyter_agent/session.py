@@ -437,6 +437,8 @@ class Session(LoggingConfigurable):
         if wanted != self.sandbox.data:
             await self.sandbox.close()
             self.sandbox = self._new_sandbox(wanted)
+            if self.transcript.cells or len(self._own):
+                self.sandbox.loss = "other data takes a new sandbox; variables and files are gone"
 
     def _note(self, fresh: bool) -> str:
         """Write what the model is told after the task."""

@@ -811,6 +811,19 @@ def test_text_that_is_too_deep_for_a_parser_gets_its_reply(agent: Kernel, text: 
     assert len(found) <= 2_000
 
 
+def test_other_data_takes_the_variables_and_says_so(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply("Done."), Reply("Done.")]
+    with kernel(folder, f"--Session.model={server.model}") as mine:
+        mine.run("%%agent --data deep\nLook.")
+        assert said(mine.run("x = 1; x")[1]) == "1"
+        mine.run("%%agent --data .\nLook.")
+        text = said(mine.run("'x' in globals()")[1])
+    assert text == (
+        "other data takes a new sandbox; variables and files are gone; this cell runs in a new one\n"
+        "False"
+    )
+
+
 FAULTY = """
 from jupyter_agent import kernel
 def read_command(code, **_):

@@ -124,7 +124,7 @@ class Sandbox(LoggingConfigurable):
         self.reply: Reply | None = None
         self.generation = 0  # how many kernels have held this sandbox's variables
         self._displays = Displays()  # of this kernel and of those before it
-        self._loss = ""  # how a kernel died that nobody has been told of
+        self.loss = ""  # what became of the kernel before, that nobody has been told of
         self._kernel: _Kernel | None = None
         self._spare: asyncio.Task[_Kernel] | None = None
         self._settling: asyncio.Task[None] | None = None
@@ -296,7 +296,7 @@ class Sandbox(LoggingConfigurable):
         """Put a new kernel in the place of the one that is there."""
         await self._settled()
         kernel, self._kernel = self._kernel, None
-        self._loss = ""
+        self.loss = ""
         if kernel:
             self._end_aside(kernel.close())
         await self.start()
@@ -332,7 +332,7 @@ class Sandbox(LoggingConfigurable):
             settling.cancel()
             await asyncio.wait({settling})
         await self._end()
-        self._loss = ""
+        self.loss = ""
         self._end_spare()
         await asyncio.gather(*self._ending)
         cleaning.end()
@@ -344,7 +344,7 @@ class Sandbox(LoggingConfigurable):
 
     async def _bury(self, death: str) -> None:
         """End a kernel that has died while no cell ran; the next one says so."""
-        self._loss = f"{death}; its variables and files are gone"
+        self.loss = f"{death}; its variables and files are gone"
         await self._end()
 
     # -- work
@@ -373,8 +373,8 @@ class Sandbox(LoggingConfigurable):
         cell = self._cell(talk, answer)
         pace = self._pace()
         try:
-            if self._loss:
-                loss, self._loss = self._loss, ""
+            if self.loss:
+                loss, self.loss = self.loss, ""
                 text = f"{loss}; this cell runs in a new one\n"
                 yield new_output("stream", name="stderr", text=text)
             async with aclosing(self._hear(cell, pace, limited=request is None)) as heard:

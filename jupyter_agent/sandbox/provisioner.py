@@ -370,6 +370,8 @@ class SandboxProvisioner(LocalProvisioner):
             assert self.parent
             read.append(self.parent.connection_file)
             write.append(str(self._sockets))
+        else:  # the machine has a fixed number of terminals: our kernel needs none, some do
+            options += ["--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
         options += ["--remount-ro", "/"]
         for name, value in environment.items():
             options += ["--setenv", name, value]

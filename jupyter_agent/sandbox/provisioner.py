@@ -305,8 +305,9 @@ class SandboxProvisioner(LocalProvisioner):
 
     def describe_limits(self) -> str:
         """Say in a few words what is limited, and how."""
-        kind = "in all" if self._bound else "per process"
-        parts = [f"memory {self.memory_bytes / (1 << 30):.1f} GiB {kind}"]
+        size = f"{self.memory_bytes / (1 << 30):.1f} GiB"
+        # memfds, segments and what the kernel holds for a process are none of its addresses
+        parts = [f"memory {size} in all" if self._bound else f"address space {size} per process"]
         parts.append(f"{self.processes} processes")
         if self.cpu_seconds:
             parts.append(f"{self.cpu_seconds} CPU seconds")

@@ -196,6 +196,10 @@ SYSTEM_CALLS: list[Attack] = [
     ),
     # numbers that the user or the machine has but once
     _share(
+        "take the machine's terminals",
+        "found = [fd for _ in range(50) for fd in os.openpty()]\nfor fd in found: os.close(fd)\nescaped(len(found))",
+    ),
+    _share(
         "take the user's inotify instances",
         "found = [syscall('inotify_init1', 0) for _ in range(5)]\nfor fd in found: os.close(fd)\nescaped(len(found))",
     ),

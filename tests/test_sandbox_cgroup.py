@@ -55,6 +55,13 @@ def test_what_runs_in_a_scope_does_not_see_the_bus(
     assert "of-the-host" not in seen.stdout
 
 
+def test_what_is_limited_is_called_by_its_name() -> None:
+    provisioner = SandboxProvisioner(memory=1536)
+    assert "address space 1.5 GiB per process, " in provisioner.describe_limits()
+    provisioner._bound = cgroup.Group(())
+    assert "memory 1.5 GiB in all, " in provisioner.describe_limits()
+
+
 @pytest.mark.skipif(cgroup._scopes() is None, reason="needs a systemd of the user's that answers")
 async def test_systemd_bounds_all_of_a_sandbox_and_leaves_nothing(tmp_path: Path) -> None:
     options = {"isolation": "bubblewrap", "memory": 1000, "data": []}

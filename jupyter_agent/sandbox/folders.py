@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import os
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -20,15 +21,19 @@ __all__ = ["Folder", "remove", "sweep"]
 
 PREFIX = "jupyter-agent-"
 SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
-PATIENCE = 60.0  # seconds that a folder is emptied for, while somebody fills it
+PATIENCE = 60.0  # seconds that a folder is emptied for; what is left then is for the next sweep
 _BELOW = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder:
-    """A new folder below a root; it ends with ``close``, with this object or with this process."""
+    """A new folder below a root; it ends with ``close``, with this object or with this process.
+
+    ``close`` blocks for as long as it takes to remove what the guest has written, up to a minute.
+    """
 
     def __init__(self, root: Path) -> None:
-        sweep(root)
+        # in a thread that nothing waits for: how long it takes was up to other guests
+        threading.Thread(target=sweep, args=(root,), daemon=True).start()
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
         # a client such as jupyter console ends without telling its provisioner
         self.close = weakref.finalize(self, _end, self.path, _lock(self.path))
@@ -81,11 +86,23 @@ def _empty(top: int) -> None:
     """
     names = map("-{}".format, itertools.count())
     deadline = time.monotonic() + PATIENCE
-    while (left := os.listdir(top)) and time.monotonic() < deadline:
-        for name in left:
+    found = True
+    while found:
+        found = False
+        for name in _entries(top, deadline):
+            found = True
             with contextlib.suppress(OSError):
                 if not _unlink(name, top):
-                    _flatten(name, top, names)
+                    _flatten(name, top, names, deadline)
+
+
+def _entries(folder: int, deadline: float) -> Iterator[str]:
+    """Name what is in a folder until the deadline: one by one, as there may be millions."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if time.monotonic() > deadline:
+                return
+            yield entry.name
 
 
 def _unlink(name: str, folder: int) -> bool:
@@ -97,11 +114,11 @@ def _unlink(name: str, folder: int) -> bool:
     return True
 
 
-def _flatten(name: str, top: int, names: Iterator[str]) -> None:
+def _flatten(name: str, top: int, names: Iterator[str], deadline: float) -> None:
     """Move a folder's folders up beside it, and remove it."""
     folder = _open(name, top)
     try:
-        for child in os.listdir(folder):  # noqa: PTH208  # a descriptor
+        for child in _entries(folder, deadline):
             if not _unlink(child, folder):
                 os.close(_open(child, folder))  # to be moved it must be writable
                 _move(child, folder, top, names)

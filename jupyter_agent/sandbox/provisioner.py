@@ -29,6 +29,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Enum, Int, List, Unicode
 
+from jupyter_agent.aside import aside
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown, system_calls
 from jupyter_agent.sandbox.folders import Folder, remove
@@ -130,7 +131,9 @@ class SandboxProvisioner(LocalProvisioner):
             (self.run_folder / "sockets").mkdir(mode=0o700)
             manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
         kwargs = await super().pre_launch(**kwargs)
-        if not self.socket_folder:
+        if self.socket_folder:
+            await aside(self._renew_sockets)
+        else:
             self.kernel_spec.interrupt_mode = "message"
             self._bind_sockets()
         match self.tier:
@@ -189,18 +192,22 @@ class SandboxProvisioner(LocalProvisioner):
             os.close(self._life)
             self._life = None
         self._told_to_end = 0.0
-        if self._bound:
-            self._bound.end()
-            self._bound = None
-        if self._private:
-            self._private.close()
-            self._private = None
+        bound, self._bound = self._bound, None
+        folders, self._private = [self._private], None
         if not restart:
             self._close_listeners()
             self._close_log()
-            if self._folder:
-                self._folder.close()
-                self._folder = self.run_folder = None
+            folders.append(self._folder)
+            self._folder = self.run_folder = None
+
+        def end() -> None:
+            if bound:
+                bound.end()
+            for folder in folders:
+                if folder:
+                    folder.close()
+
+        await aside(end)  # how long it takes is up to the guest, and other kernels share this loop
 
     def lacks_debugger(self) -> str:
         """Return why cells cannot be debugged, or nothing."""
@@ -298,8 +305,9 @@ class SandboxProvisioner(LocalProvisioner):
 
     def describe_limits(self) -> str:
         """Say in a few words what is limited, and how."""
-        kind = "in all" if self._bound else "per process"
-        parts = [f"memory {self.memory_bytes / (1 << 30):.1f} GiB {kind}"]
+        size = f"{self.memory_bytes / (1 << 30):.1f} GiB"
+        # memfds, segments and what the kernel holds for a process are none of its addresses
+        parts = [f"memory {size} in all" if self._bound else f"address space {size} per process"]
         parts.append(f"{self.processes} processes")
         if self.cpu_seconds:
             parts.append(f"{self.cpu_seconds} CPU seconds")
@@ -363,6 +371,8 @@ class SandboxProvisioner(LocalProvisioner):
             assert self.parent
             read.append(self.parent.connection_file)
             write.append(str(self._sockets))
+        else:  # the machine has a fixed number of terminals: our kernel needs none, some do
+            options += ["--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
         options += ["--remount-ro", "/"]
         for name, value in environment.items():
             options += ["--setenv", name, value]
@@ -389,12 +399,15 @@ class SandboxProvisioner(LocalProvisioner):
         assert self.run_folder is not None
         return self.run_folder / "sockets"
 
+    def _renew_sockets(self) -> None:
+        """Make their folder anew: the kernel before this one may have written in it."""
+        remove(self._sockets)
+        self._sockets.mkdir(mode=0o700)
+
     def _own_sockets(self, uid: int) -> list[str]:
         """Bind what a kernel needs that binds its own sockets."""
         assert self.run_folder is not None
         assert self.parent
-        remove(self._sockets)  # the kernel before this one may have written in it
-        self._sockets.mkdir(mode=0o700)
         if uid:
             os.chown(self._sockets, uid, uid)
             self.run_folder.chmod(0o711)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ from jupyter_agent.ipynb import (
     validate,
     writes,
 )
-from jupyter_agent.pictures import MIMES, fit
+from jupyter_agent.pictures import MIMES
 from jupyter_agent.protocol import (
     Cell,
     Form,
@@ -38,6 +39,8 @@ from jupyter_agent.protocol import (
     as_text,
 )
 from jupyter_agent.records import Role, sound
+from jupyter_agent.sandbox.cleaning import cleaned
+from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.writing import write_whole
 
 __all__ = ["ANSI", "KEY", "OF_A_RUN", "Change", "Role", "Transcript", "brief", "cut", "passing"]
@@ -387,12 +390,23 @@ def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     pictures: list[dict[str, Any]] = []
     for index, mime in drawn[:MOST_PICTURES]:
         try:
-            pictures.append({"output": index, **fit(mime, outputs[index].data[mime])})
+            pictures.append({"output": index, **_fitted(mime, outputs[index].data[mime])})
         except ValueError as error:
             text += f"\n[a picture {error}]"
     if len(drawn) > MOST_PICTURES:
         text += f"\n[{len(drawn) - MOST_PICTURES} more pictures are not shown]"
     return {"text": f"Output:\n{text}", "pictures": pictures}
+
+
+def _fitted(mime: str, data: str) -> dict[str, Any]:
+    """Make a picture small enough for a model; the message of a ValueError follows "a picture "."""
+    try:
+        fitted = json.loads(cleaned("picture", f"data:{mime};base64,{data}"))
+    except NotShown:
+        raise ValueError("that takes too much to decode") from None
+    if not isinstance(fitted, dict):
+        raise ValueError(fitted)
+    return fitted
 
 
 def _text_of(output: NotebookNode) -> str:

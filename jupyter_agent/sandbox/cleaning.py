@@ -21,8 +21,9 @@ import time
 from importlib import import_module
 
 from jupyter_agent.sandbox.figures import NotShown
+from jupyter_agent.sandbox.markdown import Clean, code_block
 
-__all__ = ["cleaned", "end"]
+__all__ = ["clean_prose", "cleaned", "end"]
 
 # each takes text and returns text
 CLEANERS = {
@@ -51,6 +52,19 @@ def cleaned(kind: str, text: str) -> str:
     """
     with _lock:
         return _cleaners.clean(kind, text)
+
+
+def clean_prose(text: str) -> Clean:
+    """Clean Markdown that others may have written; it is shown as it is where that takes too long.
+
+    What is clean stays as it is, at no cost.
+    """
+    if isinstance(text, Clean):
+        return text
+    try:
+        return Clean(cleaned("markdown", text))
+    except NotShown:
+        return code_block(text, "text")
 
 
 def end() -> None:

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from jupyter_agent.sandbox.markdown import MOST_CHARACTERS, clean_markdown, code_block, one_line
+from jupyter_agent.sandbox.markdown import (
+    MOST_BRACKETS,
+    MOST_CHARACTERS,
+    clean_markdown,
+    code_block,
+    one_line,
+)
 from jupyter_agent.sandbox.outputs import read_output
 from jupyter_agent.sandbox.tex import harmless_tex, read_formula
 
@@ -164,7 +170,7 @@ def test_no_markdown_takes_time_or_room_without_end(piece: str) -> None:
 
 def test_text_that_is_too_long_or_too_deep_is_shown_as_it_is() -> None:
     long, deep = "x" * (MOST_CHARACTERS + 1), ">" * 30 + "x"
-    for text in (long, deep):
+    for text in (long, deep, "[" * (MOST_BRACKETS + 1), "![" * (MOST_BRACKETS + 1)):
         assert clean_markdown(text) == f"```text\n{text}\n```"
         assert clean_markdown(clean_markdown(text)) == clean_markdown(text)
 

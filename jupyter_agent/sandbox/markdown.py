@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Clean", "clean_folded", "clean_markdown", "code_block", "folded", "one_line"]
 
 MOST_CHARACTERS = 100_000  # of a text that is more than shown as it is
+MOST_BRACKETS = 5_000  # that open; each takes the parser long
 MOST_LEVELS = 24  # of tokens in each other
 MOST_TEXT_LINES = 5_000
 MOST_TRIES = 4  # until a text stays as it is
@@ -132,6 +133,8 @@ _DEEP = re.compile(rf"^[ \t]*(?:(?:>|[-+*]|\d{{1,9}}[.)])[ \t]*){{{MOST_LEVELS}}
 def _write(text: str, *, plain: bool) -> str | None:
     """Write a text once; None if it is too long or too deep for it."""
     if len(text) > MOST_CHARACTERS or text.count("\n") > MOST_TEXT_LINES or _DEEP.search(text):
+        return None
+    if text.count("[") > MOST_BRACKETS:
         return None
     tokens = _parser().parse(text)
     if any(token.level >= MOST_LEVELS for token in tokens):

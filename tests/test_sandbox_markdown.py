@@ -202,6 +202,21 @@ def test_formulas_stay_formulas(tex: str) -> None:
     assert harmless_tex(f"${tex}$") == f"${tex}$"
 
 
+@pytest.mark.parametrize("before", ["", " ", "\n", "\ufeff", "<br>", "\u00a0"])
+@pytest.mark.parametrize("command", ["cancel", "bcancel", "xcancel"])
+def test_a_command_with_options_is_known_without_them_alone(command: str, before: str) -> None:
+    tex = f"\\{command}{before}[background=url(http://evil/)]{{x}}"
+    assert read_formula(tex) is None
+    assert f"\\{command}" not in harmless_tex(f"$a$ \\({tex}\\)")
+    for kind in ("text/latex", "text/html"):
+        output = read_output("display_data", {"data": {kind: f"${tex}$"}})
+        assert output is not None
+        assert f"\\{command}" not in output.data[kind]
+    plain = f"\\{command}{{x}}"
+    assert read_formula(plain) == plain
+    assert harmless_tex(f"${plain}$") == f"${plain}$"
+
+
 def test_text_without_a_formula_keeps_its_backslashes() -> None:
     assert harmless_tex(r"C:\Users\style") == r"C:\Users\style"
     assert harmless_tex(r"$x$ C:\Users") == f"$x$ C:\\{JOINER}Users"

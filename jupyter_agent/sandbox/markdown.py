@@ -87,7 +87,7 @@ def code_block(code: str, language: str = "python") -> Clean:
 
 
 _FOLDED = re.compile(
-    r"<details open>\n?<summary>([\w ,.;:·]*)</summary>\n\n(.*)\n\n</details>\s*", re.DOTALL
+    r"<details open>\n<summary>([\w ,.;:·]*)</summary>\n\n(.*)\n\n</details>\s*", re.DOTALL
 )
 
 

@@ -41,7 +41,7 @@ __all__ = [
 INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
 MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
 MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
-MOST_NAME = 300  # characters of a model's or a sandbox's; a file may have brought it
+MOST_NAME = 300  # characters of a model's, which a file may have brought
 MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
 _LONG_LINE = re.compile(rf"([^\r\n]{{{MOST_LINE}}})[^\r\n]+")
@@ -458,8 +458,8 @@ class DisplayView:
         progress = self._progress
         if facts["role"] == "task":
             self.task = change.cell
-            names = (visible_prose(facts[name])[:MOST_NAME] for name in ("model", "sandbox"))
-            progress.model, progress.sandbox = names
+            progress.model = visible_prose(facts["model"])[:MOST_NAME]
+            progress.sandbox = facts["sandbox"]
             progress.state, progress.waiting = "working", ""
             self.run = self.run or _new_id()
             parts = [*(progress.how_far() if self._live else []), *progress.where()]

@@ -323,9 +323,9 @@ class Session(LoggingConfigurable):
             There is no such file, or one in its place here that was not to be overwritten.
         """
         path = self._place_for(name, to, overwrite=overwrite)
-        await _allow(permit, self._reach().to_fetch(path))
         match await self._asked("fetch", (name, self.sandbox.most_value << 20)):
             case bytes(content):
+                await _allow(permit, self._reach().to_fetch(path))
                 self._place_for(name, to, overwrite=overwrite)  # what has come there meanwhile?
                 with _one_line(path):
                     write_whole(path, content)
@@ -380,7 +380,7 @@ class Session(LoggingConfigurable):
 
     def _place_for(self, name: str, to: str, *, overwrite: bool) -> Path:
         """Say where a file goes: a new one, or in the place of a file that may be overwritten."""
-        path = self.folder / Path(to).expanduser()
+        path = self._path(to)
         with _one_line(path):
             path = path / Path(name).name if path.is_dir() else path
             if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -403,7 +403,14 @@ class Session(LoggingConfigurable):
         return self.transcript if path == self.transcript.path else Transcript.open(path)
 
     def _path(self, typed: str) -> Path:
-        return (self.folder / Path(typed).expanduser()).absolute()
+        try:
+            path = (self.folder / Path(typed).expanduser()).absolute()
+            path.lstat()
+        except OSError:
+            pass  # whoever opens it says why
+        except (RuntimeError, ValueError) as error:  # no such user, a null
+            raise UsageError(f"{typed!r} is no path: {error}") from None
+        return path
 
     def _save_to(self, save: str | None) -> bool:
         """Save this session's runs at a path from now on; tell whether it held some already."""

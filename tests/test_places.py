@@ -84,6 +84,51 @@ def test_a_home_that_is_bound_elsewhere_is_too_wide(tmp_path: Path, bound: str, 
     )  # fmt: skip
 
 
+@AS_ROOT
+def test_what_is_bound_inside_a_shared_folder_is_hidden_where_it_is_too_wide(
+    tmp_path: Path,
+) -> None:
+    home, project = tmp_path / "home", tmp_path / "project"
+    for path in (
+        home,
+        project / "disk" / "anna",
+        project / "disk" / "etc",
+        project / "disk" / "home",
+    ):
+        path.mkdir(parents=True)
+    (home / "letter.txt").touch()
+    code = (
+        "import os, subprocess, sys; from pathlib import Path;"
+        "from jupyter_agent.sandbox import files;"
+        "project = Path(sys.argv[2]);"
+        "bind = lambda a, b: subprocess.run(['mount', '--bind', a, project / 'disk' / b], check=True);"
+        "bind(sys.argv[1], 'anna'); bind('/etc', 'etc'); bind('/home', 'home');"
+        "os.environ['HOME'] = sys.argv[1];"
+        "[share], _ = files.resolve(['.'], project);"
+        "print(*sorted(path.name for path in share.hidden))"
+    )
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", code]
+    done = subprocess.run([*command, home, project], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["anna", "etc", "home"]
+
+
+@pytest.mark.parametrize("names", [".config .cache", ".cache .local", ".local .bashrc"])
+def test_a_folder_of_a_desktops_settings_is_a_home(tmp_path: Path, names: str) -> None:
+    for name in names.split():
+        (tmp_path / "disk" / "anna" / name).mkdir(parents=True)
+    [share], _ = files.resolve(["."], tmp_path)
+    assert share.hidden == (tmp_path / "disk" / "anna",)
+
+
+def test_a_system_inside_a_shared_folder_is_hidden(tmp_path: Path) -> None:
+    for part in ("etc", "usr"):
+        (tmp_path / "copy" / part).mkdir(parents=True)
+    (tmp_path / "copy" / "etc" / "passwd").touch()
+    (tmp_path / "data.txt").touch()
+    [share], _ = files.resolve(["."], tmp_path)
+    assert share.hidden == (tmp_path / "copy",)
+
+
 def test_a_mounted_system_is_too_wide(tmp_path: Path) -> None:
     for part in ("etc", "usr"):
         (tmp_path / part).mkdir()
@@ -95,9 +140,32 @@ def test_a_mounted_system_is_too_wide(tmp_path: Path) -> None:
 def test_the_home_of_who_became_root_is_too_wide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_accounts", lambda: ((str(tmp_path), "anna"),))
+    monkeypatch.setattr(places, "_accounts", lambda changed: ((str(tmp_path), "anna"),))
     assert too_wide(tmp_path) == "the home folder of anna"
     assert too_wide(tmp_path.parent) == "too wide a folder"
+
+
+@AS_ROOT
+def test_the_home_of_a_user_who_is_new_is_too_wide(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; from pathlib import Path;"
+        "from jupyter_agent.sandbox.places import too_wide;"
+        "home, users = Path(sys.argv[1]), Path(sys.argv[2]);"
+        "text = Path('/etc/passwd').read_text(); users.write_text(text);"
+        "subprocess.run(['mount', '--bind', users, '/etc/passwd'], check=True);"
+        "print(too_wide(home));"
+        "users.write_text(text + f'newcomer:x:4242:4242::{home}:/bin/sh\\n');"
+        "print(too_wide(home))"
+    )
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", code]
+    (tmp_path / "home").mkdir()
+    done = subprocess.run(
+        [*command, tmp_path / "home", tmp_path / "passwd"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["", "the home folder of newcomer"]
 
 
 @AS_ROOT

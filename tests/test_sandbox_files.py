@@ -339,3 +339,42 @@ def test_what_is_visible_and_what_is_hidden_make_up_the_folder(kinds: object) ->
         }
         assert covered == others
         assert set(share.hidden) == secrets
+
+
+def test_shares_are_equal_only_if_the_same_files_can_be_read(folder: Path) -> None:
+    def replaced(path: Path) -> None:
+        (folder / "other").write_text(path.read_text())
+        (folder / "other").rename(path)
+
+    [before], _ = files.resolve(["."], folder)
+    for change in (
+        lambda: (folder / "deep" / "late.txt").touch(),  # beside a secret
+        lambda: replaced(folder / "penguins.csv"),
+        lambda: (folder / "deep" / "late.txt").unlink(),
+        lambda: (folder / "penguins.csv").rename(folder / "birds.csv"),
+    ):
+        [same], _ = files.resolve(["."], folder)
+        assert same == before
+        change()
+        [after], _ = files.resolve(["."], folder)
+        assert after != before
+        before = after
+
+
+def test_compiled_code_is_hidden_where_its_source_is(tmp_path: Path) -> None:
+    (tmp_path / "secrets.py").write_text("")
+    (tmp_path / "mine.py").write_text(f"KEY = 'ghp_{'aB3dE6gH9' * 4}'")
+    (tmp_path / "plain.py").write_text("")
+    cache = tmp_path / "__pycache__"
+    cache.mkdir()
+    for name in ("secrets", "credentials", "mine", "plain"):
+        (cache / f"{name}.cpython-311.pyc").touch()
+        (cache / f"{name}.work-3.py311.1.nbc").touch()  # numba's
+    [share], _ = files.resolve(["."], tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in share.visible()} == {
+        "plain.py",
+        "__pycache__/plain.cpython-311.pyc",
+        "__pycache__/plain.work-3.py311.1.nbc",
+    }
+    [share], _ = files.resolve(["."], tmp_path, exposed=["secrets.py"])
+    assert cache / "secrets.cpython-311.pyc" in share.visible()

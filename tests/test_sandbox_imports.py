@@ -68,6 +68,58 @@ def test_what_can_be_imported_is_shared_and_nothing_beside_it(code: Path) -> Non
     assert code in interpreter.search_path()
 
 
+@pytest.mark.parametrize(
+    "secret",
+    (
+        "secrets.py credentials.py passwords.py settings_secret.py credentials/prod.py "
+        "private_keys/a.py .hidden/a.py secrets.cpython-311-x86_64-linux-gnu.so secrets.pyc"
+    ).split(),
+)
+def test_what_is_secret_by_its_name_is_no_module(code: Path, secret: str) -> None:
+    (code / secret).parent.mkdir(exist_ok=True)
+    (code / secret).write_text("")
+    assert secret not in shown(code)
+    assert "helper_of_mine.py" in shown(code)
+
+
+def test_a_secret_name_that_the_user_has_exposed_is_a_module(code: Path) -> None:
+    (code / "secrets.py").write_text("")
+    exposed = [str(code / "secrets.py")]
+    assert code / "secrets.py" in [share.path for share in interpreter.imports(exposed=exposed)]
+
+
+@pytest.mark.parametrize("mark", ["pyvenv.cfg", "conda-meta/history", ".bashrc .profile"])
+def test_an_environment_or_a_home_on_the_path_is_no_package(code: Path, mark: str) -> None:
+    for name in (*mark.split(), "tool.py"):
+        path = code / "folder_of_mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert not {name for name in shown(code) if name.startswith("folder_of_mine")}
+    assert "helper_of_mine.py" in shown(code)
+
+
+def test_compiled_code_is_hidden_where_its_source_is(code: Path) -> None:
+    package = code / "package_of_mine"
+    (package / "secrets.py").write_text("KEY = 1")
+    (package / "tokens_of_mine.py").write_text((code / "token_of_mine.py").read_text())
+    (package / "alias.py").symlink_to("secrets.py")
+    (package / "plain.py").write_text("")
+    compiled = ["secrets", "tokens_of_mine", "alias", "plain"]
+    for name in compiled:
+        for kind in ("{}.pyc", "__pycache__/{}.cpython-311.pyc", "__pycache__/{}.pypy39.opt-1.pyc"):
+            path = package / kind.format(name)
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    (code / "token_of_mine.pyc").touch()
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "token_of_mine.cpython-311.pyc").touch()
+    assert {name for name in shown(code) if name.endswith("c")} == {
+        "package_of_mine/plain.pyc",
+        "package_of_mine/__pycache__/plain.cpython-311.pyc",
+        "package_of_mine/__pycache__/plain.pypy39.opt-1.pyc",
+    }
+
+
 def test_the_header_names_the_modules(code: Path) -> None:
     modules = [share for share in interpreter.imports() if share.path.parent == code]
     said = files.describe([], "", modules)
@@ -149,23 +201,33 @@ LOOK = """\
 import helper_of_mine, package_of_mine.inner.deep, space_of_mine.part, beside
 print(helper_of_mine.X, package_of_mine.inner.deep.Y, space_of_mine.part.Z, beside.W)
 import os, sys
-for top in sys.path:
-    for folder, _, names in os.walk(top) if "code" in top else ():
-        for name in names:
-            try:
-                print(open(os.path.join(folder, name), opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)).read())
-            except OSError:
-                pass
+found = [os.path.join(top, name) for root in sys.path if "site-packages" not in root
+         and "lib/python" not in root for top, _, names in os.walk(root) for name in names]
+for path in {paths!r} + found:
+    try:
+        print(open(path, opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)).read())
+    except (OSError, ValueError):
+        pass
 """
 
 
 @pytest.mark.parametrize("tier", TIERS)
 async def test_modules_can_be_imported_in_the_sandbox(code: Path, folder: Path, tier: str) -> None:
     (folder / "beside.py").write_text("W = 4")
+    for root in (code, code / "package_of_mine", folder):
+        (root / "credentials").mkdir()
+        (root / "__pycache__").mkdir()
+        (root / "mine.py").write_text((code / "token_of_mine.py").read_text())
+        for name in ("secrets.py", "secrets.pyc", "mine.pyc", "credentials/prod.py"):
+            (root / name).write_text(SECRET)
+        for name in ("secrets", "mine"):
+            (root / "__pycache__" / f"{name}.cpython-311.pyc").write_text(SECRET)
+    paths = [str(path) for root in (code, folder) for path in root.rglob("*")]
+    look = LOOK.format(paths=paths)
     config = Config({"SandboxProvisioner": {"isolation": tier}})
     async with (
         Sandbox(folder, config=config) as sandbox,
-        aclosing(sandbox.execute(LOOK)) as outputs,
+        aclosing(sandbox.execute(look)) as outputs,
     ):
         text = "".join([str(output.get("text") or output) async for output in outputs])
         assert "1 2 3 4" in text

@@ -881,6 +881,51 @@ async def test_a_file_that_comes_too_late_is_named_and_seen_by_the_next_kernel(
         assert outputs[0].text == "a\n1\n\n"
 
 
+SECRETS_THAT_COME = {
+    "a new secret": lambda folder: (folder / ".env").write_text("decoy"),
+    "a secret deep below": lambda folder: (folder / "deep" / "server.key").write_text("decoy"),
+    "a file that becomes one": lambda folder: (folder / "data.txt").write_text(
+        f"decoy ghp_{'aB3dE6gH9' * 4}"
+    ),
+    "a folder of secrets": lambda folder: (
+        (folder / "deep" / "numbers.txt").write_text("decoy"),
+        (folder / "deep").rename(folder / "credentials"),
+    ),
+}
+READ_ALL = """\
+import os
+for top, _, names in os.walk({!r}):
+    for name in names:
+        try:
+            print(open(os.path.join(top, name)).read())
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
+@pytest.mark.parametrize("comes", SECRETS_THAT_COME)
+async def test_a_spare_kernel_that_could_read_a_new_secret_is_not_used(
+    tmp_path: Path, tier: str, comes: str
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "data.txt").write_text("harmless")
+    (tmp_path / "deep" / "numbers.txt").write_text("1 2 3")
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    sandbox = Sandbox(tmp_path, config=config)
+    sandbox.warm_up()
+    assert sandbox._spare
+    spare = await asyncio.shield(sandbox._spare)
+    SECRETS_THAT_COME[comes](tmp_path)
+    try:
+        said = await text(sandbox, READ_ALL.format(str(tmp_path)))
+        assert "decoy" not in said
+        assert sandbox._kernel is not spare
+    finally:
+        await sandbox.close()
+    assert not descendants(os.getpid())
+
+
 async def test_a_spare_kernel_that_has_missed_a_file_is_not_used(folder: Path) -> None:
     sandbox = Sandbox(folder)
     sandbox.warm_up()

@@ -14,6 +14,7 @@ from markdown_it.token import Token
 from jupyter_agent.sandbox.markdown import (
     MOST_BRACKETS,
     MOST_CHARACTERS,
+    as_read,
     clean_markdown,
     code_block,
     one_line,
@@ -241,3 +242,20 @@ def test_code_in_a_line_begins_no_command_that_goes_on_beside_it(code: str) -> N
     written = clean_markdown(f"$$a$$`{code}`}} $b$")
     assert f"`{code}`" not in written
     assert f"`\\\u2060{code[1:]}`" in written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "42.",
+        "It costs $5 and $6, or $7",
+        "Use <b>x</b> & a*b_c [x] \\n",
+        "1. a\n2. b",
+        "```python\nx = '\\*' + '&#36;'\n```\n\nThen 3 * 4 < 5 & 6, `a\\*b`",
+        "see https://example.org/a_b?c=d. Or C:\\Users\\x",
+        "$x_1^2 \\{\\alpha\\}$ is **bold**, x~y~z, ~~gone~~",
+        "a\nb",
+    ],
+)
+def test_without_a_page_it_reads_as_it_was_typed(text: str) -> None:
+    assert as_read(clean_markdown(text)).rstrip() == text

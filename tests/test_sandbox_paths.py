@@ -277,6 +277,29 @@ asyncio.run(main())
 
 
 @needs_root
+async def test_what_becomes_private_of_the_systems_is_not_read_by_a_later_sandbox(
+    tier: str, folder: Path, system_folder: Path
+) -> None:
+    (folder / "penguins.csv").chmod(0o600)
+    (system_folder / "closed").mkdir()
+    inner = [system_folder / "closed" / "inner", system_folder / "open"]
+    for path in inner:
+        path.write_text("not yet")
+    async with sandbox_of(tier, folder) as sandbox:
+        assert [await read(sandbox, path) for path in inner] == ["not yet", "not yet"]
+    late = [system_folder / "late", system_folder / "late-folder" / "inner", *inner]
+    late[1].parent.mkdir()
+    for path in late:
+        path.write_text("decoy")
+    for path in (late[0], late[1].parent, late[2].parent):
+        path.chmod(0o600 if path.is_file() else 0o700)
+    async with sandbox_of(tier, folder) as sandbox:
+        assert (await read(sandbox, folder / "penguins.csv")).startswith("species")
+        assert not {await read(sandbox, path) for path in late[:3]} - {*REFUSED}
+        assert await read(sandbox, system_folder / "open") == "decoy"
+
+
+@needs_root
 def test_root_without_the_right_to_read_all_is_told_what_to_open(tmp_path: Path, tier: str) -> None:
     closed = tmp_path / "closed"
     (closed / "data").mkdir(parents=True)

@@ -293,8 +293,8 @@ def test_a_notebook_in_the_home_folder_itself_has_nothing_unasked(
     monkeypatch.setenv("HOME", str(home.folder))
     (home.folder / "private").mkdir()
     (home.folder / "private" / "diary.txt").write_text(SECRET)
-    for source in ("%%agent --data private\nRead it.", "%agent fetch a a.csv"):
-        run_whole(home, notebook(cell(source)))
+    for source in ("%%agent --data private\nRead it.", "%agent fetch payload a.csv"):
+        run_whole(home, notebook(cell(MADE), cell(source)))
         assert "was not allowed" in home.shown
         assert SECRET not in home.shown
 

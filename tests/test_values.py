@@ -870,6 +870,9 @@ async def test_files_come_out_on_purpose_and_never_by_a_link(
         await session.fetch("sub/new.txt", "nowhere/x")
     with pytest.raises(UsageError, match="cannot write '.*': File name too long;"):
         await session.fetch("sub/new.txt", "x" * 300)
+    for place in ("~nosuchuser/x", "a\0b"):
+        with pytest.raises(UsageError, match="is no path: "):
+            await session.fetch("sub/new.txt", place)
     outside.chmod(0o640)
     await session.fetch("sub/new.txt", str(outside), overwrite=True)
     assert (outside.read_text(), outside.stat().st_mode & 0o777) == ("made", 0o640)

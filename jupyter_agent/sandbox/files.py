@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.sandbox.places import looks_like_home, too_wide
+from jupyter_agent.sandbox.places import is_system, looks_like_home, too_wide, wide_folders
 from jupyter_agent.sandbox.secret_files import (
     could_hold_secret,
     holds_secret,
@@ -40,6 +42,7 @@ MOST_NAMED = 3
 # A folder with one of these is a Python environment: no data, and tens of thousands of files. What
 # this interpreter needs of its own is shared all the same.
 _OF_AN_ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
+_COMPILED = re.compile(r"\.(?:py[cod]|so)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,15 @@ class Share:
     """A file or folder of the user's that the sandbox may read, less what is hidden of it.
 
     With ``name`` empty the folder's contents stand in the sandbox's working folder themselves.
+    Two shares are equal if a sandbox could read the same files and folders through both.
     """
 
     path: Path
     name: str = ""
     hidden: tuple[Path, ...] = ()
-    note: str = ""  # what the user should know of what is hidden; it names nothing
+    # what the user should know of what is hidden; it names nothing
+    note: str = field(default="", compare=False)
+    shown: tuple[tuple[str, int, int], ...] = ()  # what is visible: path, device and inode
 
     def visible(self) -> list[Path]:
         """Cover all but the hidden paths by as few files and folders as will do."""
@@ -61,11 +67,12 @@ class Share:
 
 @dataclass(slots=True)
 class Budget:
-    """What is left of the entries and of the time for looking through folders."""
+    """What is left of the entries and of the time for looking through folders; what is too wide."""
 
     entries: int = field(default_factory=lambda: MOST_ENTRIES)
     until: float = field(default_factory=lambda: time.monotonic() + MOST_SECONDS)
     reading: float = field(default_factory=lambda: MOST_SECONDS_OF_READING)
+    wide: set[tuple[int, int]] = field(default_factory=wide_folders)
 
     def is_spent(self) -> bool:
         """Tell whether no other folder is to be begun."""
@@ -98,8 +105,8 @@ def resolve(
     budget = Budget()
     shares = []
     for typed, path in found:
-        hidden, note = look_through(path, exposed=open_to_all, budget=budget)
-        shares.append(Share(path, _name(typed, path, folder), tuple(hidden), note))
+        name = _name(typed, path, folder)
+        shares.append(look_through(path, name, exposed=open_to_all, budget=budget))
     return shares, reason
 
 
@@ -199,12 +206,14 @@ def _kept_by_tools() -> set[Path]:
 
 def look_through(
     path: Path,
+    name: str = "",
     *,
     exposed: Set[Path] = frozenset(),
     budget: Budget,
     wanted: Callable[[str], bool] | None = None,
-) -> tuple[list[Path], str]:
-    """Find what is hidden of a file or folder, and what the user should know of it.
+    typed: bool = True,
+) -> Share:
+    """Share a file or folder, less what is hidden of it.
 
     Hidden is what looks like a secret by its name or its contents, a home folder, a Python
     environment, what is neither a file nor a folder nor a link, what cannot be read, and what was
@@ -214,13 +223,26 @@ def look_through(
     ----------
     wanted
         Which files are shown by their names, and only folders that hold such; all if not given.
+    typed
+        Whether the user has typed this path, so that nothing is hidden for its own name.
     """
     walk = _Walk(exposed, budget, wanted)
-    if path.is_dir():
-        walk.through(path)
-    elif not walk.is_exposed(path) and could_hold_secret(path.name) and holds_secret(str(path)):
-        walk.hide(path)  # since it was named
-    return walk.all_hidden(), walk.note()
+    if not typed and walk.is_secret(str(path), is_folder=path.is_dir()):
+        walk.hide(path)
+    elif path.is_dir():
+        walk.through(path, typed=typed)
+    elif (source := walk.to_look_into(str(path))) and holds_secret(source):
+        walk.hide(path)
+    share = Share(path, name, tuple(walk.all_hidden()), walk.note())
+    return replace(share, shown=tuple(_identities(share.visible())))
+
+
+def _identities(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
+    """Name files and folders, and say which they are: another may take the place of one."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # it is gone
+            facts = path.lstat()
+            yield str(path), facts.st_dev, facts.st_ino
 
 
 class _Walk:
@@ -233,7 +255,7 @@ class _Walk:
         self._hidden: dict[Path, None] = {}
         self.secrets = self.unreached = self.unread = 0
         self._kept = {str(each) for each in _kept_by_tools()}
-        self._to_read: list[str] = []
+        self._to_read: list[tuple[str, str]] = []  # a file, and what it is judged by
         self._unwanted: dict[str, list[str]] = {}  # folder: files in it that are not asked for
         self._useful: set[str] = set()  # folders with a file that is asked for
 
@@ -241,9 +263,22 @@ class _Walk:
         """Name what is hidden, but nothing that lies in a folder that is."""
         return [path for path in self._hidden if self._hidden.keys().isdisjoint(path.parents)]
 
-    def is_exposed(self, path: Path) -> bool:
+    def is_exposed(self, path: str) -> bool:
         """Tell whether the user has named a path as no secret, or a folder that it lies in."""
-        return bool(self.exposed) and _among(path, self.exposed)
+        return bool(self.exposed) and _among(Path(path), self.exposed)
+
+    def is_secret(self, path: str, *, is_folder: bool) -> bool:
+        """Tell whether a path looks like a secret by its name, and the user has not exposed it."""
+        named = is_secret_folder if is_folder else is_secret_name
+        paths = {path, path if is_folder else _source(path)}
+        secret = path in self._kept or any(named(each.rpartition("/")[2]) for each in paths)
+        return secret and not any(map(self.is_exposed, paths))
+
+    def to_look_into(self, path: str) -> str:
+        """Name the file to be looked into to judge a file; empty if there is no need to."""
+        source = _source(path)
+        exposed = self.is_exposed(path) or self.is_exposed(source)
+        return source if could_hold_secret(source) and not exposed else ""
 
     def hide(self, path: Path | str, *, secret: bool = True) -> None:
         """Hide a path; count it if it is for what it may hold."""
@@ -262,12 +297,12 @@ class _Walk:
             notes.append(f"{_count(self.unread, 'file')} checked by name alone")
         return ", ".join(notes)
 
-    def through(self, root: Path) -> None:
+    def through(self, root: Path, *, typed: bool) -> None:
         """Look through a folder and all below it."""
         waiting, seen = deque([str(root)]), [str(root)]
         while waiting and not self.budget.is_spent():
             folder = waiting.popleft()
-            below = self._folder(folder, top=folder == str(root))
+            below = self._folder(folder, typed=typed and folder == str(root))
             waiting += below
             seen += below
         for folder in waiting:
@@ -277,9 +312,10 @@ class _Walk:
             self._hide_unwanted(seen)
         self._read()
 
-    def _folder(self, folder: str, *, top: bool) -> list[str]:
+    def _folder(self, folder: str, *, typed: bool) -> list[str]:
         """Look at what stands in a folder; return the folders to be looked at in turn."""
         try:
+            facts = Path(folder).stat()
             with os.scandir(folder) as listed:
                 entries = []
                 for entry in listed:
@@ -293,10 +329,11 @@ class _Walk:
             return []
         self.budget.entries -= len(entries)
         names = {entry.name for entry in entries}
-        if not top and looks_like_home(names):
+        wide = (facts.st_dev, facts.st_ino) in self.budget.wide or looks_like_home(names)
+        if not typed and (wide or ("etc" in names and is_system(Path(folder)))):
             self.hide(folder)
             return []
-        if not top and not names.isdisjoint(_OF_AN_ENVIRONMENT):
+        if not typed and not names.isdisjoint(_OF_AN_ENVIRONMENT):
             self.hide(folder, secret=False)
             return []
         below = []
@@ -318,9 +355,8 @@ class _Walk:
             is_folder = is_file = False
         if entry.is_symlink():  # it shows what it leads to only where that is shared itself
             return False
-        named = is_secret_folder if is_folder else is_secret_name
-        secret = named(entry.name) or entry.path in self._kept
-        if not (is_folder or is_file) or (secret and not self.is_exposed(Path(entry.path))):
+        secret = self.is_secret(entry.path, is_folder=is_folder)
+        if secret or not (is_folder or is_file):
             self.hide(entry.path, secret=secret)
             return False
         if is_file:
@@ -332,8 +368,8 @@ class _Walk:
             self._unwanted.setdefault(folder, []).append(entry.path)
             return
         self._useful.add(folder)
-        if could_hold_secret(entry.name) and not self.is_exposed(Path(entry.path)):
-            self._to_read.append(entry.path)
+        if source := self.to_look_into(entry.path):
+            self._to_read.append((entry.path, source))
 
     def _hide_unwanted(self, folders: list[str]) -> None:
         """Hide the folders in which no file is asked for, and else such files, deepest first."""
@@ -351,13 +387,23 @@ class _Walk:
     def _read(self) -> None:
         """Look into files while there is time."""
         started = time.monotonic()
-        for done, path in enumerate(self._to_read):
+        for done, (path, source) in enumerate(self._to_read):
             if time.monotonic() - started > self.budget.reading:
                 self.unread = len(self._to_read) - done
                 break
-            if holds_secret(path):
+            if holds_secret(source):
                 self.hide(path)
         self.budget.reading -= time.monotonic() - started
+
+
+def _source(path: str) -> str:
+    """Name the file that a path is judged by: of compiled code it is the source (PEP 3147)."""
+    folder, _, name = path.rpartition("/")
+    beside = folder.removesuffix("/__pycache__")
+    if beside == folder and not _COMPILED.search(name):
+        return path
+    source = f"{beside}/{name.partition('.')[0]}.py"
+    return str(Path(source).resolve()) if Path(source).is_symlink() else source
 
 
 def _count(number: int, what: str) -> str:

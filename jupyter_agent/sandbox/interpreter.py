@@ -75,9 +75,9 @@ def imports(*, exposed: Sequence[str] = ()) -> list[Share]:
     shares = []
     for path in [*sorted(installed), *dict.fromkeys(on_path)]:
         wanted = _is_code if path.is_dir() and path not in installed else None
-        hidden, note = look_through(path, exposed=open_to_all, budget=budget, wanted=wanted)
-        shares.append(Share(path, hidden=tuple(hidden), note=note))
-    return [share for share in shares if "unchecked" in share.note or share.visible()]
+        share = look_through(path, exposed=open_to_all, budget=budget, wanted=wanted, typed=False)
+        shares.append(share)
+    return [share for share in shares if "unchecked" in share.note or share.shown]
 
 
 def _is_shared_apart(path: Path) -> bool:
@@ -103,6 +103,8 @@ def _importable(root: Path) -> Iterator[Path]:
         return
     for entry in entries:
         name = entry.name.partition(".")[0]
+        if name == "__pycache__":  # of modules that stand here; each is compiled anew
+            continue
         if entry.is_dir(follow_symlinks=False):
             if entry.name.isidentifier() or entry.name.endswith((".dist-info", ".egg-info")):
                 yield Path(entry.path)

@@ -19,13 +19,14 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import Bool, Int, List, Unicode
 from traitlets.config import Config, LoggingConfigurable
 
-from jupyter_agent.errors import SandboxError
+from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.options import Seconds
 from jupyter_agent.sandbox import cleaning, files
 from jupyter_agent.sandbox.debugger import Debugger, Events, read_response
 from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.sandbox.guest_values import Buffer
+from jupyter_agent.sandbox.interpreter import imports
 from jupyter_agent.sandbox.messages import PASSED_OVER, Message, read_message
 from jupyter_agent.sandbox.outputs import read_output
 from jupyter_agent.sandbox.pace import Displays, Pace
@@ -229,14 +230,30 @@ class Sandbox(LoggingConfigurable):
             self.generation += 1
 
     async def _ready_spare(self) -> _Kernel | None:
-        """Take the spare kernel, unless files have come into shared folders since it started."""
+        """Take the spare kernel, unless one that started now would read other files."""
         spare, self._spare = self._spare, None
         kernel = await spare if spare else None
-        provisioner = kernel.manager.provisioner if kernel else None
-        if kernel and isinstance(provisioner, SandboxProvisioner) and provisioner.newcomers.names():
-            self._end_aside(kernel.close())
+        if kernel is None:
             return None
-        return kernel
+        fresh = False
+        try:
+            fresh = await asyncio.to_thread(self._is_fresh, kernel)
+        finally:
+            if not fresh:
+                self._end_aside(kernel.close())
+        return kernel if fresh else None
+
+    def _is_fresh(self, kernel: _Kernel) -> bool:
+        """Tell whether what is shared, and what is hidden of it, is as it was at the start."""
+        provisioner = kernel.manager.provisioner
+        if not isinstance(provisioner, SandboxProvisioner):
+            return True
+        exposed = provisioner.exposed
+        try:
+            shares, _ = files.resolve(provisioner.data, self.folder, exposed=exposed)
+        except UsageError:  # the next start says so
+            return False
+        return (shares, imports(exposed=exposed)) == (provisioner.shares, provisioner.modules)
 
     def warm_up(self) -> None:
         """Begin to start a kernel, so that the first cell need not wait for it."""

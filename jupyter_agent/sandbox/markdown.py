@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-__all__ = ["Clean", "clean_folded", "clean_markdown", "code_block", "folded", "one_line"]
+__all__ = ["Clean", "as_read", "clean_folded", "clean_markdown", "code_block", "folded", "one_line"]
 
 MOST_CHARACTERS = 100_000  # of a text that is more than shown as it is
 MOST_BRACKETS = 5_000  # that open; each takes the parser long
@@ -109,6 +109,26 @@ def one_line(text: str) -> str:
     text = " ".join(_plain_lines(text)[:MOST_CHARACTERS].split())
     place = _Place(one_line=True)
     return " ".join(_Line([Token("text", "", 0, content=text)], place, plain=True).lines())
+
+
+_ESCAPED = re.compile(
+    r"(?P<code>^(?P<fence>`{3,})[a-z+]*\n.*?\n(?P=fence)$|`[^`\n]+`|\${1,2}[^$`]+\${1,2})"
+    r"|\\{1,2}(?P<dollar>\$)|\\(?P<sign>[!-/:-@\[-`{-~]|$)|&#(?P<number>\d+);|&(?P<name>lt|amp);",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def as_read(markdown: str) -> str:
+    """Write what `clean_markdown` has written as somebody reads it who sees no page."""
+    return _ESCAPED.sub(_unescaped, markdown.replace(JOINER, ""))
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if number := found["number"]:
+        return chr(int(number))
+    if name := found["name"]:
+        return {"lt": "<", "amp": "&"}[name]
+    return found["code"] or found["dollar"] or found["sign"] or ""
 
 
 # what JupyterLab would take for a mark of its own, for a formula that it has put aside

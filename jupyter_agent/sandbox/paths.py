@@ -11,8 +11,10 @@ import os
 import site
 import stat
 import sysconfig
+import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
+from typing import NamedTuple
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.files import Share, uncovered
@@ -168,7 +170,6 @@ def closed_above(paths: Iterable[Path]) -> set[Path]:
     return {folder for folder in above if _closed_to_others(folder, 1)}
 
 
-@functools.cache
 def _closed_modules() -> frozenset[Path]:
     """Find the modules and packages of this environment that others may not read."""
     folders = [Path(path) for path in site.getsitepackages() if Path(path).is_dir()]
@@ -190,39 +191,75 @@ def _lacks(mode: int, wanted: int = 4) -> bool:
     return mode & wanted != wanted
 
 
-def _private(root: Path, hidden: Set[Path] = frozenset()) -> Iterator[Path]:
-    """Find what others may not read below a path, and what was not looked at."""
+class _Look(NamedTuple):
+    """What a look at a folder has found."""
+
+    changed: int  # when the folder last was before that: its change time in ns
+    entries: int
+    private: tuple[str, ...]  # files that others may not read
+    folders: tuple[str, ...]
+
+
+_looks: dict[str, _Look] = {}  # at the system's folders
+_SETTLED = 2_000_000_000  # ns: of two changes in one tick of the clock the second cannot be told
+
+
+def _private(
+    root: Path, hidden: Set[Path] = frozenset(), looks: dict[str, _Look] | None = None
+) -> Iterator[Path]:
+    """Find what others may not read below a path, and what was not looked at.
+
+    Parameters
+    ----------
+    looks
+        Earlier looks, which are used, and added to, as long as a folder has not changed.
+    """
     if _closed_to_others(root):
         yield root
         return
-    waiting, seen = [root] if root.is_dir() else [], 0
+    left_out, looks = set(map(str, hidden)), {} if looks is None else looks
+    waiting, seen = [str(root)] if root.is_dir() else [], 0
     while waiting:
         folder = waiting.pop()
         try:
-            entries = list(os.scandir(folder))
+            facts = os.lstat(folder)
+            closed = _lacks(facts.st_mode)
+            look = looks.get(folder)
+            if not closed and (look is None or look.changed != facts.st_ctime_ns):
+                look = _look(folder, facts.st_ctime_ns)
+                if time.time_ns() - facts.st_ctime_ns > _SETTLED:
+                    looks[folder] = look
         except OSError:
             continue
-        seen += len(entries)
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.is_symlink() or path in hidden:
-                continue
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if _lacks(mode):
-                yield path
-            elif stat.S_ISDIR(mode):
-                waiting.append(path)
+        if closed or look is None:
+            yield Path(folder)
+            continue
+        seen += look.entries
+        yield from (Path(path) for path in look.private if path not in left_out)
+        waiting += (path for path in look.folders if path not in left_out)
         if seen > MOST_ENTRIES:
-            yield from waiting
+            yield from map(Path, waiting)
             return
 
 
-@functools.cache
+def _look(folder: str, changed: int) -> _Look:
+    with os.scandir(folder) as listed:
+        entries = [entry for entry in listed if not entry.is_symlink()]
+    files = [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    private = [entry.path for entry in files if _lacks(entry.stat(follow_symlinks=False).st_mode)]
+    folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return _Look(changed, len(entries), tuple(private), tuple(folders))
+
+
 def _private_paths_of_the_system() -> frozenset[Path]:
-    """Find what others may not read of the system's files: half a second, once."""
+    """Find what others may not read of the system's files.
+
+    The first time takes half a second, and then a twentieth of it: only folders that have changed
+    are looked at again, so a file that is closed later, and was there before, is not noticed.
+    """
     roots = {root.resolve() for root in (*map(Path, SYSTEM), *ETC) if root.exists()}
     tops = [root for root in roots if roots.isdisjoint(root.parents)]
-    return frozenset(path for root in tops for path in _private(root))
+    return frozenset(path for root in tops for path in _private(root, looks=_looks))
 
 
 def _may_read_all() -> bool:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["homes", "looks_like_home", "too_wide"]
+__all__ = ["homes", "is_system", "looks_like_home", "too_wide", "wide_folders"]
 
 # Folders whose subfolders are homes, on Linux, macOS and the BSDs, and where users share disks.
 _HOMES = ("/home", "/Users", "/export/home", "/var/home", "/usr/home", "/run/user")
@@ -28,7 +28,8 @@ _TREES = (
 _OF_A_HOME = frozenset(
     ".ssh .gnupg .bashrc .bash_history .bash_logout .bash_profile .profile .zshrc .zsh_history "
     ".zprofile .cshrc .tcshrc .login .python_history .lesshst .viminfo .Xauthority .ICEauthority "
-    ".xsession-errors .CFUserTextEncoding AppData NTUSER.DAT ntuser.ini".split()
+    ".xsession-errors .CFUserTextEncoding AppData NTUSER.DAT ntuser.ini "
+    ".cache .config .local".split()
 )
 _NO_LOGIN = ("nologin", "false", "sync", "halt", "shutdown")
 
@@ -64,19 +65,41 @@ def too_wide(path: Path) -> str:
     of_homes = any(_same(path, Path(folder)) for folder in _HOMES)
     if of_homes or any(each.is_relative_to(path) for each in inside):
         return "too wide a folder"
-    return "the system's own" if str(path) in _TOPS or _is_system(path) else ""
+    return "the system's own" if str(path) in _TOPS or is_system(path) else ""
+
+
+def wide_folders() -> set[tuple[int, int]]:
+    """Name the folders that are never shared as a whole by device and inode.
+
+    These are the same wherever a folder is bound.
+    """
+    found = set()
+    for path in (*homes(), *_temporary(), *map(Path, (*_HOMES, *_TOPS, *_TREES))):
+        with contextlib.suppress(OSError):  # most systems have only some of them
+            facts = path.stat()
+            found.add((facts.st_dev, facts.st_ino))
+    return found
 
 
 def homes() -> dict[Path, str]:
     """Name the homes of all users that this machine knows: each with whose it is."""
-    found = {_real(home): f"the home folder of {name}" for home, name in _accounts()}
+    found = {_real(home): f"the home folder of {name}" for home, name in _accounts(_users())}
     with contextlib.suppress(RuntimeError):  # a user without an entry, and no HOME
         found[_real("~")] = "your home folder"
     return {home: whose for home, whose in found.items() if home != Path("/")}
 
 
+def _users() -> tuple[int, int, int]:
+    """Tell one list of users from the next; a directory's users are asked for once."""
+    try:
+        facts = Path("/etc/passwd").stat()
+    except OSError:
+        return 0, 0, 0
+    return facts.st_ino, facts.st_size, facts.st_ctime_ns
+
+
 @functools.lru_cache(maxsize=1)
-def _accounts() -> tuple[tuple[str, str], ...]:
+def _accounts(_as_listed: tuple[int, int, int]) -> tuple[tuple[str, str], ...]:
     """Name the homes of those who can log in; others' are folders of programs, or nothing."""
     users = [user for user in pwd.getpwall() if not user.pw_shell.endswith(_NO_LOGIN)]
     for name in filter(None, map(os.environ.get, ("SUDO_USER", "DOAS_USER"))):
@@ -103,6 +126,6 @@ def _same(path: Path, other: Path) -> bool:
         return False
 
 
-def _is_system(path: Path) -> bool:
+def is_system(path: Path) -> bool:
     """Tell whether this is the root of a system, such as a mounted backup of one."""
     return os.path.lexists(path / "etc" / "passwd") and os.path.lexists(path / "usr")

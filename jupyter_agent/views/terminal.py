@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from jupyter_agent.bill import Bill
 from jupyter_agent.invisibles import visible, visible_prose
 from jupyter_agent.ipynb import NotebookNode
+from jupyter_agent.sandbox.markdown import as_read
 from jupyter_agent.transcript import ANSI, KEY, Change, brief
 
 __all__ = ["TerminalView"]
@@ -76,7 +77,7 @@ class TerminalView:
         """Say how the run ended."""
         if self._quiet:
             if self._answer and state == "done":
-                self._write(visible_prose(self._answer) + "\n")
+                self._write(visible_prose(as_read(self._answer)).rstrip() + "\n")
             return
         self._end_line()
         seconds = time.monotonic() - self._started
@@ -107,7 +108,7 @@ class TerminalView:
 
     def _prose(self, cell: NotebookNode, *, done: bool) -> None:
         """Write prose as it grows; what may mean something else once it is whole waits for that."""
-        now, before = visible_prose(cell.source), self._sources.get(cell.id, "")
+        now, before = visible_prose(as_read(cell.source)), self._sources.get(cell.id, "")
         if not done:
             unsettled = _MARK.search(now, now.rfind("\n\n") + 1)  # in the last paragraph
             now = now[: unsettled.start()] if unsettled else now

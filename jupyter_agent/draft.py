@@ -11,7 +11,7 @@ from jupyter_agent.hostcells import agents_code
 from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import CallReader, Delta, Kept, ReplyReader, Usage, fenced
-from jupyter_agent.sandbox.markdown import clean_markdown
+from jupyter_agent.sandbox.markdown import Clean, clean_markdown
 from jupyter_agent.transcript import Change, Role, Transcript
 
 __all__ = ["Draft"]
@@ -48,7 +48,7 @@ class Draft:
         self._code: dict[int, NotebookNode] = {}
         self._said = ""
         self._written = 0  # characters of them that the cells show
-        self._read = self._clean = ""  # the prose as it was read, and as it is written
+        self._read, self._clean = "", Clean()  # the prose as it was read, and as it is written
         self._rests_until = 0.0  # when long prose may be cleaned again
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
@@ -119,7 +119,7 @@ class Draft:
                 cell.source = source
                 yield Change(cell)
 
-    def _cleaned(self, said: str) -> str:
+    def _cleaned(self, said: str) -> Clean:
         if said == self._read:
             return self._clean
         began = time.thread_time()

@@ -3,12 +3,14 @@
 Their bytes come out of the sandbox: none is decoded before its header has told how large it is,
 and a bad one is a `ValueError`, whatever it makes a decoder raise. Pillow, which comes with
 matplotlib, does the decoding; without it a picture goes as it is, if it is small and looks whole.
+A few bytes can keep a decoder busy for minutes, so this runs in the process of `sandbox.cleaning`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import struct
 import warnings
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MIMES", "Picture", "fit"]
+__all__ = ["MIMES", "Picture", "fit", "fit_url"]
 
 MOST_SIDE = 1024  # px: what models see well; they scale more down themselves, and charge for it
 MOST_PIXELS = 25_000_000  # to decode: 100 MB in RGBA
@@ -42,6 +44,15 @@ class Picture(TypedDict):
     mime: str
     size: NotRequired[list[int]]  # px, width and height
     data: NotRequired[str]  # base64
+
+
+def fit_url(url: str) -> str:
+    """Fit a picture that comes as a ``data:`` URL; return a `Picture` as JSON, or else why not."""
+    mime, _, data = url.removeprefix("data:").partition(";base64,")
+    try:
+        return json.dumps(fit(mime, data))
+    except ValueError as error:
+        return json.dumps(str(error))
 
 
 def fit(mime: str, data: str) -> Picture:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.sandbox.markdown import clean_markdown, code_block
+from jupyter_agent.sandbox.markdown import Clean, clean_markdown, code_block, folded
 from jupyter_agent.transcript import KEY
 
 __all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "digest", "size", "split", "write"]
@@ -100,14 +100,14 @@ def _begins(cells: Sequence[NotebookNode], index: int) -> bool:
 # -- what stands for it
 
 
-def write(task: NotebookNode | None, text: str) -> str:
+def write(task: NotebookNode | None, text: str) -> Clean:
     """Make the summary's source: the task in hand, word for word, then what was done."""
-    parts = [f"<details open>\n<summary>{_TITLE}</summary>"]
+    parts = []
     if task is not None:
         parts += ["The task:", code_block(task.source, "text")]
         parts += [clean_markdown(note)] if (note := _facts(task).get("note")) else []
         parts += [_DONE]
-    return "\n\n".join([*parts, clean_markdown(text), "</details>"])
+    return folded(_TITLE, Clean("\n\n".join([*parts, clean_markdown(text)])))
 
 
 def digest(cells: Sequence[NotebookNode], most: int) -> str:

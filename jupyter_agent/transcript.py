@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import json
 import os
 import re
 import secrets
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from jupyter_agent.ipynb import (
     validate,
     writes,
 )
-from jupyter_agent.pictures import MIMES, fit
+from jupyter_agent.pictures import MIMES
 from jupyter_agent.protocol import (
     Cell,
     Form,
@@ -38,18 +40,34 @@ from jupyter_agent.protocol import (
     as_text,
 )
 from jupyter_agent.records import Role, sound
+from jupyter_agent.sandbox.cleaning import clean_prose, cleaned
+from jupyter_agent.sandbox.figures import NotShown
+from jupyter_agent.sandbox.markdown import Clean, clean_folded, clean_markdown
 from jupyter_agent.writing import write_whole
 
-__all__ = ["ANSI", "KEY", "OF_A_RUN", "Change", "Role", "Transcript", "brief", "cut", "passing"]
+__all__ = [
+    "ANSI",
+    "KEY",
+    "OF_A_RUN",
+    "Change",
+    "Role",
+    "Transcript",
+    "brief",
+    "clean_source",
+    "cut",
+    "passing",
+]
 
 RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's error when all is run
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_LOOKED_AT = 4 << 20  # characters of one output, for those
+MOST_CLEANED_HERE = 50_000  # characters of a file's Markdown; more of it where that can be ended
 MOST_PICTURES = 4  # of one cell's that the model sees
 _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
+_SAID = ("correction", "reminder", "end")  # may quote what a server or the sandbox has said
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
 
@@ -118,6 +136,7 @@ class Transcript:
     def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
         """Put a cell before the one at ``index``."""
         make = new_code_cell if role in ("code", "own") else new_markdown_cell
+        source = clean_prose(source) if role in _SAID else source
         cell = make(source, id=secrets.token_hex(4))
         cell.metadata[KEY] = {"role": role, **facts}
         self.cells.insert(index, cell)
@@ -263,14 +282,18 @@ class Transcript:
         return as_text(turns) if form == "text" else as_calls(turns)
 
     def recorded(self, task: str) -> list[NotebookNode]:
-        """Find the cells of the last finished run of a task, that of the task first."""
+        """Copy the cells of the last finished run of a task, that of the task first.
+
+        Their ids are new: those in a file may be of other cells of the notebook that shows them.
+        """
         found: list[NotebookNode] = []
         for cell in reversed(self.cells):
             facts = cell.metadata.get(KEY, {})
             found.insert(0, cell)
             if facts.get("role") == "task":
                 if cell.source == task and _finished(found) and not facts.get("replaced"):
-                    return [cell for cell in found if not cell.metadata[KEY].get("deleted")]
+                    kept = [cell for cell in found if not cell.metadata[KEY].get("deleted")]
+                    return [_copied(cell) for cell in kept]
                 found = []
             elif facts.get("role") not in OF_A_RUN:
                 found = []
@@ -291,11 +314,33 @@ class Transcript:
         return bill
 
 
+def clean_source(cell: NotebookNode, clean: Callable[[str], Clean] = clean_prose) -> Clean:
+    """Return the Markdown of a cell that is not the user's; what was clean already stays as it is.
+
+    A file may have brought it, or a page.
+    """
+    source: str = cell.source
+    if isinstance(source, Clean):
+        return source
+    return clean_folded(source, clean) if _role(cell) == "summary" else clean(source)
+
+
+def _role(cell: NotebookNode) -> str:
+    role: str = cell.metadata.get(KEY, {}).get("role", "")
+    return role
+
+
 def passing(source: str) -> NotebookNode:
     """Make a cell that is shown for a while and never in the transcript."""
     cell: NotebookNode = new_markdown_cell(source, id=secrets.token_hex(4))
     cell.metadata[KEY] = {"role": "wait"}
     return cell
+
+
+def _copied(cell: NotebookNode) -> NotebookNode:
+    copied = copy.deepcopy(cell)
+    copied.id = secrets.token_hex(4)
+    return copied
 
 
 def _finished(run: list[NotebookNode]) -> bool:
@@ -334,8 +379,12 @@ def _read(path: Path) -> NotebookNode:
             f"{str(path)!r} was saved by another version of jupyter_agent, in a form that this one "
             "does not know; it is left as it is: name another file, or upgrade"
         )
+    room = MOST_CLEANED_HERE
     for cell in notebook.cells:
         _mend(cell)
+        if cell.cell_type == "markdown" and _role(cell) not in ("", "task"):
+            room -= len(cell.source)
+            cell.source = clean_source(cell, clean_markdown if room >= 0 else clean_prose)
     return notebook
 
 
@@ -387,12 +436,23 @@ def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     pictures: list[dict[str, Any]] = []
     for index, mime in drawn[:MOST_PICTURES]:
         try:
-            pictures.append({"output": index, **fit(mime, outputs[index].data[mime])})
+            pictures.append({"output": index, **_fitted(mime, outputs[index].data[mime])})
         except ValueError as error:
             text += f"\n[a picture {error}]"
     if len(drawn) > MOST_PICTURES:
         text += f"\n[{len(drawn) - MOST_PICTURES} more pictures are not shown]"
     return {"text": f"Output:\n{text}", "pictures": pictures}
+
+
+def _fitted(mime: str, data: str) -> dict[str, Any]:
+    """Make a picture small enough for a model; the message of a ValueError follows "a picture "."""
+    try:
+        fitted = json.loads(cleaned("picture", f"data:{mime};base64,{data}"))
+    except NotShown:
+        raise ValueError("that takes too much to decode") from None
+    if not isinstance(fitted, dict):
+        raise ValueError(fitted)
+    return fitted
 
 
 def _text_of(output: NotebookNode) -> str:

@@ -66,6 +66,14 @@ FLOODS = {
         "publish('display_data', {'data': {'text/html': '<p>' + ''.join("
         "f'<b title={n}>' for n in range(1800)) + '<p>x' * 1800}})"
     ),
+    "a figure of TeX": (
+        "publish('display_data', {'data': {'application/vnd.plotly.v1+json':"
+        " {'data': ['$' + chr(92) + (chr(92) + 'a') * 8_380_000]}}})"
+    ),
+    "figures of tags and addresses": (
+        "for sign in ('<', 'url('): publish('display_data', {'data':"
+        " {'application/vnd.plotly.v1+json': {'data': [sign * (16_700_000 // len(sign))]}}})"
+    ),
     "long HTML": "publish('display_data', {'data': {'text/html': '<p>x' * 3_500_000}})",
     "updates of one display, shown often": (
         "for _ in range(300): publish('display_data', {'data': {}, 'transient': {'display_id': 'd'}})\n"

@@ -249,6 +249,31 @@ def test_a_forged_notebook_is_only_a_notebook_without_the_extension(
             unharmed(notebook, bare, proofs)
 
 
+def test_a_strangers_recorded_run_is_only_text(
+    bare: Lab, browser: BrowserContext, tmp_path: Path
+) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    says = {"role": "prose", "step": 1}
+    prose = f"An *answer*. {MARKDOWN} ![x]({LEAK})\n\n{FENCES[0]}\n\n{FENCES[1]}"
+    cells = [
+        new_markdown_cell("Go", metadata={"jupyter_agent": {"role": "task", "model": prose}}),
+        new_markdown_cell(prose, metadata={"jupyter_agent": says | {"role": "summary"}}),
+        new_markdown_cell(prose, metadata={"jupyter_agent": says}),
+    ]
+    metadata = {"jupyter_agent": {"version": 1}}
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), bare.folder / "strangers.ipynb")
+    ask = "--save strangers.ipynb\nGo"
+    path = bare.write("asks.ipynb", f"%%agent {ask}", f"%%agent -q {ask}", kernel="jupyter-agent")
+    with opened(bare, browser, path, height=TALL) as notebook:
+        notebook.run_all()
+        for index in (0, 1):
+            shown = notebook.cells.nth(index).locator(".jp-RenderedMarkdown em", has_text="answer")
+            expect(shown.first).to_be_visible(timeout=PATIENCE)
+        notebook.page.wait_for_timeout(1000)
+        unharmed(notebook, bare, nothing)
+
+
 # -- what a missing filter would let through
 
 FORGE = f"""

@@ -94,7 +94,7 @@ def test_each_step_is_shown_in_order_and_reads_well_as_text(folder: Path, script
     assert steps == ["I count.", code, "344\n", "**344**"]
     assert end.startswith("agent: done · step 2 · ~")
     markdown = [o.data["text/markdown"] for o in notebook.cells[1].outputs if "data" in o]
-    assert f"<details open><summary>step 1</summary>\n\n{F}python\n{code}\n{F}" in markdown[2]
+    assert f"<details open>\n<summary>step 1</summary>\n\n{F}python\n{code}\n{F}" in markdown[2]
     assert all("text/plain" in o.data for o in notebook.cells[1].outputs if "data" in o)
 
 

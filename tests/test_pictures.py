@@ -25,6 +25,7 @@ from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.pictures import MOST_BYTES, MOST_SIDE, fit
 from jupyter_agent.request import Learnt
+from jupyter_agent.sandbox import cleaning
 from jupyter_agent.transcript import KEY, Transcript
 
 from .servers import ChatServer, Reply
@@ -205,6 +206,32 @@ HOSTILE = {
     "nothing": ("image/png", b"", "called image/png and is none"),
     "only a head": ("image/jpeg", b"\xff\xd8\xff\xe0", "its image/jpeg is broken"),
 }
+
+
+def slow_jpeg(scans: int) -> bytes:
+    """A small picture that takes long to decode: the last scan is repeated, in 42 bytes each."""
+    raw = base64.b64decode(encoded(plain(4900, 4900), "JPEG", progressive=True, quality=50))
+    scan = raw[raw.rindex(b"\xff\xda") : -2]
+    return raw[:-2] + scan * scans + raw[-2:]
+
+
+def test_a_picture_that_takes_long_to_decode_is_told_in_words() -> None:
+    """It would take minutes; the timeout of a test is the bound."""
+    cleaning._cleaners = cleaning._Cleaners()
+    try:
+        recorded = shown(drawing(b64(slow_jpeg(20_000)), "image/jpeg"))
+        assert recorded["pictures"] == []
+        assert recorded["text"] == "Output:\n<Figure>\n[a picture that takes too much to decode]"
+        [picture] = shown(drawing(encoded(plain())))["pictures"]  # and the next one is seen
+        assert picture["size"] == [640, 480]
+    finally:
+        cleaning.end()
+        cleaning._cleaners = cleaning._Cleaners()
+
+
+def test_the_largest_picture_is_made_small_where_pictures_are_decoded() -> None:
+    [picture] = shown(drawing(encoded(plain(5000, 5000).convert("RGBA"))))["pictures"]
+    assert opened(picture["data"]).size == (1024, 1024)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.protocol import Form
-from jupyter_agent.transcript import KEY, Transcript
+from jupyter_agent.sandbox.markdown import Clean, clean_markdown, folded
+from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.views.display import AnswerView, DisplayView
 
 from .servers import ChatServer, Reply
+from .test_agent_kernel import kernel
 from .test_models_faults import agent_for, run
+from .test_sandbox_markdown import acts
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 NASTY: list[Any] = [
@@ -122,3 +127,145 @@ async def test_what_is_in_order_is_read_as_it_was_written(tmp_path: Path) -> Non
     before = path.read_bytes()
     Transcript.open(path).save()
     assert path.read_bytes() == before
+
+
+# -- prose that somebody has put into a file
+
+PAYLOAD = (
+    '<img src=x onerror="window.PWNED=1"> ![x](http://evil.test/p) $\\href{javascript:1}{x}$\n\n'
+    '```x\nabc\r```\r<img src=x onerror="window.PWNED=2">\n```'
+)
+SAID = ["prose", "summary", "correction", "reminder", "end"]
+FOLD = "<details open>\n<summary>{}</summary>\n\n{}\n\n</details>"
+
+
+class Outlet:
+    """Keeps what would be published."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def display(self, data: dict[str, Any], metadata: dict[str, Any], **_: Any) -> None:
+        assert not metadata
+        self.sent.append(data)
+
+    def stream(self, name: str, text: str, tag: object = None) -> None:
+        self.sent.append({"text/plain": text})
+
+    def busy(self) -> None:
+        pass
+
+
+def recorded(path: Path, role: str, text: str) -> None:
+    """Save a finished run of the task ``Go`` in which such a cell says this."""
+    transcript = Transcript(path)
+    transcript.add("task", "Go", run="abcd", model=f"m\x1b]0;x\x07 {text}", sandbox="s")
+    transcript.add(role, step=1).source = text  # type: ignore[arg-type]
+    transcript.add("prose", step=2).source = text
+    transcript.save()
+
+
+def inside(markdown: str) -> str:
+    """Take off the one tag that we write."""
+    found = FOLDED.fullmatch(markdown)
+    return found[1] if found else markdown
+
+
+FOLDED = re.compile("<details open>\n<summary>[^<>]*</summary>\n\n(.*)\n\n</details>", re.DOTALL)
+
+
+@pytest.mark.parametrize("anchor", ["", "cell"])
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("role", SAID)
+def test_what_a_file_says_is_cleaned_before_it_is_shown(
+    tmp_path: Path, role: str, quiet: bool, anchor: str
+) -> None:
+    recorded(tmp_path / "run.ipynb", role, PAYLOAD)
+    outlet = Outlet()
+    view = AnswerView(outlet) if quiet else DisplayView(outlet, anchor=anchor)
+    transcript = Transcript.open(tmp_path / "run.ipynb")
+    for cell in transcript.cells:
+        assert cell.metadata[KEY]["role"] == "task" or acts(cell.source) == []
+    for cell in transcript.recorded("Go"):
+        view(Change(cell, done=True))
+    view.finish("done")
+    assert any("image not shown" in data.get("text/markdown", "") for data in outlet.sent)
+    for data in outlet.sent:
+        assert acts(inside(data.get("text/markdown", ""))) == []
+        assert "\x1b" not in data["text/plain"]
+        assert "<img" not in data["text/plain"] or data["text/plain"].startswith("agent: ")
+
+
+@pytest.mark.parametrize("role", SAID)
+def test_what_a_cell_holds_is_cleaned_where_it_is_shown(role: str) -> None:
+    for view in (AnswerView(outlet := Outlet()), DisplayView(outlet)):
+        cell = Transcript().add(role, step=1)  # type: ignore[arg-type]
+        cell.source = PAYLOAD  # by whatever way
+        view(Change(cell, done=True))
+        view.finish("done")
+    assert [acts(data["text/markdown"]) for data in outlet.sent] == [[]] * len(outlet.sent)
+    assert len(outlet.sent) == {"prose": 2, "summary": 1}.get(role, 0)
+
+
+@pytest.mark.parametrize(
+    "title", ["Words", "<img src=x onerror=1>", "$\\href{x}{y}$", "a\n\n<img src=x>"]
+)
+def test_a_summary_is_taken_out_of_its_fold_and_put_back(tmp_path: Path, title: str) -> None:
+    recorded(tmp_path / "run.ipynb", "summary", FOLD.format(title, PAYLOAD))
+    shown = Transcript.open(tmp_path / "run.ipynb").cells[1].source
+    assert acts(inside(shown)) == []
+    assert shown.startswith("<details open>") == (title == "Words")
+    recorded(tmp_path / "run.ipynb", "summary", shown)
+    assert Transcript.open(tmp_path / "run.ipynb").cells[1].source == shown
+    assert folded("Words", clean_markdown("*a*")) == FOLD.format("Words", "*a*")
+
+
+def test_clean_markdown_that_is_changed_is_no_longer_clean() -> None:
+    clean = clean_markdown("*a*")
+    assert isinstance(copy.deepcopy(clean), Clean)
+    for changed in (
+        clean + "<b>",
+        clean[1:],
+        f"{clean}",
+        clean.replace("a", "b"),
+        clean.strip("*"),
+    ):
+        assert not isinstance(changed, Clean)
+
+
+def test_no_file_keeps_its_reader_busy_without_end(tmp_path: Path) -> None:
+    """The timeout of a test is the bound."""
+    transcript = Transcript(tmp_path / "run.ipynb")
+    for _ in range(200):
+        transcript.add("prose").source = "![" * 40_000
+    transcript.save()
+    cells = Transcript.open(tmp_path / "run.ipynb").cells
+    assert all(acts(cell.source) == [] for cell in cells[:3] + cells[-1:])
+
+
+def test_cells_that_are_shown_again_have_ids_of_their_own(tmp_path: Path) -> None:
+    recorded(tmp_path / "run.ipynb", "prose", "x")
+    transcript = Transcript.open(tmp_path / "run.ipynb")
+    again = [cell.id for cell in transcript.recorded("Go") + transcript.recorded("Go")]
+    assert len({*again, *(cell.id for cell in transcript.cells)}) == 9
+
+
+def test_markdown_reaches_pages_by_one_door() -> None:
+    package = Path(__file__).parent.parent / "jupyter_agent"
+    doors = [p for p in package.rglob("*.py") if "text/markdown" in p.read_text()]
+    assert {path.name for path in doors} == {"display.py", "outputs.py"}
+    assert all(path.read_text().count("text/markdown") == 1 for path in doors)
+
+
+def test_no_recorded_run_brings_markdown_of_its_own_into_a_notebook(folder: Path) -> None:
+    for role in SAID:
+        recorded(folder / f"{role}.ipynb", role, PAYLOAD)
+    with kernel(folder) as mine:
+        for option in ("", "-q "):
+            for role in SAID:
+                mine.run("%agent reset")
+                _, published = mine.run(f"%%agent {option}--save {role}.ipynb\nGo")
+                shown = [content["data"] for _, content in published if "data" in content]
+                assert shown, published
+                for data in shown:
+                    assert acts(inside(data["text/markdown"])) == [], data

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
 from typing import Any
 
 import pytest
 
-from jupyter_agent.sandbox.figures import PLOTLY
+from jupyter_agent.sandbox.figures import PLOTLY, read_plotly
 from jupyter_agent.sandbox.outputs import read_output
 
 EVIL = "https://evil/?d=1"
@@ -63,6 +65,14 @@ def test_plotlys_own_template_passes_without_its_maps() -> None:
         },
         {"sliders": [{"steps": [{"args2": ["images", [{"source": EVIL}]]}]}]},
         {"updatemenus": [{"buttons": [{"args": [{"images[0].source": EVIL}]}]}]},
+        *(
+            {
+                "updatemenus": [
+                    {"buttons": [{"args": [{f"updatemenus[1].buttons[0].{args}": EVIL}]}]}
+                ]
+            }
+            for args in ("args[0]", "args[1]", "args2[0]", "args[-1]", "args[]", "args.0", "args")
+        ),
     ],
 )
 def test_what_would_make_plotly_fetch_is_left_out(layout: dict[str, Any]) -> None:
@@ -126,6 +136,27 @@ def test_plotlys_templates_build_no_tag(text: str) -> None:
     for string in (kept["data"][0]["hovertemplate"], kept["data"][0]["ticksuffix"]):
         assert all(part.startswith("\u2060") for part in string.split("<")[1:]), string
     assert kept["layout"]["separators"] == ".<\u2060"
+
+
+LONG_TEXTS = {
+    "tex": "$" + "\\a" * 1_000_000 + "\\href{x}",
+    "tags": "<" * 1_000_000 + "<a href",
+    "addresses": "UrL (" * 500_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS.keys())
+def test_a_long_text_of_plotlys_is_made_harmless_in_little_memory(text: str) -> None:
+    tracemalloc.start()
+    try:
+        figure: Any = read_plotly({"data": [text]})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not re.search(r"\\[a-z]|<[^\u2060]|url ?\(", figure["data"][0], re.IGNORECASE)
+    assert peak < 10 * len(text)
+    figure = {"data": [{"y": {"dtype": "f8", "bdata": "AAAAurl+/=" * 100_000}}]}
+    assert read_plotly(figure) == figure
 
 
 def test_a_style_of_plotlys_names_no_address() -> None:

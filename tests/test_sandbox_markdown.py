@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from jupyter_agent.sandbox.markdown import (
+    MOST_BRACKETS,
     MOST_CHARACTERS,
     as_read,
     clean_markdown,
@@ -170,7 +171,7 @@ def test_no_markdown_takes_time_or_room_without_end(piece: str) -> None:
 
 def test_text_that_is_too_long_or_too_deep_is_shown_as_it_is() -> None:
     long, deep = "x" * (MOST_CHARACTERS + 1), ">" * 30 + "x"
-    for text in (long, deep):
+    for text in (long, deep, "[" * (MOST_BRACKETS + 1), "![" * (MOST_BRACKETS + 1)):
         assert clean_markdown(text) == f"```text\n{text}\n```"
         assert clean_markdown(clean_markdown(text)) == clean_markdown(text)
 
@@ -200,6 +201,21 @@ def test_tex_that_writes_html_or_fetches_is_no_formula(tex: str) -> None:
 def test_formulas_stay_formulas(tex: str) -> None:
     assert read_formula(tex) == tex
     assert harmless_tex(f"${tex}$") == f"${tex}$"
+
+
+@pytest.mark.parametrize("before", ["", " ", "\n", "\ufeff", "<br>", "\u00a0"])
+@pytest.mark.parametrize("command", ["cancel", "bcancel", "xcancel"])
+def test_a_command_with_options_is_known_without_them_alone(command: str, before: str) -> None:
+    tex = f"\\{command}{before}[background=url(http://evil/)]{{x}}"
+    assert read_formula(tex) is None
+    assert f"\\{command}" not in harmless_tex(f"$a$ \\({tex}\\)")
+    for kind in ("text/latex", "text/html"):
+        output = read_output("display_data", {"data": {kind: f"${tex}$"}})
+        assert output is not None
+        assert f"\\{command}" not in output.data[kind]
+    plain = f"\\{command}{{x}}"
+    assert read_formula(plain) == plain
+    assert harmless_tex(f"${plain}$") == f"${plain}$"
 
 
 def test_text_without_a_formula_keeps_its_backslashes() -> None:

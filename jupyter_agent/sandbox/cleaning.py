@@ -1,8 +1,9 @@
-"""Text of the guest's made harmless in a process that is ended when it takes too long or too much.
+"""What is foreign made harmless in a process that is ended when it takes too long or too much.
 
-Cleaners build trees, and text can be written for which that takes the square of its length, or all
-memory there is. A thread cannot be ended, so there is one process for it: it has no environment and
-reads and writes nothing but text. It is started when first needed and ends with its pipe.
+Cleaners build trees and decoders unpack, and bytes can be written for which that takes the square
+of their number, or all memory there is. A thread cannot be ended, so there is one process for it:
+it has no environment and reads and writes nothing but text. It is started when first needed and
+ends with its pipe.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import time
 from importlib import import_module
 
 from jupyter_agent.sandbox.figures import NotShown
+from jupyter_agent.sandbox.markdown import Clean, code_block
 
-__all__ = ["cleaned", "end"]
+__all__ = ["clean_prose", "cleaned", "end"]
 
 # each takes text and returns text
 CLEANERS = {
     "html": ("jupyter_agent.sandbox.html", "clean_html"),
     "markdown": ("jupyter_agent.sandbox.markdown", "clean_markdown"),
+    "picture": ("jupyter_agent.pictures", "fit_url"),
 }
 MAX_TEXT = 16 << 20  # characters, before and after
 MAX_SECONDS = 2  # of a processor, for one text; the kernel counts whole ones
@@ -49,6 +52,19 @@ def cleaned(kind: str, text: str) -> str:
     """
     with _lock:
         return _cleaners.clean(kind, text)
+
+
+def clean_prose(text: str) -> Clean:
+    """Clean Markdown that others may have written; it is shown as it is where that takes too long.
+
+    What is clean stays as it is, at no cost.
+    """
+    if isinstance(text, Clean):
+        return text
+    try:
+        return Clean(cleaned("markdown", text))
+    except NotShown:
+        return code_block(text, "text")
 
 
 def end() -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from jupyter_agent.sandbox.tex import JOINER, harmless_tex
+from jupyter_agent.sandbox.tex import JOINER, MOST_TEX, harmless_tex
 
 __all__ = ["PLOTLY", "VEGA", "NotShown", "read_plotly"]
 
@@ -58,7 +58,7 @@ def read_plotly(value: JSON) -> JSON:
 def _plotly(value: JSON) -> JSON:
     match value:
         case str():
-            return harmless_tex(_URL.sub(rf"\g<0>{JOINER}", _TAG.sub(f"<{JOINER}", value)))
+            return _harmless(value)
         case list():
             return [_plotly(item) for item in value]
         case dict():
@@ -66,15 +66,30 @@ def _plotly(value: JSON) -> JSON:
     return value
 
 
+def _harmless(text: str) -> str:
+    """Take from a text the tags, addresses and commands that act; of a long one, all there are."""
+    if len(text) > MOST_TEX:  # what is found one by one would take too much memory
+        text = text.replace("<", f"<{JOINER}").replace("(", f"{JOINER}(")
+    else:
+        text = _URL.sub(rf"\g<0>{JOINER}", _TAG.sub(f"<{JOINER}", text))
+    return harmless_tex(text)
+
+
+_STEPS = re.compile(r"[.\[\]]+")  # of a path
+
+
 def _draws(name: str, value: JSON) -> bool:
     """Tell whether a property draws from what is in the figure; raise if it makes it a map."""
-    match name.rpartition(".")[2]:
+    *_, last = [step for step in _STEPS.split(name) if step.lstrip("-0123456789")] or [""]
+    match last:
         case "type":
             if kinds := [kind for kind in _texts(value) if _MAPS.search(kind)]:
                 raise NotShown(f"plotly's {kinds[0][:40]} fetches its map")
         case "source":  # of a picture; a sankey's is a list of numbers
             return not any(_texts(value))
         case "args" | "args2":  # what a button sets: by keys, which are looked at, not by a path
+            if not name.endswith(last):  # one of them
+                return not isinstance(value, str)
             return isinstance(value, list) and not any(isinstance(item, str) for item in value[:1])
     return not (_FETCHING.search(name) or _MAPS.search(name))
 

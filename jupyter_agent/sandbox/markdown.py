@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-__all__ = ["as_read", "clean_markdown", "code_block", "one_line"]
+__all__ = ["Clean", "as_read", "clean_folded", "clean_markdown", "code_block", "folded", "one_line"]
 
 MOST_CHARACTERS = 100_000  # of a text that is more than shown as it is
+MOST_BRACKETS = 5_000  # that open; each takes the parser long
 MOST_LEVELS = 24  # of tokens in each other
 MOST_TEXT_LINES = 5_000
 MOST_TRIES = 4  # until a text stays as it is
@@ -49,7 +50,13 @@ _ENDS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")  # what somebody tak
 _CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~])?|[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\ufeff]")
 
 
-def clean_markdown(text: str) -> str:
+class Clean(str):
+    """Markdown that has been cleaned; what is made of it is not, until it is cleaned again."""
+
+    __slots__ = ()
+
+
+def clean_markdown(text: str) -> Clean:
     """Write Markdown anew that every front end reads alike, in which nothing runs or fetches.
 
     What is not allowed stays as text. What has been cleaned stays as it is.
@@ -57,26 +64,42 @@ def clean_markdown(text: str) -> str:
     text = _plain_lines(text).strip("\n")
     tried = text
     if _WHOLE.fullmatch(text) and code_block(*_opened(text)) == text:
-        return text
+        return Clean(text)
     for plain in (False, True):
         tried = text
         for _ in range(MOST_TRIES):
             written = _write(tried, plain=plain)
             if written == tried:
-                return written
+                return Clean(written)
             if written is None:
                 return code_block(text, "text")
             tried = written
     return code_block(text, "text")
 
 
-def code_block(code: str, language: str = "python") -> str:
+def code_block(code: str, language: str = "python") -> Clean:
     """Put code into a fence that is longer than any in it; only known languages are named."""
     code = _MARKER.sub(JOINER, _plain_lines(code))
     longest = max(map(len, re.findall(r"`{3,}", code)), default=2)
     fence = "`" * (longest + 1)
     label = language if language.lower() in _LANGUAGES else "text" if language else ""
-    return f"{fence}{label}\n{code}\n{fence}"
+    return Clean(f"{fence}{label}\n{code}\n{fence}")
+
+
+_FOLDED = re.compile(
+    r"<details open>\n<summary>([\w ,.;:·]*)</summary>\n\n(.*)\n\n</details>\s*", re.DOTALL
+)
+
+
+def folded(title: str, inside: Clean) -> Clean:
+    """Put Markdown where the page can fold it, under a title of plain words."""
+    return Clean(f"<details open>\n<summary>{title}</summary>\n\n{inside}\n\n</details>")
+
+
+def clean_folded(text: str, clean: Callable[[str], Clean]) -> Clean:
+    """Clean Markdown that `folded` may have made, or somebody else."""
+    found = _FOLDED.fullmatch(text)
+    return folded(found[1], clean(found[2])) if found else clean(text)
 
 
 def one_line(text: str) -> str:
@@ -130,6 +153,8 @@ _DEEP = re.compile(rf"^[ \t]*(?:(?:>|[-+*]|\d{{1,9}}[.)])[ \t]*){{{MOST_LEVELS}}
 def _write(text: str, *, plain: bool) -> str | None:
     """Write a text once; None if it is too long or too deep for it."""
     if len(text) > MOST_CHARACTERS or text.count("\n") > MOST_TEXT_LINES or _DEEP.search(text):
+        return None
+    if text.count("[") > MOST_BRACKETS:
         return None
     tokens = _parser().parse(text)
     if any(token.level >= MOST_LEVELS for token in tokens):

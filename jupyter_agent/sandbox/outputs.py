@@ -17,14 +17,13 @@ from collections.abc import Callable, Set
 from jupyter_agent.ipynb import NotebookNode, from_dict
 from jupyter_agent.sandbox.cleaning import cleaned
 from jupyter_agent.sandbox.figures import JSON, PLOTLY, VEGA, NotShown, read_plotly
-from jupyter_agent.sandbox.tex import harmless_tex
+from jupyter_agent.sandbox.tex import MOST_TEX, harmless_tex
 
 __all__ = ["WIDGET_VIEW", "printable", "read_output", "weight"]
 
 MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MOST_TRACEBACK = 1 << 20  # characters of an error
 MOST_DEPTH = 50
-MOST_TEX = 200_000  # characters
 MOST_NAMED = 20  # mime types that were dropped
 MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["JOINER", "harmless_tex", "read_formula"]
+__all__ = ["JOINER", "MOST_TEX", "harmless_tex", "read_formula"]
 
 JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
 MOST_FORMULA = 5_000  # characters
+MOST_TEX = 200_000  # characters of a text; each command in it takes memory
 MOST_BRACES = 30  # in each other
 
 _LETTERS = (
@@ -68,6 +69,7 @@ _FONTS = (
     "mathnormal boldsymbol bm pmb bold text textrm textbf textit textsf texttt textnormal textup "
     "mbox hbox mathop mathbin mathrel mathord mathopen mathclose mathpunct mathinner Bbb frak scr"
 )
+_WITH_OPTIONS = frozenset(["cancel", "bcancel", "xcancel"])  # in brackets: styles, addresses too
 _COMMANDS = frozenset(" ".join([_LETTERS, _SIGNS, _FUNCTIONS, _FORMS, _FONTS]).split())
 _ENVIRONMENTS = frozenset(
     "align align* aligned alignedat array bmatrix Bmatrix cases dcases rcases eqnarray eqnarray* "
@@ -82,16 +84,27 @@ _DELIMITER = re.compile(r"\$|\\[(\[]|\\begin|\\(?:eq)?ref")
 
 
 def harmless_tex(text: str) -> str:
-    """Take the commands that are not known to be harmless out of text in which MathJax looks."""
+    """Take the commands that are not known to be harmless out of text in which MathJax looks.
+
+    Of a text that is too long none stays.
+    """
     if not _DELIMITER.search(text):
         return text
+    if len(text) > MOST_TEX:
+        return text.replace("\\", f"\\{JOINER}")
     return _COMMAND.sub(_defused, text)
 
 
 def _defused(found: re.Match[str]) -> str:
     begins, environment, command = found.groups()
-    allowed = environment in _ENVIRONMENTS if begins else command in _COMMANDS
+    allowed = environment in _ENVIRONMENTS if begins else _known(command, found)
     return found[0] if allowed else f"\\{JOINER}{found[0][1:]}"
+
+
+def _known(command: str, found: re.Match[str]) -> bool:
+    """Tell whether a command is on the list, and has no options that write styles."""
+    brief = command not in _WITH_OPTIONS or found.string.startswith("{", found.end())
+    return command in _COMMANDS and brief
 
 
 _ROW_SPACE = re.compile(r"\\\\\*?\s*\[\s*-?[0-9.]{1,5}\s*[a-z]{2}\s*\]")
@@ -147,7 +160,7 @@ def _token(found: re.Match[str], before: str) -> str | None:
     text = found[0]
     match found.lastgroup:
         case "command":
-            return text if text[1:] in _COMMANDS else None
+            return text if _known(text[1:], found) else None
         case "symbol" if text[1] not in _SYMBOLS:
             return None
         case "symbol" if text[1] in "\\ \n":

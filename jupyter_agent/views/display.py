@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jupyter_agent.bill import Bill
+from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.sandbox.markdown import code_block, one_line
-from jupyter_agent.transcript import KEY, Change, brief
+from jupyter_agent.sandbox.markdown import Clean, code_block, folded, one_line
+from jupyter_agent.transcript import KEY, Change, brief, clean_source
 from jupyter_agent.views.runs import Note
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
 INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
 MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
 MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
+MOST_NAME = 300  # characters of a model's, which a file may have brought
 MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
 _LONG_LINE = re.compile(rf"([^\r\n]{{{MOST_LINE}}})[^\r\n]+")
@@ -456,7 +458,8 @@ class DisplayView:
         progress = self._progress
         if facts["role"] == "task":
             self.task = change.cell
-            progress.model, progress.sandbox = facts["model"], facts["sandbox"]
+            progress.model = visible_prose(facts["model"])[:MOST_NAME]
+            progress.sandbox = facts["sandbox"]
             progress.state, progress.waiting = "working", ""
             self.run = self.run or _new_id()
             parts = [*(progress.how_far() if self._live else []), *progress.where()]
@@ -481,7 +484,7 @@ class DisplayView:
     def _publish_header(self, suffix: str, parts: list[str], *, update: bool) -> None:
         self._header_at = time.monotonic()
         text = "agent: " + " · ".join(parts)
-        data: dict[str, Any] = {"text/markdown": f"*{one_line(text)}*", "text/plain": text}
+        data = _line(text)
         if self._live:
             cells = sum(shown.kept for shown in self._cells.values())
             data[MIME] = {"run": self.run, **self._progress.facts(), "cells": cells}
@@ -512,9 +515,9 @@ class DisplayView:
             self._shown_at = time.monotonic()
 
     def _prose(self, change: Change, shown: _Shown) -> None:
-        source = change.cell.source
-        data = {"text/markdown": source, "text/plain": source}
+        source = clean_source(change.cell)
         shown.state = "done" if change.done else "writing"
+        data = _data(source, source)
         self._upsert(change, shown, data, label=shown.state)
 
     def _code(self, change: Change, shown: _Shown) -> None:
@@ -540,11 +543,7 @@ class DisplayView:
         source = shown.cell.source
         step = shown.cell.metadata[KEY].get("step", "")
         title = f"step {step}" + f" · {label}" * self._live
-        summary = f"<summary>{title}</summary>"
-        return {
-            "text/markdown": f"<details open>{summary}\n\n{code_block(source)}\n\n</details>",
-            "text/plain": source,
-        }
+        return _data(folded(title, code_block(source)), source)
 
     def _cleared(self, shown: _Shown, *, more: bool) -> None:
         """Take a cell's outputs away, which only a page that has made a cell of it can."""
@@ -563,7 +562,7 @@ class DisplayView:
         whole: bool = False,
     ) -> None:
         """Show a cell's source: each time it grows where the front end is live, else once."""
-        source = change.cell.source
+        source = data["text/plain"]
         if (source, label) == (shown.source, shown.label) or not (source or shown.source):
             return
         whole = whole or (change.done and shown.outputs is None)
@@ -585,11 +584,7 @@ def show_recorded(outlet: Outlet, note: Note, *, known: bool) -> None:
     what = "shown as recorded" if known else "shown as in the file; this kernel has not done it"
     text = f"agent: {what}; no model was asked. Edit the task to ask one"
     state = "recorded" if known else "claimed"
-    data = {
-        "text/markdown": f"*{one_line(text)}*",
-        "text/plain": text,
-        MIME: {"run": note.run, "state": state},
-    }
+    data = {**_line(text), MIME: {"run": note.run, "state": state}}
     tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": state}
     outlet.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)
 
@@ -599,20 +594,29 @@ class AnswerView:
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet = outlet
-        self._last = ""
-        self._id = ""
+        self._last: NotebookNode | None = None
 
     def __call__(self, change: Change) -> None:
         """Keep what may be the answer."""
         prose = change.done and change.cell.metadata[KEY]["role"] == "prose"
-        self._last = change.cell.source if prose else ""
-        self._id = change.cell.id
+        self._last = change.cell if prose else None
 
     def finish(self, state: str) -> None:
         """Show the answer, if the run came to one."""
-        if self._last and state == "done":
-            data = {"text/markdown": self._last, "text/plain": self._last}
-            self._outlet.display(data, {}, display_id=self._id, update=False)
+        if self._last and self._last.source and state == "done":
+            answer = clean_source(self._last)
+            data = _data(answer, answer)
+            self._outlet.display(data, {}, display_id=self._last.id, update=False)
+
+
+def _data(markdown: Clean, plain: str) -> dict[str, Any]:
+    """Make the one mime bundle in which Markdown reaches a page: only what has been cleaned."""
+    return {"text/markdown": markdown, "text/plain": plain}
+
+
+def _line(text: str) -> dict[str, Any]:
+    """Make a mime bundle of a line of ours."""
+    return _data(Clean(f"*{one_line(text)}*"), text)
 
 
 def _new_id() -> str:

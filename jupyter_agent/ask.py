@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from jupyter_agent.invisibles import visible
@@ -15,11 +17,12 @@ __all__ = ["NOBODY", "Ask", "Question", "ReadLine", "Verdict", "asker", "with_ap
 
 NOBODY = "nobody can be asked here; run it where questions can be answered, or with --ask never"
 MOST_TRIES = 3
-MOST_SHOWN = 4_000  # characters of a question, until somebody wants to see all of it
-MOST_ASKED = 100_000  # of one that is asked at all
-LONG_LINE = 200  # characters, of which a page or a terminal may not show the end
+MOST_ROWS = 40  # of a question, until somebody wants to see all of it; fewer than a page has
+MOST_COLUMNS = 99  # of a row: a page with a side bar shows them
+MOST_ASKED = 100_000  # characters of a question that is asked at all
 LONG_GAP = 40  # blanks in a row, beyond which nobody looks for code
-TALL_GAP = 10  # lines without anything
+TALL_GAP = 5  # lines without anything
+TALL_STACK = 5  # marks on one letter, beyond which they are drawn over other lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +63,31 @@ def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: 
         if len(text) > MOST_ASKED:
             why = f"it is {len(text):,} characters long, more than anybody reads; make it shorter"
             return Verdict(allowed=False, reason=why)
-        if shown and question.kind == "code":
-            text = "\n".join(_look_out(text))
+        rows = text.expandtabs().split("\n")
+        if not _seen_whole(rows):
+            again = [_AGAIN] if shown and question.kind == "code" else []
+            rows = [*again, *_numbered(rows)]
+        elif shown and question.kind == "code":
+            rows = []
         discard()
         try:
-            return await _converse(question.kind, text, read)
+            return await _converse(question.kind, rows, read)
         except (EOFError, NotImplementedError, OSError):
             return Verdict(allowed=False, reason=NOBODY)
 
     return ask
 
 
-async def _converse(kind: str, text: str, read: ReadLine) -> Verdict:
+async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
     asked, choices = ("Allow" if kind == "permission" else "Run"), "[y]es, [n]o and why"
-    choices += ", [e]dit" * (kind == "code") + ", [a]ll of it" * (len(text) > MOST_SHOWN)
-    said = _without_gaps(_cut(text))
+    choices += ", [e]dit" * (kind == "code") + ", [a]ll of it" * (len(rows) > MOST_ROWS)
+    said = "\n".join(_cut(rows))
     for _ in range(MOST_TRIES):
         line = (await read(f"{said}{said and _BELOW}{asked} this? {choices}: ")).strip()
         word, _, rest = line.partition(" ")
         match word.lower().rstrip(":,."):
-            case "a" | "all" if len(text) > MOST_SHOWN:
-                said = _without_gaps(text)
+            case "a" | "all" if len(rows) > MOST_ROWS:
+                said = "\n".join(rows)
             case "y" | "yes":
                 return Verdict(allowed=True)
             case "n" | "no":
@@ -91,37 +98,95 @@ async def _converse(kind: str, text: str, read: ReadLine) -> Verdict:
 
 
 _BELOW = "\n\n"
-_GAP = re.compile(rf"[ \t]{{{LONG_GAP},}}")
-_EMPTY_LINES = re.compile(rf"\n(?:[ \t]*\n){{{TALL_GAP},}}")
+_AGAIN = "Some of this code may be out of sight in its cell, or in another order. Its lines:"
+_IN_ORDER = "[in the order in which it is read:]"
+_ROW = "{:>6} | {}"
+_GAP = re.compile(rf" {{{LONG_GAP},}}")
 
 
-def _cut(text: str) -> str:
+def _cut(rows: list[str]) -> list[str]:
     """Show how a long question begins and ends, and how much of it there is."""
-    if len(text) <= MOST_SHOWN:
-        return text
-    half = MOST_SHOWN // 2
-    left_out = f"[... {len(text) - 2 * half:,} of {len(text):,} characters are not shown here ...]"
-    return f"{text[:half]}\n{left_out}\n{text[-half:]}"
+    if len(rows) <= MOST_ROWS:
+        return rows
+    half = MOST_ROWS // 2
+    left_out = f"[... {len(rows) - 2 * half:,} of {len(rows):,} rows are not shown here ...]"
+    return [*rows[:half], left_out, *rows[-half:]]
 
 
-def _without_gaps(text: str) -> str:
-    """Leave out what pushes the rest out of sight, and say so."""
-    text = _EMPTY_LINES.sub(lambda gap: f"\n[{_lines(gap):,} empty lines]\n", text)
-    return _GAP.sub(lambda gap: f"[{len(gap[0]):,} blanks]", text)
+def _seen_whole(lines: list[str]) -> bool:
+    """Tell whether a page shows lines whole, and in their order."""
+    return (
+        len(lines) <= MOST_ROWS
+        and all(sum(map(_columns, line)) <= MOST_COLUMNS for line in lines)
+        and not any(_GAP.search(line) or _is_stacked(line) or _turns(line) for line in lines)
+        and not any(empty and len(few) >= TALL_GAP for empty, few in _grouped(lines))
+    )
 
 
-def _lines(gap: re.Match[str]) -> int:
-    return gap[0].count("\n") - 1
+def _numbered(lines: list[str]) -> Iterator[str]:
+    """Lay lines out so that nothing of them is out of sight.
+
+    What is too wide goes on below, in a row without a number. What is left out of gaps, and what is
+    drawn from right to left, is said in a row without a bar.
+    """
+    for empty, few in _grouped(lines):
+        if empty and len(few) >= TALL_GAP:
+            yield f"[{len(few):,} empty lines]"
+            continue
+        for number, line in few:
+            text = _GAP.sub(lambda gap: f"[{len(gap[0]):,} blanks]", line)
+            first, *rest = _wrapped(_in_ascii(text) if _is_stacked(text) else text)
+            yield _ROW.format(number, first)
+            yield from (_ROW.format("", row) for row in rest)
+            if _turns(text):
+                yield _IN_ORDER
+                yield from (_ROW.format("", row) for row in _wrapped(_in_ascii(text)))
 
 
-def _look_out(code: str) -> Iterator[str]:
-    """Say where the code that is on the screen may go on out of sight."""
-    for number, line in enumerate(code.split("\n"), 1):
-        if len(line) > LONG_LINE or _GAP.search(line):
-            yield f"Look to the end of line {number:,}: it has {len(line):,} characters."
-    for gap in _EMPTY_LINES.finditer(code):
-        last = code.count("\n", 0, gap.start()) + 1
-        yield f"The code goes on below line {last:,}, after {_lines(gap):,} empty lines."
+def _grouped(lines: list[str]) -> Iterator[tuple[bool, list[tuple[int, str]]]]:
+    """Group numbered lines by whether they are empty."""
+    numbered = enumerate(lines, 1)
+    for filled, few in groupby(numbered, key=lambda each: bool(each[1].strip())):
+        yield not filled, list(few)
+
+
+def _wrapped(line: str) -> Iterator[str]:
+    """Part a line into rows that a page shows whole, beside a number."""
+    start = width = 0
+    for index, character in enumerate(line):
+        width += _columns(character)
+        if width > MOST_COLUMNS - len(_ROW.format("", "")):
+            yield line[start:index]
+            start, width = index, _columns(character)
+    yield line[start:]
+
+
+def _columns(character: str) -> int:
+    """Say how wide a character may be; beyond a few scripts no font keeps to columns."""
+    code = ord(character)
+    if code < 0x590 or unicodedata.category(character) == "Mn":  # Latin, Greek, Cyrillic; marks
+        return 1
+    if unicodedata.east_asian_width(character) in "FW" or 0x2000 <= code < 0x2C00:
+        return 2
+    return 4 if code < 0x10000 else 10
+
+
+def _is_stacked(line: str) -> bool:
+    """Tell whether so many marks are on one letter that they are drawn over other lines."""
+    marks = "".join("m" if unicodedata.category(each) in ("Mn", "Me") else " " for each in line)
+    return "m" * TALL_STACK in marks
+
+
+def _turns(line: str) -> bool:
+    """Tell whether a line has letters that are drawn from right to left, with what is between them.
+
+    A character that this Python's Unicode does not know may be such.
+    """
+    return any(unicodedata.bidirectional(each) in ("R", "AL", "AN", "") for each in line)
+
+
+def _in_ascii(line: str) -> str:
+    return line.encode("ascii", "backslashreplace").decode()
 
 
 async def _edited(read: ReadLine) -> str:

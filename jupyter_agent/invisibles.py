@@ -18,12 +18,14 @@ _UNSEEN = (
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
+# Blanks other than the space (category Zs), which are wide, or push what follows to another line
+_BLANKS = r"\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 # pictographs, none of which can be part of a name: a selector or a joiner after one draws it
 _EMOJI = r"\u2190-\u2bff\U0001f000-\U0001faff"
 _DRAWS = rf"(?<=[{_EMOJI}])\ufe0f|(?<=[{_EMOJI}\ufe0f])\u200d(?=[{_EMOJI}])"
 # joiners, which Persian, Hindi and others are not written without, and what keeps words together
 _JOINS = r"(?<=[^\x00-\x7f\u2000-\u206f])[\u200c\u200d]|\u2060"
-_IN_CODE = re.compile(rf"({_DRAWS})|[{_UNSEEN}]")
+_IN_CODE = re.compile(rf"({_DRAWS})|[{_UNSEEN}{_BLANKS}]")
 _IN_PROSE = re.compile(rf"({_DRAWS}|{_JOINS})|[{_UNSEEN}]")
 
 
@@ -33,7 +35,7 @@ def visible(text: str) -> str:
 
 
 def visible_prose(text: str) -> str:
-    """Do the same with sentences, where joiners stay."""
+    """Do the same with sentences, where joiners and blanks stay."""
     return _IN_PROSE.sub(_written_out, _LINE_END.sub("\n", text))
 
 

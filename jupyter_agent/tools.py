@@ -379,12 +379,11 @@ def _message(error: Exception) -> str:
 
 
 def _written(name: str, bound: inspect.BoundArguments) -> str:
-    """Write a call as code, for who is asked about it."""
-    parts = [repr(value) for value in bound.args]
-    parts += [f"{key}={value!r}" for key, value in bound.kwargs.items()]
+    """Write a call with its arguments named, for who is asked about it."""
+    parts = [f"{key}={value!r}" for key, value in bound.arguments.items()]
     call = f"{name}({', '.join(parts)})"
-    values = [*bound.args, *bound.kwargs.values()]
-    return call if all(map(_is_told_whole, values)) else f"{call}\n[{_IN_SHORT}]"
+    whole = all(map(_is_told_whole, bound.arguments.values()))
+    return call if whole else f"{call}\n[{_IN_SHORT}]"
 
 
 _IN_SHORT = "tables, arrays and pictures among the arguments are told in short"

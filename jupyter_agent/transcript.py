@@ -392,6 +392,8 @@ def _mend(cell: NotebookNode) -> None:
     """Leave out what does not fit of a cell that was read."""
     facts = sound(cell.metadata.pop(KEY, None), cell.cell_type)
     if facts:
+        if facts["role"] in ("own", "code"):  # in a user's own kernel it was given a first line
+            cell.source = cell.source.removeprefix("%%sandbox\n")
         if facts["role"] == "own":
             facts.setdefault("shown", _shown(cell.outputs))
             cell.source = inert(cell.source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -74,11 +75,11 @@ async def prompts_for(question: Question, *lines: str, shown: bool = False) -> l
 async def test_a_long_question_says_how_much_of_it_is_not_shown() -> None:
     call = f"send({'a' * 5000!r}, 'the end')"
     first, whole = await prompts_for(Question("tool", call), "a", "n")
-    assert f"[... {len(call) - 4000:,} of {len(call):,} characters are not shown here ...]" in first
+    assert "\n[... 16 of 56 rows are not shown here ...]\n" in first
     assert first.endswith("'the end')\n\nRun this? [y]es, [n]o and why, [a]ll of it: ")
-    assert whole.startswith(call)
-    [short] = await prompts_for(Question("tool", call[:100]), "n")
-    assert "[a]ll" not in short
+    assert code_of(whole) == [call]
+    [short] = await prompts_for(Question("tool", call[:99]), "n")
+    assert short == f"{call[:99]}\n\nRun this? [y]es, [n]o and why: "
 
 
 async def test_what_is_too_long_to_be_read_is_refused_unasked() -> None:
@@ -97,23 +98,93 @@ async def test_nothing_hides_in_a_question() -> None:
     )
     for kind in ("code", "tool"):
         [prompt] = await prompts_for(Question(kind, hidden), "n")
-        assert prompt.startswith(
-            "x = 1\\x1b[8m\\u202e # \\u200b\ndrop()\\x08[500 blanks]; wipe()\n[39 empty lines]\npurge()"
-        )
+        assert code_of(prompt) == [
+            "x = 1\\x1b[8m\\u202e # \\u200b", "drop()\\x08[500 blanks]; wipe()", "purge()"
+        ]  # fmt: skip
+        assert "\n[39 empty lines]\n" in prompt
 
 
-async def test_code_on_the_screen_that_goes_on_out_of_sight_is_pointed_at() -> None:
-    code = "a = 1\nb = 2" + " " * 100 + "; wipe()\n" + "\n" * 20 + "purge()\n" + "c" * 300
-    [prompt] = await prompts_for(Question("code", code), "n", shown=True)
-    assert prompt == (
-        "Look to the end of line 2: it has 113 characters.\n"
-        "Look to the end of line 24: it has 300 characters.\n"
-        "The code goes on below line 2, after 20 empty lines.\n\n"
-        "Run this? [y]es, [n]o and why, [e]dit: "
-    )
-    assert await prompts_for(Question("code", "x = 1\n\n\ny = 2"), "n", shown=True) == [
+OUT_OF_SIGHT = {
+    "blanks": "a = 1" + " " * 40 + "; wipe()",
+    "tabs": "a = 1;" + "\t" * 39 + "wipe()",
+    "few blanks again and again": "s = '" + (" " * 39 + ".") * 4 + "'; wipe()",
+    "a wide line": "a = '" + "b" * 90 + "'; wipe()",
+    "wide letters": "a = '" + "\u6771" * 50 + "'; wipe()",
+    "wider letters": "a = '" + "\u102a" * 25 + "'; wipe()",
+    "the widest letters": "a = '" + "\U0001242b" * 10 + "'; wipe()",
+    "NBSP": "a = '" + "\xa0" * 40 + "'; wipe()",
+    "EM SPACE": "a = '" + "\u2003" * 40 + "'; wipe()",
+    "IDEOGRAPHIC SPACE": "a = '" + "\u3000" * 40 + "'; wipe()",
+    "empty lines": "a = 1\n" + "\n" * 5 + "wipe()",
+    "lines of blanks": "a = 1\n" + " \t\n" * 5 + "wipe()",
+    "few empty lines again and again": "a = 1\n" + ("\n" * 4 + "b = 2\n") * 8 + "wipe()",
+    "lines of nearly nothing": "a = 1\n" + "#\n" * 39 + "wipe()",
+    "a docstring of NBSP": "'''a\n" + "\xa0\n" * 40 + "'''\nwipe()",
+    "marks on one letter": "a = 'b" + "\u0301" * 5 + "'; wipe()",
+}
+ORDINARY = {
+    "short": "x = 1\n\n\ny = 2",
+    "indented": "for x in y:\n\tif x:\n\t\tprint(x)",
+    "aligned": "print(a,\n" + " " * 38 + "b)",
+    "as wide as a page": "#" + "a" * 98,
+    "as tall as a page": "x = 1\n" * 39 + "y = 2",
+    "other scripts": "x = 'été Ж 数据 \u0939\u093f\u0928\u094d\u0926\u0940 ⚠️ →'  # — naïve",
+}
+
+
+def code_of(prompt: str) -> list[str]:
+    """Put the lines of code together that a prompt shows in numbered rows."""
+    lines: list[str] = []
+    for row in prompt.splitlines():
+        number, bar, text = row.partition(" | ")
+        if bar and number.strip():
+            lines.append(text)
+        elif bar:
+            lines[-1] += text
+    return lines
+
+
+@pytest.mark.parametrize("name", OUT_OF_SIGHT)
+async def test_code_that_may_be_out_of_sight_is_in_the_question(name: str) -> None:
+    code = OUT_OF_SIGHT[name]
+    prompts = await prompts_for(Question("code", code), "a", "n", shown=True)
+    assert prompts[0].startswith("Some of this code may be out of sight in its cell")
+    for prompt in prompts:
+        assert code_of(prompt)[-1].endswith("wipe()")
+        assert all(len(row) < 100 for row in prompt.splitlines())
+        assert " " * 40 not in prompt
+        assert "\n" * 5 not in prompt
+    assert len(prompts[0].splitlines()) < 45
+    assert [line for line in code_of(prompts[-1]) if line.strip()] == [
+        re.sub(" {40,}", lambda gap: f"[{len(gap[0])} blanks]", line)
+        for line in written(code).expandtabs().splitlines()
+        if line.strip()
+    ]
+
+
+def written(code: str) -> str:
+    """Write marks and blanks as the question does."""
+    return re.sub("[\xa0\u2003\u3000\u0301]", lambda found: ascii(found[0])[1:-1], code)
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+async def test_of_ordinary_code_on_the_screen_the_question_says_nothing(name: str) -> None:
+    assert await prompts_for(Question("code", ORDINARY[name]), "n", shown=True) == [
         "Run this? [y]es, [n]o and why, [e]dit: "
     ]
+
+
+async def test_what_is_drawn_from_right_to_left_is_there_in_its_order_too() -> None:
+    call = "pay('\u05d3\u05df', 7000, 5, '\u05d0\u05d1')"
+    order = "pay('\\u05d3\\u05df', 7000, 5, '\\u05d0\\u05d1')"
+    for kind, shown in (("code", True), ("code", False), ("tool", True), ("permission", True)):
+        [prompt] = await prompts_for(Question(kind, f"x\n{call}"), "n", shown=shown)  # type: ignore[arg-type]
+        assert (
+            f"\n     2 | {call}\n[in the order in which it is read:]\n       | {order}\n" in prompt
+        )
+    for letter in "\u0627\u0661\u07ca\U0001e900\u05ff":  # the last is one to come
+        [prompt] = await prompts_for(Question("code", f"x = '{letter}'"), "n", shown=True)
+        assert f"x = {letter!a}" in prompt
 
 
 # -- in a notebook
@@ -180,7 +251,7 @@ async def test_a_tool_marked_so_is_asked_for_in_the_users_thread(folder: Path) -
     async with started("python3", folder) as client:
         await typed(client, define)
         shown = await typed(client, "%%agent -m scripted:s.md\nGo", "y")
-        assert "drop('x')\n\nRun this? [y]es, [n]o and why: " in shown
+        assert "drop(name='x')\n\nRun this? [y]es, [n]o and why: " in shown
         assert "host has it" in shown
         assert "dropped x\n" in shown
         shown = await typed(client, "%%agent -m scripted:s.md\nGo", "n not now")

@@ -333,6 +333,31 @@ def test_an_input_box_asks_before_each_cell(lab: Lab, browser: BrowserContext) -
         assert "The answer." in shown
 
 
+def test_a_question_brings_code_onto_the_page(lab: Lab, browser: BrowserContext) -> None:
+    hidden = [
+        "a = 1;" + "\t" * 39 + "print('hidden')",
+        "a = '" + "\u2e3b" * 90 + "'; print('hidden')",  # the widest of dashes
+        '"""a\n' + "\u3000\n" * 200 + '"""\nprint(\'hidden\')',
+    ]
+    task = written(lab.folder / "seen.md", *map(fence, hidden), "The answer.")
+    task = task.replace("--data", "--ask always --data")
+    path = lab.write("seen.ipynb", "%load_ext jupyter_agent", task)
+    with opened(lab, browser, path) as notebook:
+        notebook.run(0)
+        notebook.start(1)
+        prompt = notebook.cells.nth(1).locator(".jp-Stdin-prompt").last
+        box = notebook.cells.nth(1).locator("input.jp-Stdin-input").last
+        for last in ("     1 | ", "       | ", "   203 | "):
+            expect(prompt).to_contain_text(last, timeout=40_000)
+            expect(prompt).to_contain_text("print('hidden')")
+            edge = prompt.evaluate("e => e.getBoundingClientRect().right - innerWidth")
+            assert edge < 0
+            assert len(prompt.inner_text().splitlines()) < 45
+            box.fill("n")
+            box.press("Enter")
+        notebook.done(1)
+
+
 # -- what a hostile run can do
 
 

@@ -10,8 +10,9 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import BrowserContext, Locator, WebSocketRoute, expect
 
+from jupyter_agent.transcript import Transcript
 from jupyter_agent.views.display import MIME
 from jupyter_agent.views.runs import checksum, digest
 
@@ -272,6 +273,102 @@ def test_a_strangers_recorded_run_is_only_text(
             expect(shown.first).to_be_visible(timeout=PATIENCE)
         notebook.page.wait_for_timeout(1000)
         unharmed(notebook, bare, nothing)
+
+
+# -- a run that was saved, in the kernel of the user's
+
+
+def saved_run(lab: Lab, kernel: str, proofs: Path) -> Path:
+    """Save a run with a cell of the model's and one of the user's in the sandbox."""
+    path = lab.folder / f"{proofs.name}.ipynb"
+    path.unlink(missing_ok=True)
+    transcript = Transcript.open(path)
+    transcript.add("task", "Go", run="0badf00d")
+    transcript.add("prose", f"I write. {BUTTON}", step=1)
+    transcript.add("code", leaves(proofs / "model"), step=1)
+    transcript.add("own", leaves(proofs / "own"))
+    transcript.notebook.metadata.kernelspec = {"name": kernel, "display_name": kernel}
+    transcript.save()
+    return path
+
+
+def first_lines(notebook: NotebookPage) -> list[str]:
+    """How the code cells begin."""
+    lines = notebook.page.locator(".jp-CodeCell .cm-line:first-child")
+    return [line.strip() for line in lines.all_inner_texts()]
+
+
+def test_a_saved_run_stays_in_the_sandbox_in_the_users_own_kernel(
+    live: Lab, browser: BrowserContext, tmp_path: Path
+) -> None:
+    proofs = tmp_path / "saved-python3"
+    proofs.mkdir()
+    with opened(live, browser, saved_run(live, "python3", proofs)) as notebook:
+        notebook.choose("Run", "Run All Cells")
+        notebook.done(2)
+        assert list(proofs.iterdir()) == []
+        expect(notebook.outputs(2)).to_contain_text("%%sandbox")  # no such magic is loaded
+        notebook.run(3)
+        assert first_lines(notebook) == ["%%sandbox", "%%sandbox"]
+        notebook.cells.nth(1).get_by_role("button", name="press me").click()
+        notebook.page.wait_for_timeout(500)
+        assert notebook.cells.count() == 4
+        unharmed(notebook, live, proofs)
+
+
+def test_a_saved_run_stays_plain_in_the_agent_kernel(
+    live: Lab, browser: BrowserContext, tmp_path: Path
+) -> None:
+    proofs = tmp_path / "saved-agent"
+    proofs.mkdir()
+    with opened(live, browser, saved_run(live, "jupyter-agent", proofs)) as notebook:
+        notebook.choose("Run", "Run All Cells")
+        notebook.done(3)
+        for index in (2, 3):
+            expect(notebook.outputs(index)).to_have_text("tried")
+        assert first_lines(notebook) == ["import contextlib", "import contextlib"]
+        unharmed(notebook, live, proofs)
+
+
+def test_a_saved_run_is_confined_before_the_kernel_has_said_what_it_is(
+    live: Lab, browser: BrowserContext, tmp_path: Path
+) -> None:
+    proofs = tmp_path / "saved-early"
+    proofs.mkdir()
+    path = saved_run(live, "python3", proofs)
+    page = browser.new_page()
+    held: list[tuple[WebSocketRoute, str | bytes]] = []
+    waits = True
+
+    def hold(page_end: WebSocketRoute) -> None:
+        server_end = page_end.connect_to_server()
+        page_end.on_message(server_end.send)
+
+        def hear(message: str | bytes) -> None:
+            if waits:
+                held.append((page_end, message))
+            else:
+                page_end.send(message)
+
+        server_end.on_message(hear)
+
+    try:
+        page.route_web_socket("**/channels*", hold)
+        notebook = NotebookPage(page, path, f"{live.url}/doc/tree/{path.name}")
+        page.goto(f"{notebook.url}?reset")
+        expect(notebook.cells.nth(3)).to_be_visible(timeout=PATIENCE)
+        while not held:
+            page.wait_for_timeout(100)  # the kernel has been asked
+        assert "%%sandbox" not in first_lines(notebook)
+        notebook.choose("Run", "Run All Cells")
+        expect(notebook.cells.nth(2)).to_contain_text("%%sandbox", timeout=PATIENCE)
+        waits = False
+        for end, message in held:
+            end.send(message)
+        notebook.done(2)
+        unharmed(notebook, live, proofs)
+    finally:
+        page.close()
 
 
 # -- what a missing filter would let through

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -325,6 +326,12 @@ def ask_for(mine: Kernel, answer: str, code: str) -> tuple[dict[str, Any], list[
     return reply["content"], asked, said(shown)
 
 
+def unwrapped(prompt: str) -> str:
+    """Undo the layout of a question with a long path."""
+    whole = re.sub(r"\n {7}\| ", "", prompt)
+    return re.sub(r"^ +\d+ \| ", "", whole, flags=re.MULTILINE)
+
+
 def test_the_user_is_asked_once_and_told_exactly_what_for(home: Home) -> None:
     furnish(home)
     read = "%%agent --data link\nRead it."
@@ -332,7 +339,8 @@ def test_the_user_is_asked_once_and_told_exactly_what_for(home: Home) -> None:
     with kernel(home.folder) as mine:
         reply, asked, shown = ask_for(mine, "n not mine", read)
         assert len(asked) == 1
-        assert asked[0].endswith(f"\n\n    {permission}\n\nAllow this? [y]es, [n]o and why: ")
+        ends = f"\n\n    {permission}\n\nAllow this? [y]es, [n]o and why: "
+        assert unwrapped(asked[0]).endswith(ends)
         assert reply["ename"] == "UsageError"
         assert f"{permission} was not allowed: not mine" in reply["evalue"]
         assert f"c.AgentKernel.allowed = ['{permission}']" in reply["evalue"]
@@ -348,7 +356,7 @@ def test_the_user_is_asked_once_and_told_exactly_what_for(home: Home) -> None:
         ask_for(mine, "y", MADE)
         for answer, content in (("n", "mine"), ("y", "of the guest")):
             _, asked, _ = ask_for(mine, answer, "%agent fetch payload ~/.bashrc --force")
-            assert f"    %agent fetch --force {home.bashrc}\n" in asked[0]
+            assert f"    %agent fetch --force {home.bashrc}\n" in unwrapped(asked[0])
             assert home.bashrc.read_text() == content
 
 
@@ -356,7 +364,7 @@ def test_a_path_is_shown_as_it_is(home: Home) -> None:
     (home.path / "re\u202etxt.\x1b[8m\n[y]es").mkdir()
     with kernel(home.folder) as mine:
         _, asked, _ = ask_for(mine, "n", "%%agent --data '../re\u202etxt.\x1b[8m*'\nRead it.")
-        assert "re\\u202etxt.\\x1b[8m*\n\nAllow this?" in asked[0]
+        assert "re\\u202etxt.\\x1b[8m*\n\nAllow this?" in unwrapped(asked[0])
         assert "\x1b" not in asked[0]
 
 

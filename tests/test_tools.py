@@ -336,7 +336,7 @@ async def test_a_tool_marked_so_is_asked_for_each_time() -> None:
     assert await ask_for(offered, "drop", "a") == ("PermissionError", why)
     assert await ask_for(offered, "drop", "b") == "dropped b"
     await ask_for(offered, "search", "x")
-    assert asked == [Question("tool", "drop('a')"), Question("tool", "drop('b')")]
+    assert asked == [Question("tool", f"drop(name={name!r})") for name in "ab"]
 
 
 # -- calls from a sandbox
@@ -511,10 +511,10 @@ async def test_what_is_asked_about_a_call_is_all_of_it() -> None:
     await offered.answer(question("send", long))
     await offered.answer(question("send", "\u202eb", rows=[long]))
     await offered.answer(question("send", "", more=b"x" * 3000))
-    assert asked[0] == f"send({long!r})"
+    assert asked[0] == f"send(text={long!r})"
     assert long in asked[1]
     assert "\\u202e" in asked[1]
-    assert f"more={b'x' * 3000!r}" in asked[2]
+    assert asked[2] == f"send(text='', more={ {'more': b'x' * 3000} })"
     assert all("told in short" not in text for text in asked)
     await offered.answer(question("send", "", rows=pd.DataFrame({"a": range(5000)})))
     assert asked[3].endswith(

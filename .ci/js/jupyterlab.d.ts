@@ -17,6 +17,8 @@ declare namespace Lab {
     /** Of an agent's cell: its place in the run, and what of it the agent wrote. */
     index?: number;
     checksum?: string;
+    /** Of a cell of a saved run: what it is there. */
+    role?: string;
     /** Of a %%agent cell: how its run stands, its text, the last step shown. */
     state?: string;
     digest?: string;

@@ -33,6 +33,7 @@
 
   const AGENT = '%%agent'; // what a cell begins with that asks the agent
   const SANDBOX = '%%sandbox\n'; // what the agent's code begins with in the user's own kernel
+  const WRITTEN = new Set(['code', 'prose']); // roles of cells that the model wrote, in a saved run
 
   // what is drawn without a sanitizer, however little it is trusted
   const INERT = /^(text\/plain|image\/(png|jpeg|gif)|application\/(json|vnd\.jupyter-agent\.run\+json))$/;
@@ -104,10 +105,18 @@
     return checksum(cell.sharedModel.getSource()) === note.checksum;
   }
 
-  /** Whether a cell is the agent's, or made of one: a half, a copy, one that the user has edited.
+  /** Whether a cell is the agent's, or made of one: a half, a copy, one that the user has edited; also
+   * of a run that was saved as a notebook of its own, where cells have roles.
    * @param {Lab.Cell | undefined} cell */
   function isAgents(cell) {
-    return typeof cell?.getMetadata(KEY)?.checksum === 'string';
+    const note = cell?.getMetadata(KEY);
+    return typeof note?.checksum === 'string' || WRITTEN.has(note?.role ?? '');
+  }
+
+  /** Whether a cell is code that has been run in the sandbox alone, and is not to leave it.
+   * @param {Lab.Cell} cell */
+  function isConfined(cell) {
+    return isAgents(cell) || cell.getMetadata(KEY)?.role === 'own';
   }
 
   /** Whether a mime bundle is drawn alike, trusted or not.
@@ -1018,13 +1027,13 @@
 
     // -- the sandbox
 
-    /** Give code of the agent's the line that keeps it in the sandbox: the half of a cell that was
-     * split, a copy from another notebook, a cell whose first line was deleted.
+    /** Give code of the sandbox's the line that keeps it there: the half of a cell that was split, a
+     * copy from another notebook, a cell whose first line was deleted, a saved run.
      * @param {Lab.Cell} cell */
     confine(cell) {
       const source = cell.sharedModel.getSource();
       const begins = `${source}\n`.startsWith(SANDBOX);
-      if (!this.confined && cell.type === 'code' && isAgents(cell) && source.trim() && !begins) {
+      if (!this.confined && cell.type === 'code' && isConfined(cell) && source.trim() && !begins) {
         // one undo takes it back with what was done before it
         this.context.model.sharedModel.transact(() => cell.sharedModel.updateSource(0, 0, SANDBOX));
       }

@@ -30,6 +30,23 @@ COPIES = (
 STEM_COPIES = ("{} (1).{}", "{} copy.{}", "{}-old.{}", "{}_2024-01-31.{}", "{}_v2.{}", "{}-prod.{}")
 
 
+MORE_NAMES = """\
+2fa-codes.txt GoogleService-Info.plist Pulumi.prod.yaml ansible-vault.yml appsettings.Production.json
+authinfo authinfo.gpg azure.json database.yaml dotenv google-services.json heapdump.hprof keyfile.json
+keys.json keys.txt login.txt logins memory.dmp my_keys.txt oauth2.json pass.txt sa-key.json seed.txt
+slack_webhook.txt tokens.json tokens.yaml totp.txt wallet.json wandb-netrc web.config webhook_url.txt
+wachtwoorden.txt пароли.txt 密码.txt パスワード.txt 비밀번호.txt
+""".split()  # fmt: skip
+MORE_ORDINARY = """\
+added_tokens.json connection_speeds.json core core.py core_features.csv keyboard.csv keys.csv
+keywords.csv login_events.csv logins.log monkeys.csv parameters.yml parameters.yaml pass_rates.json
+seed_data.txt seeds.csv seeds.txt seeds_dataset.txt token_stats.json tokenizer.json tokens.csv
+tokens.txt tokens_per_sentence.csv wallets.csv wallets_prices.csv webhook_events.json sam.csv
+bitwarden_breach_study.csv keepass_downloads.csv passport_photos.json parole.csv totp_adoption.csv
+""".split()  # fmt: skip
+MANAGERS = "1password bitwarden dashlane keepass lastpass nordpass Proton_Pass".split()
+
+
 def randomly(alphabet: str, length: int) -> str:
     """Write a value such as services give out, the same each time."""
     return "".join(random.Random(f"{alphabet}{length}").choices(alphabet, k=length))
@@ -128,6 +145,35 @@ def test_names_of_ordinary_data_are_not() -> None:
     hits = [name for name in ORDINARY if is_secret_name(name)]
     assert len(ORDINARY) > 200
     assert len(hits) / len(ORDINARY) < 0.02, hits
+
+
+def test_more_names_are_judged_by_their_kind() -> None:
+    assert [name for name in MORE_NAMES if not is_secret_name(name)] == []
+    assert [name for name in MORE_ORDINARY if is_secret_name(name)] == []
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "txt", "xml", "html", "zip", "1pux"])
+def test_exports_of_password_managers_are_secret(ending: str) -> None:
+    for manager in MANAGERS:
+        for stem in (manager, f"{manager}_export", f"{manager}-vault-2024-01-31"):
+            assert is_secret_name(f"{stem}.{ending}"), stem
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("token", "tokens"),
+        ("key.json", "keys.json"),
+        ("login.csv", "logins.csv"),
+        ("vault.yml", "vault.yaml"),
+        ("api-key.txt", "api-keys.txt"),
+        ("secrets.yaml", "sécrets.yaml"),
+        ("contrasenas.txt", "contraseñas.txt"),
+        ("credentials.json", "crédentials.json"),
+    ],
+)
+def test_plurals_accents_and_spellings_of_endings_change_nothing(names: tuple[str, str]) -> None:
+    assert all(map(is_secret_name, names))  # fmt: skip
 
 
 KNOWN = [name for name in SECRET if is_secret_name(name)]

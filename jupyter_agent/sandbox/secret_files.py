@@ -17,8 +17,8 @@ from pathlib import Path
 __all__ = ["could_hold_secret", "holds_secret", "is_secret_folder", "is_secret_name"]
 
 # --- names ---------------------------------------------------------------------------------------
-# Case, separators, numbers at the end of a word, and the words of a copy count for nothing in a
-# name: "Credentials-Copy (2).JSON.bak" is credentials.json.
+# Case, accents, separators, numbers and "s" at the end of a word, and the words of a copy count for
+# nothing in a name: "Credentials-Copy (2).JSON.bak" is credentials.json, and so is .yml as .yaml.
 
 _COPY_WORDS = frozenset(
     "~ back backup bak bk bkp copia copie copy default disabled dist enc encrypted example final "
@@ -41,39 +41,43 @@ _ENDINGS = frozenset(
     "secrets token walletx "
     # settings that hold them
     "azurepubxml ccache cscfg dockercfg env envrc kubeconfig npmrc ovpn publishsettings pypirc "
-    "rdp s3cfg session tblk tfplan tfstate tfvars vault".split()
+    "rdp s3cfg session tblk tfplan tfstate tfvars vault "
+    # memory of programs
+    "hprof mdmp".split()
 )
 
 # Whole names, as the programs that keep them write them.
 _NAMES = (
     # clouds and clusters
     "access_tokens.db accessTokens.json adc.json admin.conf amplify-credentials.json "
-    "application_default_credentials.json aws-credentials azureauth.json azureProfile.json "
-    "boto.cfg boto.conf config.kube doctl.yaml k3s.yaml kubeconfig kubeconfig.yaml "
-    "kubeconfig.yml kubeconfig.json kube_config kube-config.yaml kube.config kubelet.conf "
+    "application_default_credentials.json aws-credentials azure.json azureauth.json "
+    "azureProfile.json boto.cfg boto.conf config.kube doctl.yaml google-services.json "
+    "GoogleService-Info.plist k3s.yaml kubeconfig kubeconfig.yaml kubeconfig.json "
+    "kube_config kube-config.yaml kube.config kubelet.conf "
     "controller-manager.conf scheduler.conf "
     "legacy_credentials msal_token_cache.json msal_token_cache.bin ossutilconfig rclone.conf "
     "rootkey.csv s3cfg s3cmd.ini servicePrincipalProfile.json ServiceConfiguration.Cloud.cscfg "
     "talosconfig accessKeys.csv stack.env "
     # deployment
-    "acme.json knife.rb master.key terraform.rc terraformrc vault.yml vault.yaml vault.json "
+    "acme.json knife.rb master.key terraform.rc terraformrc vault.yml vault.json "
+    "ansible-vault.yml appsettings.json web.config "
     "unattend.xml autounattend.xml sysprep.inf sysprep.xml hudson.util.Secret "
     "jenkins.plugins.publish_over_ssh.BapSshPublisherPlugin.xml puppet-passwords.yaml "
     # databases and data tools
     "connections.toml database.yml databrickscfg databricks.cfg dbeaver-data-sources.xml "
     "data-sources.xml dbt_profiles.yml kaggle.json my.cnf mylogin.cnf odbc.ini pgpass "
-    "pgpass.conf pgpassfile profiles.yml profiles.yaml robomongo.json snowflake.toml "
+    "pgpass.conf pgpassfile profiles.yml robomongo.json snowflake.toml "
     # packages, repositories and containers
     "auth.json dockercfg dockerconfig.json dockerconfigjson git-credentials gitcredentials "
     "gem_credentials github_hosts.yml netrc _netrc npmrc pypirc yarnrc "
     "settings-security.xml "
     # servers and accounts of a system
-    "env htpasswd gshadow master.passwd opasswd passwd proftpdpasswd shadow sudoers "
-    " ntds.dit lsass.dmp sam.hive wp-config.php configuration.php "
+    "env dotenv htpasswd gshadow master.passwd opasswd passwd proftpdpasswd shadow sudoers "
+    "ntds.dit lsass.dmp memory.dmp sam.hive wp-config.php configuration.php "
     "config.inc.php LocalSettings.php carrierwave.rb omniauth.rb secret_token.rb "
     "secret.py secrets.py credentials.py passwords.py settings_secret.py secret_settings.py "
-    "parameters.yml cookie_secret jupyter_cookie_secret "
-    "msmtprc muttrc esmtprc fetchmailrc sasl_passwd smbcredentials cifs-credentials "
+    "cookie_secret jupyter_cookie_secret "
+    "authinfo msmtprc muttrc esmtprc fetchmailrc sasl_passwd smbcredentials cifs-credentials "
     "wireguard.conf wg.conf ipsec.secrets chap-secrets pap-secrets wpa_supplicant.conf "
     "ventrilo_srv.ini ultravnc.ini vncpasswd "
     # file transfer
@@ -84,13 +88,12 @@ _NAMES = (
     "cookies.binarycookies cookiejar cookiejar.txt "
     "key.db login.data login.json logins.json logins.txt logins.csv logins.xlsx signons.sqlite "
     "local_state web_data cert9.db formhistory.sqlite sessionstore.jsonlz4 "
-    "1password_export.csv bitwarden_export.json bitwarden_export.csv lastpass_export.csv "
-    "lastpass.csv keepass.csv keepass.xml dashlane_export.csv wallet.dat seedphrase.txt "
+    "wallet.dat wallet.json seedphrase.txt "
     "login.keychain-db otr.private_key secring secring.gpg trustdb.gpg "
     # the rest
     "bashrc bash_profile bash_aliases zshrc gitconfig heroku.json mongoid.yml tugboat "
     "deployment-config.json configuration.user.xpl "
-    "token tokens.db token.pickle token_cache sessionid"
+    "token tokens.db tokens.json tokens.yaml token.pickle token_cache sessionid"
 ).split()  # fmt: skip
 
 # Where what follows is somebody's choice.
@@ -104,6 +107,7 @@ _GLOBS = (
     "*psql_history*", "*sqlite_history*", "*rediscli_history*", "*python_history*",
     "*private*.asc*", "*private*.gpg*", "*private*.pgp*", "*passw?rter*", "*contrase?a*",
     "krb5cc*", "utc--*", "client_secret*.json", "*.tfstate.*", "*.auto.tfvars*", "*.env.*",
+    "pulumi.*.y*ml*", "seed.txt*",  # seeds.txt is a list of numbers or plants
     "*-firebase-adminsdk-*", "bitwarden_*export*", "secring.*", "*.keychain-db*",
 )  # fmt: skip
 
@@ -113,15 +117,19 @@ _GLOBS = (
 _WORDS = (
     r"\w*secret",
     r"\w*credential", r"(?:\w*creds|cred)",
-    r"\w*passw(?:or)?[dt]", r"passwoerter", r"contrasenas?",
-    r"mots? de passe", r"senhas?", r"\w*passphrase", r"\w*htpasswd", r"pwd", r"vault pass",
+    r"\w*passw(?:or)?[dt]", r"\w*passphrase", r"\w*htpasswd", r"pwd", r"vault pass",
+    # the same in other languages
+    r"adgangskode", r"contrasena", r"has[lł][ao]", r"hes[lł][ao]", r"losenord", r"mots? de passe",
+    r"passwoerter", r"salasana", r"senha", r"wachtwoord(?:en)?", r"парол[ьи]", r"パスワード",
+    r"密[码碼]", r"비밀번호",
     r"(?:api|access|account|auth|client|deploy|deployment|encryption|host|hmac|license|master"
-    r"|priv|private|root|rsa|secret|service|session|signing|ssh|storage|age|gpg|pgp) key",
+    r"|priv|private|root|rsa|sa|secret|service|session|signing|ssh|storage|age|gpg|pgp) key",
     r"(?:api|access|auth|bearer|bot|deploy|gitlab|id|login|oauth|personal|refresh|sas|session"
     r"|user|web) token",
     r"token cache", r"auth cookie", r"cookie jar",
     r"service account(?: key)?", r"service principal", r"firebase adminsdk",
-    r"(?:backup|recovery|scratch|mfa|fa) (?:code|key)", r"recovery phrase", r"t?otp secret",
+    r"(?:backup|recovery|scratch|mfa|\d?fa|t?otp) (?:code|key)", r"recovery phrase",
+    r"t?otp secret", r"\w*(?:authinfo|dockercfg|netrc|npmrc|pgpass|pypirc)",
     r"seed phrase", r"mnemonic", r"connection string", r"conn str", r"kube config", r"key store",
     r"trust store", r"ssh backup", r"wifi pass",
 )  # fmt: skip
@@ -137,6 +145,13 @@ _OWNERS = (
     "vault vercel vpn wandb weaviate wireguard youtube zendesk"
 ).split()
 
+# Whole stems that say it of settings and notes, but not of a table: keys.json, my logins.txt.
+_ALONE = re.compile(r"(?:(?:all|my|our) ?)?(?:hotp|key|key ?file|login|oauth|pass|t?otp)s?")
+# Exports of password managers, whatever kind of file they are.
+_MANAGER = re.compile(
+    r"(?:\d+password|bitwarden|dashlane|enpass|keepass(?:xc?)?|lastpass|nordpass|proton ?pass"
+    r"|roboform|vaultwarden)(?: (?:data|db|dump|export|item|login|password|vault)s?)*"
+)
 _CODE = frozenset(
     "py pyc pyi pyx pxd pyd so ipynb r rmd qmd jl js mjs ts jsx tsx vue css scss c cc cpp h hpp "
     "java scala kt go rs swift m sql sh bash zsh ps1 bat rb pl php lua tf ex proto cmake".split()
@@ -160,6 +175,7 @@ _NUMBER = re.compile(r"(?<![0-9])(?!25519(?![0-9]))[0-9]{3,}")
 _COPY_OF = re.compile(r"^(?:(?:copy|backup) of|kopie von|copie de|copia de)[ _-]+", re.IGNORECASE)
 _FIRST = re.compile(r"[a-z0-9]*")
 _NOTES = frozenset(("txt", "asc", "b64"))  # endings that say nothing of what is in a file
+_OF_SETTINGS = frozenset("cfg conf config ini json plist properties toml xml yaml yml".split())
 
 
 def _words(text: str) -> list[str]:
@@ -173,18 +189,31 @@ def _kept(words: list[str]) -> list[str]:
 
 
 def _joined(name: str) -> str:
-    return "".join(_kept(_words(name)))
+    return "".join(_singular(word) for word in _kept(_words(name)))
+
+
+def _singular(word: str) -> str:
+    return "yaml" if word == "yml" else word.removesuffix("s")
+
+
+def _visible(name: str) -> str:
+    """Fold characters that look alike, and drop accents and what nobody sees."""
+    if name.isascii():
+        return name.strip()
+    folded = unicodedata.normalize("NFKD", name)
+    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Mn")).strip()
 
 
 _NAME_SET = frozenset(map(_joined, _NAMES))
 _FOLDER_SET = frozenset(map(_joined, _FOLDERS))
 _LAST_OF_FOLDER = re.compile(r"(?:^|[\W_])(?:secret|credential|password|keystore)s?$")
 _GLOB = re.compile("|".join(map(translate, _GLOBS)))
-_LIKELY = "|".join(word.replace(" ", " ?") for word in _WORDS)
+_LIKELY = _visible("|".join(word.replace(" ", " ?") for word in _WORDS))
 _WORD = re.compile(rf"\b(?:{_LIKELY})s?\b")
 _LAST_WORD = re.compile(rf"\b(?:{_LIKELY})s?$")
 _OWNED = re.compile(
-    rf"\b(?:{'|'.join(_OWNERS)})(?: \w+){{0,2}} ?(?:key|token|auth|login|pat|pass)s?$|\btoken$"
+    rf"\b(?:{'|'.join(_OWNERS)})(?: \w+){{0,2}} ?(?:key|token|auth|login|pat|pass)s?$"
+    r"|\btoken$|\bweb ?hooks?(?: (?:link|ur[il])s?)?$"
 )
 
 
@@ -203,8 +232,12 @@ def _is_secret_name(name: str) -> bool:
         return said
     words = _words(stem)
     texts = {" ".join(words), " ".join(_kept(words))}
+    if any(map(_MANAGER.fullmatch, texts)):
+        return True
     if kind in _TABLES:
         return any(map(_LAST_WORD.search, texts))
+    if (not kind or kind in _OF_SETTINGS) and any(map(_ALONE.fullmatch, texts)):
+        return True
     return any(_WORD.search(text) or _OWNED.search(text) for text in texts)
 
 
@@ -213,14 +246,6 @@ def is_secret_folder(name: str) -> bool:
     name = _visible(name)
     named = _joined(name) in _FOLDER_SET or _LAST_OF_FOLDER.search(name.lower())
     return name.startswith(".") or bool(named) or _take_apart(name)[2]
-
-
-def _visible(name: str) -> str:
-    """Fold characters that look alike, and drop those that nobody sees."""
-    if name.isascii():
-        return name.strip()
-    folded = unicodedata.normalize("NFKC", name)
-    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Mn")).strip()
 
 
 def _take_apart(name: str) -> tuple[str, str, bool]:

@@ -229,6 +229,17 @@ def test_a_secret_is_found_in_a_text(tmp_path: Path, what: str) -> None:
     assert holds_secret(str(tmp_path / "wide.txt"))
 
 
+@pytest.mark.parametrize(
+    ("endings", "before"),
+    [("htm html kml md py rst rtf svg tex txt", 200_000), ("csv geojson jsonl ndjson tsv", 30_000)],
+)
+def test_a_secret_is_found_far_from_the_start(tmp_path: Path, endings: str, before: int) -> None:
+    for ending in endings.split():
+        path = tmp_path / f"report.{ending}"
+        path.write_text("a line\n" * (before // 7) + SECRETS_IN_TEXTS["RSA key"])
+        assert holds_secret(str(path)), ending
+
+
 @pytest.mark.parametrize("what", IN_SETTINGS)
 def test_a_password_is_found_in_settings_alone(tmp_path: Path, what: str) -> None:
     for name, found in (("app.conf", True), ("app.yaml", True), ("app", True), ("app.py", False)):

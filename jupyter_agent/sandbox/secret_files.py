@@ -383,8 +383,8 @@ _AS_RUN = bytes(
     97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256)
 )
 _MOST_BYTES = 1 << 18  # looked at, from the start of a file
-# Of tables there may be hundreds in a folder: one that holds long identifiers takes up to 2 ms.
-_MOST_OF_A_TABLE = 1 << 15
+# Of tables there may be hundreds in a folder; one with long identifiers takes about 1 ms then.
+_MOST_OF_A_TABLE = 1 << 14
 _ROWS = frozenset("csv geojson jsonl ndjson tsv".split())
 _TEXTS = frozenset("htm html kml md rst rtf svg tex".split())
 _BINARY = (_TABLES - _ROWS - _TEXTS) | frozenset(

@@ -134,6 +134,7 @@ SECRETS_IN_TEXTS = {
     "Twilio": f"SK{randomly(HEX, 32)}",
     "on a line in JSON": json.dumps({"text": f"my key:\nghp_{randomly(ALL, 36)}\n"}),
     "in colour": json.dumps({"text": f"\x1b[32mghp_{randomly(ALL, 36)}\x1b[0m"}),
+    "Kubernetes in JSON": json.dumps({"kind": "Secret", "data": {"tls.key": "VVlT6L12Qo9="}}),
     "Kubernetes": "apiVersion: v1\nkind: Secret\nmetadata:\n  name: x\ndata:\n  pw: VVlT6L12Qo9=\n",
 }
 # what somebody writes into a script or a notebook to log in
@@ -144,6 +145,7 @@ LOGINS = {
     "a human's": f'connect(user="anna", password="{HUMAN}")',
     "short name": f"conn = connect('db', passwd=\"{PASSWORD}\")",
     "constant": f"DB_PASSWORD: str = '{PASSWORD}'",
+    "generic type": f"TOKEN: Final[str] = '{randomly(ALL, 40)}'",
     "Rust": f'let password: &str = "{PASSWORD}";',
     "R": f"con <- dbConnect(Postgres(), password = '{PASSWORD}')",
     "R's arrow": f"password <- '{PASSWORD}'",
@@ -171,6 +173,9 @@ LOGINS = {
     "mysql": f"!mysql -u root -p{PASSWORD} prod",
     "sshpass": f"!sshpass -p '{PASSWORD}' ssh anna@host",
     "option": f"!tool --password '{PASSWORD}'",
+    "bare option": f"!az login --service-principal --password {PASSWORD}",
+    "XML in pairs": f"<name>fs.secret.key</name><value>{randomly(ALL, 40)}</value>",
+    "LaTeX": f"\\verb|password={PASSWORD}|",
     "SQL": f"CREATE USER anna IDENTIFIED BY '{PASSWORD}'",
     "PowerShell": f"ConvertTo-SecureString '{PASSWORD}' -AsPlainText -Force",
     "Wi-Fi": f'psk="{PASSWORD}"',
@@ -190,9 +195,9 @@ smtp.login(user, os.environ['SMTP_PASSWORD2']) | tokenizer.pad_token = tokenizer
 token = 'hello-world-2024-01-31' | sep_token="[SEP]", pad_token="<|endoftext|>" | key='user_id_2024'
 <label for="password">Password</label> | <input type="password" name="password1" id="password_field1"/>
 "password": "Contraseña" | "password": "Passwort eingeben!" | password: "#password-input2"
-curl -u "$USER:$PASS" https://x.org | docker run -u 1000:1000 x && curl x | mysql -u root -p prod
+curl -u "$USER:$PASS" https://x.org | docker run -u 1000:1000 x && curl x | x --password file:/run/pw1 | mysql -u root -p prod
 sort_keys=['first_name1'] | cache_key = 'a3f9c2d1e8b7465a9c0d' | PublicKeyToken="b77a5c561934e089"
-kind: Secret data: {{ .Values.data }} | by='column1' | primary_key='order_line_id2' | spwd: 3.0-3.12
+kind: Secret data: {{ .Values.data }} | by='column1' | primary_key='order_line_id2' | spwd: 3.0-3.12 | iL.removeBypass=iL2.removeCss3=x
 password_hash = hashlib.sha256(password1) | columns = ['user', 'password', 'address_line1']
 psycopg2.connect("dbname=test user=postgres password=secret") | pwd = '/home/anna/project2/data'
 fetch_openml(name='mnist_784', version=1) | storage_options={'anon': True, 'key': 'data_2024'}

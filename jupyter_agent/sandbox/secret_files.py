@@ -33,14 +33,12 @@ _COPY_WORDS = frozenset(
 # Endings that say it whatever stands before them.
 _ENDINGS = frozenset(
     # keys and certificates with keys
-    "bcfks bek bks fve gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 "
-    "pkcs8 ppk priv "
-    "privkey truststore "
+    "bcfks bek bks fve gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 pkcs8 "
+    "ppk priv privkey truststore "
     # passwords
     "1pif agilekeychain apikey cookies cred credential credentials creds htpasswd kdb kdbx "
-    "keychain "
-    "keyring keytab kirbi kwallet netrc opvault pass passwd password pgpass psafe3 pwd secret "
-    "secrets token walletx "
+    "keychain keyring keytab kirbi kwallet netrc opvault pass passwd password pgpass psafe3 pwd "
+    "secret secrets token walletx "
     # settings that hold them
     "azurepubxml ccache cscfg dockercfg env envrc kubeconfig npmrc ovpn publishsettings pypirc "
     "rdp s3cfg session tblk tfplan tfstate tfvars vault "
@@ -51,51 +49,48 @@ _ENDINGS = frozenset(
 # Whole names, as the programs that keep them write them.
 _NAMES = (
     # clouds and clusters
-    "access_tokens.db accessTokens.json adc.json admin.conf amplify-credentials.json "
-    "application_default_credentials.json aws-credentials azure.json azureauth.json "
-    "azureProfile.json boto.cfg boto.conf config.kube doctl.yaml google-services.json "
-    "GoogleService-Info.plist k3s.yaml kubeconfig kubeconfig.yaml kubeconfig.json "
-    "kube_config kube-config.yaml kube.config kubelet.conf "
-    "controller-manager.conf scheduler.conf "
-    "legacy_credentials msal_token_cache.json msal_token_cache.bin ossutilconfig rclone.conf "
-    "rootkey.csv s3cfg s3cmd.ini servicePrincipalProfile.json ServiceConfiguration.Cloud.cscfg "
-    "talosconfig accessKeys.csv stack.env "
+    "access_tokens.db accessKeys.csv accessTokens.json adc.json admin.conf "
+    "amplify-credentials.json application_default_credentials.json aws-credentials azure.json "
+    "azureauth.json azureProfile.json boto.cfg boto.conf config.kube controller-manager.conf "
+    "doctl.yaml google-services.json GoogleService-Info.plist k3s.yaml kube-config.yaml "
+    "kube.config kube_config kubeconfig kubeconfig.json kubeconfig.yaml kubelet.conf "
+    "legacy_credentials msal_token_cache.bin msal_token_cache.json ossutilconfig rclone.conf "
+    "rootkey.csv s3cfg s3cmd.ini scheduler.conf ServiceConfiguration.Cloud.cscfg "
+    "servicePrincipalProfile.json stack.env talosconfig "
     # deployment
-    "acme.json knife.rb master.key terraform.rc terraformrc vault.yml vault.json "
-    "ansible-vault.yml appsettings.json web.config "
-    "unattend.xml autounattend.xml sysprep.inf sysprep.xml hudson.util.Secret "
-    "jenkins.plugins.publish_over_ssh.BapSshPublisherPlugin.xml puppet-passwords.yaml "
+    "acme.json ansible-vault.yml appsettings.json autounattend.xml hudson.util.Secret "
+    "jenkins.plugins.publish_over_ssh.BapSshPublisherPlugin.xml knife.rb master.key "
+    "puppet-passwords.yaml sysprep.inf sysprep.xml terraform.rc terraformrc unattend.xml "
+    "vault.json vault.yml web.config "
     # databases and data tools
-    "connections.toml database.yml databrickscfg databricks.cfg dbeaver-data-sources.xml "
-    "data-sources.xml dbt_profiles.yml kaggle.json my.cnf mylogin.cnf odbc.ini pgpass "
+    "connections.toml data-sources.xml database.yml databricks.cfg databrickscfg "
+    "dbeaver-data-sources.xml dbt_profiles.yml kaggle.json my.cnf mylogin.cnf odbc.ini pgpass "
     "pgpass.conf pgpassfile profiles.yml robomongo.json snowflake.toml "
     # packages, repositories and containers
-    "auth.json dockercfg dockerconfig.json dockerconfigjson git-credentials gitcredentials "
-    "gem_credentials github_hosts.yml netrc _netrc npmrc pypirc yarnrc "
-    "settings-security.xml "
+    "_netrc auth.json dockercfg dockerconfig.json dockerconfigjson gem_credentials "
+    "git-credentials gitcredentials github_hosts.yml netrc npmrc pypirc settings-security.xml "
+    "yarnrc "
     # servers and accounts of a system
-    "env dotenv htpasswd gshadow master.passwd opasswd passwd proftpdpasswd shadow sudoers "
-    "ntds.dit lsass.dmp memory.dmp sam.hive wp-config.php configuration.php "
-    "config.inc.php LocalSettings.php carrierwave.rb omniauth.rb secret_token.rb "
-    "secret.py secrets.py credentials.py passwords.py settings_secret.py secret_settings.py "
-    "cookie_secret jupyter_cookie_secret "
-    "authinfo msmtprc muttrc esmtprc fetchmailrc sasl_passwd smbcredentials cifs-credentials "
-    "wireguard.conf wg.conf ipsec.secrets chap-secrets pap-secrets wpa_supplicant.conf "
-    "ventrilo_srv.ini ultravnc.ini vncpasswd "
+    "authinfo carrierwave.rb chap-secrets cifs-credentials config.inc.php configuration.php "
+    "cookie_secret credentials.py dotenv env esmtprc fetchmailrc gshadow htpasswd ipsec.secrets "
+    "jupyter_cookie_secret LocalSettings.php lsass.dmp master.passwd memory.dmp msmtprc muttrc "
+    "ntds.dit omniauth.rb opasswd pap-secrets passwd passwords.py proftpdpasswd sam.hive "
+    "sasl_passwd secret.py secret_settings.py secret_token.rb secrets.py settings_secret.py "
+    "shadow smbcredentials sudoers ultravnc.ini ventrilo_srv.ini vncpasswd wg.conf "
+    "wireguard.conf wp-config.php wpa_supplicant.conf "
     # file transfer
     "filezilla.xml ftpconfig recentservers.xml sftp-config.json sftp.json sitemanager.xml "
     "winscp.ini ws_ftp.ini "
     # browsers, password managers and wallets
-    "cookies cookies.txt cookies.json storage_state.json cookies.sqlite cookies.db "
-    "cookies.binarycookies cookiejar cookiejar.txt "
-    "key.db login.data login.json logins.json logins.txt logins.csv logins.xlsx signons.sqlite "
-    "local_state web_data cert9.db formhistory.sqlite sessionstore.jsonlz4 "
-    "wallet.dat wallet.json seedphrase.txt "
-    "login.keychain-db otr.private_key secring secring.gpg trustdb.gpg "
+    "cert9.db cookiejar cookiejar.txt cookies cookies.binarycookies cookies.db cookies.json "
+    "cookies.sqlite cookies.txt formhistory.sqlite key.db local_state login.data login.json "
+    "login.keychain-db logins.csv logins.json logins.txt logins.xlsx otr.private_key secring "
+    "secring.gpg seedphrase.txt sessionstore.jsonlz4 signons.sqlite storage_state.json "
+    "trustdb.gpg wallet.dat wallet.json web_data "
     # the rest
-    "bashrc bash_profile bash_aliases zshrc gitconfig heroku.json mongoid.yml tugboat "
-    "deployment-config.json configuration.user.xpl "
-    "token tokens.db tokens.json tokens.yaml token.pickle token_cache sessionid"
+    "bash_aliases bash_profile bashrc configuration.user.xpl deployment-config.json gitconfig "
+    "heroku.json mongoid.yml sessionid token token.pickle token_cache tokens.db tokens.json "
+    "tokens.yaml tugboat zshrc "
 ).split()  # fmt: skip
 
 # Where what follows is somebody's choice.
@@ -148,11 +143,14 @@ _OWNERS = (
 ).split()
 
 # Whole stems that say it of settings and notes, but not of a table: keys.json, my logins.txt.
-_ALONE = re.compile(r"(?:(?:all|my|our) ?)?(?:hotp|key|key ?file|login|oauth|pass|t?otp)s?")
+_ALONE = re.compile(
+    r"(?:(?:all|my|our) ?)?(?:hotp|key|key ?file|login|oauth|pass|t?otp)s?|(?:all|my|our) tokens?"
+)
 # Exports of password managers, whatever kind of file they are.
 _MANAGER = re.compile(
-    r"(?:\d+password|bitwarden|dashlane|enpass|keepass(?:xc?)?|lastpass|nordpass|proton ?pass"
-    r"|roboform|vaultwarden)(?: (?:data|db|dump|export|item|login|password|vault)s?)*"
+    r"(?:\d+ ?password|bit ?warden|dash ?lane|enpass|kee ?pass ?(?:xc?)?|last ?pass|nord ?pass"
+    r"|proton ?pass|robo ?form|vault ?warden)"
+    r"(?: (?:data|db|dump|export|item|login|password|vault)s?)*"
 )
 _CODE = frozenset(
     "py pyc pyi pyx pxd pyd so ipynb r rmd qmd jl js mjs ts jsx tsx vue css scss c cc cpp h hpp "
@@ -399,6 +397,7 @@ _LOGIN_SHAPES: list[tuple[bytes, bytes]] = [
     (b"FTP", rb"FTP(?:_TLS)?\((?:[^(),]{1,100},\s{0,20}){2}Q([^\s\"'\\]{6,200})Q"),
     (b"SecureString", rb"SecureString\s(?:-String\s)?Q([^\s\"'\\]{6,200})Q"),
     (b"curl", rb"\s(?:-u|--user|--proxy-user)[ =]{0,2}Q?[^\s:\"'\\$]{1,100}:([^\s\"'\\]{6,200})"),
+    (b"-password ", rb"-password {1,3}([^\s\"'\\-][^\s\"'\\]{7,200})"),
     (b"sshpass", rb"sshpass\s{1,3}-p\s{0,3}Q?([^\s\"'\\]{6,200})"),
     (b" by '", rb"identified by '([^\s'\\]{6,200})'"),
     (b" BY '", rb"IDENTIFIED BY '([^\s'\\]{6,200})'"),
@@ -410,14 +409,14 @@ _NAMED = re.compile(
     rb"(?P<name>pass(?:word|wd|wort|code|phrase)?|pwd|psk|key|secret|token)"
     rb"s?(?:[_-]?(?:\d{1,2}|dev|live|prod|test))?"
     rb"(?:\\?[\"'])?\]?(?:</\w{1,20}>\s{0,40}<\w{1,20}(?=>)|\s{1,3}(?=value))?"
-    rb"(?P<joiner>:\s?[\w.&|]{1,30}\s{0,3}=[ \t]{0,3}"
+    rb"(?P<joiner>:\s?[\w.&|\[\]]{1,30}\s{0,3}=[ \t]{0,3}"
     rb"|[ \t]{0,10}(?:value=|:=|=>|<-|==|[:=>,])[ \t]{0,10}|[ \t]{1,3}(?=\\?[\"']))"
     rb"(?:[bru@]?\\?[\"'`](?P<quoted>[^\s\"'`\\]{8,200})|(?P<bare>[^\s\"'`\\#,;&<]{8,200}))"
 )
 _KEY_OF = re.compile(
     rb"(?:access|account|admin|api|app|application|auth|client|consumer|deploy|encryption|hmac"
     rb"|licen[cs]e|master|priv|private|secret|server|service|session|shared|signing|storage"
-    rb"|subscription)[_ -]?$"
+    rb"|subscription)[._ -]?$"
 )
 _OF_MACHINES = (b"key", b"secret", b"token")
 _PUBLIC = re.compile(rb"public[_-]?keytoken$|[?&]pwd$")  # of .NET's assemblies, of a meeting
@@ -428,10 +427,10 @@ _MADE_UP = re.compile(
     rb"|redacted|insert|todo|^Eby8vdM02xN|^(?:none|null|true|false|password|passwd|secret)$",
     re.IGNORECASE,
 )
-# ${NAME}, {{ name }}, <name>, %(name)s, [name], os.environ[...], getpass(), \n, a path, a reference
+# ${NAME}, {{ name }}, <name>, %(name)s, [name], os.environ[...], getpass(), a path, a reference
 _TEMPLATE = re.compile(
     rb"\$[{(]|^\$\w+(?:$|[/.:])|^\$env:|\{\{|\{[\w.\[\]:!]*\}|<[\w -]*>?|%\(\w|%[\w]+%|^%[drs]"
-    rb"|^[\[{(].*[\])}]$|^[A-Za-z_.]{3,}[\[(]|\[nu]|\|$|^(?:~|\.{0,2})/[\w.-]*/|^\w{2,20}://"
+    rb"|^[\[{(].*[\])}]$|^[A-Za-z_.]{3,}[\[(]|^(?:~|\.{0,2})/[\w.-]*/|^\w{2,20}://"
     rb"|\.(?:cer|crt|json|key|p12|pem|pfx|pub|txt|ya?ml)$"
     rb"|^(?:arn|aws|azure|enc|env|file|gcp|kms|op|sops|ssm|vault)[:(]",
     re.IGNORECASE,
@@ -440,20 +439,25 @@ _ESCAPE = re.compile(rb"\\[nrt]$|\\u00[0-9a-fA-F]{2}$|%[0-9A-F]{2}$|\[[\d;]{1,8}
 _CALL = re.compile(rb"[(\[{]")
 # What passwords in examples are made of. 4, @, 3, 1, 0, $ and 5 stand for letters.
 _USUAL = re.compile(
-    rb"abc|access|account|admin|api|apples|auth|bar|baz|blah|change|client|code|column|connection"
-    rb"|correct|cred|current|database|default|demo|enter|field|foo|geheim|guest|hello|hidden|horse|hunter"
-    rb"|iloveyou|input|invalid|key|label|letmein|login|name|null|parole|pass|phrase|postgres|private"
-    rb"|public|pwd|qwerty|random|root|sample|secret|secure|service|sesame|some|string|strong|super"
-    rb"|temp|test|text|this|token|user|valid|value|var|welcome|word|wrong|www|the|my|new|old"
+    b"|".join(
+        (
+            b"abc access account admin api apples auth bar baz blah change client code column "
+            b"connection correct cred current database default demo enter field foo geheim guest "
+            b"hello hidden horse hunter iloveyou input invalid key label letmein login my name new "
+            b"null old parole pass phrase postgres private public pwd qwerty random root sample "
+            b"secret secure service sesame some string strong super temp test text the this token "
+            b"user valid value var welcome word wrong www"
+        ).split()
+    )
 )
 _COUNTING = re.compile(rb"0?123(?:4(?:5(?:6(?:7(?:8(?:90?)?)?)?)?)?)?|(?:19|20)\d\d$")
-_LEET = bytes.maketrans(b"013457@$", b"oieasTas".lower())
+_LEET = bytes.maketrans(b"013457@$", b"oieastas")
 _LETTER = re.compile(rb"[A-Za-z]")
 _NO_LETTER = re.compile(rb"[^A-Za-z_\-./:\x80-\xff]")
 _BETWEEN = re.compile(rb"[-_./:,|@ ]")
 _ALIKE = re.compile(rb"[A-Z]?[a-z\x80-\xff]+|[A-Z]+|[0-9]+|[^A-Za-z0-9]")
 _NUMBER_IN = re.compile(rb"[0-9]")
-_SECRET_OF_KUBERNETES = re.compile(rb"(?m:^)[ \t\"]{0,20}kind\"?: {0,5}\"?Secret\b")
+_SECRET_OF_KUBERNETES = re.compile(rb"kind\"?: {0,5}\"?Secret\b")
 _DATA_OF_KUBERNETES = re.compile(
     rb"[dD]ata\"?:\s{1,20}\{?\s{0,20}\"?[\w.-]{1,60}\"?: {1,5}[\"'|>-]{0,2}\s{0,20}([^\s\"']{8,})"
 )
@@ -603,9 +607,9 @@ def _is_named_secret(match: re.Match[bytes], text: bytes, *, settings: bool) -> 
     if len(set(value)) < 5 or _is_placeholder(value):
         return False
     beside = not match["joiner"].strip(b", \t")  # it is not said that this is the value
-    part = name in (b"pwd", b"psk") and before[-1:].isalpha() and text[match.start()] > 96
+    part = name in (b"pass", b"psk", b"pwd") and before[-1:].isalpha() and text[match.start()] > 96
     password = name not in (*_OF_MACHINES, b"pass") and not part
-    if beside and not match["quoted"]:
+    if (beside or part) and not match["quoted"]:
         return False
     if settings and not beside and (password or _SURE.search(before + name)):
         return not _is_word(value)

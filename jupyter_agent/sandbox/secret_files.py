@@ -436,7 +436,6 @@ _TEMPLATE = re.compile(
     re.IGNORECASE,
 )
 _ESCAPE = re.compile(rb"\\[nrt]$|\\u00[0-9a-fA-F]{2}$|%[0-9A-F]{2}$|\[[\d;]{1,8}m$")
-_CALL = re.compile(rb"[(\[{]")
 # What passwords in examples are made of. 4, @, 3, 1, 0, $ and 5 stand for letters.
 _USUAL = re.compile(
     b"|".join(
@@ -452,11 +451,9 @@ _USUAL = re.compile(
 )
 _COUNTING = re.compile(rb"0?123(?:4(?:5(?:6(?:7(?:8(?:90?)?)?)?)?)?)?|(?:19|20)\d\d$")
 _LEET = bytes.maketrans(b"013457@$", b"oieastas")
-_LETTER = re.compile(rb"[A-Za-z]")
 _NO_LETTER = re.compile(rb"[^A-Za-z_\-./:\x80-\xff]")
 _BETWEEN = re.compile(rb"[-_./:,|@ ]")
 _ALIKE = re.compile(rb"[A-Z]?[a-z\x80-\xff]+|[A-Z]+|[0-9]+|[^A-Za-z0-9]")
-_NUMBER_IN = re.compile(rb"[0-9]")
 _SECRET_OF_KUBERNETES = re.compile(rb"kind\"?: {0,5}\"?Secret\b")
 _DATA_OF_KUBERNETES = re.compile(
     rb"[dD]ata\"?:\s{1,20}\{?\s{0,20}\"?[\w.-]{1,60}\"?: {1,5}[\"'|>-]{0,2}\s{0,20}([^\s\"']{8,})"
@@ -570,9 +567,9 @@ def _holds_token(text: bytes) -> bool:
 
 def _holds_login(text: bytes, *, settings: bool) -> bool:
     for piece, shape in _LOGINS:
-        if piece in text and any(_is_chosen(match[1]) for match in shape.finditer(text)):
+        if piece in text and any(map(_is_chosen, set(shape.findall(text)))):
             return True
-    if b"mysql" in text and any(_is_random(match[1], 8) for match in _OF_MYSQL.finditer(text)):
+    if b"mysql" in text and any(_is_random(each, 8) for each in set(_OF_MYSQL.findall(text))):
         return True
     secret_of_kubernetes = b"Secret" in text and _SECRET_OF_KUBERNETES.search(text)
     if secret_of_kubernetes and any(map(_real, _DATA_OF_KUBERNETES.finditer(text))):
@@ -615,7 +612,7 @@ def _is_named_secret(match: re.Match[bytes], text: bytes, *, settings: bool) -> 
         return not _is_word(value)
     if password and not beside and match["quoted"]:
         return text[end : end + 1] in (b'"', b"'", b"`", b"\\") and _is_chosen(value)
-    return not _CALL.search(value) and _is_random(value, 16 if name in _OF_MACHINES else 8)
+    return set(value).isdisjoint(b"([{") and _is_random(value, 16 if name in _OF_MACHINES else 8)
 
 
 def _is_word(value: bytes) -> bool:
@@ -629,7 +626,7 @@ def _is_chosen(value: bytes) -> bool:
         return False
     rest = _USUAL.sub(b"", _COUNTING.sub(b"", value.lower()).translate(_LEET))
     rest = re.sub(rb"[-_./:*?!]", b"", rest)
-    if len(rest) < 6 or len(set(rest)) < 5 or not _LETTER.search(value):
+    if len(rest) < 6 or len(set(rest)) < 5 or value.lower() == value.upper():
         return False
     path = b"/" in value or b"\\" in value
     return _is_random(value, 8) or (not path and bool(_NO_LETTER.search(value.rstrip(b"*:?!."))))
@@ -642,7 +639,7 @@ def _is_random(value: bytes, least: int) -> bool:
     for part in _BETWEEN.split(value):
         if len(part) >= min(least, 12) and len(set(part)) > 5:
             changes = len(_ALIKE.findall(part))
-            numbers = _NUMBER_IN.search(part)
+            numbers = not set(part).isdisjoint(b"0123456789")
             most = 5.0 if numbers and len(part) >= 20 else 3.0 if numbers else 2.5
             if len(part) < most * changes:
                 return True

@@ -583,7 +583,7 @@ def _real(match: re.Match[bytes]) -> bool:
     """Tell a secret from what stands for one in an example, or in the middle of something else."""
     start = match.start()
     before = match.string[max(0, start - 12) : start]
-    value = match[match.lastindex or 0]
+    value = match[match.lastindex or 0][:400]
     inside = before[-1:].isalnum() and match[0][:1].isalnum() and not _ESCAPE.search(before)
     return not inside and len(set(value)) > 5 and not _is_placeholder(value)
 

@@ -6,6 +6,7 @@ and from the lists of gitleaks, shhgit, detect-secrets and GitHub's ignore templ
 
 from __future__ import annotations
 
+import base64
 import functools
 import os
 import re
@@ -13,12 +14,13 @@ import stat
 import unicodedata
 from fnmatch import translate
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 __all__ = ["could_hold_secret", "holds_secret", "is_secret_folder", "is_secret_name"]
 
 # --- names ---------------------------------------------------------------------------------------
-# Case, separators, numbers at the end of a word, and the words of a copy count for nothing in a
-# name: "Credentials-Copy (2).JSON.bak" is credentials.json.
+# Case, accents, separators, numbers and "s" at the end of a word, and the words of a copy count for
+# nothing in a name: "Credentials-Copy (2).JSON.bak" is credentials.json, and so is .yml as .yaml.
 
 _COPY_WORDS = frozenset(
     "~ back backup bak bk bkp copia copie copy default disabled dist enc encrypted example final "
@@ -31,66 +33,64 @@ _COPY_WORDS = frozenset(
 # Endings that say it whatever stands before them.
 _ENDINGS = frozenset(
     # keys and certificates with keys
-    "bcfks bek bks fve gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 "
-    "pkcs8 ppk priv "
-    "privkey truststore "
+    "bcfks bek bks fve gpgkey jceks jks key keypair keystore p12 p8 pem pfx pk8 pkcs12 pkcs8 "
+    "ppk priv privkey truststore "
     # passwords
     "1pif agilekeychain apikey cookies cred credential credentials creds htpasswd kdb kdbx "
-    "keychain "
-    "keyring keytab kirbi kwallet netrc opvault pass passwd password pgpass psafe3 pwd secret "
-    "secrets token walletx "
+    "keychain keyring keytab kirbi kwallet netrc opvault pass passwd password pgpass psafe3 pwd "
+    "secret secrets token walletx "
     # settings that hold them
     "azurepubxml ccache cscfg dockercfg env envrc kubeconfig npmrc ovpn publishsettings pypirc "
-    "rdp s3cfg session tblk tfplan tfstate tfvars vault".split()
+    "rdp s3cfg session tblk tfplan tfstate tfvars vault "
+    # memory of programs
+    "hprof mdmp".split()
 )
 
 # Whole names, as the programs that keep them write them.
 _NAMES = (
     # clouds and clusters
-    "access_tokens.db accessTokens.json adc.json admin.conf amplify-credentials.json "
-    "application_default_credentials.json aws-credentials azureauth.json azureProfile.json "
-    "boto.cfg boto.conf config.kube doctl.yaml k3s.yaml kubeconfig kubeconfig.yaml "
-    "kubeconfig.yml kubeconfig.json kube_config kube-config.yaml kube.config kubelet.conf "
-    "controller-manager.conf scheduler.conf "
-    "legacy_credentials msal_token_cache.json msal_token_cache.bin ossutilconfig rclone.conf "
-    "rootkey.csv s3cfg s3cmd.ini servicePrincipalProfile.json ServiceConfiguration.Cloud.cscfg "
-    "talosconfig accessKeys.csv stack.env "
+    "access_tokens.db accessKeys.csv accessTokens.json adc.json admin.conf "
+    "amplify-credentials.json application_default_credentials.json aws-credentials azure.json "
+    "azureauth.json azureProfile.json boto.cfg boto.conf config.kube controller-manager.conf "
+    "doctl.yaml google-services.json GoogleService-Info.plist k3s.yaml kube-config.yaml "
+    "kube.config kube_config kubeconfig kubeconfig.json kubeconfig.yaml kubelet.conf "
+    "legacy_credentials msal_token_cache.bin msal_token_cache.json ossutilconfig rclone.conf "
+    "rootkey.csv s3cfg s3cmd.ini scheduler.conf ServiceConfiguration.Cloud.cscfg "
+    "servicePrincipalProfile.json stack.env talosconfig "
     # deployment
-    "acme.json knife.rb master.key terraform.rc terraformrc vault.yml vault.yaml vault.json "
-    "unattend.xml autounattend.xml sysprep.inf sysprep.xml hudson.util.Secret "
-    "jenkins.plugins.publish_over_ssh.BapSshPublisherPlugin.xml puppet-passwords.yaml "
+    "acme.json ansible-vault.yml appsettings.json autounattend.xml hudson.util.Secret "
+    "jenkins.plugins.publish_over_ssh.BapSshPublisherPlugin.xml knife.rb master.key "
+    "puppet-passwords.yaml sysprep.inf sysprep.xml terraform.rc terraformrc unattend.xml "
+    "vault.json vault.yml web.config "
     # databases and data tools
-    "connections.toml database.yml databrickscfg databricks.cfg dbeaver-data-sources.xml "
-    "data-sources.xml dbt_profiles.yml kaggle.json my.cnf mylogin.cnf odbc.ini pgpass "
-    "pgpass.conf pgpassfile profiles.yml profiles.yaml robomongo.json snowflake.toml "
+    "connections.toml data-sources.xml database.yml databricks.cfg databrickscfg "
+    "dbeaver-data-sources.xml dbt_profiles.yml kaggle.json my.cnf mylogin.cnf odbc.ini pgpass "
+    "pgpass.conf pgpassfile profiles.yml robomongo.json snowflake.toml "
     # packages, repositories and containers
-    "auth.json dockercfg dockerconfig.json dockerconfigjson git-credentials gitcredentials "
-    "gem_credentials github_hosts.yml netrc _netrc npmrc pypirc yarnrc "
-    "settings-security.xml "
+    "_netrc auth.json dockercfg dockerconfig.json dockerconfigjson gem_credentials "
+    "git-credentials gitcredentials github_hosts.yml netrc npmrc pypirc settings-security.xml "
+    "yarnrc "
     # servers and accounts of a system
-    "env htpasswd gshadow master.passwd opasswd passwd proftpdpasswd shadow sudoers "
-    " ntds.dit lsass.dmp sam.hive wp-config.php configuration.php "
-    "config.inc.php LocalSettings.php carrierwave.rb omniauth.rb secret_token.rb "
-    "secret.py secrets.py credentials.py passwords.py settings_secret.py secret_settings.py "
-    "parameters.yml cookie_secret jupyter_cookie_secret "
-    "msmtprc muttrc esmtprc fetchmailrc sasl_passwd smbcredentials cifs-credentials "
-    "wireguard.conf wg.conf ipsec.secrets chap-secrets pap-secrets wpa_supplicant.conf "
-    "ventrilo_srv.ini ultravnc.ini vncpasswd "
+    "authinfo carrierwave.rb chap-secrets cifs-credentials config.inc.php configuration.php "
+    "cookie_secret credentials.py dotenv env esmtprc fetchmailrc gshadow htpasswd ipsec.secrets "
+    "jupyter_cookie_secret LocalSettings.php lsass.dmp master.passwd memory.dmp msmtprc muttrc "
+    "ntds.dit omniauth.rb opasswd pap-secrets passwd passwords.py proftpdpasswd sam.hive "
+    "sasl_passwd secret.py secret_settings.py secret_token.rb secrets.py settings_secret.py "
+    "shadow smbcredentials sudoers ultravnc.ini ventrilo_srv.ini vncpasswd wg.conf "
+    "wireguard.conf wp-config.php wpa_supplicant.conf "
     # file transfer
     "filezilla.xml ftpconfig recentservers.xml sftp-config.json sftp.json sitemanager.xml "
     "winscp.ini ws_ftp.ini "
     # browsers, password managers and wallets
-    "cookies cookies.txt cookies.json storage_state.json cookies.sqlite cookies.db "
-    "cookies.binarycookies cookiejar cookiejar.txt "
-    "key.db login.data login.json logins.json logins.txt logins.csv logins.xlsx signons.sqlite "
-    "local_state web_data cert9.db formhistory.sqlite sessionstore.jsonlz4 "
-    "1password_export.csv bitwarden_export.json bitwarden_export.csv lastpass_export.csv "
-    "lastpass.csv keepass.csv keepass.xml dashlane_export.csv wallet.dat seedphrase.txt "
-    "login.keychain-db otr.private_key secring secring.gpg trustdb.gpg "
+    "cert9.db cookiejar cookiejar.txt cookies cookies.binarycookies cookies.db cookies.json "
+    "cookies.sqlite cookies.txt formhistory.sqlite key.db local_state login.data login.json "
+    "login.keychain-db logins.csv logins.json logins.txt logins.xlsx otr.private_key secring "
+    "secring.gpg seedphrase.txt sessionstore.jsonlz4 signons.sqlite storage_state.json "
+    "trustdb.gpg wallet.dat wallet.json web_data "
     # the rest
-    "bashrc bash_profile bash_aliases zshrc gitconfig heroku.json mongoid.yml tugboat "
-    "deployment-config.json configuration.user.xpl "
-    "token tokens.db token.pickle token_cache sessionid"
+    "bash_aliases bash_profile bashrc configuration.user.xpl deployment-config.json gitconfig "
+    "heroku.json mongoid.yml sessionid token token.pickle token_cache tokens.db tokens.json "
+    "tokens.yaml tugboat zshrc "
 ).split()  # fmt: skip
 
 # Where what follows is somebody's choice.
@@ -104,6 +104,7 @@ _GLOBS = (
     "*psql_history*", "*sqlite_history*", "*rediscli_history*", "*python_history*",
     "*private*.asc*", "*private*.gpg*", "*private*.pgp*", "*passw?rter*", "*contrase?a*",
     "krb5cc*", "utc--*", "client_secret*.json", "*.tfstate.*", "*.auto.tfvars*", "*.env.*",
+    "pulumi.*.y*ml*", "seed.txt*",  # seeds.txt is a list of numbers or plants
     "*-firebase-adminsdk-*", "bitwarden_*export*", "secring.*", "*.keychain-db*",
 )  # fmt: skip
 
@@ -113,15 +114,19 @@ _GLOBS = (
 _WORDS = (
     r"\w*secret",
     r"\w*credential", r"(?:\w*creds|cred)",
-    r"\w*passw(?:or)?[dt]", r"passwoerter", r"contrasenas?",
-    r"mots? de passe", r"senhas?", r"\w*passphrase", r"\w*htpasswd", r"pwd", r"vault pass",
+    r"\w*passw(?:or)?[dt]", r"\w*passphrase", r"\w*htpasswd", r"pwd", r"vault pass",
+    # the same in other languages
+    r"adgangskode", r"contrasena", r"has[lł][ao]", r"hes[lł][ao]", r"losenord", r"mots? de passe",
+    r"passwoerter", r"salasana", r"senha", r"wachtwoord(?:en)?", r"парол[ьи]", r"パスワード",
+    r"密[码碼]", r"비밀번호",
     r"(?:api|access|account|auth|client|deploy|deployment|encryption|host|hmac|license|master"
-    r"|priv|private|root|rsa|secret|service|session|signing|ssh|storage|age|gpg|pgp) key",
+    r"|priv|private|root|rsa|sa|secret|service|session|signing|ssh|storage|age|gpg|pgp) key",
     r"(?:api|access|auth|bearer|bot|deploy|gitlab|id|login|oauth|personal|refresh|sas|session"
     r"|user|web) token",
     r"token cache", r"auth cookie", r"cookie jar",
     r"service account(?: key)?", r"service principal", r"firebase adminsdk",
-    r"(?:backup|recovery|scratch|mfa|fa) (?:code|key)", r"recovery phrase", r"t?otp secret",
+    r"(?:backup|recovery|scratch|mfa|\d?fa|t?otp) (?:code|key)", r"recovery phrase",
+    r"t?otp secret", r"\w*(?:authinfo|dockercfg|netrc|npmrc|pgpass|pypirc)",
     r"seed phrase", r"mnemonic", r"connection string", r"conn str", r"kube config", r"key store",
     r"trust store", r"ssh backup", r"wifi pass",
 )  # fmt: skip
@@ -137,6 +142,16 @@ _OWNERS = (
     "vault vercel vpn wandb weaviate wireguard youtube zendesk"
 ).split()
 
+# Whole stems that say it of settings and notes, but not of a table: keys.json, my logins.txt.
+_ALONE = re.compile(
+    r"(?:(?:all|my|our) ?)?(?:hotp|key|key ?file|login|oauth|pass|t?otp)s?|(?:all|my|our) tokens?"
+)
+# Exports of password managers, whatever kind of file they are.
+_MANAGER = re.compile(
+    r"(?:\d+ ?password|bit ?warden|dash ?lane|enpass|kee ?pass ?(?:xc?)?|last ?pass|nord ?pass"
+    r"|proton ?pass|robo ?form|vault ?warden)"
+    r"(?: (?:data|db|dump|export|item|login|password|vault)s?)*"
+)
 _CODE = frozenset(
     "py pyc pyi pyx pxd pyd so ipynb r rmd qmd jl js mjs ts jsx tsx vue css scss c cc cpp h hpp "
     "java scala kt go rs swift m sql sh bash zsh ps1 bat rb pl php lua tf ex proto cmake".split()
@@ -160,6 +175,7 @@ _NUMBER = re.compile(r"(?<![0-9])(?!25519(?![0-9]))[0-9]{3,}")
 _COPY_OF = re.compile(r"^(?:(?:copy|backup) of|kopie von|copie de|copia de)[ _-]+", re.IGNORECASE)
 _FIRST = re.compile(r"[a-z0-9]*")
 _NOTES = frozenset(("txt", "asc", "b64"))  # endings that say nothing of what is in a file
+_OF_SETTINGS = frozenset("cfg conf config ini json plist properties toml xml yaml yml".split())
 
 
 def _words(text: str) -> list[str]:
@@ -173,18 +189,31 @@ def _kept(words: list[str]) -> list[str]:
 
 
 def _joined(name: str) -> str:
-    return "".join(_kept(_words(name)))
+    return "".join(_singular(word) for word in _kept(_words(name)))
+
+
+def _singular(word: str) -> str:
+    return "yaml" if word == "yml" else word.removesuffix("s")
+
+
+def _visible(name: str) -> str:
+    """Fold characters that look alike, and drop accents and what nobody sees."""
+    if name.isascii():
+        return name.strip()
+    folded = unicodedata.normalize("NFKD", name)
+    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Mn")).strip()
 
 
 _NAME_SET = frozenset(map(_joined, _NAMES))
 _FOLDER_SET = frozenset(map(_joined, _FOLDERS))
 _LAST_OF_FOLDER = re.compile(r"(?:^|[\W_])(?:secret|credential|password|keystore)s?$")
 _GLOB = re.compile("|".join(map(translate, _GLOBS)))
-_LIKELY = "|".join(word.replace(" ", " ?") for word in _WORDS)
+_LIKELY = _visible("|".join(word.replace(" ", " ?") for word in _WORDS))
 _WORD = re.compile(rf"\b(?:{_LIKELY})s?\b")
 _LAST_WORD = re.compile(rf"\b(?:{_LIKELY})s?$")
 _OWNED = re.compile(
-    rf"\b(?:{'|'.join(_OWNERS)})(?: \w+){{0,2}} ?(?:key|token|auth|login|pat|pass)s?$|\btoken$"
+    rf"\b(?:{'|'.join(_OWNERS)})(?: \w+){{0,2}} ?(?:key|token|auth|login|pat|pass)s?$"
+    r"|\btoken$|\bweb ?hooks?(?: (?:link|ur[il])s?)?$"
 )
 
 
@@ -203,8 +232,12 @@ def _is_secret_name(name: str) -> bool:
         return said
     words = _words(stem)
     texts = {" ".join(words), " ".join(_kept(words))}
+    if any(map(_MANAGER.fullmatch, texts)):
+        return True
     if kind in _TABLES:
         return any(map(_LAST_WORD.search, texts))
+    if (not kind or kind in _OF_SETTINGS) and any(map(_ALONE.fullmatch, texts)):
+        return True
     return any(_WORD.search(text) or _OWNED.search(text) for text in texts)
 
 
@@ -213,14 +246,6 @@ def is_secret_folder(name: str) -> bool:
     name = _visible(name)
     named = _joined(name) in _FOLDER_SET or _LAST_OF_FOLDER.search(name.lower())
     return name.startswith(".") or bool(named) or _take_apart(name)[2]
-
-
-def _visible(name: str) -> str:
-    """Fold characters that look alike, and drop those that nobody sees."""
-    if name.isascii():
-        return name.strip()
-    folded = unicodedata.normalize("NFKC", name)
-    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Mn")).strip()
 
 
 def _take_apart(name: str) -> tuple[str, str, bool]:
@@ -240,14 +265,22 @@ def _take_apart(name: str) -> tuple[str, str, bool]:
 
 # --- contents ------------------------------------------------------------------------------------
 # Each shape with a piece of text that must be there, so that the search for it is quick. All of
-# them are linear: no repetition stands in another, and what may be long is bounded.
+# them are linear: no repetition stands in another, and what may be long is bounded. They begin with
+# letters, which are found quickly; what must stand before those is looked for from there.
 
+_IN_BASE64 = b"|".join(  # less the last letters, which hold a part of what follows
+    base64.b64encode(f"-----BEGIN {kind}PRIVATE KEY".encode()).rstrip(b"=")[:-2]
+    for kind in ("", "DSA ", "EC ", "ENCRYPTED ", "OPENSSH ", "PGP ", "RSA ")
+)
 _RUN_SHAPES: list[tuple[bytes, bytes]] = [
     # private keys
-    (b"PRIVATE KEY", rb"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}[\s\S]{0,300}?"
-                     rb"([A-Za-z0-9+/=]{40})"),
+    (b"PRIVATE KEY", rb"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
+                     rb"(?:[^-]|-(?!-)){0,300}?([A-Za-z0-9+/=]{40})"),
     (b"PuTTY-User-Key-File", rb"PuTTY-User-Key-File-\d: "),
     (b"OpenVPN Static key", rb"BEGIN OpenVPN Static key V1-----"),
+    (b"LS0tLS1CRUdJTiB", rb"(?:" + _IN_BASE64 + rb")([\w+/]{20})"),
+    (b'"kdf"', rb'"ciphertext"\s{0,5}:\s{0,5}"([a-f0-9]{64,400})"'),
+    (b"otpauth://", rb"otpauth://[^\s\"'?]{1,200}\?[^\s\"']{0,99}?secret=([A-Za-z2-7]{16,})"),
     (b"AGE-SECRET-KEY-1", rb"AGE-SECRET-KEY-1([0-9A-Z]{58})"),
     (b"xprv", rb"xprv([1-9A-HJ-NP-Za-km-z]{107})\b"),
     (b"client-key-data", rb"client-key-data: {0,5}([A-Za-z0-9+/=]{40})"),
@@ -265,10 +298,15 @@ _RUN_SHAPES: list[tuple[bytes, bytes]] = [
     *((name, name + rb"([a-f0-9]{64})\b") for name in (b"dop_v1_", b"doo_v1_", b"dor_v1_")),
     (b"hvs.", rb"hvs\.([\w-]{24,120})\b"),
     (b"hvb.", rb"hvb\.([\w-]{90,300})\b"),
-    (b".atlasv1.", rb"[A-Za-z0-9]{14}\.atlasv1\.([\w=-]{60,70})"),
+    (b".atlasv1.", rb"\.atlasv1\.(?<=[A-Za-z0-9]{14}\.atlasv1\.)([\w=-]{60,70})"),
     (b"pul-", rb"pul-([a-f0-9]{40})\b"),
     (b"tskey-", rb"tskey-[a-z]{3,12}-([A-Za-z0-9]{10,30}-[A-Za-z0-9]{20,50})\b"),
     (b"dckr_", rb"dckr_[op]at_([\w-]{27,32})\b"),
+    (b"sig=", rb"sig=([A-Za-z0-9%/+]{43,60}=?)"),
+    (b"fm2_", rb"fm2_([\w+/-]{60,})"),
+    (b"fo1_", rb"fo1_([\w-]{43})\b"),
+    (b"nfp_", rb"nfp_([A-Za-z0-9]{36,40})\b"),
+    (b"dp.", rb"dp\.(?:audit|ct|pt|sa|scim|st)\.(?:[a-z0-9-]{2,35}\.)?([A-Za-z0-9]{40,44})\b"),
     (b"dapi", rb"dapi([a-f0-9]{32})\b"),
     # models
     (b"sk-ant-", rb"sk-ant-([\w-]{24,})"),
@@ -281,6 +319,7 @@ _RUN_SHAPES: list[tuple[bytes, bytes]] = [
     (b"xai-", rb"xai-([A-Za-z0-9]{80})\b"),
     (b"pplx-", rb"pplx-([A-Za-z0-9]{48})\b"),
     (b"nvapi-", rb"nvapi-([\w-]{60,70})\b"),
+    (b"lsv2_", rb"lsv2_[ps][tk]_([a-f0-9]{32}_[a-f0-9]{10})\b"),
     (b"r8_", rb"r8_([A-Za-z0-9]{37})\b"),
     # code and packages
     *((name, name + rb"([A-Za-z0-9]{36})\b") for name in b"ghp_ gho_ ghu_ ghs_ ghr_".split()),
@@ -294,7 +333,7 @@ _RUN_SHAPES: list[tuple[bytes, bytes]] = [
     (b"rubygems_", rb"rubygems_([a-f0-9]{48})\b"),
     (b"ATATT3", rb"ATATT3([\w=-]{50,})"),
     (b"AKCp", rb"AKCp([A-Za-z0-9]{69})\b"),
-    (b"sntry", rb"sntry[su]_([\w=-]{40,})"),
+    (b"sntry", rb"sntry[su]_([\w=+/-]{40,})"),
     (b"PMAK-", rb"PMAK-([a-f0-9]{24}-[a-f0-9]{34})\b"),
     # services
     (b"xox", rb"xox[abeoprs]-([A-Za-z0-9-]{20,})"),
@@ -313,10 +352,22 @@ _RUN_SHAPES: list[tuple[bytes, bytes]] = [
     (b"pscale_", rb"pscale_(?:tkn|oauth|pw)_([\w.=-]{32,64})"),
     (b"lin_api_", rb"lin_api_([A-Za-z0-9]{40})\b"),
     (b"ntn_", rb"ntn_([A-Za-z0-9]{46})\b"),
+    (b"secret_", rb"secret_([A-Za-z0-9]{43})\b"),
+    (b"pat", rb"pat[A-Za-z0-9]{14}\.([a-f0-9]{64})\b"),
+    (b"dt0", rb"dt0[a-z]\d\d\.[A-Z0-9]{24}\.([A-Z0-9]{64})\b"),
+    (b"NRAK-", rb"NRAK-([A-Z0-9]{27})\b"),
+    (b"NRII-", rb"NRII-([\w-]{32})\b"),
+    (b"SK", rb"SK([a-f0-9]{32})\b"),
+    (b"key-", rb"key-(?<![\w-]key-)([a-f0-9]{32})\b"),
+    (b"EAA", rb"EAA[A-Za-z0-9]{1,20}([A-Za-z0-9]{80,})"),
+    (b"/webhooks/", rb"discord(?:app)?\.com/api/(?:v\d+/)?webhooks/\d{17,20}/([\w-]{60,80})"),
+    (b"webhook", rb"webhook\.office\.com/webhookb2/([\w@-]{36,80}/IncomingWebhook/[a-f0-9]{32})"),
+    (b".", rb"\.(?:(?<=[MNO][\w-]{23}\.)|(?<=[MNO][\w-]{25}\.))[\w-]{6}\.([\w-]{27,40})(?![\w-])"),
     (b"figd_", rb"figd_([\w-]{40})\b"),
-    (b":AA", rb"\d{8,10}:AA([\w-]{33})\b"),
-    (b"-us", rb"([a-f0-9]{32})-us\d{1,2}\b"),
-    (b"eyJ", rb"eyJ[\w-]{10,500}\.eyJ[\w-]{10,2000}\.([\w-]{20,})"),
+    (b":AA", rb":AA(?<=\d{8}:AA)([\w-]{33})\b"),
+    (b"-us", rb"-us(?<=([a-f0-9]{32})-us)\d{1,2}\b"),
+    (b"eyJ", rb"eyJ(?:(?<![\w.-]eyJ)|(?<=\\[nrt]eyJ))[\w-]{10,500}\."
+             rb"eyJ[\w-]{10,2000}\.([\w-]{20,})"),
 ]  # fmt: skip
 # what is written down for a program to log in with
 _ANYWHERE_SHAPES: list[tuple[bytes, bytes]] = [
@@ -328,6 +379,8 @@ _ANYWHERE_SHAPES: list[tuple[bytes, bytes]] = [
                  rb"password\s{1,10}(\S{4,200})"),
     (b":$", rb"(?m:^)[\w.@-]{1,64}:\$(?:apr1|y|[1256][aby]?)\$(?:[\w./=,-]{1,64}\$)?"
             rb"([\w./]{20,})"),
+    (b"nemonic", rb"[mM]nemonic\W{1,10}((?:[a-z]{3,8} ){11}(?:(?:[a-z]{3,8} ){12})?[a-z]{3,8})\b"),
+    (b" $", rb"(?:secret|password) [589] (\$[\w./$]{20,})"),
     (b'"auth"', rb'"auth"\s{0,5}:\s{0,5}"([A-Za-z0-9+/=]{12,})"'),
     (b"uthorization", rb"[Aa]uthorization[\"']?\s{0,5}[:=]\s{0,5}[\"']?"
                       rb"(?:Bearer|Basic|[Tt]oken)\s{1,5}([\w.+/=~-]{20,})"),
@@ -336,20 +389,91 @@ _ANYWHERE_SHAPES: list[tuple[bytes, bytes]] = [
 ]  # fmt: skip
 # scheme://user:password@host
 _LOGIN = re.compile(rb"://[^\s/:@\"'`<>()\\]{0,100}:([^\s/@\"'`<>()\\]{3,200})@([\w.-]{1,200})")
-# name = value, in a file of settings
-_SETTING = re.compile(
-    rb"(?:pass(?:word|wd|phrase)|(?:secret|api|access|private)[_-]?key|auth_?token|client_?secret)"
-    rb"[\"']?[ \t]{0,10}[:=][ \t]{0,10}[\"']?([^\s\"'#,;]{8,200})"
+# what is given to a function, or to a program, with a user's name; Q: a quote, in JSON too
+_LOGIN_SHAPES: list[tuple[bytes, bytes]] = [
+    (b"auth", rb"auth\s?=\s?\(\s{0,20}[^(),]{1,100},\s{0,20}Q([^\s\"'\\]{6,200})Q"),
+    (b"Auth(", rb"Auth\(\s{0,20}[^(),]{1,100},\s{0,20}Q([^\s\"'\\]{6,200})Q"),
+    (b".login(", rb"\.login\((?:[^(),]{1,100},\s{0,20}){1,2}Q([^\s\"'\\]{6,200})Q"),
+    (b"FTP", rb"FTP(?:_TLS)?\((?:[^(),]{1,100},\s{0,20}){2}Q([^\s\"'\\]{6,200})Q"),
+    (b"SecureString", rb"SecureString\s(?:-String\s)?Q([^\s\"'\\]{6,200})Q"),
+    (b"curl", rb"\s(?:-u|--user|--proxy-user)[ =]{0,2}Q?[^\s:\"'\\$]{1,100}:([^\s\"'\\]{6,200})"),
+    (b"-password ", rb"-password {1,3}([^\s\"'\\-][^\s\"'\\]{7,200})"),
+    (b"sshpass", rb"sshpass\s{1,3}-p\s{0,3}Q?([^\s\"'\\]{6,200})"),
+    (b" by '", rb"identified by '([^\s'\\]{6,200})'"),
+    (b" BY '", rb"IDENTIFIED BY '([^\s'\\]{6,200})'"),
+]  # fmt: skip
+# mysql -psecret, in a text with that word
+_OF_MYSQL = re.compile(rb"(?<=\s)-p[\"']?([^\s\"'\\]{8,200})")
+# A name and its value. Of a key what it is for must stand before it.
+_NAMED = re.compile(
+    rb"(?P<name>pass(?:word|wd|wort|code|phrase)?|pwd|psk|key|secret|token)"
+    rb"s?(?:[_-]?(?:\d{1,2}|dev|live|prod|test))?"
+    rb"(?:\\?[\"'])?\]?(?:</\w{1,20}>\s{0,40}<\w{1,20}(?=>)|\s{1,3}(?=value))?"
+    rb"(?P<joiner>:\s?[\w.&|\[\]]{1,30}\s{0,3}=[ \t]{0,3}"
+    rb"|[ \t]{0,10}(?:value=|:=|=>|<-|==|[:=>,])[ \t]{0,10}|[ \t]{1,3}(?=\\?[\"']))"
+    rb"(?:[bru@]?\\?[\"'`](?P<quoted>[^\s\"'`\\]{8,200})|(?P<bare>[^\s\"'`\\#,;&<]{8,200}))"
 )
+_KEY_OF = re.compile(
+    rb"(?:access|account|admin|api|app|application|auth|client|consumer|deploy|encryption|hmac"
+    rb"|licen[cs]e|master|priv|private|secret|server|service|session|shared|signing|storage"
+    rb"|subscription)[._ -]?$"
+)
+_OF_MACHINES = (b"key", b"secret", b"token")
+_PUBLIC = re.compile(rb"public[_-]?keytoken$|[?&]pwd$")  # of .NET's assemblies, of a meeting
+# Of these names any value is one in settings.
+_SURE = re.compile(rb"(?:(?:secret|api|access|private)[_-]?key|auth_?token|client_?secret)$")
 _MADE_UP = re.compile(
     rb"example|x{4}|\*{3}|\.{3}|1234567|abcdefg|0{6}|placeholder|change_?me|replace|your|dummy|fake"
-    rb"|redacted|insert|todo|[${}<>%\[\]()|]|\\[nu]"
-    rb"|^(?:none|null|true|false|password|passwd|secret)$",
+    rb"|redacted|insert|todo|^Eby8vdM02xN|^(?:none|null|true|false|password|passwd|secret)$",
     re.IGNORECASE,
+)
+# ${NAME}, {{ name }}, <name>, %(name)s, [name], os.environ[...], getpass(), a path, a reference
+_TEMPLATE = re.compile(
+    rb"\$[{(]|^\$\w+(?:$|[/.:])|^\$env:|\{\{|\{[\w.\[\]:!]*\}|<[\w -]*>?|%\(\w|%[\w]+%|^%[drs]"
+    rb"|^[\[{(].*[\])}]$|^[A-Za-z_.]{3,}[\[(]|^(?:~|\.{0,2})/[\w.-]*/|^\w{2,20}://"
+    rb"|\.(?:cer|crt|json|key|p12|pem|pfx|pub|txt|ya?ml)$"
+    rb"|^(?:arn|aws|azure|enc|env|file|gcp|kms|op|sops|ssm|vault)[:(]",
+    re.IGNORECASE,
+)
+_ESCAPE = re.compile(rb"\\[nrt]$|\\u00[0-9a-fA-F]{2}$|%[0-9A-F]{2}$|\[[\d;]{1,8}m$")
+# What passwords in examples are made of. 4, @, 3, 1, 0, $ and 5 stand for letters.
+_USUAL = re.compile(
+    b"|".join(
+        (
+            b"abc access account admin api apples auth bar baz blah change client code column "
+            b"connection correct cred current database default demo enter field foo geheim guest "
+            b"hello hidden horse hunter iloveyou input invalid key label letmein login my name new "
+            b"null old parole pass phrase postgres private public pwd qwerty random root sample "
+            b"secret secure service sesame some string strong super temp test text the this token "
+            b"user valid value var welcome word wrong www"
+        ).split()
+    )
+)
+_COUNTING = re.compile(rb"0?123(?:4(?:5(?:6(?:7(?:8(?:90?)?)?)?)?)?)?|(?:19|20)\d\d$")
+_LEET = bytes.maketrans(b"013457@$", b"oieastas")
+_NO_LETTER = re.compile(rb"[^A-Za-z_\-./:\x80-\xff]")
+_BETWEEN = re.compile(rb"[-_./:,|@ ]")
+_ALIKE = re.compile(rb"[A-Z]?[a-z\x80-\xff]+|[A-Z]+|[0-9]+|[^A-Za-z0-9]")
+_SECRET_OF_KUBERNETES = re.compile(rb"kind\"?: {0,5}\"?Secret\b")
+_DATA_OF_KUBERNETES = re.compile(
+    rb"[dD]ata\"?:\s{1,20}\{?\s{0,20}\"?[\w.-]{1,60}\"?: {1,5}[\"'|>-]{0,2}\s{0,20}([^\s\"']{8,})"
+)
+# Columns of the tables that browsers and password managers write.
+_PASSWORD_COLUMNS = frozenset(b"login_password passwd password passwort pwd".split())
+_SITE_COLUMNS = frozenset(b"host hostname login_uri site uri url web\x20site website".split(b" "))
+_USER_COLUMNS = frozenset(b"account email e-mail login user username".split())
+_COMMA = re.compile(rb"[,;\t|]")
+# Memory of programs (ELF, Mach-O, Windows, LiME, Java), hives of Windows, stores and keys in DER.
+_FIRST_BYTES = re.compile(
+    rb"\x7fELF[\s\S]{12}(?:\x04\0|\0\x04)|\xcf\xfa\xed\xfe[\s\S]{8}\x04\0\0\0|MDMP|PAGEDU|EMiL"
+    rb"|JAVA PROFILE|regf|\x03\xd9\xa2\x9a|\xfe\xed\xfe\xed\0\0\0|\xce\xce\xce\xce\0\0\0"
+    rb"|0\x82[\s\S]{2}\x02\x01(?:\0(?:\x02\x82|0\x0d\x06\x09\*)|\x030)"
 )
 _SOMEBODY = re.compile(rb"(?i)pass|pwd|pw$|secret|token|user|foo|bar|key|repo|postgres|root|admin")
 _SOMEWHERE = (b"127.0.0.1", b"my", b"your", b"foo", b"bar", b"web", b"host", b"server", b"domain")
 _IN_RUNS = [(piece, re.compile(shape)) for piece, shape in _RUN_SHAPES]
+_QUOTE = rb"(?:\\?[\"'`])"
+_LOGINS = [(piece, re.compile(shape.replace(b"Q", _QUOTE))) for piece, shape in _LOGIN_SHAPES]
 _ANYWHERE = [(piece, re.compile(shape)) for piece, shape in _ANYWHERE_SHAPES]
 # The shapes of the first list hold 20 letters, digits, _ and - in a row, as few texts do: one
 # search says whether it is worth to look for each.
@@ -358,9 +482,11 @@ _AS_RUN = bytes(
     97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256)
 )
 _MOST_BYTES = 1 << 18  # looked at, from the start of a file
-_MOST_OF_A_TABLE = 1 << 12
-_TEXT_TABLES = frozenset("csv tsv md rst tex html htm jsonl ndjson geojson svg rtf kml".split())
-_BINARY = (_TABLES - _TEXT_TABLES) | frozenset(
+# Of tables there may be hundreds in a folder; one with long identifiers takes about 1 ms then.
+_MOST_OF_A_TABLE = 1 << 14
+_ROWS = frozenset("csv geojson jsonl ndjson tsv".split())
+_TEXTS = frozenset("htm html kml md rst rtf svg tex".split())
+_BINARY = (_TABLES - _ROWS - _TEXTS) | frozenset(
     "so pyc pyd zip gz bz2 xz zst 7z rar tar tgz whl egg jar exe dll dylib a o bin pkl pickle db "
     "sqlite sqlite3 duckdb ico woff woff2 ttf otf eot mo webm ogg iso dmg ckpt pb tflite".split()
 )
@@ -406,9 +532,12 @@ def holds_secret(path: str) -> bool:
 
 def _read_on(descriptor: int, path: str) -> bool:
     ending = _ending(path)
-    most = _MOST_OF_A_TABLE if ending in _TEXT_TABLES else _MOST_BYTES
+    most = _MOST_OF_A_TABLE if ending in _ROWS else _MOST_BYTES
     settings = not ending or ending in _SETTINGS or Path(path).name in _SETTINGS_IN_PYTHON
-    return _is_secret_text(os.read(descriptor, most), settings=settings)
+    text = os.read(descriptor, most)
+    if ending in _ROWS:
+        return _lists_logins(text) or _holds_token(_plain(text))
+    return bool(_FIRST_BYTES.match(text)) or _is_secret_text(text, settings=settings)
 
 
 def _ending(path: str) -> str:
@@ -417,40 +546,120 @@ def _ending(path: str) -> str:
 
 
 def _is_secret_text(text: bytes, *, settings: bool) -> bool:
-    """Tell whether a text holds a secret; ``settings``: whether password = value is one."""
-    if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = text.decode("utf-16", "replace").encode()
-    if b"\0" in text[:1024]:
-        return False
+    """Tell whether a text holds a secret; ``settings``: whether most named values are one."""
+    settings = settings and b"\0" not in text[:1024]
+    text = _plain(text)
+    return _holds_token(text) or _holds_login(text, settings=settings)
+
+
+def _plain(text: bytes) -> bytes:
+    """Drop what UTF-16 adds to plain letters."""
+    return text.replace(b"\0", b"").lstrip(b"\xff\xfe") if b"\0" in text[:1024] else text
+
+
+def _holds_token(text: bytes) -> bool:
     shapes = _ANYWHERE + _IN_RUNS if _RUN in text.translate(_AS_RUN) else _ANYWHERE
     for piece, shape in shapes:
         if piece in text and any(map(_real, shape.finditer(text))):
             return True
-    if b"://" in text and b"@" in text and any(map(_real_login, _LOGIN.finditer(text))):
+    return b"://" in text and b"@" in text and any(map(_real_login, _LOGIN.finditer(text)))
+
+
+def _holds_login(text: bytes, *, settings: bool) -> bool:
+    for piece, shape in _LOGINS:
+        if piece in text and any(map(_is_chosen, set(shape.findall(text)))):
+            return True
+    if b"mysql" in text and any(_is_random(each, 8) for each in set(_OF_MYSQL.findall(text))):
         return True
-    if not settings:
-        return False
-    lower = text.lower()
-    spans = (match.span(1) for match in _SETTING.finditer(lower))
-    return any(_is_real_value(text[start:end]) for start, end in spans)
+    secret_of_kubernetes = b"Secret" in text and _SECRET_OF_KUBERNETES.search(text)
+    if secret_of_kubernetes and any(map(_real, _DATA_OF_KUBERNETES.finditer(text))):
+        return True
+    found = _NAMED.finditer(text.lower())
+    named = {text[max(0, match.start() - 14) : match.end() + 1]: match for match in found}
+    return any(_is_named_secret(match, text, settings=settings) for match in named.values())
 
 
 def _real(match: re.Match[bytes]) -> bool:
     """Tell a secret from what stands for one in an example, or in the middle of something else."""
     start = match.start()
-    before = match.string[start - 1 : start]
-    value = match[match.lastindex or 0]
-    inside = before.isalnum() and match[0][:1].isalnum()
-    return not inside and len(set(value)) > 5 and not _MADE_UP.search(value)
+    before = match.string[max(0, start - 12) : start]
+    value = match[match.lastindex or 0][:400]
+    inside = before[-1:].isalnum() and match[0][:1].isalnum() and not _ESCAPE.search(before)
+    return not inside and len(set(value)) > 5 and not _is_placeholder(value)
 
 
-def _is_real_value(value: bytes) -> bool:
-    word = value.isalpha() and (value.islower() or value.istitle() or value.isupper())
-    return not word and len(set(value)) > 4 and not _MADE_UP.search(value)
+def _is_placeholder(value: bytes) -> bool:
+    """Tell what stands in examples and templates in the place of a secret."""
+    return bool(_MADE_UP.search(value) or _TEMPLATE.search(value))
+
+
+def _is_named_secret(match: re.Match[bytes], text: bytes, *, settings: bool) -> bool:
+    """Judge a name and its value: in settings it is one unless it is a word, in code less often."""
+    lower, name = match.string, match["name"]
+    before = lower[max(0, match.start() - 14) : match.start()]
+    if (name == b"key" and not _KEY_OF.search(before)) or _PUBLIC.search(before + name):
+        return False
+    start, end = match.span("quoted" if match["quoted"] else "bare")
+    value = text[start:end]
+    if len(set(value)) < 5 or _is_placeholder(value):
+        return False
+    beside = not match["joiner"].strip(b", \t")  # it is not said that this is the value
+    part = name in (b"pass", b"psk", b"pwd") and before[-1:].isalpha() and text[match.start()] > 96
+    password = name not in (*_OF_MACHINES, b"pass") and not part
+    if (beside or part) and not match["quoted"]:
+        return False
+    if settings and not beside and (password or _SURE.search(before + name)):
+        return not _is_word(value)
+    if password and not beside and match["quoted"]:
+        return text[end : end + 1] in (b'"', b"'", b"`", b"\\") and _is_chosen(value)
+    return set(value).isdisjoint(b"([{") and _is_random(value, 16 if name in _OF_MACHINES else 8)
+
+
+def _is_word(value: bytes) -> bool:
+    word = value.decode("utf-8", "replace")
+    return word.isalpha() and (word.islower() or word.istitle() or word.isupper())
+
+
+def _is_chosen(value: bytes) -> bool:
+    """Tell a password that somebody chose from words, names in code and what examples use."""
+    if _is_placeholder(value):
+        return False
+    rest = _USUAL.sub(b"", _COUNTING.sub(b"", value.lower()).translate(_LEET))
+    rest = re.sub(rb"[-_./:*?!]", b"", rest)
+    if len(rest) < 6 or len(set(rest)) < 5 or value.lower() == value.upper():
+        return False
+    path = b"/" in value or b"\\" in value
+    return _is_random(value, 8) or (not path and bool(_NO_LETTER.search(value.rstrip(b"*:?!."))))
+
+
+def _is_random(value: bytes, least: int) -> bool:
+    """Tell what a machine has drawn: it changes from letters to numbers more often than names."""
+    if len(value) < least:
+        return False
+    for part in _BETWEEN.split(value):
+        if len(part) >= min(least, 12) and len(set(part)) > 5:
+            changes = len(_ALIKE.findall(part))
+            numbers = not set(part).isdisjoint(b"0123456789")
+            most = 5.0 if numbers and len(part) >= 20 else 3.0 if numbers else 2.5
+            if len(part) < most * changes:
+                return True
+    return False
+
+
+def _lists_logins(text: bytes) -> bool:
+    """Tell whether a table's columns are those that password managers and browsers export."""
+    first, _, rest = text[:4096].partition(b"\n")
+    columns = {column.strip(b" \"'\r\xef\xbb\xbf").lower() for column in _COMMA.split(first)}
+    if not rest.strip() or columns.isdisjoint(_PASSWORD_COLUMNS):
+        return False
+    small = len(columns) <= 4 and not columns.isdisjoint(_USER_COLUMNS)
+    return small or not columns.isdisjoint(_SITE_COLUMNS)
 
 
 def _real_login(match: re.Match[bytes]) -> bool:
-    password, host = match[1], match[2].lower()
-    if _SOMEBODY.search(password) and (b"." not in host or host.startswith(_SOMEWHERE)):
+    password, host = unquote_to_bytes(match[1]), match[2].lower()
+    if _SOMEBODY.search(password.translate(_LEET)) and (
+        b"." not in host or host.startswith(_SOMEWHERE)
+    ):
         return False
-    return b"example." not in host and not _MADE_UP.search(password)
+    return b"example." not in host and not _is_placeholder(password)

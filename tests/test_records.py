@@ -274,7 +274,7 @@ def test_no_recorded_run_brings_markdown_of_its_own_into_a_notebook(folder: Path
 def test_a_line_that_a_users_own_kernel_wanted_is_no_part_of_the_code(tmp_path: Path) -> None:
     transcript = Transcript(tmp_path / "run.ipynb")
     for role in ("code", "own"):
-        transcript.add(role, "%%sandbox\nx = 1", step=1)  # type: ignore[arg-type]
+        transcript.add(role, "%%sandbox\nx = 1", step=1)
     transcript.add("code", "%%sandbox\n%agent reset", step=2)
     transcript.save()
     first, second, third = Transcript.open(tmp_path / "run.ipynb").cells

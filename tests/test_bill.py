@@ -102,7 +102,7 @@ def test_the_header_of_a_run_says_what_it_cost(live: bool) -> None:
     for change in changes():
         view(change)
     view.finish("done")
-    assert any(f"done · step 2 · {SUM} · 0 s" in text for text in screen.texts.values())
+    assert any(f"done · step 2 · {SUM} · " in text for text in screen.texts.values())
 
 
 def test_the_terminal_ends_with_what_the_run_cost() -> None:
@@ -111,4 +111,4 @@ def test_the_terminal_ends_with_what_the_run_cost() -> None:
     for change in changes():
         view(change)
     view.finish("done")
-    assert notes.getvalue().splitlines()[-1] == f"[agent] done after 2 steps, {SUM}, 0 s"
+    assert notes.getvalue().splitlines()[-1].startswith(f"[agent] done after 2 steps, {SUM}, ")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from jupyter_agent.invisibles import visible
+from jupyter_agent.invisibles import visible, visible_blanks
 from jupyter_agent.transcript import KEY, Change
 
 __all__ = ["NOBODY", "Ask", "Question", "ReadLine", "Verdict", "asker", "with_approval"]
@@ -53,7 +53,7 @@ def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: 
     Parameters
     ----------
     shown
-        Whether a cell's code is on the screen already.
+        Whether a cell's code is on the screen already, right above the question.
     discard
         Throws away what was typed before there was a question to answer.
     """
@@ -80,14 +80,15 @@ def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: 
 
 async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
     asked, choices = ("Allow" if kind == "permission" else "Run"), "[y]es, [n]o and why"
-    choices += ", [e]dit" * (kind == "code") + ", [a]ll of it" * (len(rows) > MOST_ROWS)
-    said = "\n".join(_cut(rows))
+    choices += ", [e]dit" * (kind == "code")
+    shown = _cut(rows)
     for _ in range(MOST_TRIES):
-        line = (await read(f"{said}{said and _BELOW}{asked} this? {choices}: ")).strip()
+        said, more = "\n".join(shown), ", [a]ll of it" * (shown != rows)
+        line = (await read(f"{said}{said and _BELOW}{asked} this? {choices}{more}: ")).strip()
         word, _, rest = line.partition(" ")
         match word.lower().rstrip(":,."):
-            case "a" | "all" if len(rows) > MOST_ROWS:
-                said = "\n".join(rows)
+            case "a" | "all" if more:
+                shown = rows
             case "y" | "yes":
                 return Verdict(allowed=True)
             case "n" | "no":
@@ -98,7 +99,7 @@ async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
 
 
 _BELOW = "\n\n"
-_AGAIN = "Some of this code may be out of sight in its cell, or in another order. Its lines:"
+_AGAIN = "The code once more, as some of it may be out of sight:"
 _IN_ORDER = "[in the order in which it is read:]"
 _ROW = "{:>6} | {}"
 _GAP = re.compile(rf" {{{LONG_GAP},}}")
@@ -119,6 +120,7 @@ def _seen_whole(lines: list[str]) -> bool:
         len(lines) <= MOST_ROWS
         and all(sum(map(_columns, line)) <= MOST_COLUMNS for line in lines)
         and not any(_GAP.search(line) or _is_stacked(line) or _turns(line) for line in lines)
+        and all(line == visible_blanks(line) for line in lines)
         and not any(empty and len(few) >= TALL_GAP for empty, few in _grouped(lines))
     )
 
@@ -134,7 +136,7 @@ def _numbered(lines: list[str]) -> Iterator[str]:
             yield f"[{len(few):,} empty lines]"
             continue
         for number, line in few:
-            text = _GAP.sub(lambda gap: f"[{len(gap[0]):,} blanks]", line)
+            text = _GAP.sub(lambda gap: f"[{len(gap[0]):,} blanks]", visible_blanks(line))
             first, *rest = _wrapped(_in_ascii(text) if _is_stacked(text) else text)
             yield _ROW.format(number, first)
             yield from (_ROW.format("", row) for row in rest)
@@ -164,10 +166,13 @@ def _wrapped(line: str) -> Iterator[str]:
 def _columns(character: str) -> int:
     """Say how wide a character may be; beyond a few scripts no font keeps to columns."""
     code = ord(character)
-    if code < 0x590 or unicodedata.category(character) == "Mn":  # Latin, Greek, Cyrillic; marks
+    usual = code < 0x180 or 0x370 <= code < 0x460  # Latin, Greek, Cyrillic
+    if usual or unicodedata.category(character) == "Mn":
         return 1
     if unicodedata.east_asian_width(character) in "FW" or 0x2000 <= code < 0x2C00:
         return 2
+    if 0xFB50 <= code < 0xFE00:  # whole words of Arabic
+        return 20
     return 4 if code < 0x10000 else 10
 
 

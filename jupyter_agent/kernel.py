@@ -440,11 +440,12 @@ class AgentKernel(Kernel):
             )
             self._runs.add(view)
         read = functools.partial(self._ask_user, cell, password=False)
+        shown = not (options.quiet or note.cell_id)  # live cells may be far below the question
         changes = self._session.run(
             task,
             replay=not options.rerun,
             **run_arguments(options),
-            asker=asker(read, shown=not options.quiet) if cell.allow_stdin else None,
+            asker=asker(read, shown=shown) if cell.allow_stdin else None,
             permit=functools.partial(self._permit, cell),
             replaces=self._runs.task(note.run),
         )

@@ -102,7 +102,8 @@ class AgentMagics(Magics):
             inputs=self._named(options.input),
             outputs=options.output or (),
             tools=self._tools(options.tool),
-            asker=self._asker(shown=not options.quiet),
+            # live cells may be far below the question
+            asker=self._asker(shown=not (options.quiet or note.cell_id)),
             replaces=self._runs.task(note.run),
         )
         state = "stopped"

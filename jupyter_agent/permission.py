@@ -8,6 +8,7 @@ Whatever reaches further is a permission, written as the user would type it, wit
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -63,14 +64,15 @@ class Reach:
 
     def to_save(self, path: Path) -> Iterator[str]:
         """Name what ``--save`` reaches: the file is read and may be made."""
-        path = path.resolve()
+        path = self._at(str(path))
         if path.suffix != ".ipynb" or not self._plain(path):
             yield f"--save {_shown(path)}"
 
     def to_change(self, path: Path) -> Iterator[str]:
         """Name a run that is there and would be changed: who reads it again believes it."""
-        if path.exists():
-            yield f"--save {_shown(path.resolve())}"
+        path = self._at(str(path))
+        if os.path.lexists(path):
+            yield f"--save {_shown(path)}"
 
     def to_fetch(self, path: Path) -> Iterator[str]:
         """Name what ``%agent fetch`` reaches."""

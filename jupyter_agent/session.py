@@ -89,7 +89,6 @@ class Session(LoggingConfigurable):
         confined = SandboxProvisioner(config=self.config)
         self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
         self.transcript = Transcript()
-        self._written: set[Path | None] = set()  # where this session has saved runs
         self.learnt = Learnt()
         self.sandbox = self._new_sandbox(None)
         self._own = OwnCells()
@@ -158,16 +157,16 @@ class Session(LoggingConfigurable):
         reach = self._reach()
         path = self._path(save) if save else self.transcript.path
         await _allow(permit, reach.to_save(path) if path and save else ())
-        recorded = self._at(save).recorded(task) if replay and save else []
-        if path and not recorded and path not in self._written:
+        transcript = self._at(path) if path and save else self.transcript
+        recorded = transcript.recorded(task) if replay and save else []
+        if path and not recorded and not self.transcript.has_written(path):
             await _allow(permit, reach.to_change(path))
         await _allow(permit, () if recorded else reach.to_load(model))
         await _allow(permit, reach.to_read(data))
         await _allow(permit, reach.to_ask(ask))
         chosen = None if recorded else self._model(model)
-        opened = self._save_to(save)
+        opened = self._save_to(transcript)
         if chosen:
-            self._written.add(self.transcript.path)
             await chosen.check()
         policy = ask or self.ask
         if policy == "always" and asker is None:
@@ -397,9 +396,8 @@ class Session(LoggingConfigurable):
     def _new_sandbox(self, data: list[str] | None) -> Sandbox:
         return Sandbox(self.folder, data=data, parent=self)
 
-    def _at(self, save: str) -> Transcript:
+    def _at(self, path: Path) -> Transcript:
         """Return the transcript that is saved at a path, or would be."""
-        path = self._path(save)
         return self.transcript if path == self.transcript.path else Transcript.open(path)
 
     def _path(self, typed: str) -> Path:
@@ -412,9 +410,8 @@ class Session(LoggingConfigurable):
             raise UsageError(f"{typed!r} is no path: {error}") from None
         return path
 
-    def _save_to(self, save: str | None) -> bool:
-        """Save this session's runs at a path from now on; tell whether it held some already."""
-        transcript = self._at(save) if save else self.transcript
+    def _save_to(self, transcript: Transcript) -> bool:
+        """Save this session's runs there from now on; tell whether it held some already."""
         if transcript is self.transcript:
             return False
         if self.transcript.cells and transcript.cells:
@@ -436,8 +433,9 @@ class Session(LoggingConfigurable):
         self.sandbox.check_data(wanted)
         if wanted != self.sandbox.data:
             await self.sandbox.close()
+            known = self._known == (self.sandbox, self.sandbox.generation)
             self.sandbox = self._new_sandbox(wanted)
-            if self.transcript.cells or len(self._own):
+            if known:
                 self.sandbox.loss = "other data takes a new sandbox; variables and files are gone"
 
     def _note(self, fresh: bool) -> str:

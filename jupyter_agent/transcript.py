@@ -63,7 +63,7 @@ KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
 MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_LOOKED_AT = 4 << 20  # characters of one output, for those
-MOST_CLEANED_HERE = 50_000  # characters of a file's Markdown; more of it where that can be ended
+MOST_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
 MOST_PICTURES = 4  # of one cell's that the model sees
 _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
@@ -100,6 +100,7 @@ class Transcript:
     def __init__(self, path: Path | None = None, notebook: NotebookNode | None = None) -> None:
         self.notebook = notebook or _empty()
         self.path = path
+        self._saved: tuple[Path, int, int, int] | None = None  # the file that `save` has left
         self._displays: dict[str, list[NotebookNode]] = {}  # outputs by their display id
 
     @classmethod
@@ -113,6 +114,12 @@ class Transcript:
             nothing is overwritten.
         """
         path = path.expanduser().absolute()
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            pass  # below it is said better
+        except OSError as error:  # too long a name, a link to itself
+            raise UsageError(f"cannot save to {str(path)!r}: {error.strerror}") from None
         if path.is_dir():
             raise UsageError(f"cannot save to {str(path)!r}: that is a folder; name a file in it")
         if not path.parent.is_dir():
@@ -216,6 +223,11 @@ class Transcript:
             raise TranscriptError(
                 f"cannot save {str(self.path)!r}: {error.strerror}; the run so far is in memory"
             ) from error
+        self._saved = _identity(self.path)
+
+    def has_written(self, path: Path) -> bool:
+        """Tell whether what is at a path is what was saved last, and nobody has changed it."""
+        return self._saved is not None and self._saved == _identity(path)
 
     # -- reading
 
@@ -335,6 +347,14 @@ def passing(source: str) -> NotebookNode:
     cell: NotebookNode = new_markdown_cell(source, id=secrets.token_hex(4))
     cell.metadata[KEY] = {"role": "wait"}
     return cell
+
+
+def _identity(path: Path) -> tuple[Path, int, int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return path, facts.st_dev, facts.st_ino, facts.st_mtime_ns
 
 
 def _copied(cell: NotebookNode) -> NotebookNode:

@@ -815,7 +815,7 @@ def test_other_data_takes_the_variables_and_says_so(folder: Path, server: ChatSe
     server.replies = [Reply("Done."), Reply("Done.")]
     with kernel(folder, f"--Session.model={server.model}") as mine:
         mine.run("%%agent --data deep\nLook.")
-        assert said(mine.run("x = 1; x")[1]) == "1"
+        assert said(mine.run("x = 1; x")[1]) == "1"  # and nothing of a sandbox that held nothing
         mine.run("%%agent --data .\nLook.")
         text = said(mine.run("'x' in globals()")[1])
     assert text == (

@@ -75,6 +75,7 @@ async def prompts_for(question: Question, *lines: str, shown: bool = False) -> l
 async def test_a_long_question_says_how_much_of_it_is_not_shown() -> None:
     call = f"send({'a' * 5000!r}, 'the end')"
     first, whole = await prompts_for(Question("tool", call), "a", "n")
+    assert whole.endswith("\n\nRun this? [y]es, [n]o and why: ")
     assert "\n[... 16 of 56 rows are not shown here ...]\n" in first
     assert first.endswith("'the end')\n\nRun this? [y]es, [n]o and why, [a]ll of it: ")
     assert code_of(whole) == [call]
@@ -110,6 +111,8 @@ OUT_OF_SIGHT = {
     "few blanks again and again": "s = '" + (" " * 39 + ".") * 4 + "'; wipe()",
     "a wide line": "a = '" + "b" * 90 + "'; wipe()",
     "wide letters": "a = '" + "\u6771" * 50 + "'; wipe()",
+    "two letters in one": "a = '" + "\u01f1" * 60 + "'; wipe()",
+    "a word in one letter": "a = '" + "\ufdfd" * 6 + "'; wipe()",
     "wider letters": "a = '" + "\u102a" * 25 + "'; wipe()",
     "the widest letters": "a = '" + "\U0001242b" * 10 + "'; wipe()",
     "NBSP": "a = '" + "\xa0" * 40 + "'; wipe()",
@@ -148,7 +151,7 @@ def code_of(prompt: str) -> list[str]:
 async def test_code_that_may_be_out_of_sight_is_in_the_question(name: str) -> None:
     code = OUT_OF_SIGHT[name]
     prompts = await prompts_for(Question("code", code), "a", "n", shown=True)
-    assert prompts[0].startswith("Some of this code may be out of sight in its cell")
+    assert prompts[0].startswith("The code once more, as some of it may be out of sight:")
     for prompt in prompts:
         assert code_of(prompt)[-1].endswith("wipe()")
         assert all(len(row) < 100 for row in prompt.splitlines())
@@ -156,8 +159,8 @@ async def test_code_that_may_be_out_of_sight_is_in_the_question(name: str) -> No
         assert "\n" * 5 not in prompt
     assert len(prompts[0].splitlines()) < 45
     assert [line for line in code_of(prompts[-1]) if line.strip()] == [
-        re.sub(" {40,}", lambda gap: f"[{len(gap[0])} blanks]", line)
-        for line in written(code).expandtabs().splitlines()
+        re.sub(" {40,}", lambda gap: f"[{len(gap[0])} blanks]", written(line))
+        for line in code.expandtabs().splitlines()
         if line.strip()
     ]
 

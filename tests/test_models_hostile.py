@@ -292,7 +292,9 @@ async def test_a_redirect_to_another_host_gets_nothing(
     assert heard == []
 
 
-@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "//"])
+@pytest.mark.parametrize(
+    "place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "//", "http:///x"]
+)
 @pytest.mark.parametrize("name", FORMS)
 async def test_a_redirect_to_what_is_no_server_is_refused_in_one_line(
     everywhere: ChatServer, name: str, place: str
@@ -309,7 +311,8 @@ async def test_a_redirect_to_what_is_no_server_is_refused_in_one_line(
         await run(agent)
     if place != "//":  # which clients take for the same place, or none
         assert str(caught.value).startswith(f"{agent.model.name}: the server sends elsewhere (")
-        assert str(caught.value).endswith("; if that is the right server, name it")
+        ends = ("; if that is the right server, name it", "; is that the right URL?")
+        assert str(caught.value).endswith(ends)
         assert len(everywhere.requests) == 1
     assert "\n" not in str(caught.value)
     assert roles(agent) == ["task", "end"]

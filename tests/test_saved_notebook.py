@@ -272,6 +272,26 @@ print("" in sys.path, sys.flags.safe_path)
     assert made.stdout == "False False\n"
 
 
+def test_a_name_that_was_only_tried_is_no_file_of_the_sessions(home: Home) -> None:
+    name = "later.ipynb"
+    made = notebook(cell("Go", role="task", run="r"), cell("Mine.", role="prose", step=1))
+    nbformat.write(made, home.folder / "mine.ipynb")
+    with kernel(home.folder) as mine:
+        for line in ("--save later.ipynb --ask always", "--save later.ipynb -m nothing:x"):
+            reply, _ = mine.run(f"%%agent {line}\nGo", allow_stdin=False)
+            assert reply["status"] == "error"
+        (home.folder / "mine.ipynb").rename(home.folder / name)
+        before = (home.folder / name).read_text()
+        reply, _ = mine.run(f"%%agent --save {name} --rerun\nGo", allow_stdin=False)
+        assert "was not allowed: nobody can be asked here" in reply["evalue"]
+        for odd in ("x" * 300 + ".ipynb", "loop.ipynb"):
+            (home.folder / "loop.ipynb").unlink(missing_ok=True)
+            (home.folder / "loop.ipynb").symlink_to("loop.ipynb")
+            reply, _ = mine.run(f"%%agent --save {odd}\nGo", allow_stdin=False)
+            assert reply["ename"] == "UsageError"
+    assert (home.folder / name).read_text() == before
+
+
 @pytest.mark.parametrize("name", ["table.csv", "deep/report.pdf", "numbers.tsv"])
 def test_data_in_its_own_folder_needs_nobody(home: Home, name: str) -> None:
     (home.folder / "deep").mkdir()

@@ -191,6 +191,21 @@ def test_a_full_disk_keeps_the_notebook_that_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.ipynb"]
 
 
+def test_it_knows_the_file_that_it_has_written(tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    transcript = Transcript.open(path)
+    assert not transcript.has_written(path)
+    transcript.add("task", "Go")
+    transcript.save()
+    assert transcript.has_written(path)
+    assert not transcript.has_written(tmp_path / "other.ipynb")
+    assert not Transcript.open(path).has_written(path)
+    other = tmp_path / "other.ipynb"
+    other.write_text(path.read_text())
+    other.replace(path)
+    assert not transcript.has_written(path)
+
+
 def test_the_saved_file_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "run.ipynb"
     transcript = filled(path)

@@ -5,7 +5,7 @@ The clients read a line, an event or an error's body until it ends, however long
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 __all__ = ["ElsewhereError", "TooMuchError", "bounded"]
@@ -33,15 +33,25 @@ def bounded(client: Client) -> Client:
     """
     http: Any = client
     http.headers["accept-encoding"] = "identity"  # what is packed may be a thousand times as long
+    http.event_hooks["request"].append(_stays())
     http.event_hooks["response"].insert(0, _bound)
     return client
 
 
+def _stays() -> Callable[[Any], Awaitable[None]]:
+    """Let requests go to the server of the first alone, whatever a redirect is taken to mean."""
+    servers: set[tuple[str, str, int | None]] = set()
+
+    async def stays(request: Any) -> None:
+        url = request.url
+        servers.update({(url.scheme, url.host, url.port)} if not servers else ())
+        if (url.scheme, url.host, url.port) not in servers:
+            raise ElsewhereError(str(url)[:200])
+
+    return stays
+
+
 async def _bound(response: Any) -> None:
-    if response.has_redirect_location:
-        here, there = response.url, response.url.join(response.headers["location"])
-        if (there.scheme, there.host, there.port) != (here.scheme, here.host, here.port):
-            raise ElsewhereError(str(there)[:200])
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise TooMuchError(f"the server packs its reply ({encoding[:20]!r}), unasked")

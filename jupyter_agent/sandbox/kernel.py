@@ -331,7 +331,8 @@ class Sandbox(LoggingConfigurable):
         if settling:
             settling.cancel()
             await asyncio.wait({settling})
-        await self._end()
+        async with self._starting:  # a kernel that is about to be there is ended too
+            await self._end()
         self.loss = ""
         self._end_spare()
         await asyncio.gather(*self._ending)

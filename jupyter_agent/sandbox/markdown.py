@@ -113,7 +113,7 @@ def one_line(text: str) -> str:
 
 _ESCAPED = re.compile(
     r"(?P<code>^(?P<fence>`{3,})[a-z+]*\n.*?\n(?P=fence)$|`[^`\n]+`|\${1,2}[^$`]+\${1,2})"
-    r"|\\{1,2}(?P<dollar>\$)|\\(?P<sign>[!-/:-@\[-`{-~]|$)|&#(?P<number>\d+);|&(?P<name>lt|amp);",
+    r"|\\{1,2}(?P<dollar>\$)|\\(?P<sign>[!-/:-@\[-`{}~]|$)|&#(?P<number>\d+);|&(?P<name>lt|amp);",
     re.MULTILINE | re.DOTALL,
 )
 

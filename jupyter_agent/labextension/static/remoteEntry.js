@@ -113,10 +113,11 @@
     return typeof note?.checksum === 'string' || WRITTEN.has(note?.role ?? '');
   }
 
-  /** Whether a cell is code that has been run in the sandbox alone, and is not to leave it.
+  /** Whether a cell is of the sandbox, where its code is to stay: any of a saved run but its task.
    * @param {Lab.Cell} cell */
   function isConfined(cell) {
-    return isAgents(cell) || cell.getMetadata(KEY)?.role === 'own';
+    const role = cell.getMetadata(KEY)?.role;
+    return isAgents(cell) || (role !== undefined && role !== 'task');
   }
 
   /** Whether a mime bundle is drawn alike, trusted or not.

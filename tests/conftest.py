@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
+from jupyter_agent.sandbox import cleaning
 from jupyter_agent.sandbox.kernel import Sandbox
 
 from .servers import ChatServer
@@ -35,6 +36,20 @@ def bare_environment(
     home = tmp_path_factory.mktemp("config")
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(home / name.lower()))
+
+
+@pytest.fixture(autouse=True)
+def rested_cleaner() -> None:
+    """What tests before have had cleaned costs this one nothing."""
+    cleaning._cleaners._credit = cleaning.BURST
+
+
+@pytest.fixture
+def fresh_cleaner() -> Iterator[None]:
+    """A cleaner that has done nothing, and is gone afterwards."""
+    cleaning.end()
+    yield
+    cleaning.end()
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.pictures import MOST_BYTES, MOST_SIDE, fit
 from jupyter_agent.request import Learnt
-from jupyter_agent.sandbox import cleaning
 from jupyter_agent.transcript import KEY, Transcript
 
 from .servers import ChatServer, Reply
@@ -215,18 +214,14 @@ def slow_jpeg(scans: int) -> bytes:
     return raw[:-2] + scan * scans + raw[-2:]
 
 
+@pytest.mark.usefixtures("fresh_cleaner")
 def test_a_picture_that_takes_long_to_decode_is_told_in_words() -> None:
     """It would take minutes; the timeout of a test is the bound."""
-    cleaning._cleaners = cleaning._Cleaners()
-    try:
-        recorded = shown(drawing(b64(slow_jpeg(20_000)), "image/jpeg"))
-        assert recorded["pictures"] == []
-        assert recorded["text"] == "Output:\n<Figure>\n[a picture that takes too much to decode]"
-        [picture] = shown(drawing(encoded(plain())))["pictures"]  # and the next one is seen
-        assert picture["size"] == [640, 480]
-    finally:
-        cleaning.end()
-        cleaning._cleaners = cleaning._Cleaners()
+    recorded = shown(drawing(b64(slow_jpeg(20_000)), "image/jpeg"))
+    assert recorded["pictures"] == []
+    assert recorded["text"] == "Output:\n<Figure>\n[a picture that takes too much to decode]"
+    [picture] = shown(drawing(encoded(plain())))["pictures"]  # and the next one is seen
+    assert picture["size"] == [640, 480]
 
 
 def test_the_largest_picture_is_made_small_where_pictures_are_decoded() -> None:

@@ -117,25 +117,17 @@ HEAVY_HTML = {
 }
 
 
+@pytest.mark.usefixtures("fresh_cleaner")
 @pytest.mark.parametrize("text", HEAVY_HTML.values(), ids=HEAVY_HTML.keys())
 def test_html_that_takes_too_much_to_clean_is_left_out_and_what_follows_is_shown(text: str) -> None:
-    cleaning.end()
-    cleaning._cleaners = cleaning._Cleaners()
-    try:
-        assert "html that" in str(bundle(text_html=text))
-        assert html("<b>x</b>") == "<b>x</b>"
-    finally:
-        cleaning.end()
+    assert "html that" in str(bundle(text_html=text))
+    assert html("<b>x</b>") == "<b>x</b>"
 
 
+@pytest.mark.usefixtures("fresh_cleaner")
 def test_cleaning_takes_no_more_than_its_share_of_a_processor() -> None:
-    cleaning._cleaners = cleaning._Cleaners()
-    try:
-        refused = (str(bundle(text_html=HEAVY_HTML["nested"])) for _ in range(20))
-        assert any("after some that took too long" in shown for shown in refused)
-    finally:
-        cleaning.end()
-        cleaning._cleaners = cleaning._Cleaners()
+    refused = (str(bundle(text_html=HEAVY_HTML["nested"])) for _ in range(20))
+    assert any("after some that took too long" in shown for shown in refused)
 
 
 def test_the_cleaner_has_no_environment_and_ends_with_a_host_that_is_killed() -> None:

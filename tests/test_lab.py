@@ -321,6 +321,7 @@ def test_an_input_box_asks_before_each_cell(lab: Lab, browser: BrowserContext) -
         box = notebook.cells.nth(1).locator("input.jp-Stdin-input").last
         for answer, follows in (("y", "cell 121"), ("n too early", "The answer.")):
             expect(box).to_be_visible(timeout=40_000)
+            expect(box).to_have_value("")  # the next box, and not the one before it
             assert "[e]dit" in notebook.text(1)
             box.fill(answer)
             box.press("Enter")

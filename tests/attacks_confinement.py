@@ -100,7 +100,7 @@ CONFINEMENT: list[Attack] = [
     Attack(
         "closing",
         "outlive its kernel by giving birth again and again",
-        "code = 'import os, time\\nfor _ in range(100):\\n    if os.fork(): os._exit(0)\\n"
+        "code = 'import os, time\\nfor _ in range(1200):\\n    if os.fork(): os._exit(0)\\n"
         "    os.setsid()\\n    time.sleep(.05)'\n"
         "subprocess.Popen([sys.executable, '-S', '-c', code, W.mark], start_new_session=True)\n"
         "time.sleep(.3)",

@@ -542,7 +542,7 @@ class World:
     def find_left_processes(self) -> bool:
         """Tell whether a process of an attack's lives on, and end it."""
         found = False
-        for _ in range(10):  # one that is born again and again may be missed
+        for _ in range(20):  # one that is born again and again may be missed
             for folder in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
                     if f"{MARK}-{self.root.name}".encode() in (folder / "cmdline").read_bytes():

@@ -161,7 +161,7 @@ def test_a_grammar_that_nobody_asked_for_is_not_built() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "most"), [(LOOP, 1650), (SANDBOX, 5400), (BORDER, 1800), (OPTIONAL, 400)]
+    ("names", "most"), [(LOOP, 1850), (SANDBOX, 6300), (BORDER, 1800), (OPTIONAL, 400)]
 )
 def test_the_core_stays_small_enough_to_read(names: list[str], most: int) -> None:
     sizes = {name: code_lines(MODULES[name]) for name in names}

@@ -20,6 +20,7 @@ from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
 from jupyter_agent.hostcells import agents_code
 from jupyter_agent.ipynb import NotebookNode, new_markdown_cell, new_output
+from jupyter_agent.models.ends import unfinished
 from jupyter_agent.models.faults import cut_short
 from jupyter_agent.options import Seconds
 from jupyter_agent.protocol import Delta, Message, Model, Usage
@@ -220,7 +221,12 @@ class Agent(LoggingConfigurable):
                 for change in draft.write():
                     yield change
                 if over and form == "text":
+                    draft.end = "stop"  # ours: what follows is not read
                     break
+        if problem := unfinished(
+            self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open
+        ):
+            raise problem
         for change in draft.close():
             yield change
         if not draft.cells and not draft.unread:

@@ -38,6 +38,8 @@ class Draft:
         self.usage: Usage | None = None
         self.length = 0  # characters read
         self.paid = 0  # characters with what the model has thought
+        self.end: str | None = None  # why the reply ended, as the server says
+        self.refusal = ""  # the words by which the model declined
         self.unread: list[str] = []  # the arguments of calls in which no code was found
         self._transcript = transcript
         self._number = number
@@ -63,6 +65,11 @@ class Draft:
         return bool(self.paid or self.usage)
 
     @property
+    def is_open(self) -> bool:
+        """Whether a block of code has begun and not ended."""
+        return self._reader.is_open
+
+    @property
     def code(self) -> list[NotebookNode]:
         """The code cells, in the order in which they run."""
         return list(self._code.values())
@@ -75,12 +82,15 @@ class Draft:
     def read(self, delta: Delta) -> bool:
         """Take in a piece; return whether what follows in the text is none of the reply's."""
         self.usage = delta.usage or self.usage
-        self.length += len(delta.text)
+        self.end = self.end if delta.end is None else delta.end
+        self.refusal += delta.refusal
+        self.length += len(delta.text) + len(delta.refusal)
         if call := delta.call:
             self.length += len(call.arguments)
             self._calls.setdefault(call.index, CallReader()).feed(call.arguments)
             self._ids[call.index] = call.id or self._ids.get(call.index, "")
-        self.paid += len(delta.text) + len(call.arguments if call else "") + delta.thought
+        self.paid += len(call.arguments) if call else 0
+        self.paid += len(delta.text) + len(delta.refusal) + delta.thought
         if delta.kept and call:
             self._kept_by_call.setdefault(call.index, []).append(delta.kept)
         elif delta.kept:

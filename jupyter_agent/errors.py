@@ -57,7 +57,8 @@ Kind = Literal[
     "server",  # the server failed or is overloaded
     "network",  # the connection could not be made, or broke
     "timeout",  # the reply took too long
-    "truncated",  # the reply ended without its end mark
+    "truncated",  # the reply ended before it was whole
+    "refused",  # the model, or a filter of its service, declined to reply
     "protocol",  # what came is not what the wire protocol says
 ]
 
@@ -93,7 +94,9 @@ class ModelError(AgentError):
         self.window = window
         self.said = said
         self.passing = (
-            kind not in ("auth", "bad_request", "context") if passing is None else passing
+            kind not in ("auth", "bad_request", "context", "refused")
+            if passing is None
+            else passing
         )
 
 

@@ -240,19 +240,27 @@ _MOST = 1e12  # of anything that is counted or paid
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A piece of a native call: which of the reply's calls, and more of its arguments."""
+    """A piece of a native call: which of the reply's calls, and more of its arguments.
+
+    ``name`` is whole in the piece in which it comes.
+    """
 
     index: int
     id: str = ""
     arguments: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a reply as it streams in: text, a call, or the bill at its end.
+    """A piece of a reply as it streams in: text, a call, its end or its bill.
 
     What is ``kept`` belongs to the call that comes with it, or else to what comes next.
-    ``thought`` counts characters that are paid for and no part of the reply.
+    ``thought`` counts characters that are paid for and no part of the reply. ``refusal`` is a
+    piece of the words by which the model declines to reply. ``end`` says why the reply ended, in
+    the server's own word, whatever that is: `jupyter_agent.models.ends` says what it means. It is
+    empty where the server marks the end and gives no reason, and comes at most once; the bill may
+    follow it.
     """
 
     text: str = ""
@@ -260,13 +268,16 @@ class Delta:
     call: Call | None = None
     kept: dict[str, Any] | None = None
     thought: int = 0
+    refusal: str = ""
+    end: str | None = None
 
 
 class Model(Protocol):
     """Anything that streams a reply to messages.
 
-    The iterator ends when the reply is whole. A reply that broke off raises `ModelError`, so that
-    half a block of code is never taken for a whole one. Closing it early stops the generation.
+    One of its deltas says how the reply ended, and only some ends make it whole. A reply that
+    broke off without an end raises `ModelError`, so that half a block of code is never taken for a
+    whole one. Closing the iterator early stops the generation.
     """
 
     name: str
@@ -335,6 +346,13 @@ class ReplyReader:
             line, self._rest = self._rest.split("\n", 1)
             self._read(line.rstrip("\r"))
         return bool(self.closed) and bool(self._rest.strip())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a block of code has begun, and what has been read does not close it."""
+        if self._code is None or self.closed:
+            return False
+        return not _closes(self._rest, self._fence)
 
     def close(self) -> None:
         """Read what is left when the reply has ended; a block left open counts as closed."""

@@ -416,3 +416,37 @@ async def test_prose_that_a_view_has_changed_stays_so() -> None:
         if change.done and change.cell.source == "I compute.":
             change.cell.source = "Somebody else does."
     assert agent.transcript.cells[1].source == "Somebody else does."
+
+
+# -- ends
+
+
+OPEN = f"I clean up.\n\n{FENCE}python\nrm ="
+
+
+@pytest.mark.parametrize(
+    "end", ["content_filter", "error", "model_length", "refusal", "pause_turn", "odd", ""]
+)
+async def test_half_a_block_never_runs(end: str) -> None:
+    agent = talk([Delta(OPEN), Delta(end=end)], form="text")
+    agent.retries = 0
+    with pytest.raises(ModelError):
+        await run(agent)
+    assert agent.sandbox.ran == []  # type: ignore[attr-defined]
+    assert roles(agent) == ["task", "end"]
+
+
+async def test_a_block_left_open_is_whole_if_the_end_says_so() -> None:
+    agent = talk([Delta(OPEN + " 1"), Delta(end="stop")], said("Done."), form="text")
+    await run(agent)
+    assert agent.sandbox.ran == ["rm = 1"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("form", ["text", "tool"])
+async def test_a_refusal_is_said_once_and_paid_for(form: Form) -> None:
+    refusal = [Delta(refusal="I can't "), Delta(refusal="do that."), Delta(end="stop")]
+    agent = talk([*refusal, Delta(usage=Usage(11, 5))], form=form)
+    with pytest.raises(ModelError, match=r"talker refused to reply: I can't do that;"):
+        await run(agent)
+    assert len(agent.model.requests) == 1  # type: ignore[attr-defined]
+    assert agent.transcript.bill.total == 16

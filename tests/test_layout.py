@@ -27,6 +27,7 @@ LAYERS = [
     {
         "ask",
         "draft",
+        "models.ends",
         "models.remote",
         "sandbox.interpreter",
         "sandbox.pace",

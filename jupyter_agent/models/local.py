@@ -99,7 +99,7 @@ class LocalModel:
         answer = _answer(messages)
         if answer is not None:
             yield Delta(text=answer)
-            yield Delta(usage=Usage())
+            yield Delta(usage=Usage(), end="stop")
             return
         llama = await asyncio.to_thread(load, self._file)
         prompt = _prompt(llama, _text(messages[-1]))
@@ -115,7 +115,8 @@ class LocalModel:
                     f"the local model's reply did not end within {_LONGEST_REPLY} tokens; "
                     "ask for something simpler, or choose another model"
                 )
-        yield Delta(usage=Usage(len(prompt), len(tokens) - len(prompt) + 1, cached))
+        usage = Usage(len(prompt), len(tokens) - len(prompt) + 1, cached)
+        yield Delta(usage=usage, end="stop")
 
 
 async def _read_ahead(llama: Llama, prompt: list[int]) -> None:

@@ -72,3 +72,4 @@ class ScriptedModel:
         for piece in _PIECE.findall(reply):
             yield Delta(piece)
             await asyncio.sleep(0)
+        yield Delta(end="stop")

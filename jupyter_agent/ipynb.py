@@ -35,7 +35,7 @@ def _import_jsonschema() -> None:
 
 _import_jsonschema()
 
-from nbformat import NotebookNode, from_dict, read, validate, writes  # noqa: E402
+from nbformat import NotebookNode, from_dict, reads, validate, writes  # noqa: E402
 from nbformat.v4 import (  # noqa: E402
     new_code_cell,
     new_markdown_cell,
@@ -50,7 +50,7 @@ __all__ = [
     "new_markdown_cell",
     "new_notebook",
     "new_output",
-    "read",
+    "reads",
     "validate",
     "writes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -13,6 +14,7 @@ from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent.agent import Agent
+from jupyter_agent.aside import aside
 from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
 from jupyter_agent.border import Border
 from jupyter_agent.errors import ResultError, SandboxError, UsageError
@@ -32,8 +34,9 @@ from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.tools import Tool, Tools, find
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
+from jupyter_agent.turns import Turns
 from jupyter_agent.values import read
-from jupyter_agent.writing import write_whole
+from jupyter_agent.writing import unwritable, write_whole
 
 __all__ = ["Session"]
 
@@ -93,8 +96,9 @@ class Session(LoggingConfigurable):
         self.sandbox = self._new_sandbox(None)
         self._own = OwnCells()
         self._known: object = None  # the kernel that knows the transcript's variables
+        self._turns = Turns()
 
-    async def run(
+    def run(
         self,
         task: str,
         *,
@@ -147,17 +151,52 @@ class Session(LoggingConfigurable):
         Raises
         ------
         UsageError
-            Something asked for cannot be done: nothing was started or spent.
+            Something asked for cannot be done, or the session is at work already: nothing was
+            started, spent or changed.
         ResultError
             The run has ended without one of ``outputs``; the others are there.
         """
-        self.results = {}
+        limits = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
+        changes = self._run(
+            task,
+            model=model,
+            limits={name: each for name, each in limits.items() if each is not None},
+            data=data,
+            save=save,
+            replay=replay,
+            inputs=inputs or {},
+            outputs=outputs,
+            tools=tools or {},
+            ask=ask,
+            asker=asker,
+            permit=permit,
+            replaces=replaces,
+        )
+        return self._turns.iterate(changes, "a run")
+
+    async def _run(
+        self,
+        task: str,
+        *,
+        model: str,
+        limits: dict[str, Any],
+        data: list[str] | None,
+        save: str | None,
+        replay: bool,
+        inputs: Mapping[str, object],
+        outputs: Sequence[str],
+        tools: Mapping[str, object],
+        ask: str | None,
+        asker: Ask | None,
+        permit: Permit | None,
+        replaces: NotebookNode | None,
+    ) -> AsyncGenerator[Change, None]:
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
         reach = self._reach()
         path = self._path(save) if save else self.transcript.path
         await _allow(permit, reach.to_save(path) if path and save else ())
-        transcript = self._at(path) if path and save else self.transcript
+        transcript = await self._at(path) if path and save else self.transcript
         recorded = transcript.recorded(task) if replay and save else []
         if path and not recorded and not self.transcript.has_written(path):
             await _allow(permit, reach.to_change(path))
@@ -165,30 +204,32 @@ class Session(LoggingConfigurable):
         await _allow(permit, reach.to_read(data))
         await _allow(permit, reach.to_ask(ask))
         chosen = None if recorded else self._model(model)
-        opened = self._save_to(transcript)
+        kept = self._kept(transcript)
         if chosen:
+            await aside(transcript.check_place)
             await chosen.check()
         policy = ask or self.ask
         if policy == "always" and asker is None:
             raise UsageError(f"cannot ask before each cell: {NOBODY}")
-        offered = self._tools(tools or {}, None if policy == "never" else asker or _nobody)
-        await self._share(data)
-        border = Border(self.sandbox, offered, inputs=inputs or {}, outputs=outputs)
-        self._border = border
-        if chosen is None:
-            changes = self._replay(recorded, border)
-        else:
-            asked = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
-            limits: dict[str, Any] = {key: each for key, each in asked.items() if each is not None}
+        offered = self._tools(tools, None if policy == "never" else asker or _nobody)
+        sandbox = await self._sandbox_with(data)
+        border = Border(sandbox, offered, inputs=inputs, outputs=outputs)
+        agent = None
+        if chosen:
             try:
-                agent = Agent(chosen, border, self.transcript, self.learnt, parent=self, **limits)
+                agent = Agent(chosen, border, kept, self.learnt, parent=self, **limits)
             except TraitError as error:
                 raise UsageError(str(error).rstrip(".")) from None
+        if not sandbox.alive:
+            yield Change(passing("*Starting the sandbox*"))
+        await self._change_to(sandbox, border)
+        self.results = {}
+        opened = self._go_on_with(kept, transcript)
+        if agent:
             changes = self._carry_out(task, agent, border, opened=opened, replaces=replaces)
-        if not self.sandbox.alive:
-            starting = passing("*Starting the sandbox*")
-            yield Change(starting)
-        await border.furnish()
+        else:
+            unsaved = unwritable(path) if path else ""
+            changes = self._replay(recorded, border, unsaved)
         if policy == "always" and asker:
             changes = with_approval(changes, asker)
         async with aclosing(changes):
@@ -233,9 +274,15 @@ class Session(LoggingConfigurable):
                 yield change
 
     async def _replay(
-        self, cells: list[NotebookNode], border: Border
+        self, cells: list[NotebookNode], border: Border, unsaved: str
     ) -> AsyncGenerator[Change, None]:
-        """Show a run that is recorded, and run its code again; the record stays as it is."""
+        """Show a run that is recorded, and run its code again; the record stays as it is.
+
+        Parameters
+        ----------
+        unsaved
+            Why what comes after it cannot be saved there, or nothing.
+        """
         scratch = Transcript()
         for recorded in cells:
             cell = copy.deepcopy(recorded)
@@ -244,6 +291,7 @@ class Session(LoggingConfigurable):
                 facts.pop(cost, None)
             if facts["role"] == "task":
                 model = f"{facts.get('model', 'a model')}, as recorded (--rerun asks anew)"
+                model += f"; {unsaved}, nothing is saved" if unsaved else ""
                 facts.update(model=model, sandbox=self.sandbox.describe())
             if facts["role"] == "code":
                 cell.outputs = []
@@ -259,7 +307,7 @@ class Session(LoggingConfigurable):
         await border.collect()
         self._fresh()
 
-    async def execute(
+    def execute(
         self,
         code: str,
         *,
@@ -275,7 +323,18 @@ class Session(LoggingConfigurable):
             Whether the agent reads of it with its next task.
         answer, request
             As `Sandbox.execute` has them.
+
+        Raises
+        ------
+        UsageError
+            The session is at work already.
         """
+        outputs = self._execute(code, keep=keep, answer=answer, request=request)
+        return self._turns.iterate(outputs, "a cell")
+
+    async def _execute(
+        self, code: str, *, keep: bool, answer: Answer | None, request: Request | None
+    ) -> AsyncGenerator[NotebookNode, None]:
         if self._border is None:
             self._border = Border(self.sandbox, self._tools({}, _nobody), inputs={}, outputs=())
         earlier = bool(self.transcript.cells or len(self._own))
@@ -299,7 +358,9 @@ class Session(LoggingConfigurable):
 
     async def files(self) -> list[tuple[str, int]]:
         """List what the agent has written to its working folder, with sizes in bytes."""
-        match await self._asked("files", None):
+        async with self._turns.take("a look at its files"):
+            reply = await self._asked("files", None)
+        match reply:
             case list(found) if all(_names_file(one) for one in found):
                 return [(visible(printable(name))[:500], size) for name, size in found[:MOST_FILES]]
         raise SandboxError("the sandbox could not list its files: it sent something else")
@@ -322,12 +383,14 @@ class Session(LoggingConfigurable):
             There is no such file, or one in its place here that was not to be overwritten.
         """
         path = self._place_for(name, to, overwrite=overwrite)
-        match await self._asked("fetch", (name, self.sandbox.most_value << 20)):
+        async with self._turns.take("a copy out of the sandbox"):
+            reply = await self._asked("fetch", (name, self.sandbox.most_value << 20))
+        match reply:
             case bytes(content):
                 await _allow(permit, self._reach().to_fetch(path))
                 self._place_for(name, to, overwrite=overwrite)  # what has come there meanwhile?
                 with _one_line(path):
-                    write_whole(path, content)
+                    await aside(functools.partial(write_whole, path, content))
                 return path
             case str(why):
                 raise UsageError(f"cannot fetch {name!r}: {printable(why)[:200]}")
@@ -343,14 +406,22 @@ class Session(LoggingConfigurable):
             raise SandboxError(f"the sandbox could not {function!r}: {why}") from None
 
     async def reset(self) -> None:
-        """Forget the transcript and the variables; the next run starts afresh."""
-        self.transcript = Transcript()
-        self._own = OwnCells()
-        self._border = None
-        if self.sandbox.alive:
-            await self.sandbox.restart()
-        else:
-            await self.sandbox.close()
+        """Forget the transcript and the variables; the next run starts afresh.
+
+        Raises
+        ------
+        UsageError
+            The session is at work.
+        """
+        async with self._turns.take("a reset"):
+            self.transcript = Transcript()
+            self._own = OwnCells()
+            self._border = None
+            self.results = {}
+            if self.sandbox.alive:
+                await self.sandbox.restart()
+            else:
+                await self.sandbox.close()
 
     async def close(self) -> None:
         """End the sandbox and leave nothing behind."""
@@ -396,9 +467,11 @@ class Session(LoggingConfigurable):
     def _new_sandbox(self, data: list[str] | None) -> Sandbox:
         return Sandbox(self.folder, data=data, parent=self)
 
-    def _at(self, path: Path) -> Transcript:
+    async def _at(self, path: Path) -> Transcript:
         """Return the transcript that is saved at a path, or would be."""
-        return self.transcript if path == self.transcript.path else Transcript.open(path)
+        if path == self.transcript.path:
+            return self.transcript
+        return await aside(functools.partial(Transcript.open, path))
 
     def _path(self, typed: str) -> Path:
         try:
@@ -408,35 +481,63 @@ class Session(LoggingConfigurable):
             pass  # whoever opens it says why
         except (RuntimeError, ValueError) as error:  # no such user, a null
             raise UsageError(f"{typed!r} is no path: {error}") from None
+        if typed and os.path.basename(typed) in ("", ".", "..") and not path.is_dir():  # noqa: PTH119  # a Path has no slash at its end
+            raise UsageError(f"there is no folder {typed!r}; make it first, or name a file")
         return path
 
-    def _save_to(self, transcript: Transcript) -> bool:
-        """Save this session's runs there from now on; tell whether it held some already."""
-        if transcript is self.transcript:
-            return False
-        if self.transcript.cells and transcript.cells:
+    def _kept(self, transcript: Transcript) -> Transcript:
+        """Say in which notebook a run is kept that is saved where a transcript is.
+
+        Raises
+        ------
+        UsageError
+            It holds runs, and so does this session.
+        """
+        if transcript is self.transcript or not transcript.cells:
+            return self.transcript
+        if self.transcript.cells:
             raise UsageError(
                 f"{str(transcript.path)!r} holds another run, and this session has runs of its "
                 "own; name another file, or forget them with %agent reset"
             )
-        if transcript.cells:
-            self.transcript = transcript
-            return True
-        self.transcript.path = transcript.path
-        return False
+        return transcript
 
-    async def _share(self, data: list[str] | None) -> None:
-        """Let the sandbox read these paths; other ones than before need a new sandbox."""
+    def _go_on_with(self, kept: Transcript, saved: Transcript) -> bool:
+        """Keep this session's runs there from now on; tell whether it held some already."""
+        opened = kept is not self.transcript
+        self.transcript = kept
+        if not opened and saved is not kept:
+            kept.move_to(saved)
+        return opened
+
+    async def _sandbox_with(self, data: list[str] | None) -> Sandbox:
+        """Return a sandbox that can read these paths, not started yet if it is another one.
+
+        Raises
+        ------
+        UsageError
+            They cannot be shared.
+        """
         if data is None:
-            return
+            return self.sandbox
         wanted = [] if data == ["none"] else data
-        self.sandbox.check_data(wanted)
-        if wanted != self.sandbox.data:
-            await self.sandbox.close()
-            known = self._known == (self.sandbox, self.sandbox.generation)
-            self.sandbox = self._new_sandbox(wanted)
-            if known:
-                self.sandbox.loss = "other data takes a new sandbox; variables and files are gone"
+        await aside(functools.partial(self.sandbox.check_data, wanted))
+        return self.sandbox if wanted == self.sandbox.data else self._new_sandbox(wanted)
+
+    async def _change_to(self, sandbox: Sandbox, border: Border) -> None:
+        """Start a sandbox that this session uses from now on, and end the one before."""
+        before = self.sandbox
+        if sandbox is not before and self._known == (before, before.generation):
+            sandbox.loss = "other data takes a new sandbox; variables and files are gone"
+        try:
+            await border.furnish()
+        except BaseException:
+            if sandbox is not before:
+                await sandbox.close()
+            raise
+        self.sandbox, self._border = sandbox, border
+        if sandbox is not before:
+            await before.close()
 
     def _note(self, fresh: bool) -> str:
         """Write what the model is told after the task."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 import re
 import secrets
 import warnings
@@ -23,7 +22,7 @@ from jupyter_agent.ipynb import (
     new_code_cell,
     new_markdown_cell,
     new_notebook,
-    read,
+    reads,
     validate,
     writes,
 )
@@ -43,7 +42,7 @@ from jupyter_agent.records import Role, sound
 from jupyter_agent.sandbox.cleaning import clean_prose, cleaned
 from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.sandbox.markdown import Clean, clean_folded, clean_markdown
-from jupyter_agent.writing import write_whole
+from jupyter_agent.writing import Left, unwritable, write_whole
 
 __all__ = [
     "ANSI",
@@ -100,7 +99,8 @@ class Transcript:
     def __init__(self, path: Path | None = None, notebook: NotebookNode | None = None) -> None:
         self.notebook = notebook or _empty()
         self.path = path
-        self._saved: tuple[Path, int, int, int] | None = None  # the file that `save` has left
+        self._left = Left()  # the file as it was read or written last
+        self._wrote = False  # whether that was written here
         self._displays: dict[str, list[NotebookNode]] = {}  # outputs by their display id
 
     @classmethod
@@ -110,8 +110,7 @@ class Transcript:
         Raises
         ------
         UsageError
-            The folder does not exist or cannot be written, or the file is not a transcript:
-            nothing is overwritten.
+            The folder does not exist, or the file is not a transcript: nothing is overwritten.
         """
         path = path.expanduser().absolute()
         try:
@@ -122,11 +121,37 @@ class Transcript:
             raise UsageError(f"cannot save to {str(path)!r}: {error.strerror}") from None
         if path.is_dir():
             raise UsageError(f"cannot save to {str(path)!r}: that is a folder; name a file in it")
-        if not path.parent.is_dir():
+        if not path.resolve().parent.is_dir():
             raise UsageError(f"cannot save to {str(path)!r}: no such folder; make it first")
-        if not os.access(path.parent, os.W_OK):
-            raise UsageError(f"cannot save to {str(path)!r}: the folder cannot be written")
-        return cls(path, _read(path)) if path.exists() else cls(path)
+        if not path.exists():
+            return cls(path)
+        notebook, left = _read(path)
+        transcript = cls(path, notebook)
+        transcript._left = left
+        return transcript
+
+    def move_to(self, other: Transcript) -> None:
+        """Save this notebook from now on where another one is saved."""
+        self.path, self._left, self._wrote = other.path, other._left, other._wrote
+
+    def check_place(self) -> None:
+        """See that the notebook can be saved where it is to be saved.
+
+        Raises
+        ------
+        UsageError
+            It cannot, or somebody else has written there: nothing is overwritten.
+        """
+        if self.path is None:
+            return
+        if why := unwritable(self.path):
+            raise UsageError(f"cannot save to {str(self.path)!r}: {why}")
+        if self.path.exists() and not self._left.is_same(self.path):
+            raise UsageError(
+                f"{str(self.path)!r} was changed by another program since this session read or "
+                "saved it, and is left as it is: save to another file, or forget this session's "
+                "runs (%agent reset) and go on with what the file holds now"
+            )
 
     # -- writing
 
@@ -216,18 +241,18 @@ class Transcript:
         """
         if self.path is None:
             return
-        text = writes(self.notebook) + "\n"
+        content = (writes(self.notebook) + "\n").encode()
         try:
-            write_whole(self.path, text.encode())
+            write_whole(self.path, content)
         except OSError as error:
             raise TranscriptError(
                 f"cannot save {str(self.path)!r}: {error.strerror}; the run so far is in memory"
             ) from error
-        self._saved = _identity(self.path)
+        self._left, self._wrote = Left.of(self.path, content), True
 
     def has_written(self, path: Path) -> bool:
         """Tell whether what is at a path is what was saved last, and nobody has changed it."""
-        return self._saved is not None and self._saved == _identity(path)
+        return self._wrote and self._left.is_at(path)
 
     # -- reading
 
@@ -349,14 +374,6 @@ def passing(source: str) -> NotebookNode:
     return cell
 
 
-def _identity(path: Path) -> tuple[Path, int, int, int] | None:
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return path, facts.st_dev, facts.st_ino, facts.st_mtime_ns
-
-
 def _copied(cell: NotebookNode) -> NotebookNode:
     copied = copy.deepcopy(cell)
     copied.id = secrets.token_hex(4)
@@ -376,10 +393,12 @@ def _empty() -> NotebookNode:
     return new_notebook(metadata=metadata)
 
 
-def _read(path: Path) -> NotebookNode:
+def _read(path: Path) -> tuple[NotebookNode, Left]:
     try:
+        content = path.read_bytes()
+        left = Left.of(path, content)
         with warnings.catch_warnings(action="ignore"):  # of cells without an id: they get one
-            notebook = read(path, as_version=4)
+            notebook = reads(content.decode(), as_version=4)
             validate(notebook)
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from None
@@ -405,7 +424,7 @@ def _read(path: Path) -> NotebookNode:
         if cell.cell_type == "markdown" and _role(cell) not in ("", "task"):
             room -= len(cell.source)
             cell.source = clean_source(cell, clean_markdown if room >= 0 else clean_prose)
-    return notebook
+    return notebook, left
 
 
 def _mend(cell: NotebookNode) -> None:

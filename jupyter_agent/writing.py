@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["Left", "unwritable", "write_whole"]
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Put a file at a path, in the place of what is there (rename(2) is atomic).
 
-    A full disk, or a kill in the middle, leaves what is there as it is. Its mode stays.
+    A full disk, or a kill in the middle, leaves what is there as it is. Its mode stays; where a
+    link is, the file that it leads to is written.
 
     Raises
     ------
     OSError
         It cannot be written.
     """
+    path = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".tmp"
     )
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(_mode(path))
@@ -32,6 +37,63 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def unwritable(path: Path) -> str:
+    """Return why a file cannot be written at a path, whose folder is there; or nothing.
+
+    A file that nobody may write is none that root shall overwrite either.
+    """
+    path = Path(os.path.realpath(path))
+    if not os.access(path.parent, os.W_OK):
+        return "the folder cannot be written"
+    if path.exists() and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
+        return "the file is read-only"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A file as it was left by who read or wrote it; of none without a content."""
+
+    facts: tuple[int, int, int, int] | None = None  # which file, and when it was changed
+    digest: bytes = b""
+
+    @classmethod
+    def of(cls, path: Path, content: bytes | Iterable[bytes]) -> Left:
+        """Note what was read or written just now."""
+        return cls(_facts(path), _digest([content] if isinstance(content, bytes) else content))
+
+    def is_at(self, path: Path) -> bool:
+        """Tell whether this very file is there, as it was left."""
+        return self.facts is not None and self.facts == _facts(path)
+
+    def is_same(self, path: Path) -> bool:
+        """Tell whether what is there has the content that was left, in whichever file."""
+        if self.is_at(path):
+            return True
+        facts = _facts(path)
+        if facts is None or self.facts is None or facts[2] != self.facts[2]:
+            return False
+        try:
+            return _digest([path.read_bytes()]) == self.digest
+        except OSError:
+            return False
+
+
+def _facts(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def _mode(path: Path) -> int:

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"ipynb", "writing", "invisibles"},
-    {"hostcells"},
+    {"hostcells", "turns"},
     {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
     | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},
     {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown", "sandbox.html", "sandbox.wire"},
@@ -52,7 +52,7 @@ LAYERS = [
 ]
 # what carries a run
 LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
-LOOP += ["models", "agent", "writing"]
+LOOP += ["models", "agent", "writing", "turns"]
 BORDER = [
     "hostcells",
     "invisibles",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_agent.errors import UsageError
+from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.owncells import replace
 from jupyter_agent.session import Session
 from jupyter_agent.transcript import KEY, Change, Transcript
@@ -188,3 +190,177 @@ async def test_a_limit_that_is_none_is_refused_in_one_line(
         async for _ in session.run("x", model=f"scripted:{folder / 's.md'}"):
             pass
     assert not session.sandbox.alive
+
+
+# -- nothing changes before the last check
+
+
+def saved_run(path: Path, answer: str = "old") -> bytes:
+    transcript = Transcript(path)
+    transcript.add("task", "Earlier", note="")
+    transcript.add("prose", answer, step=1)
+    transcript.save()
+    return path.read_bytes()
+
+
+REFUSED: list[dict[str, object]] = [
+    {"ask": "always"},
+    {"inputs": {"x": print}},
+    {"outputs": ["no name"]},
+    {"tools": {"no name": print}},
+    {"data": ["gone.csv"]},
+    {"max_steps": 0},
+    {"model": "http://127.0.0.1:1/v1"},
+    {"model": "scripted:gone.md"},
+]
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=range(len(REFUSED)))
+async def test_a_refused_run_changes_nothing(
+    session: Session, folder: Path, refused: dict[str, object]
+) -> None:
+    await run(session, "set.md", outputs=["x"])
+    before = saved_run(folder / "old.ipynb")
+    sandbox, transcript, results = session.sandbox, session.transcript, session.results
+    options: dict[str, object] = {"save": "new.ipynb", "data": ["penguins.csv"]} | refused
+    with pytest.raises(UsageError):
+        async for _ in session.run("Go", **({"model": "scripted:get.md"} | options)):  # type: ignore[arg-type]
+            pass
+    assert (session.sandbox, session.transcript) == (sandbox, transcript)
+    assert session.sandbox.alive
+    assert session.results == results == {"x": 1}
+    assert session.transcript.path is None
+    assert len(session.transcript.cells) == 4
+    assert not (folder / "new.ipynb").exists()
+    await session.reset()
+    with pytest.raises(UsageError):
+        async for _ in session.run(
+            "Go",
+            **({"model": "scripted:get.md"} | refused | {"save": "old.ipynb"}),  # type: ignore[arg-type]
+        ):
+            pass
+    await run(session, "get.md")
+    assert (folder / "old.ipynb").read_bytes() == before
+
+
+async def test_a_sandbox_that_cannot_start_leaves_the_one_before(
+    session: Session, folder: Path, tmp_path: Path
+) -> None:
+    await run(session, "set.md")
+    sandbox = session.sandbox
+    session.config.SandboxProvisioner.socket_folder = True
+    session.config.SandboxProvisioner.isolation = "landlock"
+    with pytest.raises(SandboxError):
+        await run(session, "get.md", data=["penguins.csv"], save="new.ipynb")
+    assert session.sandbox is sandbox
+    assert session.transcript.path is None
+    await run(session, "get.md")
+    assert last_output(session) == "1\n"
+
+
+# -- one thing at a time
+
+
+async def test_a_second_run_is_refused_while_one_goes_on(session: Session) -> None:
+    first = session.run("Go", model="scripted:set.md")
+    async with aclosing(first):
+        async for change in first:
+            if change.cell.metadata[KEY]["role"] == "task":
+                break
+        others = [
+            lambda: run(session, "get.md"),
+            lambda: anext(session.execute("1")),
+            session.files,
+            session.reset,
+            lambda: session.fetch("x"),
+        ]
+        for other in others:
+            with pytest.raises(UsageError, match="a run is going on in this session"):
+                await asyncio.create_task(other())
+        seen = [change async for change in first]
+    assert seen[-1].cell.source == "set"
+    assert [cell.metadata[KEY]["role"] for cell in session.transcript.cells] == [
+        *("task", "prose", "code", "prose")
+    ]
+    await run(session, "get.md")
+    assert last_output(session) == "1\n"
+
+
+async def test_two_runs_that_begin_together_do_not_mix(session: Session) -> None:
+    both = await asyncio.gather(
+        run(session, "set.md"), run(session, "set.md"), return_exceptions=True
+    )
+    assert [type(each) for each in both] == [list, UsageError]
+    assert len(session.transcript.cells) == 4
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_run_that_was_left_is_closed_when_the_next_begins(
+    session: Session, held: bool
+) -> None:
+    changes = session.run("Go", model="scripted:set.md")
+    async for change in changes:
+        if change.cell.metadata[KEY]["role"] == "code":
+            break
+    if not held:
+        del changes
+    await run(session, "get.md")
+    roles = [cell.metadata[KEY]["role"] for cell in session.transcript.cells]
+    assert roles[-4:] == ["task", "prose", "code", "prose"]
+    assert "end" in roles[:-4]
+
+
+# -- where a run is saved
+
+
+async def test_a_saved_run_keeps_the_link_that_leads_to_it(session: Session, folder: Path) -> None:
+    (folder / "deep" / "real.ipynb").symlink_to("kept.ipynb")
+    (folder / "link.ipynb").symlink_to("deep/real.ipynb")
+    await run(session, "set.md", save="link.ipynb")
+    assert (folder / "link.ipynb").is_symlink()
+    assert (folder / "deep" / "real.ipynb").is_symlink()
+    assert len(Transcript.open(folder / "deep" / "kept.ipynb").cells) == 4
+
+
+@pytest.mark.parametrize("save", ["plots/", "plots/.", "deep/", "deep", "."])
+async def test_a_folder_is_no_file_to_save_to(session: Session, folder: Path, save: str) -> None:
+    before = set(folder.rglob("*"))
+    with pytest.raises(UsageError, match="folder"):
+        await run(session, "set.md", save=save)
+    assert set(folder.rglob("*")) == before
+
+
+async def test_a_read_only_run_is_replayed_but_not_written(session: Session, folder: Path) -> None:
+    await run(session, "set.md", save="run.ipynb")
+    (folder / "run.ipynb").chmod(0o444)
+    before = (folder / "run.ipynb").read_bytes()
+    await session.reset()
+    with pytest.raises(UsageError, match="read-only"):
+        await run(session, "get.md", save="run.ipynb")
+    changes = await run(session, "set.md", save="run.ipynb", replay=True)
+    assert changes[-1].cell.source == "set"
+    (task,) = {
+        c.cell.id: c.cell for c in changes if c.cell.metadata[KEY]["role"] == "task"
+    }.values()
+    assert task.metadata[KEY]["model"].endswith("the file is read-only, nothing is saved")
+    assert (folder / "run.ipynb").read_bytes() == before
+
+
+async def test_what_another_program_wrote_meanwhile_is_not_overwritten(
+    session: Session, folder: Path
+) -> None:
+    await run(session, "set.md", save="run.ipynb")
+    os.utime(folder / "run.ipynb")  # as a copy that is synchronised
+    await run(session, "get.md")
+    other = Session(folder)
+    try:
+        await run(other, "get.md", save="run.ipynb")
+        theirs = (folder / "run.ipynb").read_bytes()
+        for save in (None, "run.ipynb"):
+            with pytest.raises(UsageError, match="changed by another program"):
+                await run(session, "get.md", save=save)
+        assert (folder / "run.ipynb").read_bytes() == theirs
+        await run(session, "get.md", save="mine.ipynb")
+        assert len(Transcript.open(folder / "mine.ipynb").cells) == 12
+    finally:
+        await other.close()

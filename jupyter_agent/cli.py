@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import os
 import re
 import signal
@@ -38,6 +39,9 @@ class _Configuration(JupyterApp):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a model's "é" must not end a run in ASCII
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     try:
         options, rest = parser.parse_known_args(argv)
@@ -156,8 +160,7 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
         state = "done"
     finally:
         with contextlib.suppress(BrokenPipeError):
-            if session.sandbox.alive:
-                view.finish(state)
+            view.finish(state)
         await session.close()
     return ANSWERED
 

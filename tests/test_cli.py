@@ -83,6 +83,22 @@ def test_quiet_prints_the_answer_alone(folder: Path, script: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER, "")
 
 
+def test_quiet_prints_an_answer_that_comes_after_the_sandbox_has_died(folder: Path) -> None:
+    (folder / "s.md").write_text(
+        "```python\nimport os; os._exit(1)\n```\n<!-- next reply -->\nIt died.\n"
+    )
+    done = agent(folder, "run", "Go on", "-m", "scripted:s.md", "-q")
+    assert (done.returncode, done.stdout) == (0, "It died.\n"), done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict"])
+def test_what_a_stream_cannot_encode_is_escaped(folder: Path, encoding: str) -> None:
+    (folder / "s.md").write_text("Un café à 3 €.\n")
+    done = agent(folder, "run", "Où ?", "-m", "scripted:s.md", "-q", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("3 \\u20ac.\n")
+
+
 def test_the_model_may_be_named_by_the_environment(folder: Path, script: str) -> None:
     done = agent(folder, "run", "How many?", "-q", JUPYTER_AGENT_MODEL=script)
     assert done.stdout == ANSWER

@@ -23,6 +23,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
@@ -450,6 +451,15 @@ def test_papermill_runs_a_notebook_with_parameters(folder: Path) -> None:
     done = nbformat.read(folder / "out.ipynb", as_version=4)
     size = (folder / "penguins.csv").stat().st_size
     assert done.cells[-1].outputs[0].text == f"5 {size}\n"
+
+
+@pytest.mark.parametrize("source", ["%%agent\nCount them", "%agent status", "x = 1\n%agent reset"])
+def test_the_hosts_magics_are_an_error_that_says_where_they_work(folder: Path, source: str) -> None:
+    notebook = new_notebook(cells=[new_code_cell(source)])
+    resources = {"metadata": {"path": str(folder)}}
+    with pytest.raises(CellExecutionError, match="%load_ext jupyter_agent"):
+        NotebookClient(notebook, kernel_name="python3-sandboxed", resources=resources).execute()
+    assert [output.output_type for output in notebook.cells[0].outputs] == ["error"]
 
 
 @dataclass

@@ -105,11 +105,22 @@ def use_pipes(shell: InteractiveShell) -> None:
     shell.getoutput = getoutput  # type: ignore[method-assign]
 
 
+class UsageError(Exception):
+    """An error of a cell that is shown in one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
 def name_magics(shell: InteractiveShell) -> None:
-    """Let the host's magics be completed, and counted as cells that ran, which they do outside."""
+    """Let the host's magics be completed, and remembered as cells; they do their work outside."""
 
     def agent(line: str, cell: str | None = None) -> None:  # noqa: ARG001
-        sys.stderr.write("%agent works in the kernel Python 3 (agent), in a cell of its own\n")
+        sign = "%agent" if cell is None else "%%agent"
+        raise UsageError(
+            f"{sign} does not work here: use the kernel Python 3 (agent), in a cell of its own, or "
+            "%load_ext jupyter_agent in a kernel that is not sandboxed"
+        )
 
     shell.register_magic_function(agent, "line_cell", "agent")  # type: ignore[arg-type]
 

@@ -44,12 +44,14 @@ class TerminalView:
         self._outputs: dict[str, list[Any]] = {}
         self._fresh = True  # whether the cursor stands at the start of a line
         self._answer = ""
+        self._began = False
         self._steps = 0
         self._bill = Bill()
 
     def __call__(self, change: Change) -> None:
         """Show a change."""
         facts, cell = change.cell.metadata[KEY], change.cell
+        self._began |= facts["role"] == "task"
         self._steps = max(self._steps, facts.get("step", 0))
         self._answer = cell.source if change.done and facts["role"] == "prose" else ""
         if change.done:
@@ -74,7 +76,9 @@ class TerminalView:
                 self._code(cell, done=change.done or facts.get("running", False))
 
     def finish(self, state: str) -> None:
-        """Say how the run ended."""
+        """Say how the run ended, if it began."""
+        if not self._began:
+            return
         if self._quiet:
             if self._answer and state == "done":
                 self._write(visible_prose(as_read(self._answer)).rstrip() + "\n")

@@ -18,9 +18,17 @@ LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"ipynb", "writing", "invisibles"},
     {"hostcells", "turns"},
-    {"bill", "records", "views.runs", "sandbox.guest", "sandbox.guest_values", "sandbox.lockdown"}
+    {"bill", "records", "views.runs", "sandbox.guest_files", "sandbox.guest_values"}
+    | {"sandbox.lockdown"}
     | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},
-    {"sandbox.figures", "sandbox.guest_calls", "sandbox.markdown", "sandbox.html", "sandbox.wire"},
+    {
+        "sandbox.figures",
+        "sandbox.guest",
+        "sandbox.guest_calls",
+        "sandbox.markdown",
+        "sandbox.html",
+        "sandbox.wire",
+    },
     {"sandbox.supervisor", "sandbox.folders", "sandbox.cleaning", "sandbox.messages"},
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
@@ -74,6 +82,7 @@ GUEST = [
     "sandbox.__main__",
     "sandbox.guest",
     "sandbox.guest_calls",
+    "sandbox.guest_files",
     "sandbox.guest_values",
     "sandbox.lockdown",
     "sandbox.supervisor",

@@ -36,17 +36,19 @@ def main() -> None:
         _see_that_the_host_lives(plan["lifeline"])
     except OSError as error:
         sys.exit(f"jupyter_agent.sandbox: {error}")
-    from jupyter_agent.sandbox import guest
+    from jupyter_agent.sandbox import guest, guest_files
 
-    guest.link(plan["shares"], plan["folder"])
+    folder = guest_files.WorkingFolder(
+        plan["folder"], plan["shares"], plan["copied"], links=plan["links"]
+    )
+    folder.update()
     if plan["command"]:
         os.execvp(plan["command"][0], plan["command"])
     sockets = {int(port): fd for port, fd in plan["sockets"].items()}
     guest.serve(
         plan["connection"],
         sockets=sockets,
-        shares=plan["shares"],
-        folder=plan["folder"],
+        folder=folder,
         debugger=plan["debugger"],
     )
 

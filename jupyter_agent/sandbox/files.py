@@ -27,6 +27,7 @@ __all__ = [
     "Share",
     "check",
     "describe",
+    "links_in",
     "listing",
     "look_through",
     "resolve",
@@ -422,6 +423,22 @@ def uncovered(path: Path, hidden: Set[Path]) -> list[Path]:
         return [found for child in _children(path) for found in cover(child)]
 
     return [] if _among(path, hidden) else cover(path)
+
+
+def links_in(path: Path, hidden: Set[Path]) -> list[Path]:
+    """Name the symbolic links in those folders of a path that hold something hidden.
+
+    A link that is hidden for its name is none of them.
+    """
+    above = {parent for each in hidden for parent in each.parents if parent.is_relative_to(path)}
+    return [
+        child
+        for folder in sorted(above)
+        for child in _children(folder)
+        if child.is_symlink()
+        and child not in hidden
+        and not (is_secret_name(child.name) or is_secret_folder(child.name))
+    ]
 
 
 def _children(folder: Path) -> list[Path]:

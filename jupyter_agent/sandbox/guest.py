@@ -23,54 +23,15 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.utils.text import LSString, SList
 
+from jupyter_agent.sandbox import guest_files
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
     from jupyter_client.connect import KernelConnectionInfo
 
+    from jupyter_agent.sandbox.guest_files import WorkingFolder
+
 PACE = 1 << 20  # characters
-Shares = list[tuple[str, str, bool]]  # name in the working folder, real path, whether its contents
-
-
-def link(shares: Shares, folder: str) -> None:
-    """Put a link to each shared file into the working folder, under the name the user knows.
-
-    A folder that is shared by its contents is read anew each time, so files that appear in it
-    appear here. What the agent's own code made under the same name is left alone. A file that was
-    saved by putting another in its place is not the one that is shared: its link goes.
-    """
-    for name, path, contents in shares:
-        if contents:
-            for entry in _entries(path):
-                _link_one(Path(folder, entry.name), entry.path)
-        elif _was_replaced(path):
-            with contextlib.suppress(OSError):
-                Path(folder, name).unlink()
-        else:
-            _link_one(Path(folder, name), path)
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError:
-        return []
-
-
-def _was_replaced(path: str) -> bool:
-    """Tell whether a file was mounted here that has no name outside any more."""
-    try:
-        return Path(path).stat().st_nlink == 0
-    except OSError:
-        return False
-
-
-def _link_one(name: Path, target: str) -> None:
-    try:
-        if not os.path.lexists(name):
-            name.parent.mkdir(parents=True, exist_ok=True)
-            name.symlink_to(target)
-    except OSError:
-        pass
 
 
 def import_from_here() -> None:
@@ -215,8 +176,7 @@ def serve(
     connection: dict[str, Any],
     *,
     sockets: dict[int, int],
-    shares: Shares,
-    folder: str,
+    folder: WorkingFolder,
     debugger: bool,
 ) -> None:
     """Be an IPython kernel on sockets that the host has bound, until told to shut down.
@@ -227,8 +187,8 @@ def serve(
         What a connection file holds.
     sockets
         For each port in it, the descriptor of its listening socket.
-    shares
-        What is linked into ``folder``, before each cell.
+    folder
+        Follows the user's files before each cell.
     debugger
         Whether debugpy is there for clients.
     """
@@ -274,5 +234,6 @@ def serve(
     use_pipes(app.shell)
     name_magics(app.shell)
     forget_outputs(app.shell)
-    app.shell.events.register("pre_run_cell", lambda _: link(shares, folder))
+    guest_files.working_folder = folder
+    app.shell.events.register("pre_run_cell", lambda _: folder.update())
     app.start()

@@ -17,8 +17,10 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from jupyter_agent.sandbox import guest_files
 from jupyter_agent.sandbox.guest_values import PIECE, Buffer, Unfit, decode, encode
 
 CALL = "\0rpc"  # what a question starts with that is a call of a tool
@@ -99,14 +101,18 @@ def offer(tools: list[Values]) -> None:
 
 
 def files(_: None) -> list[tuple[str, int]]:
-    """List the regular files below the working folder, and their bytes."""
+    """List the regular files that the guest has made below its working folder, and their bytes."""
     found = []
-    for folder, folders, names in os.walk("."):
+    here = guest_files.working_folder
+    root = here.folder if here else "."
+    for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            path = os.path.relpath(f"{folder}/{name}")
-            facts = os.lstat(path)
-            if stat.S_ISREG(facts.st_mode) and not name.startswith("."):
+            path = os.path.relpath(f"{folder}/{name}", root)
+            facts = os.lstat(f"{folder}/{name}")
+            if not stat.S_ISREG(facts.st_mode) or name.startswith("."):
+                continue
+            if not (here and here.is_copy(path)):
                 found.append((path, facts.st_size))
             if len(found) == MOST_FILES:
                 return found
@@ -116,8 +122,12 @@ def files(_: None) -> list[tuple[str, int]]:
 def fetch(request: tuple[str, int]) -> Any:
     """Return a regular file's bytes, or why not."""
     name, most = request
+    here = guest_files.working_folder
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(
+            Path(here.folder if here else "", name),
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK,
+        )
     except OSError as error:
         return f"{error.strerror}"
     facts = os.fstat(descriptor)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox.files import Share, uncovered
+from jupyter_agent.sandbox.files import Share, links_in, uncovered
 from jupyter_agent.sandbox.interpreter import interpreter_paths
 
 __all__ = ["ETC", "SYSTEM", "Policy", "closed_above"]
@@ -104,6 +104,20 @@ class Policy:
             found.append((str(name), str(path), name == Path()))
         return found
 
+    def symlinks(self, share: Share) -> list[tuple[str, str]]:
+        """Say what links lead to that stand in folders of a share that are not visible as a whole.
+
+        Each is a relative path, and the real one of what it leads to; empty if that is not visible.
+        """
+        found = []
+        shown = set(self.visible_of(share))
+        for link in links_in(share.path, {*share.hidden}):
+            real = _target(link)
+            visible = real is not None and not shown.isdisjoint([real, *real.parents])
+            name = Path(share.name, link.relative_to(share.path))
+            found.append((str(name), str(real) if visible else ""))
+        return found
+
     @functools.cached_property
     def read(self) -> list[Path]:
         """Everything that may be read, both files and whole folders."""
@@ -139,6 +153,13 @@ class Policy:
 
     def _has_private_files(self) -> bool:
         return any(True for share in self._shared for _ in _private(share.path, set(share.hidden)))
+
+
+def _target(link: Path) -> Path | None:
+    try:
+        return link.resolve(strict=True)
+    except (OSError, RuntimeError):  # it leads nowhere, or in a circle
+        return None
 
 
 def _hidden(share: Share) -> list[Path]:

@@ -49,6 +49,7 @@ REMEDIES = (
     "and network"
 )
 LEAST_MEMORY = 4 << 30  # bytes: the limit counts addresses, of which numerical libraries take many
+PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
 PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
@@ -268,7 +269,9 @@ class SandboxProvisioner(LocalProvisioner):
             "connection": self._connection(),
             "debugger": not self.lacks_debugger(),
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
+            "copied": (self.private_size << 20) // PART_OF_COPIES,
             "shares": [link for share in self.shares for link in policy.links(share)],
+            "links": [link for share in self.shares for link in policy.symlinks(share)],
         }
         return str(self._in_memory(json.dumps(plan)))
 

@@ -13,12 +13,10 @@ import sys
 import termios
 from collections.abc import Sequence
 from contextlib import aclosing
-from difflib import get_close_matches
 from typing import NoReturn
 
-from jupyter_core.application import JupyterApp
-from traitlets import HasTraits, TraitError
-from traitlets.config import Config
+from traitlets import TraitError
+from traitlets.config import Application, Config
 
 from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, UsageError
@@ -28,13 +26,6 @@ __all__ = ["main"]
 
 _TRAIT = re.compile(r"--[^=]*\..*=")
 ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-
-
-class _Configuration(JupyterApp):
-    """Reads ``jupyter_agent_config.py`` and arguments such as ``--Agent.token_budget=100000``."""
-
-    name = "jupyter-agent"
-    config_file_name = "jupyter_agent_config"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,34 +94,22 @@ def _parser() -> _Parser:
 
 def _check(rest: list[str]) -> None:
     """Refuse what is no option and no setting; a misspelt limit would be none."""
-    from jupyter_agent.agent import Agent
-    from jupyter_agent.sandbox.kernel import Sandbox
-    from jupyter_agent.sandbox.provisioner import SandboxProvisioner
-    from jupyter_agent.session import Session
+    from jupyter_agent import settings
 
     unknown = [word for word in rest if not _TRAIT.match(word)]
     if unknown and unknown[0].startswith("-"):
         raise UsageError(f"unknown option {unknown[0]}; see jupyter agent run --help")
     if unknown:
         raise UsageError(f"unknown arguments: {' '.join(unknown)}; quote the task")
-    classes = [Agent, Session, Sandbox, SandboxProvisioner, *_Configuration.mro()]
-    known = [f"{c.__name__}.{name}" for c in classes for name in _settings(c)]
     for word in rest:
         name = word.removeprefix("--").partition("=")[0]
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            advice = f"is it {near[0]}?" if near else "README.md lists them"
-            raise UsageError(f"there is no setting {name}; {advice}")
-
-
-def _settings(owner: type) -> list[str]:
-    return owner.class_trait_names(config=True) if issubclass(owner, HasTraits) else []
+        if name not in settings.known():
+            raise UsageError(settings.misspelt(name))
 
 
 def _configuration(traits: list[str]) -> Config:
-    application = _Configuration()
+    application = Application()
     try:
-        application.load_config_file()
         application.parse_command_line(traits)
     except Exception as error:
         raise UsageError(f"cannot read the configuration: {error}") from error
@@ -138,9 +117,14 @@ def _configuration(traits: list[str]) -> Config:
 
 
 async def _run(options: argparse.Namespace, config: Config) -> int:
+    from jupyter_agent import settings
     from jupyter_agent.ask import asker
     from jupyter_agent.session import Session
     from jupyter_agent.views.terminal import TerminalView
+
+    settings.check()
+    for line in settings.read().warnings:
+        print(f"jupyter agent: {line}", file=sys.stderr)  # noqa: T201
 
     task = asyncio.current_task()
     assert task is not None

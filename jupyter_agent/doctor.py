@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+from jupyter_agent import settings
 from jupyter_agent.errors import AgentError, UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.sandbox import bubblewrap as bubblewrap_tier
@@ -38,6 +39,7 @@ def examine() -> Iterator[Finding]:
     yield from _tiers()
     yield _provisioner()
     yield from _kernelspecs()
+    yield _settings()
     yield _model()
     yield _local()
     for name in KEYS:
@@ -71,9 +73,15 @@ def _kernelspecs() -> Iterator[Finding]:
         yield Finding(f"kernelspec {name}", name in found, found.get(name, advice))
 
 
+def _settings() -> Finding:
+    found = settings.read()
+    unfit = bool(found.fault or found.warnings)
+    return Finding("settings", not unfit, settings.describe(), needed=bool(found.fault))
+
+
 def _model() -> Finding:
     try:
-        name = choose_model()
+        name = choose_model(str(settings.read().config.Session.get("model", "")))
         load_model(name)
     except AgentError as error:
         return Finding("model", ok=False, text=str(error))

@@ -36,7 +36,7 @@ from tornado.ioloop import IOLoop
 from traitlets import Bool, Float, List, Unicode
 from zmq.eventloop.zmqstream import ZMQStream
 
-from jupyter_agent import __version__
+from jupyter_agent import __version__, settings
 from jupyter_agent.ask import Question, Verdict, asker
 from jupyter_agent.commands import carry_out
 from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageError
@@ -66,8 +66,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser("%%agent", add_help=False, description="The task stands below this line.")
-    for flags, settings in CELL_OPTIONS:
-        parser.add_argument(*flags, **settings)
+    for flags, facts in CELL_OPTIONS:
+        parser.add_argument(*flags, **facts)
     return parser
 
 
@@ -149,7 +149,7 @@ class AgentKernelApp(IPKernelApp):
         )  # or traitlets makes each record, and its handler drops it
 
 
-class AgentKernel(Kernel):
+class AgentKernel(settings.Settled, Kernel):
     """Forwards cells to the sandbox; carries ``%%agent`` cells out itself."""
 
     prose = Bool(
@@ -194,6 +194,7 @@ class AgentKernel(Kernel):
         self._commanding: _Cell | None = None  # a command that is carried out
         self._commands: set[str] = set()  # those that were, as they were typed
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told = False  # which settings nothing obeys
         self._runs = Runs()
         self._runs.listen(self)
         self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
@@ -309,6 +310,10 @@ class AgentKernel(Kernel):
 
     async def _carry_out(self, cell: _Cell) -> Reply:
         command = read_command(cell.code, prose=self.prose)
+        if not (self._told or cell.request.silent):
+            self._told = True
+            for line in settings.read().warnings:
+                self.stream("stderr", f"{line}\n")
         match command:
             case Command("agent" | "prose", line, task):
                 return await self._counted(cell, self._agent(cell, line, task))

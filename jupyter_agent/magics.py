@@ -48,9 +48,12 @@ class AgentMagics(Magics):
     @functools.cached_property
     def session(self) -> Session:
         """The session of this notebook, made when first used."""
+        from jupyter_agent import settings
         from jupyter_agent.bridge import shared_bridge
         from jupyter_agent.session import Session
 
+        for line in settings.read().warnings:
+            print(line, file=sys.stderr)  # noqa: T201
         session = Session(Path.cwd(), parent=self.shell, keep_spare=True)
         atexit.register(lambda: shared_bridge().call(session.close()))
         return session

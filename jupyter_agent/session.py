@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
-from traitlets.config import LoggingConfigurable
 
+from jupyter_agent import settings
 from jupyter_agent.agent import Agent
 from jupyter_agent.aside import aside
 from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
@@ -41,7 +41,7 @@ from jupyter_agent.writing import unwritable, write_whole
 __all__ = ["Session"]
 
 
-class Session(LoggingConfigurable):
+class Session(settings.Settled):
     """A sandbox and a transcript, and the runs that use them.
 
     Parameters
@@ -191,6 +191,7 @@ class Session(LoggingConfigurable):
         permit: Permit | None,
         replaces: NotebookNode | None,
     ) -> AsyncGenerator[Change, None]:
+        settings.check()
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
         reach = self._reach()
@@ -244,8 +245,9 @@ class Session(LoggingConfigurable):
 
     def _model(self, named: str) -> Model:
         name = choose_model(named or self.model)
-        settings: dict[str, Any] = {"options": self.model_options, "form": self.reply_form}
-        return load_model(name, configured=self.model, **settings)
+        return load_model(
+            name, configured=self.model, options=self.model_options, form=self.reply_form
+        )
 
     def _reach(self) -> Reach:
         """Say what the configuration lets cells have unasked."""
@@ -443,6 +445,7 @@ class Session(LoggingConfigurable):
             "sandbox": sandbox,
             "limits": self.sandbox.describe_limits(),
             "folder": str(self.folder),
+            "settings": settings.describe(),
             "runs": f"{runs}, {len(there)} cells",
             "used": str(self.transcript.bill),
             "saved": str(path) if path else "no; --save PATH does it",

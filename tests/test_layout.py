@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
     | {"ipynb", "writing", "invisibles"},
-    {"hostcells", "turns"},
+    {"hostcells", "settings", "turns"},
     {"bill", "records", "views.runs", "sandbox.guest_files", "sandbox.guest_values"}
     | {"sandbox.lockdown"}
     | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import logging
 import secrets
@@ -17,8 +18,9 @@ from typing import Any
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Bool, Int, List, Unicode
-from traitlets.config import Config, LoggingConfigurable
+from traitlets.config import Config
 
+from jupyter_agent import settings
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.options import Seconds
@@ -71,7 +73,7 @@ class Request:
     msg_id: str = ""
 
 
-class Sandbox(LoggingConfigurable):
+class Sandbox(settings.Settled):
     """A kernel of the agent's own, started when first used.
 
     Parameters
@@ -302,6 +304,7 @@ class Sandbox(LoggingConfigurable):
         await self.start()
 
     async def _launch(self) -> _Kernel:
+        settings.check()
         kernel = _Kernel(AsyncKernelManager(**self._settings()), self.log)
         try:
             await kernel.start(self.folder, self.start_timeout)
@@ -322,7 +325,7 @@ class Sandbox(LoggingConfigurable):
         """Pass on what concerns the kernel, and nothing else of the door's configuration."""
         config = Config()
         for name in ("KernelSpecManager", "SandboxProvisioner"):
-            config[name] = self.config[name]
+            config[name] = copy.deepcopy(self.config[name])
         return config
 
     async def close(self) -> None:

@@ -29,6 +29,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Enum, Int, List, Unicode
 
+from jupyter_agent import settings
 from jupyter_agent.aside import aside
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown, system_calls
@@ -55,7 +56,9 @@ PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is kille
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
 
 
-class SandboxProvisioner(LocalProvisioner):
+class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed when it runs
+    settings.Settled, LocalProvisioner
+):
     """Starts a kernel that can reach nothing but its own private folder and what is shared."""
 
     isolation = Enum(
@@ -114,6 +117,9 @@ class SandboxProvisioner(LocalProvisioner):
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""
+        settings.check()
+        for line in settings.read().warnings:
+            self.log.warning(line)
         self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
         self.tier = choose_tier(self.isolation, own_sockets=self.socket_folder)
         folder = Path(kwargs.get("cwd") or Path.cwd())

@@ -1,0 +1,216 @@
+"""Read ``jupyter_agent_config.py``, the settings that every front end and both kernels obey.
+
+It is looked for in Jupyter's folders for configuration (``jupyter --paths``) and nowhere else: a
+file in the folder of a notebook may be a stranger's, and it is code. What a front end is given
+otherwise, as by IPython's own configuration or on a command line, goes before what stands in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.paths import jupyter_config_dir, jupyter_config_path
+from traitlets import HasTraits, TraitError
+from traitlets.config import Config, LoggingConfigurable
+from traitlets.config.loader import (
+    FileConfigLoader,
+    JSONFileConfigLoader,
+    LazyConfigValue,
+    PyFileConfigLoader,
+)
+
+from jupyter_agent.errors import UsageError
+
+__all__ = ["Settings", "Settled", "beneath", "check", "describe", "known", "misspelt", "read"]
+
+NAME = "jupyter_agent_config"
+# Where the classes are that have settings. They are imported by name, and only once there is a
+# file to compare with them: all of them build on this module.
+CLASSES = {
+    "Agent": "agent",
+    "AgentKernel": "kernel",
+    "Sandbox": "sandbox.kernel",
+    "SandboxProvisioner": "sandbox.provisioner",
+    "Session": "session",
+}
+_LOADERS: dict[str, type[FileConfigLoader]] = {
+    ".py": PyFileConfigLoader,
+    ".json": JSONFileConfigLoader,
+}
+_Stamp = tuple[str, int, int, int]  # a file's path, and what tells it from an earlier one
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the files say, together.
+
+    Parameters
+    ----------
+    files
+        Those that were read, in their order: of two settings the later one counts.
+    warnings
+        Names in them that nothing obeys, a line for each.
+    fault
+        Why they cannot be obeyed; empty if they can. Then nothing may start: what could not be
+        read may have been there to protect somebody.
+    """
+
+    config: Config
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()
+    fault: str = ""
+
+
+class Settled(LoggingConfigurable):
+    """Something that obeys the files of settings, below what it is configured with otherwise."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        given = kwargs.get("config") or getattr(kwargs.get("parent"), "config", None)
+        super().__init__(**kwargs | {"config": beneath(given or Config())})
+
+
+def beneath(config: Config) -> Config:
+    """Put the files' settings below others, which count where both name one."""
+    whole = copy.deepcopy(read().config)
+    whole.merge(copy.deepcopy(config))
+    return whole
+
+
+def check() -> None:
+    """See that the files could be read.
+
+    Raises
+    ------
+    UsageError
+        They could not, and so nothing may start.
+    """
+    if fault := read().fault:
+        raise UsageError(fault)
+
+
+def describe() -> str:
+    """Name the files that were read, or say why they are not obeyed."""
+    found = read()
+    if found.fault:
+        return found.fault
+    if not found.files:
+        return f"none; {Path(jupyter_config_dir(), NAME)}.py would be read"
+    return "; ".join([", ".join(map(str, found.files)), *found.warnings])
+
+
+def read() -> Settings:
+    """Read the files, if they have changed since they were read last."""
+    folders = [Path(folder) for folder in jupyter_config_path()]
+    try:
+        stamps = tuple(_stamps([folder for folder in folders if folder.is_absolute()]))
+    except OSError as error:
+        return Settings(Config(), (), fault=f"cannot look for settings: {error}")
+    return _read(stamps)
+
+
+def _stamps(folders: list[Path]) -> Iterator[_Stamp]:
+    """Find the files, those that count more coming later."""
+    for folder in reversed(folders):
+        for ending in _LOADERS:
+            path = folder / f"{NAME}{ending}"
+            try:
+                facts = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            yield str(path), facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
+@functools.lru_cache(maxsize=1)
+def _read(stamps: tuple[_Stamp, ...]) -> Settings:
+    config, warnings = Config(), []
+    files = tuple(Path(stamp[0]) for stamp in stamps)
+    for path in files:
+        try:
+            found = _LOADERS[path.suffix](path.name, str(path.parent)).load_config()
+            warnings += [f"{path}: {line}" for line in _examine(found)]
+        except (Exception, SystemExit) as error:  # of the user's own code
+            return Settings(Config(), files, fault=f"cannot obey {path}: {_one_line(error, path)}")
+        config.merge(found)
+    return Settings(config, files, tuple(warnings))
+
+
+def _one_line(error: BaseException, path: Path) -> str:
+    """Say what was wrong, and in which line of the file."""
+    if isinstance(error, (TraitError, SyntaxError)):  # the latter names its line
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{where}".replace("\n", " ")
+
+
+# -- names and values
+
+
+def _examine(config: Config, outer: str = "") -> Iterator[str]:
+    """Name what no class has.
+
+    Raises
+    ------
+    TraitError
+        A value is none that its setting can have.
+    """
+    for section, values in config.items():
+        if not isinstance(values, Config):
+            if not outer:
+                yield misspelt(section)
+            continue
+        yield from _examine(values, section)  # c.Session.Agent: of the agent in a session
+        for name, value in values.items():
+            if isinstance(value, Config):
+                continue
+            if f"{section}.{name}" not in known():
+                yield misspelt(f"{section}.{name}")
+            elif section in CLASSES:
+                _validate(_load(section), name, value)
+        if not values and section not in _owners():
+            yield misspelt(section)
+
+
+def _validate(owner: type[HasTraits], name: str, value: object) -> None:
+    trait, nobody = owner.class_traits()[name], owner.__new__(owner)
+    if isinstance(value, LazyConfigValue):  # c.SandboxProvisioner.data.append("/srv")
+        value = value.get_value(trait.default(nobody))
+    trait._validate(nobody, value)
+
+
+def misspelt(name: str) -> str:
+    """Say that there is no such setting, and which may have been meant."""
+    near = get_close_matches(name, [*known(), *_owners()], 1)
+    advice = f"is it {near[0]}?" if near else "README.md lists them"
+    return f"there is no setting {name}; {advice}"
+
+
+@functools.cache
+def known() -> frozenset[str]:
+    """Name all settings, each as ``Class.name``; a class obeys those of its bases, too."""
+    return frozenset(
+        f"{owner.__name__}.{name}"
+        for owner in _owners().values()
+        for name in owner.class_trait_names(config=True)
+    )
+
+
+@functools.cache
+def _owners() -> dict[str, type[HasTraits]]:
+    bases = [base for name in CLASSES for base in reversed(_load(name).mro())]
+    return {base.__name__: base for base in bases if issubclass(base, HasTraits)}
+
+
+def _load(name: str) -> type[HasTraits]:
+    owner = getattr(import_module(f"jupyter_agent.{CLASSES[name]}"), name)
+    assert issubclass(owner, HasTraits)
+    return owner

@@ -547,6 +547,8 @@ class Session(settings.Settled):
         notes = []
         if names := files.listing(self.sandbox.shares):
             notes.append(f"Files you can read here: {names}")
+        if left_out := self.sandbox.left_out:
+            notes.append(f"Not shared with you: {left_out}")
         if fresh and any(cell.cell_type == "code" for cell in self.transcript.cells):
             notes.append("The kernel is new: variables and files of earlier cells are gone.")
         return "\n".join(notes)

@@ -116,6 +116,46 @@ def test_names_are_as_typed_below_the_folder_and_bare_elsewhere(
     assert [share.name for share in shares] == ["deep/numbers.txt", "else.csv"]
 
 
+def test_a_link_is_shared_under_its_own_name(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data-of-2024.csv").write_text("x")
+    (folder / "sales.csv").symlink_to(tmp_path / "data-of-2024.csv")
+    (folder / "deep" / "sub").symlink_to(tmp_path)
+    (tmp_path / "to-project").symlink_to(folder)
+    for typed, name in {
+        "sales.csv": "sales.csv",
+        "./deep/../sales.csv": "sales.csv",
+        str(folder / "sales.csv"): "sales.csv",
+        "deep/sub/data-of-2024.csv": "deep/sub/data-of-2024.csv",
+        str(tmp_path / "to-project" / "sales.csv"): "sales.csv",
+        str(tmp_path / "to-project" / "deep"): "deep",
+    }.items():
+        [share], _ = files.resolve([typed], folder, exposed=[])
+        assert share.name == name, typed
+    [share], _ = files.resolve(["sales.csv"], tmp_path / "to-project")
+    assert (share.name, share.path) == ("sales.csv", tmp_path / "data-of-2024.csv")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_what_is_listed_can_be_read(folder: Path, tmp_path: Path, tier: str) -> None:
+    (tmp_path / "elsewhere.csv").write_text("elsewhere")
+    (folder / "sales.csv").symlink_to(tmp_path / "elsewhere.csv")
+    (folder / "inside.csv").symlink_to("deep/numbers.txt")
+    (folder / "to-a-secret.csv").symlink_to("deep/server.key")
+    (folder / os.fsdecode(b"not-utf-8-\xff.csv")).write_text("odd")
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    for data, names in (
+        (["."], ["deep/", "inside.csv", "not-utf-8-\\udcff.csv", "penguins.csv"]),
+        (["sales.csv", "deep"], ["sales.csv", "deep/"]),
+    ):
+        async with Sandbox(folder, config=config, data=data) as sandbox:
+            assert files.listing(sandbox.shares).split(", ") == names
+            code = "import os; print([[n, os.path.isdir(n) or len(open(n).read())] for n in sorted(os.listdir())])"
+            [output] = [one async for one in sandbox.execute(code)]
+            for name in names:
+                assert f"['{name.rstrip('/')}', " in output.text
+            assert "to-a-secret" not in output.text
+
+
 def test_links_are_not_followed_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (folder / "deep" / "out").symlink_to(tmp_path / "out")
@@ -137,12 +177,58 @@ def test_wide_folders_are_refused_by_name(wide: str) -> None:
         files.resolve([wide], Path.home() / "project")
 
 
-def test_the_home_folder_itself_shares_nothing_and_says_why() -> None:
-    shares, reason = files.resolve(["."], Path.home())
-    assert shares == []
-    assert files.describe(shares, reason) == (
-        f"no files ({Path.home()} is your home folder; name files or folders in it: --data PATH)"
+@pytest.fixture
+def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with a notebook's data in it."""
+    (folder / "server.pem").write_text("x")
+    (folder / "notes.txt").write_text("machine a.org login b password h7Kq2wPP")
+    (folder / "link.csv").symlink_to("deep/numbers.txt")
+    os.mkfifo(folder / "pipe.csv")
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def test_of_a_home_folder_its_plain_files_are_shared(home: Path) -> None:
+    shares, reason = files.resolve(["."], home)
+    assert [(share.name, share.visible()) for share in shares] == [
+        ("penguins.csv", [home / "penguins.csv"])
+    ]
+    assert files.listing(shares) == "penguins.csv"
+    why = (
+        f"{home} is your home folder: of its files, those that stand in it alone, 2 paths left "
+        "out as secret; name files or folders in it: --data PATH"
     )
+    assert files.describe(shares, reason) == f"penguins.csv ({why})"
+    assert files.left_out(shares, reason) == why
+
+
+def test_of_a_large_home_folder_some_files_are_shared_and_it_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_PLAIN_FILES", 3)
+    for number in range(10):
+        (home / f"a{number}.csv").touch()
+    shares, reason = files.resolve(["."], home)
+    assert files.describe(shares, reason).startswith("a0.csv, a1.csv, a2.csv (")
+    assert "10 files left out unchecked" in reason
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_notebook_in_a_home_folder_reads_the_files_beside_it(home: Path, tier: str) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(home, config=config) as sandbox:
+        code = f"import os; print(os.listdir(), len(open('penguins.csv').read()))\nopen({str(home / 'deep/numbers.txt')!r})"
+        outputs = [one async for one in sandbox.execute(code)]
+        assert outputs[0].text == f"['penguins.csv'] {len((home / 'penguins.csv').read_text())}\n"
+        assert outputs[1].ename in ("FileNotFoundError", "PermissionError")
+
+
+def test_other_wide_folders_share_nothing_and_say_why() -> None:
+    shares, reason = files.resolve(["."], Path("/srv"))
+    assert shares == []
+    why = "/srv is the system's own; name files or folders in it: --data PATH"
+    assert files.describe(shares, reason) == f"no files ({why})"
+    assert files.left_out(shares, reason) == why
 
 
 @pytest.mark.parametrize("named", [".ssh", ".config/x.json", ".cache/huggingface", "id_rsa"])
@@ -228,12 +314,15 @@ def test_a_folder_that_cannot_be_read_is_hidden(folder: Path) -> None:
     """As an ordinary user, for whom such a folder is there: lost+found."""
     (folder / "lost+found").mkdir(mode=0o700)
     (folder / "lost+found" / "a.txt").touch()
-    (folder / "closed").mkdir(mode=0o400)
+    (folder / "closed").mkdir(mode=0o744)  # its names can be read, but it cannot be entered
     (folder / "closed" / "b.txt").touch()
+    (folder / "closed" / "sub").mkdir()
+    (folder / "of-another.csv").touch(mode=0o600)
     look = (
         "import sys; from pathlib import Path; from jupyter_agent.sandbox import files;"
         "[s], _ = files.resolve(['.'], Path(sys.argv[1])); print(*sorted(p.name for p in s.hidden));"
-        "print(*[p.name for p in s.visible()]); print(files.listing([s]))"
+        "print(*[p.name for p in s.visible()]); print(files.listing([s]));"
+        "print(s.note)"
     )
     for parent in (folder, *folder.parents):
         if not parent.stat().st_mode & 0o001:
@@ -247,8 +336,9 @@ def test_a_folder_that_cannot_be_read_is_hidden(folder: Path) -> None:
         command, capture_output=True, text=True, timeout=60, env={"HOME": "/x"}, check=False
     )
     (folder / "lost+found").chmod(0o700)
-    hidden, visible, named = done.stdout.splitlines() or [done.stderr] * 3
-    assert hidden == ".env closed lost+found server.key"
+    hidden, visible, named, note = done.stdout.splitlines() or [done.stderr] * 4
+    assert note == "1 path left out as secret, 3 paths left out as unreadable"
+    assert hidden == ".env closed lost+found of-another.csv server.key"
     assert visible == "numbers.txt penguins.csv"
     assert named == "deep/, penguins.csv"
 

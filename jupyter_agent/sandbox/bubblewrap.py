@@ -26,7 +26,7 @@ PROC = (
     "cgroups cpuinfo devices diskstats filesystems loadavg meminfo mounts net partitions pressure "
     "self stat swaps sysvipc thread-self uptime version vmstat"
 ).split()
-MOST_COVERS = 400  # of a share: bubblewrap takes no more than 9,000 words
+MOST_COVERS = 400  # in all: bubblewrap takes no more than 9,000 words
 MOST_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
 _uids = itertools.count()
 
@@ -123,11 +123,13 @@ def mounts(policy: Policy, more: Sequence[str] = (), *, landlocked: bool = False
     for share in policy.imports:
         visible = policy.visible_of(share)
         bound |= {share.path} if landlocked and len(visible) > MOST_BINDS else {*visible}
+    covers = 0
     for share in policy.shares:
         visible = policy.visible_of(share)
         if len(visible) > MOST_BINDS:
             visible = [share.path]
-            if len(policy.hidden_below(share.path)) <= MOST_COVERS:
+            if covers + len(policy.hidden_below(share.path)) <= MOST_COVERS:
+                covers += len(policy.hidden_below(share.path))
                 whole.add(share.path)
             elif not landlocked:
                 raise SandboxError(

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.sandbox.places import is_system, looks_like_home, too_wide, wide_folders
+from jupyter_agent.sandbox.places import (
+    is_system,
+    looks_like_home,
+    too_wide,
+    whose_home,
+    wide_folders,
+)
 from jupyter_agent.sandbox.secret_files import (
     could_hold_secret,
     holds_secret,
@@ -27,6 +33,7 @@ __all__ = [
     "Share",
     "check",
     "describe",
+    "left_out",
     "links_in",
     "listing",
     "look_through",
@@ -40,6 +47,8 @@ MOST_ENTRIES = 20_000
 MOST_SECONDS = 2.0
 MOST_SECONDS_OF_READING = 0.5  # what is not reached by then is judged by its name alone
 MOST_NAMED = 3
+MAX_PLAIN_FILES = 100  # of a home folder
+MORE = "name files or folders in it: --data PATH"
 # A folder with one of these is a Python environment: no data, and tens of thousands of files. What
 # this interpreter needs of its own is shared all the same.
 _OF_AN_ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
@@ -108,7 +117,30 @@ def resolve(
     for typed, path in found:
         name = _name(typed, path, folder)
         shares.append(look_through(path, name, exposed=open_to_all, budget=budget))
+    if reason and (whose := whose_home(folder.resolve())):
+        beside, note = _plain_files(folder.resolve(), exposed=open_to_all, budget=budget)
+        shares += beside
+        reason = f"{folder} is {whose}: of its files, those that stand in it alone{note}; {MORE}"
     return shares, reason
+
+
+def _plain_files(folder: Path, *, exposed: Set[Path], budget: Budget) -> tuple[list[Share], str]:
+    """Share the files in a home folder, but none of its folders; say what was left out."""
+    shares: list[Share] = []
+    secrets = unreached = 0
+    for path in _children(folder):
+        if path.name.startswith(".") or path.is_symlink() or not path.is_file():
+            continue
+        if len(shares) == MAX_PLAIN_FILES or budget.is_spent():
+            unreached += 1
+            continue
+        share = look_through(path, path.name, exposed=exposed, budget=budget, typed=False)
+        if share.shown:
+            shares.append(share)
+        secrets += "secret" in share.note
+    note = f", {_count(secrets, 'path')} left out as secret" if secrets else ""
+    note += f", {_count(unreached, 'file')} left out unchecked" if unreached else ""
+    return shares, note
 
 
 def check(
@@ -129,7 +161,7 @@ def check(
         secret = _in_secret(path) and not _among(path, open_to_all)
         if typed == "." and (why or secret):
             what = why or "where secrets are kept"
-            reason = f"{path} is {what}; name files or folders in it: --data PATH"
+            reason = f"{path} is {what}; {MORE}"
         elif secret:
             raise UsageError(f"--data {typed!r}: {path} is where secrets are kept; {_copy(path)}")
         elif why:
@@ -169,11 +201,17 @@ def _copy(path: Path) -> str:
 
 
 def _name(typed: str, path: Path, folder: Path) -> str:
-    """Where a path stands in the working folder: as typed if it lies below, else its own name."""
+    """Where a path stands in the working folder: as typed if it lies below, else by its name.
+
+    The name of a link is the link's, not that of what it leads to.
+    """
     if typed == ".":
         return ""
-    folder = folder.resolve()
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+    named = Path(os.path.normpath(folder / Path(typed).expanduser()))
+    for each, top in ((named, folder), (named, folder.resolve()), (path, folder.resolve())):
+        if each.is_relative_to(top) and each != top:
+            return str(each.relative_to(top))
+    return named.name or path.name
 
 
 def _absolute(typed: str, folder: Path) -> Path:
@@ -254,7 +292,7 @@ class _Walk:
     ) -> None:
         self.exposed, self.budget, self.wanted = exposed, budget, wanted
         self._hidden: dict[Path, None] = {}
-        self.secrets = self.unreached = self.unread = 0
+        self.secrets = self.unreached = self.unread = self.closed = 0
         self._kept = {str(each) for each in _kept_by_tools()}
         self._to_read: list[tuple[str, str]] = []  # a file, and what it is judged by
         self._unwanted: dict[str, list[str]] = {}  # folder: files in it that are not asked for
@@ -292,6 +330,8 @@ class _Walk:
         notes = []
         if self.secrets:
             notes.append(f"{_count(self.secrets, 'path')} left out as secret")
+        if self.closed:
+            notes.append(f"{_count(self.closed, 'path')} left out as unreadable")
         if self.unreached:
             notes.append(f"{_count(self.unreached, 'folder')} left out unchecked")
         if self.unread:
@@ -317,6 +357,8 @@ class _Walk:
         """Look at what stands in a folder; return the folders to be looked at in turn."""
         try:
             facts = Path(folder).stat()
+            if not os.access(folder, os.X_OK):
+                raise PermissionError
             with os.scandir(folder) as listed:
                 entries = []
                 for entry in listed:
@@ -326,6 +368,7 @@ class _Walk:
                         self.hide(folder, secret=False)
                         return []
         except OSError:  # it cannot be read, or is gone
+            self.closed += 1
             self.hide(folder, secret=False)
             return []
         self.budget.entries -= len(entries)
@@ -369,7 +412,10 @@ class _Walk:
             self._unwanted.setdefault(folder, []).append(entry.path)
             return
         self._useful.add(folder)
-        if source := self.to_look_into(entry.path):
+        if not os.access(entry.path, os.R_OK):
+            self.closed += 1
+            self.hide(entry.path, secret=False)
+        elif source := self.to_look_into(entry.path):
             self._to_read.append((entry.path, source))
 
     def _hide_unwanted(self, folders: list[str]) -> None:
@@ -511,15 +557,26 @@ def _printable(name: str) -> str:
 
 def describe(shares: list[Share], reason: str, modules: Sequence[Share] = ()) -> str:
     """Say in a few words what the sandbox can read, and import from elsewhere."""
-    data = ", ".join(map(_describe, shares)) or (f"no files ({reason})" if reason else "no files")
+    data = _some([_describe(share) for share in shares]) or "no files"
+    data += f" ({_printable(reason)})" if reason else ""
     if not modules:
         return data
     names = [f"{share.path.name}{'/' * share.path.is_dir()}" for share in modules]
     places = ", ".join(dict.fromkeys(str(share.path.parent) for share in modules))
     notes = "".join(f"; {share.path.name}/ {share.note}" for share in modules if share.note)
+    named = _some([_printable(name) for name in names])
+    return f"{data}, and modules of {_printable(places)} ({named}{_printable(notes)})"
+
+
+def left_out(shares: Sequence[Share], reason: str) -> str:
+    """Say in a few words what of the user's files cannot be read, by numbers alone."""
+    notes = [f"{share.name or share.path.name}: {share.note}" for share in shares if share.note]
+    return "; ".join(map(_printable, [*([reason] if reason else []), *notes]))
+
+
+def _some(names: list[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    named = ", ".join(map(_printable, names[:MOST_NAMED]))
-    return f"{data}, and modules of {_printable(places)} ({named}{more}{_printable(notes)})"
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _describe(share: Share) -> str:

@@ -175,6 +175,12 @@ class Sandbox(settings.Settled):
         return self._provisioner.shares if self._provisioner else []
 
     @property
+    def left_out(self) -> str:
+        """What of the user's files code in here cannot read, in a few words."""
+        provisioner = self._provisioner
+        return files.left_out(provisioner.shares, provisioner.reason) if provisioner else ""
+
+    @property
     def dropped(self) -> int:
         """How many malformed messages this kernel has sent."""
         return self._kernel.dropped if self._kernel else 0

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["homes", "is_system", "looks_like_home", "too_wide", "wide_folders"]
+__all__ = ["homes", "is_system", "looks_like_home", "too_wide", "whose_home", "wide_folders"]
 
 # Folders whose subfolders are homes, on Linux, macOS and the BSDs, and where users share disks.
 _HOMES = ("/home", "/Users", "/export/home", "/var/home", "/usr/home", "/run/user")
@@ -51,21 +51,26 @@ def too_wide(path: Path) -> str:
         return "the system's own"
     if not path.is_dir():
         return ""
-    known = homes()
-    for home, whose in known.items():
-        if _same(path, home):
-            return whose
-    above = any(_same(path.parent, Path(folder)) for folder in _HOMES)
-    if above or looks_like_home(name for name in _OF_A_HOME if os.path.lexists(path / name)):
-        return "a home folder"
+    if whose := whose_home(path):
+        return whose
     temporary = _temporary()
     if any(_same(path, root) for root in temporary):
         return "a folder for temporary files"
-    inside = [*known, *temporary, *map(Path, _HOMES)]
+    inside = [*homes(), *temporary, *map(Path, _HOMES)]
     of_homes = any(_same(path, Path(folder)) for folder in _HOMES)
     if of_homes or any(each.is_relative_to(path) for each in inside):
         return "too wide a folder"
     return "the system's own" if str(path) in _TOPS or is_system(path) else ""
+
+
+def whose_home(path: Path) -> str:
+    """Say whose home folder a path is, as far as that is known; empty if it is none."""
+    for home, whose in homes().items():
+        if _same(path, home):
+            return whose
+    above = any(_same(path.parent, Path(folder)) for folder in _HOMES)
+    found = (name for name in _OF_A_HOME if os.path.lexists(path / name))
+    return "a home folder" if above or looks_like_home(found) else ""
 
 
 def wide_folders() -> set[tuple[int, int]]:

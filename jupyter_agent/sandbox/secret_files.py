@@ -41,9 +41,9 @@ _ENDINGS = frozenset(
     "secret secrets token walletx "
     # settings that hold them
     "azurepubxml ccache cscfg dockercfg env envrc kubeconfig npmrc ovpn publishsettings pypirc "
-    "rdp s3cfg session tblk tfplan tfstate tfvars vault "
-    # memory of programs
-    "hprof mdmp".split()
+    "rdg rdp s3cfg session tblk tfplan tfstate tfvars vault "
+    # memory of programs, and records of what a browser sent
+    "har hprof mdmp".split()
 )
 
 # Whole names, as the programs that keep them write them.

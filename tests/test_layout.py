@@ -23,13 +23,19 @@ LAYERS = [
     | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},
     {
         "sandbox.figures",
-        "sandbox.guest",
+        "sandbox.guest_hints",
         "sandbox.guest_calls",
         "sandbox.markdown",
         "sandbox.html",
         "sandbox.wire",
     },
-    {"sandbox.supervisor", "sandbox.folders", "sandbox.cleaning", "sandbox.messages"},
+    {
+        "sandbox.guest",
+        "sandbox.supervisor",
+        "sandbox.folders",
+        "sandbox.cleaning",
+        "sandbox.messages",
+    },
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
     | {"models.bounds", "models.faults"},
     {
@@ -83,6 +89,7 @@ GUEST = [
     "sandbox.guest",
     "sandbox.guest_calls",
     "sandbox.guest_files",
+    "sandbox.guest_hints",
     "sandbox.guest_values",
     "sandbox.lockdown",
     "sandbox.supervisor",

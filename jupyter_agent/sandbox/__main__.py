@@ -49,6 +49,7 @@ def main() -> None:
         plan["connection"],
         sockets=sockets,
         folder=folder,
+        facts=plan["facts"],
         debugger=plan["debugger"],
     )
 

@@ -24,12 +24,14 @@ from ipykernel.kernelapp import IPKernelApp
 from IPython.utils.text import LSString, SList
 
 from jupyter_agent.sandbox import guest_files
+from jupyter_agent.sandbox.guest_hints import Hints
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
     from jupyter_client.connect import KernelConnectionInfo
 
     from jupyter_agent.sandbox.guest_files import WorkingFolder
+    from jupyter_agent.sandbox.guest_hints import Facts
 
 PACE = 1 << 20  # characters
 
@@ -177,6 +179,7 @@ def serve(
     *,
     sockets: dict[int, int],
     folder: WorkingFolder,
+    facts: Facts,
     debugger: bool,
 ) -> None:
     """Be an IPython kernel on sockets that the host has bound, until told to shut down.
@@ -189,6 +192,8 @@ def serve(
         For each port in it, the descriptor of its listening socket.
     folder
         Follows the user's files before each cell.
+    facts
+        What errors are to say of the user's files.
     debugger
         Whether debugpy is there for clients.
     """
@@ -235,5 +240,6 @@ def serve(
     name_magics(app.shell)
     forget_outputs(app.shell)
     guest_files.working_folder = folder
+    Hints(folder, facts).install(app.shell)
     app.shell.events.register("pre_run_cell", lambda _: folder.update())
     app.start()

@@ -325,6 +325,7 @@ class Sandbox(settings.Settled):
         config = self._configuration()
         if self.data is not None:
             config.SandboxProvisioner.data = self.data
+        config.SandboxProvisioner.magics = True
         return {"kernel_name": self.kernel_name, "config": config, "log": _SILENT}
 
     def _configuration(self) -> Config:

@@ -75,6 +75,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         Unicode(), help="Paths among those that may be read although they look like secrets."
     ).tag(config=True)
 
+    magics = Bool(
+        False, help="Whether an error that says how to share a file names %%agent, not this class."
+    ).tag(config=True)
     debugger = Bool(
         False, help="Whether cells can be debugged: each start imports debugpy. Needs bubblewrap."
     ).tag(config=True)
@@ -273,6 +276,12 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             "landlock": landlock,
             "command": command,
             "connection": self._connection(),
+            "facts": {
+                "data": self.data,
+                "whole": "." in self.data and not self.reason,
+                "left_out": files.left_out(self.shares, self.reason),
+                "magics": self.magics,
+            },
             "debugger": not self.lacks_debugger(),
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "copied": (self.private_size << 20) // PART_OF_COPIES,

@@ -1,0 +1,136 @@
+"""Say at the end of an error what is not in the sandbox on purpose, and what to type to have it.
+
+Standard library only. The guest cannot know what the host has, so a hint claims of no path that it
+exists. The words are the same in both tiers, whatever each of them makes of a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+from jupyter_agent.sandbox.guest_files import WorkingFolder
+
+NETWORK = "the sandbox has no network: put what is needed into a file beside the notebook"
+READ_ONLY = "in the sandbox nothing can be written but new files in the working folder"
+FINAL_ANSWER = "there is no final_answer here: to end, answer in plain text without a code block"
+_NO_NETWORK = {
+    errno.EAFNOSUPPORT,
+    errno.ECONNREFUSED,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+}
+_MISSING = {errno.ENOENT, errno.EACCES, errno.EROFS, errno.EPERM}
+_FORBIDDEN = _MISSING - {errno.ENOENT}
+_SYSTEM = "/bin /boot /dev /etc /lib /lib32 /lib64 /proc /run /sbin /sys /usr /var".split()
+
+
+class Facts(TypedDict):
+    """What the host says of the files that are shared."""
+
+    data: list[str]  # paths as typed; "." is the notebook's folder
+    whole: bool  # whether that folder is shared, but for what is left out of it
+    left_out: str  # what that is
+    magics: bool  # whether %%agent is there to be typed
+
+
+class Hints:
+    """Adds notes to errors (PEP 678)."""
+
+    def __init__(self, folder: WorkingFolder, facts: Facts) -> None:
+        self._folder, self._facts = folder, facts
+
+    def install(self, shell: Any) -> None:
+        """Have each error of a cell looked at before it is shown."""
+        show = shell.showtraceback
+
+        def showtraceback(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+            error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+            with contextlib.suppress(Exception):  # such as of an error that takes no notes
+                self.add_to(error)
+            show(exc_tuple, *args, **kwargs)
+
+        shell.showtraceback = showtraceback
+
+    def add_to(self, error: BaseException | None) -> None:
+        """Add a note to an error if there is something to say of it, once."""
+        for each in _causes(error):
+            hint = self._about(each)
+            if hint and error:
+                if hint not in getattr(error, "__notes__", ()):
+                    error.add_note(hint)
+                return
+
+    def _about(self, error: BaseException) -> str:
+        match error:
+            case NameError(name="final_answer"):
+                return FINAL_ANSWER
+            case socket.gaierror():
+                return NETWORK
+            case OSError(errno=number) if number in _NO_NETWORK:
+                return NETWORK
+            case OSError(errno=number, filename=str() | bytes() as path) if number in _MISSING:
+                return self._about_path(os.fsdecode(path), forbidden=number in _FORBIDDEN)
+            case FileNotFoundError(filename=None):
+                return self._left_out()
+        return ""
+
+    def _about_path(self, typed: str, *, forbidden: bool) -> str:
+        """Say why a path cannot be used; what to type is relative to the notebook's folder."""
+        top = self._folder.folder
+        full = os.path.normpath(os.path.join(os.getcwd(), typed))
+        name = os.path.normpath(os.path.join(os.path.relpath(os.getcwd(), top), typed))
+        if full == top or full.startswith(f"{top}/"):
+            return self._about_own(os.path.relpath(full, top), forbidden=forbidden)
+        if not os.path.isabs(typed) and name.startswith("../"):
+            return self._not_shared(name)
+        if _is_below(full, [*_SYSTEM, sys.prefix, sys.base_prefix]):
+            return READ_ONLY if forbidden and os.access(os.path.dirname(full), os.R_OK) else ""
+        home = os.path.dirname(top)
+        if _is_below(full, ["/tmp", "/dev/shm", f"{home}/tmp"]):
+            return ""
+        return self._not_shared(
+            f"~/{os.path.relpath(full, home)}" if _is_below(full, [home]) else full
+        )
+
+    def _about_own(self, name: str, *, forbidden: bool) -> str:
+        """Say why a path of the working folder cannot be used."""
+        links = [link for link in self._folder.outside if _is_below(name, [link])]
+        if links and not os.path.lexists(os.path.join(self._folder.folder, links[0])):
+            return self._not_shared(name, "a link that leads elsewhere")
+        if forbidden:
+            return READ_ONLY
+        return self._left_out() if self._facts["whole"] else self._not_shared(name)
+
+    def _left_out(self) -> str:
+        left_out = self._facts["left_out"]
+        return f"not all of the user's files are in the sandbox: {left_out}" if left_out else ""
+
+    def _not_shared(self, name: str, why: str = "not shared with the sandbox") -> str:
+        data = list(dict.fromkeys([*self._facts["data"], name]))
+        typed = (
+            f"%%agent --data {shlex.join(data)}"
+            if self._facts["magics"]
+            else f"c.SandboxProvisioner.data = {data}"
+        )
+        return f"{name} is {why}; if it is there, this lets it be read: {typed}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Name an error, and those that it was raised for or while."""
+    seen: set[int] = set()
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_below(path: str, tops: list[str]) -> bool:
+    return any(path == top or path.startswith(f"{top}/") for top in tops)

@@ -19,7 +19,7 @@ LAYERS = [
     | {"ipynb", "writing", "invisibles"},
     {"hostcells", "settings", "turns"},
     {"bill", "records", "views.runs", "sandbox.guest_files", "sandbox.guest_values"}
-    | {"sandbox.lockdown"}
+    | {"sandbox.guest_display", "sandbox.lockdown"}
     | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},
     {
         "sandbox.figures",
@@ -88,6 +88,7 @@ GUEST = [
     "sandbox.__main__",
     "sandbox.guest",
     "sandbox.guest_calls",
+    "sandbox.guest_display",
     "sandbox.guest_files",
     "sandbox.guest_hints",
     "sandbox.guest_values",

@@ -5,6 +5,7 @@ Standard library and ipykernel only.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import signal
@@ -54,14 +55,15 @@ def use_pipes(shell: InteractiveShell) -> None:
     def system(command: str) -> None:
         with _started(shell.var_expand(command, depth=1)) as process:
             assert process.stdout
-            for line in process.stdout:
-                sys.stdout.write(line)
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            while piece := os.read(process.stdout.fileno(), PACE):  # a progress bar ends no line
+                sys.stdout.write(decoder.decode(piece))
                 sys.stdout.flush()
         shell.user_ns["_exit_code"] = process.returncode
 
     def getoutput(command: str, split: bool = True, depth: int = 0) -> str | list[str]:
         with _started(shell.var_expand(command, depth=depth + 1)) as process:
-            text, _ = process.communicate()
+            text = process.communicate()[0].decode("utf-8", "replace")
         return SList(text.splitlines()) if split else LSString(text)
 
     shell.system = system  # type: ignore[method-assign]  # as IPython's own system_raw does
@@ -93,15 +95,13 @@ def forget_outputs(shell: Any) -> None:
     shell._tee = lambda channel: contextlib.nullcontext()  # noqa: ARG005
 
 
-def _started(command: str) -> subprocess.Popen[str]:
+def _started(command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         shell=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
     )
 
 

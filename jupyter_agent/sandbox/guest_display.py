@@ -1,0 +1,122 @@
+"""How libraries show themselves where the host filters what is shown: without scripts and widgets.
+
+It runs inside the sandbox, and only for a host that filters: in the kernel ``python3-sandboxed``,
+whose outputs go to a page as they are, libraries show what they always do.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MIN_ADDRESSES = 100 << 30  # bytes; V8 sets more than 64 GiB of them aside
+MOST_NAMED = 200  # characters of an address
+
+
+def install() -> None:
+    """Adapt libraries when they are imported."""
+    hooks = {"altair": _draw_charts_as_pictures, "tqdm.notebook": _draw_bars_as_text}
+    sys.meta_path.insert(0, _AfterImport(hooks))
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Calls a function with a module once it has been imported."""
+
+    def __init__(self, hooks: dict[str, Callable[[Any], None]]) -> None:
+        self._hooks = hooks
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        hook = self._hooks.pop(fullname, None)
+        spec = importlib.util.find_spec(fullname) if hook else None
+        if hook is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_adapt(module: ModuleType) -> None:
+            execute(module)
+            hook(module)
+
+        spec.loader.exec_module = execute_and_adapt  # type: ignore[method-assign]
+        return spec
+
+
+# -- tqdm
+
+
+def _draw_bars_as_text(notebook: Any) -> None:
+    """Let tqdm's bars of widgets be the ones that it draws on a terminal.
+
+    ``tqdm.auto``, and so pandas' and Hugging Face's bars, takes those of this module where there is
+    a kernel.
+    """
+    from tqdm import std
+
+    class TextBar(std.tqdm):  # type: ignore[misc,unused-ignore]  # tqdm has no types
+        """A bar of text that takes what a bar of widgets takes."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = kwargs.get("disable", False) or not kwargs.pop("display", True)
+            super().__init__(*args, **kwargs)
+
+    def text_range(*args: Any, **kwargs: Any) -> TextBar:
+        return TextBar(range(*args), **kwargs)
+
+    notebook.tqdm = notebook.tqdm_notebook = TextBar
+    notebook.trange = notebook.tnrange = text_range
+    notebook.IProgress = notebook.IProgress or TextBar  # else it asks for ipywidgets
+
+
+# -- Altair
+
+
+_DRAWN_BY_NO_PAGE = {"png", "svg", "json"}  # of Altair's renderers
+
+
+def _draw_charts_as_pictures(altair: Any) -> None:
+    """Let Altair's charts be pictures where its own renderers leave them to scripts of the page."""
+    for name in {*altair.renderers.names()} - _DRAWN_BY_NO_PAGE:
+        altair.renderers.register(name, _draw_chart)
+    altair.renderers.enable(altair.renderers.active)  # it is the one that was registered before
+
+
+def _draw_chart(chart: dict[str, Any], **options: Any) -> Any:  # noqa: ARG001  # of a page
+    """Draw a chart, or say in a line why not and what to do."""
+    import altair as alt
+
+    renderers: Any = alt.renderers
+    if address := next(_addresses(chart), None):  # else it would be drawn without its data
+        where = f"its data is at {address[:MOST_NAMED]!r}"
+        return _no_chart(f"{where}, and nothing is fetched here; read it into a table first")
+    if importlib.util.find_spec("vl_convert") is None:
+        why = "pip install vl-convert-python where Jupyter runs, then %agent reset"
+        return _no_chart(f"it needs a package that makes pictures of charts: {why}")
+    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if addresses != resource.RLIM_INFINITY and addresses < MIN_ADDRESSES:  # V8 would end the kernel
+        return _no_chart("vl-convert needs more addresses than the limit on memory leaves it here")
+    with renderers.enable("png"):
+        return renderers.get()(chart)
+
+
+def _no_chart(why: str) -> dict[str, str]:
+    return {"text/plain": f"[an Altair chart that is not drawn: {why}]"}
+
+
+def _addresses(spec: object) -> Iterator[str]:
+    """Find where a chart's data is, if it is not in it."""
+    match spec:
+        case {"data": {"url": str(address)}} if not address.startswith("data:"):
+            yield address
+    values = spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ()
+    for value in values:
+        yield from _addresses(value)

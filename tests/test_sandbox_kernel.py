@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyter_client.manager import AsyncKernelManager
@@ -405,11 +406,84 @@ async def test_closing_early_interrupts_and_keeps_the_variables(
     assert await text(sandbox, "kept") == "7"
 
 
-async def test_code_that_ignores_interrupts_is_killed(sandbox: Sandbox) -> None:
+STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
+
+async def test_code_that_ignores_interrupts_is_killed_and_the_loss_is_said(
+    sandbox: Sandbox,
+) -> None:
     sandbox.grace = 0.3
-    stubborn = "while True:\n    try:\n        while True: pass\n    except KeyboardInterrupt: pass"
-    async with aclosing(sandbox.execute(f"print('on', flush=True)\n{stubborn}")) as found:
+    async with aclosing(
+        sandbox.execute(f"{STUBBORN}print('on', flush=True)\nwhile True: pass")
+    ) as found:
         await anext(found)
+    said = await text(sandbox, "1 + 1")
+    assert said.startswith(
+        "the cell ignored its interrupt, and its kernel was ended; its variables"
+    )
+    assert said.endswith("2")
+    assert await text(sandbox, "1 + 1") == "2"  # once
+
+
+async def test_a_cell_over_a_limit_that_ignores_its_interrupt_says_what_is_lost(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.grace, sandbox.cell_timeout = 0.3, 0.5
+    found = await outputs(sandbox, f"{STUBBORN}while True: pass")
+    assert found[-1].ename == "TimeLimit"
+    assert "its variables and files are gone" in found[-1].evalue
+    sandbox.cell_timeout, sandbox.most_outputs = 0, 50
+    found = await outputs(sandbox, f"{STUBBORN}while True: display(1)")
+    assert found[-1].ename == "OutputLimit"
+    assert "its variables and files are gone" in found[-1].evalue
+    assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_a_kernel_that_dies_before_any_code_ran_has_lost_nothing(folder: Path) -> None:
+    sandbox = Sandbox(folder)
+    sandbox.warm_up()
+    for die in (spare_of, started):  # before it is taken, and after
+        kernel = await die(sandbox)
+        kernel.manager.provisioner.process.kill()
+        await asyncio.wait({kernel._watcher})
+        assert await text(sandbox, "1 + 1") == "2"
+        await sandbox.restart()
+    await sandbox.close()
+
+
+async def started(sandbox: Sandbox) -> Any:
+    await sandbox.start()
+    return sandbox._kernel
+
+
+async def test_a_spare_kernel_that_could_not_start_hinders_nothing(folder: Path) -> None:
+    sandbox = Sandbox(folder, kernel_name="nosuch")
+    sandbox.warm_up()
+    assert sandbox._spare
+    await asyncio.wait({sandbox._spare})
+    sandbox.kernel_name = "python3-sandboxed"
+    assert await text(sandbox, "1 + 1") == "2"
+    await sandbox.close()
+
+
+async def test_a_kernel_that_another_request_has_started_outlives_the_cell_of_the_one_before(
+    sandbox: Sandbox,
+) -> None:
+    await sandbox.start()
+    dying = sandbox._kernel
+    assert dying
+    async with aclosing(sandbox.execute("print('on', flush=True)\ninput()\n")) as found:
+        await anext(found)
+        assert isinstance(dying.manager.provisioner, SandboxProvisioner)
+        assert dying.manager.provisioner.process
+        dying.manager.provisioner.process.kill()
+        await asyncio.wait({dying._watcher})
+        await sandbox.ask("complete_request", {"code": "pri", "cursor_pos": 3})
+        kernel = sandbox._kernel
+        assert [output.ename async for output in found if output.output_type == "error"][-1:] == [
+            "SandboxDied"
+        ]
+    assert sandbox._kernel is kernel
     assert await text(sandbox, "1 + 1") == "2"
 
 
@@ -654,7 +728,7 @@ async def test_a_sandbox_that_is_closed_while_it_restarts_stays_closed(
     assert not descendants(os.getpid())
 
 
-async def spare_of(sandbox: Sandbox) -> object:
+async def spare_of(sandbox: Sandbox) -> Any:
     """The spare kernel, when it is there."""
     while sandbox._spare is None:
         await asyncio.sleep(0.05)

@@ -51,6 +51,7 @@ SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare ke
 TICK = 0.1  # seconds after which outputs that were held are looked at again
 MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
 AFRESH = "%agent reset shows it, and forgets variables"
+GONE = "its variables and files are gone"
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _CALLS = "jupyter_agent.sandbox.guest_calls"
 _ADAPT = "__import__('jupyter_agent.sandbox.guest_display', fromlist=['']).install()"
@@ -233,7 +234,7 @@ class Sandbox(settings.Settled):
     async def _replace(self) -> None:
         """Put a kernel in the place of none, or of one that has died."""
         if self._kernel and self._kernel.ended:
-            await self._bury(self._kernel.ended)
+            await self._bury(self._kernel)
         if self._kernel is None:
             self._kernel = await self._ready_spare() or await self._launch()
             self.generation += 1
@@ -241,12 +242,15 @@ class Sandbox(settings.Settled):
     async def _ready_spare(self) -> _Kernel | None:
         """Take the spare kernel, unless one that started now would read other files."""
         spare, self._spare = self._spare, None
-        kernel = await spare if spare else None
-        if kernel is None:
+        if spare is None:
+            return None
+        try:
+            kernel = await spare
+        except SandboxError:  # what hindered it may have gone, or the next start says so
             return None
         fresh = False
         try:
-            fresh = await asyncio.to_thread(self._is_fresh, kernel)
+            fresh = not kernel.ended and await asyncio.to_thread(self._is_fresh, kernel)
         finally:
             if not fresh:
                 self._end_aside(kernel.close())
@@ -343,21 +347,24 @@ class Sandbox(settings.Settled):
             settling.cancel()
             await asyncio.wait({settling})
         async with self._starting:  # a kernel that is about to be there is ended too
-            await self._end()
+            if self._kernel:
+                await self._end(self._kernel)
         self.loss = ""
         self._end_spare()
         await asyncio.gather(*self._ending)
         cleaning.end()
 
-    async def _end(self) -> None:
-        kernel, self._kernel = self._kernel, None
-        if kernel:
+    async def _end(self, kernel: _Kernel) -> None:
+        """End a kernel, but for one that another request has ended already."""
+        if kernel is self._kernel:
+            self._kernel = None
             await kernel.close()
 
-    async def _bury(self, death: str) -> None:
-        """End a kernel that has died while no cell ran; the next one says so."""
-        self.loss = f"{death}; its variables and files are gone"
-        await self._end()
+    async def _bury(self, kernel: _Kernel) -> None:
+        """End a kernel that has died, and have the next cell say so if anything was in it."""
+        if kernel is self._kernel and kernel.used:
+            self.loss = f"{kernel.ended}; {GONE}"
+        await self._end(kernel)
 
     # -- work
 
@@ -401,7 +408,7 @@ class Sandbox(settings.Settled):
                 yield passed
         finally:
             self.execution_count, self.reply = cell.execution_count, cell.reply
-            if cell.waiting and self._kernel is not None:
+            if cell.waiting and cell.kernel is self._kernel:
                 await self._stop(cell)
             else:
                 cell.close(late=True)
@@ -428,20 +435,32 @@ class Sandbox(settings.Settled):
                 async with asyncio.timeout_at(soon if soon < float("inf") else None):
                     output = await cell.next()
             except EOFError as death:
-                await self._end()
-                yield _notice("SandboxDied", f"{death}; its variables and files are gone")
+                await self._bury(cell.kernel)
+                self.loss = ""  # as it is said here
+                yield _notice("SandboxDied", f"{death}; {GONE}")
                 return
             except TimeoutError:
                 if clock() < until:
                     yield None
                     continue
-                yield _notice(*cell.lateness(timeout))
+                if "reply" in cell.waiting:
+                    late = f"the cell ran longer than {timeout:g} s"
+                    yield await self._cut("TimeLimit", late, cell)
+                else:
+                    cell.waiting.clear()
+                    yield _notice("OutputLost", "the rest of the cell's outputs is lost")
                 return
             if limited and cell.over:
-                yield _notice("OutputLimit", f"{cell.over}; the cell was interrupted")
+                yield await self._cut("OutputLimit", cell.over, cell)
                 return
             if output is not None:
                 yield output
+
+    async def _cut(self, limit: str, why: str, cell: _Cell) -> NotebookNode:
+        """Interrupt a cell that is over a limit, and say what became of it."""
+        await self._stop(cell, patience=None)
+        loss, self.loss = self.loss, ""
+        return _notice(limit, f"{why}; {loss or 'the cell was interrupted'}")
 
     async def tell(
         self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer], *, request: Request
@@ -466,8 +485,8 @@ class Sandbox(settings.Settled):
                     yield output
             for output in pace.rest():
                 yield output
-        except EOFError as death:
-            await self._bury(str(death))
+        except EOFError:
+            await self._bury(cell.kernel)
         finally:
             cell.close()
 
@@ -503,12 +522,12 @@ class Sandbox(settings.Settled):
                     if output is not None and output.output_type == "error":
                         failure = f"{output.ename}: {output.evalue}"[:500]
         except EOFError as death:
-            await self._bury(str(death))
+            await self._bury(cell.kernel)
             raise SandboxError(f"{death}; nothing was handed over") from None
         except TimeoutError:
             failure = f"it took more than {self.value_timeout:g} s; see c.Sandbox.value_timeout"
         finally:
-            if cell.waiting and self._kernel is not None:
+            if cell.waiting and cell.kernel is self._kernel:
                 await self._stop(cell)
             else:
                 cell.close()
@@ -524,11 +543,12 @@ class Sandbox(settings.Settled):
         """
         await self._settled()
         await self.start()
-        assert self._kernel
+        kernel = self._kernel
+        assert kernel
         try:
-            return await self._kernel.ask(kind, content, "shell", read_reply)
+            return await kernel.ask(kind, content, "shell", read_reply)
         except EOFError as death:
-            await self._bury(str(death))
+            await self._bury(kernel)
             raise SandboxError(f"{death}; the next cell starts in a new one") from None
 
     # -- the debugger
@@ -568,21 +588,27 @@ class Sandbox(settings.Settled):
         if self._kernel is not None:
             await self._kernel.interrupt()
 
-    async def _stop(self, cell: _Cell) -> None:
+    async def _stop(self, cell: _Cell, *, patience: float | None = 0.5) -> None:
         """Interrupt and return soon; a kernel that is slow stops before the next cell."""
         cell.hush()
-        await self.interrupt()
+        await cell.kernel.interrupt()
         self._settling = asyncio.create_task(self._settle(cell))
-        await asyncio.wait({self._settling}, timeout=0.5)
+        await asyncio.wait({self._settling}, timeout=patience)
 
     async def _settle(self, cell: _Cell) -> None:
         """Wait until the interrupted cell is over; kill the kernel if it takes too long."""
-        with contextlib.suppress(TimeoutError, EOFError):
+        loss = ""
+        try:
             async with asyncio.timeout(self.grace):
                 while cell.waiting:
                     await cell.next()
-        if cell.waiting:
-            await self._end()
+        except EOFError as death:
+            loss = f"when the cell was interrupted {death}; {GONE}"
+        except TimeoutError:
+            loss = f"the cell ignored its interrupt, and its kernel was ended; {GONE}"
+        if loss and cell.kernel is self._kernel:
+            self.loss = loss
+            await self._end(cell.kernel)
         cell.close()
 
     async def _settled(self) -> None:
@@ -600,6 +626,7 @@ class _Kernel:
         self.count = 0  # of the last cell
         self.widgets = Widgets()
         self.ended = ""  # how it ended, once it has
+        self.used = False  # whether code has run in it
         self.debugger = Debugger()
         self.log = log
         self._talks: dict[str, _Talk] = {}  # under way, by the request's id
@@ -693,6 +720,7 @@ class _Kernel:
         message = self.manager.session.msg(kind, content)
         msg_id = message["header"]["msg_id"] = message["msg_id"] = secrets.token_hex(16)
         message["buffers"] = list(buffers)
+        self.used |= kind == "execute_request"
         self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers), request=request)
         if request and request.widgets:
             self.widgets.asked(msg_id, request.msg_id)
@@ -907,7 +935,7 @@ class _Cell:
         self.reply: Reply | None = None
         self.parcel: _Parcel | None = None
         self._talk = talk
-        self._kernel = talk.kernel
+        self.kernel = talk.kernel
         self._displays = displays
         self._shown: Counter[str] = Counter()  # displays of this cell's that stand
         self._clearing = False  # they will not, once something follows
@@ -921,13 +949,6 @@ class _Cell:
     def until(self, deadline: float) -> float:
         """Say when to stop waiting: idle follows the reply, or was lost with its connection."""
         return deadline if "reply" in self.waiting else min(deadline, self._heard + 10)
-
-    def lateness(self, timeout: float) -> tuple[str, str]:
-        """Name and explain what ``until`` has run into."""
-        if "reply" not in self.waiting:
-            self.waiting.clear()
-            return "OutputLost", "the rest of the cell's outputs is lost"
-        return "TimeLimit", f"the cell ran longer than {timeout:g} s and was interrupted"
 
     async def next(self) -> NotebookNode | None:
         """Take the next message; return the output it holds, if it holds one."""
@@ -998,15 +1019,15 @@ class _Cell:
                 reply = self._reply(self._answer(prompt, password))
                 self._answering = asyncio.create_task(reply)
             case _:
-                self._kernel.dropped += 1
+                self.kernel.dropped += 1
 
     async def _reply(self, answer: Awaitable[str]) -> None:
         try:
             text = await answer
         except Exception as error:
-            self._kernel.log.warning("a question of the sandbox's was not answered: %s", error)
+            self.kernel.log.warning("a question of the sandbox's was not answered: %s", error)
             text = END_OF_FILE
-        self._kernel.reply(text)
+        self.kernel.reply(text)
 
     def hush(self) -> None:
         """Stop answering."""
@@ -1018,7 +1039,7 @@ class _Cell:
         self.hush()
         self._talk.close()
         if late and self.request and self.request.late:
-            self._kernel.hear_late(self._talk.msg_ids[0], self)
+            self.kernel.hear_late(self._talk.msg_ids[0], self)
 
     def _read(self, message: Message) -> NotebookNode | None:
         kind = message.kind
@@ -1032,11 +1053,11 @@ class _Cell:
                     self.reply = read_reply("execute_reply", content)
                     count = self.reply["execution_count"]
                     assert isinstance(count, int)
-                    self.execution_count = self._kernel.count = count
+                    self.execution_count = self.kernel.count = count
                 case "comm_msg", {"data": data} if self.parcel:
                     self.parcel.add(data, message.buffers)
                 case "comm_open" | "comm_msg" | "comm_close", _ if self._talk.request:
-                    self._kernel.hear_comm(message, self._talk.request)
+                    self.kernel.hear_comm(message, self._talk.request)
                 case "clear_output", {"wait": wait}:
                     return NotebookNode(output_type="clear_output", wait=bool(wait))
                 case _ if kind == PASSED_OVER and message.channel == "iopub":
@@ -1046,10 +1067,10 @@ class _Cell:
                 case _:
                     return read_output(kind, content, admit=self._admit)
         except NotShown as why:
-            self._kernel.dropped += 1
+            self.kernel.dropped += 1
             return _left_out(f"of {why}") if message.channel == "iopub" else None
         except (ValueError, TypeError, RecursionError):
-            self._kernel.dropped += 1
+            self.kernel.dropped += 1
         return None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -234,3 +236,62 @@ async def test_modules_can_be_imported_in_the_sandbox(code: Path, folder: Path, 
         assert SECRET not in text
         assert "ghp_" not in text
         assert f"modules of {code}" in sandbox.describe()
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Another environment's packages on PYTHONPATH, and a project before them."""
+    library = tmp_path / "venv" / "lib" / "python3.11" / "site-packages"
+    (library / "tool_of_mine").mkdir(parents=True)
+    (library / "tool_of_mine" / "__init__.py").write_text("")
+    (library / "tool_of_mine" / "data.json").write_text("[1]")
+    (library / "two.libs").mkdir()
+    (library / "two.libs" / "lib.so.1").touch()
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    (tmp_path / "venv" / "token.txt").write_text(SECRET)
+    monkeypatch.syspath_prepend(library)
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    interpreter.interpreter_paths.cache_clear()
+    yield library
+    monkeypatch.undo()
+    interpreter.interpreter_paths.cache_clear()
+
+
+BESIDE = """\
+import os, tool_of_mine, beside, helper_of_mine, json, code, calendar
+data = os.path.join(os.path.dirname(tool_of_mine.__file__), "data.json")
+print(json.load(open(data)), beside.W, helper_of_mine.X, code.interact.__name__)
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_what_stands_on_the_path_takes_no_place_of_the_librarys(
+    library: Path, code: Path, folder: Path, tier: str
+) -> None:
+    (folder / "beside.py").write_text("W = 4")
+    for name in ("json", "code", "calendar", "zmq", "traitlets", "ipykernel", "tornado"):
+        for root in (folder, code):
+            (root / f"{name}.py").write_text("raise SystemExit('taken over')")
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(folder, config=config) as sandbox:
+        outputs = [output async for output in sandbox.execute(BESIDE)]
+        assert [output.get("text") or output for output in outputs] == ["[1] 4 1 interact\n"]
+        secret = f"open({str(library.parents[2] / 'token.txt')!r})"
+        [error] = [output async for output in sandbox.execute(secret)]
+        assert error.ename in ("FileNotFoundError", "PermissionError")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_module_that_a_cell_writes_can_be_imported(folder: Path, tier: str) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(folder, config=config) as sandbox:
+        for code in ("%%writefile own.py\nV = 5", "import own; print(own.V)"):
+            outputs = [output async for output in sandbox.execute(code)]
+        assert [output.get("text") for output in outputs] == ["5\n"]
+
+
+def test_python_may_be_called_by_a_path_through_other_folders(tmp_path: Path) -> None:
+    called = f"{tmp_path}/{os.path.relpath(sys.executable, tmp_path)}"
+    look = "from jupyter_agent.sandbox import bubblewrap; print(repr(bubblewrap.check()))"
+    done = subprocess.run([called, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "''\n"

@@ -50,6 +50,7 @@ def main() -> None:
         sockets=sockets,
         folder=folder,
         facts=plan["facts"],
+        search=plan["search"],
         debugger=plan["debugger"],
     )
 

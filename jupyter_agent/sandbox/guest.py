@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -37,16 +37,19 @@ if TYPE_CHECKING:
 PACE = 1 << 20  # characters
 
 
-def import_from_here() -> None:
+def import_from_here(search: Sequence[str]) -> None:
     """Let modules beside the user's files be imported, as in any kernel, after the library's.
 
     ``-P``, under which the launcher runs, keeps IPython from doing so. By now there is nothing left
-    that such a module could stand in for but what the guest itself runs.
+    that such a module could stand in for but what the guest itself runs. The same holds for
+    ``search``, the folders of projects elsewhere: they come last, as those of .pth files do.
     """
+    sys.path += [path for path in search if path not in sys.path]
     if "" not in sys.path:
+        library = sys.path.index(str(Path(os.__file__).parent))
         kinds = ("site-packages", "dist-packages")
-        ends = (at for at, path in enumerate(sys.path) if Path(path).name in kinds)
-        sys.path.insert(next(ends, 0), "")
+        ends = (at for at, path in enumerate(sys.path) if Path(path).name in kinds and at > library)
+        sys.path.insert(next(ends, library + 1), "")
 
 
 def use_pipes(shell: InteractiveShell) -> None:
@@ -180,6 +183,7 @@ def serve(
     sockets: dict[int, int],
     folder: WorkingFolder,
     facts: Facts,
+    search: Sequence[str],
     debugger: bool,
 ) -> None:
     """Be an IPython kernel on sockets that the host has bound, until told to shut down.
@@ -194,6 +198,8 @@ def serve(
         Follows the user's files before each cell.
     facts
         What errors are to say of the user's files.
+    search
+        Folders elsewhere that modules are imported from.
     debugger
         Whether debugpy is there for clients.
     """
@@ -235,7 +241,7 @@ def serve(
     # ipykernel names its process group, which the filter of system calls may not allow
     app.kernel._send_interrupt_children = lambda: os.kill(0, signal.SIGINT)
     assert app.shell
-    import_from_here()
+    import_from_here(search)
     use_pipes(app.shell)
     name_magics(app.shell)
     forget_outputs(app.shell)

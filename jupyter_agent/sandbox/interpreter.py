@@ -8,7 +8,7 @@ import os
 import re
 import site
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,7 +17,14 @@ import jupyter_agent
 from jupyter_agent.sandbox.files import Budget, Share, look_through
 from jupyter_agent.sandbox.places import too_wide
 
-__all__ = ["font_lists", "imports", "interpreter_paths", "search_path"]
+__all__ = [
+    "EXECUTABLE",
+    "font_lists",
+    "imports",
+    "inherited_path",
+    "interpreter_paths",
+    "search_path",
+]
 
 _CODE = re.compile(r"\.(?:py|pyi|pyc|pyd|dll|dylib|so(?:\.\d+)*)$|^(?:METADATA|entry_points\.txt)$")
 
@@ -30,18 +37,49 @@ PARTS = (
 ).split()
 
 
+def _plain(path: Path) -> Path:
+    """Write a path without ``..``; links stay."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+# Python as it was called, less ``..``: folders on the way there are not in the sandbox.
+EXECUTABLE = str(_plain(Path(sys.executable)))
+
+
 @functools.lru_cache(maxsize=1)
 def interpreter_paths() -> list[str]:
     """Every path this interpreter needs to start and to import what its environment holds."""
-    executable = Path(sys.executable)
+    executable = Path(EXECUTABLE)
     prefixes = [Path(sys.prefix), Path(sys.base_prefix), executable.resolve().parent.parent]
     roots = [prefix / part for prefix in prefixes for part in PARTS]
     if site.ENABLE_USER_SITE:
         roots.append(Path(site.getusersitepackages()))
-    roots += [executable, *map(Path, site.getsitepackages())]
-    found = {root for path in roots for root in (path.absolute(), path.resolve()) if root.exists()}
+    roots += [executable, *map(Path, site.getsitepackages()), *_other_libraries()]
+    found = {root for path in roots for root in (_plain(path), path.resolve()) if root.exists()}
     found.add(Path(jupyter_agent.__file__).parent)
     return sorted(str(path) for path in found if not any(p in found for p in path.parents))
+
+
+def _other_libraries() -> list[Path]:
+    """Find the packages of other environments that this one is told to import from."""
+    folders = [_plain(Path(entry)) for entry in sys.path]
+    named = [path for path in folders if path.name in ("site-packages", "dist-packages")]
+    return [path for path in named if path.is_dir() and not too_wide(path.resolve())]
+
+
+def inherited_path(places: Mapping[Path, Path]) -> list[Path]:
+    """Name the folders that every Python finds modules in before its own: those of PYTHONPATH.
+
+    Parameters
+    ----------
+    places
+        Where what is shared apart stands in the sandbox.
+    """
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    named = [_plain(Path(entry)) for entry in entries if entry]
+    libraries = {path: path for path in _other_libraries()}
+    found = [({**libraries, **places}).get(path) for path in named]
+    return [path for path in found if path]
 
 
 def search_path() -> list[Path]:
@@ -51,7 +89,7 @@ def search_path() -> list[Path]:
     folder. Nor is a folder as wide as a home.
     """
     here = Path.cwd()
-    named = dict.fromkeys(Path(entry).absolute() for entry in [*sys.path, *_roots()] if entry)
+    named = dict.fromkeys(_plain(Path(entry)) for entry in [*sys.path, *_roots()] if entry)
     return [path for path in named if path not in (here, here.resolve()) and _is_shared_apart(path)]
 
 

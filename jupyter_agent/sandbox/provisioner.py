@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,13 @@ from jupyter_agent.aside import aside
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown, system_calls
 from jupyter_agent.sandbox.folders import Folder, remove
-from jupyter_agent.sandbox.interpreter import font_lists, imports, search_path
+from jupyter_agent.sandbox.interpreter import (
+    EXECUTABLE,
+    font_lists,
+    imports,
+    inherited_path,
+    search_path,
+)
 from jupyter_agent.sandbox.paths import Policy, closed_above
 
 __all__ = ["SandboxProvisioner", "check_landlock"]
@@ -263,6 +269,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         *,
         policy: Policy,
         landlock: dict[str, list[str]] | None,
+        search: Iterable[Path],
         command: Sequence[str] = (),
     ) -> str:
         """Pass the launcher its plan; return the descriptor it is to read."""
@@ -283,6 +290,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 "magics": self.magics,
             },
             "debugger": not self.lacks_debugger(),
+            "search": [*map(str, search)],
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "copied": (self.private_size << 20) // PART_OF_COPIES,
             "shares": [link for share in self.shares for link in policy.links(share)],
@@ -368,7 +376,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
         policy = Policy(self.shares, self.modules, programs=programs)
         covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
-        environment = guest_environment(f"{home}/tmp", home, search_path())
+        search = {path: path for path in search_path()}
+        environment = guest_environment(f"{home}/tmp", home, inherited_path(search))
         passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:/bin/sh\n"
         options = [
             *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
@@ -400,6 +409,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             uid,
             policy=policy,
             landlock=rules if covered else None,
+            search=search.values(),
             command=command,
         )
         # not in its command, which is there for all to read
@@ -459,12 +469,14 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         if uid:
             for path in (private, *private.rglob("*")):
                 os.chown(path, uid, uid, follow_symlinks=False)
-        plan = self._plan(f"{private}/work", uid, policy=policy, landlock=rules)
-        environment = guest_environment(f"{private}/tmp", str(private), search)
+        plan = self._plan(
+            f"{private}/work", uid, policy=policy, landlock=rules, search=search.values()
+        )
+        environment = guest_environment(f"{private}/tmp", str(private), inherited_path(search))
         return self._launch(kwargs, [*launcher(), plan], environment)
 
-    def _prepare(self, private: Path, policy: Policy) -> list[Path]:
-        """Fill a new private folder; return where in it modules are found.
+    def _prepare(self, private: Path, policy: Policy) -> dict[Path, Path]:
+        """Fill a new private folder; return where in it the modules of each folder are found.
 
         They are linked there: to look for them in the folders they are in, names of other files
         would have to be shown.
@@ -476,13 +488,13 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         cache.mkdir(parents=True)
         for fonts in font_lists():
             shutil.copy(fonts, cache)
-        search = []
+        search = {}
         for number, place in enumerate(search_path()):
-            search.append(place if place.is_file() else private / "modules" / str(number))
+            search[place] = place if place.is_file() else private / "modules" / str(number)
             for share in policy.imports:
                 if share.path.parent == place:
                     for name, path, _ in policy.links(share):
-                        link = search[-1] / share.path.name / name
+                        link = search[place] / share.path.name / name
                         link.parent.mkdir(parents=True, exist_ok=True)
                         link.symlink_to(path)
         return search
@@ -568,7 +580,7 @@ def _tasks_of(uid: int) -> int:
 
 def launcher() -> list[str]:
     """Start Python so that no module beside the user's files can stand in for one of ours."""
-    return [sys.executable, "-P", "-m", "jupyter_agent.sandbox"]
+    return [EXECUTABLE, "-P", "-m", "jupyter_agent.sandbox"]
 
 
 def guest_environment(temporary: str, home: str, search: Sequence[Path]) -> dict[str, str]:

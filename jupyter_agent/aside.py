@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["aside"]
+__all__ = ["aside", "aside_to_its_end"]
 
 T = TypeVar("T")
 
@@ -49,3 +49,13 @@ async def aside(function: Callable[[], T]) -> T:
     context = contextvars.copy_context()
     threading.Thread(target=work, name="jupyter_agent aside", daemon=True).start()
     return await done
+
+
+async def aside_to_its_end(function: Callable[[], T]) -> T:
+    """Do the same, and where this is cancelled wait for the end of what must not go on alone."""
+    work = asyncio.ensure_future(aside(function))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise

@@ -19,7 +19,7 @@ from traitlets import TraitError
 from traitlets.config import Application, Config
 
 from jupyter_agent import __version__
-from jupyter_agent.errors import AgentError, UsageError
+from jupyter_agent.errors import AgentError, Defect, UsageError
 from jupyter_agent.options import add_run_options, run_arguments
 
 __all__ = ["main"]
@@ -33,9 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model's "é" must not end a run in ASCII
             stream.reconfigure(errors="backslashreplace")
-    parser = _parser()
     try:
-        options, rest = parser.parse_known_args(argv)
+        options, rest = _parser().parse_known_args(argv)
     except UsageError as error:
         return _fail(error, MISUSED)
     try:
@@ -53,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read our output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Exception as error:  # whatever nobody has foreseen
+        if options.debug:
+            raise
+        return _fail(Defect.of(error, "With --debug it shows where"), FAILED)
 
 
 class _Parser(argparse.ArgumentParser):

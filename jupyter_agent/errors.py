@@ -10,18 +10,21 @@
     ├── ResultError        a result that was asked for did not come out
     ├── LimitReached       a run used up its steps, its time or its tokens
     ├── Interrupted        the user stopped a run
-    └── CodeError          code that the user ran in the sandbox raised
+    ├── CodeError          code that the user ran in the sandbox raised
+    └── Defect             something that nobody has foreseen
 
 An error of the agent's own code is none of these: it is an output of its cell.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import traceback
+from typing import Literal, Self
 
 __all__ = [
     "AgentError",
     "CodeError",
+    "Defect",
     "Interrupted",
     "Kind",
     "LimitReached",
@@ -125,3 +128,25 @@ class CodeError(AgentError):
 
     def _render_traceback_(self) -> list[str]:
         return self.traceback or super()._render_traceback_()
+
+
+class Defect(AgentError):
+    """Something that nobody has foreseen, in one line; it is ours to mend."""
+
+    @classmethod
+    def of(cls, error: BaseException, more: str) -> Self:
+        """Say what was raised and where.
+
+        Parameters
+        ----------
+        more
+            Where the whole traceback is to be found.
+        """
+        frames = traceback.extract_tb(error.__traceback__)
+        where = next((f for f in reversed(frames) if "jupyter_agent" in f.filename), None)
+        place = f" in {where.filename.rpartition('/')[2]}, line {where.lineno}" if where else ""
+        said = "".join(c if c.isprintable() else " " for c in str(error))[:300].strip()
+        what = f"unexpected {type(error).__name__}{place}{said and f': {said}'}"
+        return cls(
+            f"{what}; that is a fault of jupyter_agent's, what was done so far stands. {more}"
+        )

@@ -39,7 +39,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from jupyter_agent import __version__, settings
 from jupyter_agent.ask import Question, Verdict, asker
 from jupyter_agent.commands import carry_out
-from jupyter_agent.errors import AgentError, Interrupted, SandboxError, UsageError
+from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, UsageError
 from jupyter_agent.hostcells import NAMES, Command, inert, read_command
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.options import BELOW, CELL_OPTIONS, run_arguments
@@ -296,11 +296,23 @@ class AgentKernel(settings.Settled, Kernel):
         except AgentError as error:
             return self._failed(error, cell)
         except Exception as error:  # or no reply would be sent, and the cell would seem to run on
-            self.log.exception("a cell could not be run")
-            why = printable(f"{type(error).__name__}: {error}")[:300]
-            return self._failed(SandboxError(f"the cell could not be run ({why}); {_DEFECT}"), cell)
+            return self._failed(self._defect(error), cell)
         finally:
             self._running = None
+
+    def _defect(self, error: BaseException) -> Defect:
+        """Log what nobody has foreseen, and say it in a line."""
+        self.log.error("jupyter_agent", exc_info=error)
+        return Defect.of(error, "The kernel's log has the traceback")
+
+    async def _answer(self, asked: Coroutine[Any, Any, Reply]) -> Reply:
+        """Have something looked up; whatever comes of it, there is a reply."""
+        try:
+            return await asked
+        except AgentError as error:
+            return _refusal(error)
+        except Exception as error:
+            return _refusal(self._defect(error))
 
     def _client(self) -> Any:
         """Identify who asked, for questions on stdin."""
@@ -469,6 +481,8 @@ class AgentKernel(settings.Settled, Kernel):
         else:
             permit = functools.partial(self._permit, cell)
             said = await carry_out(self._session, words, permit=permit)
+        if words == "reset":
+            self._runs.forget()
         self.stream("stdout", f"{said}\n")
 
     async def _permit(self, cell: _Cell, permission: str) -> None:
@@ -527,11 +541,13 @@ class AgentKernel(settings.Settled, Kernel):
         beside = self._running is not None  # then the base class says neither busy nor idle
         if beside:
             self._send("status", {"execution_state": "busy"}, message)
-        await self._tell(kind, content, message)
-        if kind == "comm_close":
-            self._session.sandbox.widgets.close(comm_id)
-        if beside:
-            self._send("status", {"execution_state": "idle"}, message)
+        try:
+            await self._tell(kind, content, message)
+            if kind == "comm_close":
+                self._session.sandbox.widgets.close(comm_id)
+        finally:
+            if beside:
+                self._send("status", {"execution_state": "idle"}, message)
 
     async def _tell(self, kind: str, content: dict[str, Any], message: Message) -> None:
         told = self._session.sandbox.tell(
@@ -589,6 +605,9 @@ class AgentKernel(settings.Settled, Kernel):
 
     async def do_complete(self, code: str, cursor_pos: int | None) -> Reply:
         """Complete in the sandbox, but no command: what stands in one is the user's to write."""
+        return await self._answer(self._complete(code, cursor_pos))
+
+    async def _complete(self, code: str, cursor_pos: int | None) -> Reply:
         command = read_command(code)
         if command and command.kind != "sandbox":
             place = len(code) if cursor_pos is None else cursor_pos
@@ -601,16 +620,20 @@ class AgentKernel(settings.Settled, Kernel):
         self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Any = ()
     ) -> Reply:
         """Inspect in the sandbox."""
-        return await self._ask(
+        asked = self._ask(
             "inspect_request",
             code=code,
             cursor_pos=cursor_pos,
             detail_level=detail_level,
             omit_sections=sorted(omit_sections),
         )
+        return await self._answer(asked)
 
     async def do_is_complete(self, code: str) -> Reply:
         """Ask the sandbox whether code is whole; a console waits a second, a start takes longer."""
+        return await self._answer(self._is_complete(code))
+
+    async def _is_complete(self, code: str) -> Reply:
         if not self._session.sandbox.alive:
             status, indent = TransformerManager().check_complete(code)
             return {"status": status} | ({"indent": " " * indent} if indent is not None else {})
@@ -621,7 +644,9 @@ class AgentKernel(settings.Settled, Kernel):
         if not self._session.sandbox.alive:
             return {"status": "ok", "history": []}
         names = ("hist_access_type", "output", "raw")
-        asked |= dict(zip(names, args, strict=False))
+        return await self._answer(self._history(asked | dict(zip(names, args, strict=False))))
+
+    async def _history(self, asked: dict[str, Any]) -> Reply:
         reply = await self._ask("history_request", **asked)
         for entry in reply.get("history", ()):
             entry[2] = self._as_typed(entry[2])
@@ -634,11 +659,7 @@ class AgentKernel(settings.Settled, Kernel):
         return source if source.strip() in self._commands else inert(source)
 
     async def _ask(self, kind: str, **content: Any) -> Reply:
-        try:
-            return dict(await self._session.sandbox.ask(kind, content))
-        except AgentError as error:
-            facts = {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
-            return {"status": "error", **facts}
+        return dict(await self._session.sandbox.ask(kind, content))
 
     # -- the debugger
 
@@ -653,9 +674,18 @@ class AgentKernel(settings.Settled, Kernel):
 
     async def _debug(self, parent: Message) -> Reply:
         """Have the sandbox's debugger answer, or say why there is none."""
-        asked, sandbox = parent["content"], self._session.sandbox
+        asked = parent["content"]
         command = asked.get("command")
         reply = {"type": "response", "request_seq": asked.get("seq", 0), "command": command}
+        try:
+            return await self._debugged(parent, reply)
+        except AgentError as error:
+            return {**reply, "success": False, "message": str(error)}
+        except Exception as error:
+            return {**reply, "success": False, "message": str(self._defect(error))}
+
+    async def _debugged(self, parent: Message, reply: Reply) -> Reply:
+        asked, command, sandbox = parent["content"], reply["command"], self._session.sandbox
         why = sandbox.lacks_debugger()
         if not why and command == "initialize" and self._running:
             why = "a cell runs"
@@ -664,10 +694,7 @@ class AgentKernel(settings.Settled, Kernel):
             return {**reply, "success": False, "message": why}
         if command == "disconnect" and not sandbox.debugging:  # it went with its kernel
             return {**reply, "success": True}
-        try:
-            return await sandbox.debug(asked, functools.partial(self._tell_debugger, parent))
-        except AgentError as error:
-            return {**reply, "success": False, "message": str(error)}
+        return await sandbox.debug(asked, functools.partial(self._tell_debugger, parent))
 
     def _tell_debugger(self, parent: Message, event: Reply) -> None:
         self._send("debug_event", event, parent)
@@ -708,8 +735,12 @@ def _reply(status: str, cell: _Cell) -> Reply:
     return {"status": status, "execution_count": cell.count, "payload": [], "user_expressions": {}}
 
 
+def _refusal(error: AgentError) -> Reply:
+    facts = {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
+    return {"status": "error", **facts}
+
+
 _REACHES = "A cell asks for what cells may not have unasked, as the notebook may be a stranger's:"
-_DEFECT = "that is a fault of jupyter_agent's, and the kernel's log says more"
 
 
 def _without_commands(code: str, reply: Reply, *, prose: bool) -> Reply:

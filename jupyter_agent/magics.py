@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from traitlets.log import get_logger
 
 from jupyter_agent.options import BELOW, CELL_OPTIONS, VALUE_OPTIONS, run_arguments
 from jupyter_agent.views.runs import Note, Runs, digest
@@ -29,11 +30,31 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentMagics", "register"]
 
+P = ParamSpec("P")
+
 
 def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for flags, settings in reversed([*CELL_OPTIONS, *VALUE_OPTIONS]):
         function = argument(*flags, **settings)(function)
     return function
+
+
+def _foreseen(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn whatever nobody has foreseen into an error of one line."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        from jupyter_agent.errors import AgentError, Defect
+
+        try:
+            function(*args, **kwargs)
+        except (AgentError, UsageError):
+            raise
+        except Exception as error:
+            get_logger().exception("jupyter_agent")
+            raise Defect.of(error, "The log of this kernel has the traceback") from None
+
+    return guarded
 
 
 @magics_class
@@ -61,6 +82,7 @@ class AgentMagics(Magics):
     @magic_arguments()
     @_with_run_options
     @line_cell_magic
+    @_foreseen
     def agent(self, line: str, cell: str | None = None) -> None:
         """Carry a task to its answer: ``%%agent [options]``, and the task below that line.
 
@@ -73,7 +95,7 @@ class AgentMagics(Magics):
         else:
             try:
                 options = parse_argstring(self.agent, line)
-            except UsageError as error:
+            except (UsageError, ValueError) as error:
                 raise UsageError(f"%%agent: {error}; {BELOW}") from None
             self._run(options, cell.removesuffix("\n"))
 
@@ -86,6 +108,8 @@ class AgentMagics(Magics):
             print("Stopped." if stopped else "No run is going on.")  # noqa: T201
         else:
             print(shared_bridge().call(carry_out(self.session, command)))  # noqa: T201
+        if command == "reset":
+            self._runs.forget()
 
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.bridge import shared_bridge
@@ -109,17 +133,18 @@ class AgentMagics(Magics):
             asker=self._asker(shown=not (options.quiet or note.cell_id)),
             replaces=self._runs.task(note.run),
         )
-        state = "stopped"
+        state, begun = "stopped", False
         try:
             with closing(shared_bridge().iterate(changes)) as iterator:
                 for change in iterator:
+                    begun = True
                     view(change)
             state = "done"
         except KeyboardInterrupt:
             raise Interrupted("the run was stopped; its cells so far stand") from None
         finally:
             view.finish(state)
-            self._variables.update(self.session.results)
+            self._variables.update(self.session.results if begun else {})
 
     @property
     def _variables(self) -> dict[str, object]:
@@ -205,6 +230,7 @@ class AgentMagics(Magics):
         return view
 
     @cell_magic
+    @_foreseen
     def sandbox(self, line: str, cell: str) -> None:
         """Run your own code in the session's sandbox, where the agent's variables are."""
         from jupyter_agent.bridge import shared_bridge

@@ -92,7 +92,7 @@ class Tool:
             raise UsageError(f"a tool cannot be called {name!r}; define it with def")
         try:
             shape = inspect.signature(function)
-        except (ValueError, TypeError):
+        except Exception:  # the object may be of any class, and say what it likes
             raise UsageError(
                 f"the tool {name!r} has no signature; wrap it in a function of your own"
             ) from None
@@ -275,6 +275,9 @@ def find(name: str) -> object:
         raise UsageError(
             f"there is no tool {name!r}: {error}; write it as package.module:function"
         ) from None
+    except (Exception, SystemExit) as error:  # a module may do and raise anything
+        why = " ".join(printable(f"{type(error).__name__}: {error}").split())[:300]
+        raise UsageError(f"the module of the tool {name!r} cannot be imported: {why}") from None
     return found
 
 
@@ -328,14 +331,15 @@ def fits(value: object, hint: object) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is typing.Literal:
-        return any(value == one and type(value) is type(one) for one in inner)
+        return any(type(value) is type(one) and value == one for one in inner)
     if origin is typing.Annotated:
         return fits(value, inner[0])
+    first, second, *_ = (*inner, Any, Any)  # a bare typing.List says nothing of what is in it
     if origin in (list, set, frozenset, collections.abc.Sequence, collections.abc.Iterable):
-        return _is(value, origin) and all(fits(one, inner[0]) for one in value)  # type: ignore[attr-defined]
+        return _is(value, origin) and all(fits(one, first) for one in value)  # type: ignore[attr-defined]
     if origin in (dict, collections.abc.Mapping):
         return _is(value, origin) and all(
-            fits(key, inner[0]) and fits(one, inner[1])
+            fits(key, first) and fits(one, second)
             for key, one in value.items()  # type: ignore[attr-defined]
         )
     return _is(value, origin or hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import shutil
@@ -34,10 +33,16 @@ _uids = itertools.count()
 def check() -> str:
     """Try bubblewrap with the very options a sandbox uses; return what is wrong, or nothing."""
     path = shutil.which("bwrap")
-    return _try_bubblewrap(path) if path else "not installed"
+    if path is None or path in _working:
+        return "" if path else "not installed"
+    if not (problem := _try_bubblewrap(path)):
+        _working.add(path)
+    return problem
 
 
-@functools.lru_cache(maxsize=8)
+_working: set[str] = set()  # what has failed may work the next time: a busy machine, a setting
+
+
 def _try_bubblewrap(path: str) -> str:
     trial = [path, *options(unique_uid()), *mounts(Policy([])), "--remount-ro", "/", "--", "true"]
     try:

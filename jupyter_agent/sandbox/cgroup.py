@@ -20,6 +20,7 @@ from pathlib import Path
 
 __all__ = ["Group", "make"]
 
+ASKED_AGAIN = 600.0  # seconds
 PREFIX = "jupyter-agent-"
 SETTLED = 60.0  # seconds after which a group without a process is one that was left behind
 ROOT = Path("/sys/fs/cgroup")
@@ -95,7 +96,7 @@ def make(*, memory: int, processes: int) -> Group | None:
 
 def _make_scope(name: str, memory: int, processes: int) -> Group | None:
     """Have the user's systemd make the group when the command starts, and remove it after."""
-    parent = _scopes()
+    parent = _scopes(int(time.monotonic() / ASKED_AGAIN))
     if parent is None:
         return None
     scope = (*_SCOPE, f"--unit={name}", *_bounds(memory, processes))
@@ -107,9 +108,12 @@ def _bounds(memory: int, processes: int) -> list[str]:
     return [word for bound in bounds for word in ("-p", bound)]
 
 
-@functools.cache
-def _scopes() -> Path | None:
-    """Find where the user's systemd keeps its scopes; None where it does not bound them."""
+@functools.lru_cache(maxsize=1)
+def _scopes(_when: int = 0) -> Path | None:
+    """Find where the user's systemd keeps its scopes; None where it does not bound them.
+
+    It may not answer today and answer tomorrow: it is asked again at times.
+    """
     if shutil.which(_SCOPE[0]) is None or _BUS[1] not in os.environ:
         return None
     command = [*_SCOPE, *_bounds(1 << 28, 99), "--", "/bin/sh", "-c", _PROBE, str(ROOT)]

@@ -30,7 +30,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Enum, Int, List, Unicode
 
 from jupyter_agent import settings
-from jupyter_agent.aside import aside
+from jupyter_agent.aside import aside, aside_to_its_end
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown, system_calls
 from jupyter_agent.sandbox.folders import Folder, remove
@@ -130,7 +130,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         for line in settings.read().warnings:
             self.log.warning(line)
         self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
-        self.tier = choose_tier(self.isolation, own_sockets=self.socket_folder)
+        choose = functools.partial(choose_tier, self.isolation, own_sockets=self.socket_folder)
+        self.tier = await aside(choose)
         folder = Path(kwargs.get("cwd") or Path.cwd())
         # in a thread: a large folder takes seconds, and other sessions share this loop
         self.shares, self.reason = await asyncio.to_thread(
@@ -154,9 +155,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self._bind_sockets()
         match self.tier:
             case "bubblewrap":
-                return self._in_bubblewrap(kwargs)
+                return await aside_to_its_end(functools.partial(self._in_bubblewrap, kwargs))
             case "landlock":
-                return self._in_landlock(kwargs)
+                return await aside_to_its_end(functools.partial(self._in_landlock, kwargs))
             case _:
                 return self._unconfined(kwargs)
 
@@ -194,11 +195,11 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                     os.killpg(kernel, signum)
 
     async def wait(self) -> int | None:
-        """Wait for the end of the process; notice it within 20 ms."""
-        while self.process and self.process.poll() is None:  # it has no event
+        """Wait for the end of the process, and kill what was told to end and does not."""
+        while self.process and self.process.poll() is None:
             if self._told_to_end and time.monotonic() > self._told_to_end + PATIENCE:
                 await super().send_signal(signal.SIGKILL)
-            await asyncio.sleep(0.02)
+            await _ends(self.process.pid, within=1)
         return await super().wait()
 
     async def cleanup(self, restart: bool = False) -> None:
@@ -547,6 +548,26 @@ def check_landlock() -> str:
     if abi < lockdown.LEAST_ABI:
         return f"this kernel has Landlock ABI {abi}, at least {lockdown.LEAST_ABI} is needed"
     return ""
+
+
+async def _ends(pid: int, *, within: float) -> None:
+    """Wait for the end of a process of ours, at most so many seconds."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # it has none (before Linux 5.3): look again soon
+        await asyncio.sleep(0.05)
+        return
+    loop.add_reader(descriptor, ended.set)
+    try:
+        async with asyncio.timeout(within):
+            await ended.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 # -- measures

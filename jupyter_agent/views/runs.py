@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from jupyter_agent.errors import Defect
 
 if TYPE_CHECKING:
     from jupyter_agent.ipynb import NotebookNode
@@ -21,6 +24,7 @@ GHOST = (
     "This cell is part of a run that has been replaced, so it was not run. "
     "Edit it to make it yours, or delete it."
 )
+MOST_RUNS = 100  # that pages may ask for
 _KEY = "jupyter_agent"
 
 
@@ -99,11 +103,15 @@ class Runs:
     """The runs of one kernel, and what pages may ask about them."""
 
     def __init__(self) -> None:
-        self._shown: list[Shown] = []
+        self._shown: deque[Shown] = deque(maxlen=MOST_RUNS)
 
     def add(self, shown: Shown) -> None:
         """Keep a run that is about to be shown."""
         self._shown.append(shown)
+
+    def forget(self) -> None:
+        """Keep none: the session has forgotten them."""
+        self._shown.clear()
 
     def ghost(self, note: Note) -> bool:
         """Tell whether a cell is the agent's and its run was replaced before it could run.
@@ -131,7 +139,12 @@ class Runs:
         """Answer the requests of pages, if this kernel has a control channel to hear them on."""
 
         def answer(stream: object, identity: object, message: dict[str, Any]) -> None:
-            reply = self.answer(message.get("content"))
+            try:
+                reply = self.answer(message.get("content"))
+            except Exception as error:  # or the page would wait for ever
+                kernel.log.exception("jupyter_agent")
+                defect = Defect.of(error, "The kernel's log has the traceback")
+                reply = _refusal("Defect", str(defect))
             kernel.session.send(stream, "jupyter_agent_reply", reply, message, identity)
             asyncio.get_running_loop().call_soon(self._still_busy)
 
@@ -155,7 +168,7 @@ class Runs:
             case {"op": "delete", "run": str(run), "id": str(cell_id)} if shown := self._find(run):
                 shown.delete(cell_id)
                 return {"status": "ok"}
-        return {"status": "error", "ename": "UnknownRun", "evalue": "no such run", "traceback": []}
+        return _refusal("UnknownRun", "no such run")
 
     def _still_busy(self) -> None:
         """Say that a run goes on: the idle that ends a request of a page sounds like its end."""
@@ -164,6 +177,10 @@ class Runs:
 
     def _find(self, run: object) -> Shown | None:
         return next((shown for shown in self._shown if run and shown.run == run), None)
+
+
+def _refusal(name: str, why: str) -> dict[str, Any]:
+    return {"status": "error", "ename": name, "evalue": why, "traceback": []}
 
 
 def digest(text: str) -> str:

@@ -20,7 +20,13 @@ LAYERS = [
     {"hostcells", "settings", "turns"},
     {"bill", "records", "views.runs", "sandbox.guest_files", "sandbox.guest_values"}
     | {"sandbox.guest_display", "sandbox.lockdown"}
-    | {"sandbox.tex", "sandbox.places", "sandbox.secret_files", "sandbox.system_calls"},
+    | {
+        "sandbox.svg",
+        "sandbox.tex",
+        "sandbox.places",
+        "sandbox.secret_files",
+        "sandbox.system_calls",
+    },
     {
         "sandbox.figures",
         "sandbox.guest_hints",

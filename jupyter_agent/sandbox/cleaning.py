@@ -28,7 +28,9 @@ __all__ = ["clean_prose", "cleaned", "end"]
 
 # each takes text and returns text
 CLEANERS = {
+    "drawing": ("jupyter_agent.sandbox.html", "clean_drawing"),
     "html": ("jupyter_agent.sandbox.html", "clean_html"),
+    "plain html": ("jupyter_agent.sandbox.html", "clean_plain_html"),
     "markdown": ("jupyter_agent.sandbox.markdown", "clean_markdown"),
     "picture": ("jupyter_agent.pictures", "fit_url"),
 }

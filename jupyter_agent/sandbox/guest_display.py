@@ -21,7 +21,11 @@ MOST_NAMED = 200  # characters of an address
 
 def install() -> None:
     """Adapt libraries when they are imported."""
-    hooks = {"altair": _draw_charts_as_pictures, "tqdm.notebook": _draw_bars_as_text}
+    hooks = {
+        "altair": _draw_charts_as_pictures,
+        "itables.javascript": _show_tables_as_they_are,
+        "tqdm.notebook": _draw_bars_as_text,
+    }
     sys.meta_path.insert(0, _AfterImport(hooks))
 
 
@@ -75,6 +79,22 @@ def _draw_bars_as_text(notebook: Any) -> None:
     notebook.tqdm = notebook.tqdm_notebook = TextBar
     notebook.trange = notebook.tnrange = text_range
     notebook.IProgress = notebook.IProgress or TextBar  # else it asks for ipywidgets
+
+
+# -- itables
+
+
+def _show_tables_as_they_are(javascript: Any) -> None:
+    """Let tables be pandas' and polars' own, which need no script to show what is in them."""
+    from IPython.display import display
+
+    def init_notebook_mode(*_: object, **__: object) -> None:
+        pass
+
+    def show(table: object, *_: object, **__: object) -> None:
+        display(table)
+
+    javascript.init_notebook_mode, javascript.show = init_notebook_mode, show
 
 
 # -- Altair

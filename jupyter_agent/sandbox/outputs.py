@@ -7,8 +7,8 @@ sandbox without network.
 
 from __future__ import annotations
 
-import base64
 import functools
+import json
 import math
 import re
 import sys
@@ -150,9 +150,12 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
                 dropped[mime] = f"{_STAYS} ({error})"
         else:
             dropped[mime] = _STAYS
-    if "image/svg+xml" in dropped and "text/html" not in kept:
-        kept["text/html"] = _drawing(data["image/svg+xml"])
-        del dropped["image/svg+xml"]
+    if "image/svg+xml" in dropped and kept.keys() <= {"text/plain"}:
+        try:
+            kept["text/html"] = _drawing(data["image/svg+xml"])
+            del dropped["image/svg+xml"]
+        except NotShown as error:
+            dropped["image/svg+xml"] = f"{_STAYS} ({error})"
     if PLOTLY in kept and "text/html" not in admit:
         kept.pop("text/html", None)  # what is left of the page that would draw it
     if dropped and set(kept) <= {"text/plain"}:
@@ -175,8 +178,13 @@ def _note(dropped: dict[str, str]) -> str:
     if any(VEGA.fullmatch(mime) for mime in dropped):
         lines.append("[as a picture it does: alt.renderers.enable('png'), with vl-convert-python]")
     admitted = [mime for mime, why in named if why.startswith(_STAYS) and mime != WIDGET_VIEW]
+    if "application/javascript" in admitted:  # such as bokeh's draws into HTML of its own
+        admitted = sorted({*admitted, "text/html"})
     if admitted:
-        lines.append(f"[to let it pass, and act in your browser: c.Sandbox.admit = {admitted}]")
+        lines.append(
+            "[a picture of it passes; to let it pass itself, and act in your browser: "
+            f"c.Sandbox.admit = {admitted}]"
+        )
     return "\n".join(lines)
 
 
@@ -219,15 +227,30 @@ def _weight(value: object) -> int:
     return sys.getsizeof(value)  # of text, as wide as its widest character
 
 
+_HAS_STYLES = re.compile("<(?:style|svg)", re.IGNORECASE)
+
+
 def _html(value: object) -> str:
     """Rebuild HTML from allowed tags and attributes alone."""
-    return cleaned("html", _text(value))
+    text = _text(value)
+    try:
+        page = json.loads(cleaned("html", text))
+    except NotShown:
+        if not _HAS_STYLES.search(text):
+            raise
+        page = json.loads(cleaned("plain html", text))
+    if page["left_out"] and not page["shows"]:
+        raise NotShown(f"nothing shows of it without {' and '.join(page['left_out'])}")
+    html: str = page["html"]
+    return html
 
 
 def _drawing(value: object) -> str:
-    """Put SVG where it neither runs nor fetches: behind an ``<img>`` (SVG 2, section 2.2.6)."""
-    encoded = base64.b64encode(_text(value).encode()).decode()
-    return f'<img alt="drawing" src="data:image/svg+xml;base64,{encoded}">'
+    """Put SVG behind an ``<img>``."""
+    drawing: dict[str, str] = json.loads(cleaned("drawing", _text(value)))
+    if why := drawing.get("why"):
+        raise NotShown(why)
+    return drawing["html"]
 
 
 def _picture(value: object) -> str:

@@ -326,7 +326,7 @@ def _html(value: object) -> JSON:
     """Rebuild HTML: the page takes it as it is."""
     shown = read_output("display_data", {"data": {"text/html": _text(value)}})
     assert shown is not None
-    return str(shown.data["text/html"])
+    return str(shown.data.get("text/html", ""))
 
 
 def _css(value: object) -> JSON:

@@ -1,0 +1,247 @@
+"""SVG that may be shown as an image, which neither runs scripts nor fetches (SVG 2, section 2.2.6).
+
+It is read by an XML parser without entities, and written anew from drawing elements alone. Two
+kilobytes of ``<use>`` in each other are a billion shapes and stop a page, so what is drawn is
+counted first.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from xml.parsers import expat
+from xml.sax.saxutils import XMLGenerator
+
+__all__ = ["BadDrawingError", "EmptyDrawingError", "as_url", "clean_svg", "from_url", "reaches"]
+
+MAX_DRAWN = 200_000  # elements, with what each of them refers to
+MAX_DEPTH = 200
+_NAMESPACES = {"xmlns": "http://www.w3.org/2000/svg", "xmlns:xlink": "http://www.w3.org/1999/xlink"}
+_ELEMENTS = frozenset(
+    "svg g defs symbol use path rect circle ellipse line polyline polygon text tspan textPath "
+    "title desc linearGradient radialGradient stop pattern clipPath mask marker image style switch "
+    "a animate animateTransform animateMotion mpath set".split()
+)
+_PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
+_SHAPES = frozenset("path rect circle ellipse line polyline polygon text image".split())
+_HIDDEN = frozenset(
+    "defs symbol linearGradient radialGradient pattern clipPath mask marker".split()
+)
+_REFERENCE = re.compile(r"url\(\s*[\"']?\s*#([^)\"']*)[\"']?\s*\)", re.IGNORECASE)
+# of styles: neither image-set() nor src() nor what comes after them
+_FUNCTIONS = frozenset(
+    "rgb rgba hsl hsla hwb lab lch oklab oklch color-mix var calc min max clamp linear-gradient "
+    "radial-gradient conic-gradient repeating-linear-gradient repeating-radial-gradient "
+    "translate translatex translatey rotate scale scalex scaley skewx skewy matrix".split()
+)
+_FUNCTION = re.compile(r"([\w-]*)\(")
+_POINTS = re.compile(r"[A-Za-z,\s-]+")
+
+
+class BadDrawingError(ValueError):
+    """An SVG that cannot be shown; its message says why."""
+
+
+class EmptyDrawingError(BadDrawingError):
+    """Nothing is drawn: it defines what other drawings of a page refer to, or refers to that."""
+
+
+@dataclass(slots=True)
+class _Element:
+    name: str
+    attributes: dict[str, str]
+    children: list[_Element | str] = field(default_factory=list)
+
+
+def reaches(style: str) -> bool:
+    """Tell whether a style, or an attribute that is one, may fetch."""
+    if "@" in style or "\\" in style:
+        return True
+    return any(name and name.lower() not in _FUNCTIONS for name in _FUNCTION.findall(style))
+
+
+def clean_svg(text: str) -> str:
+    """Write an SVG anew from what draws.
+
+    Raises
+    ------
+    BadDrawingError
+        It is no well-formed XML, or draws too much, or nothing.
+    """
+    root = _read(text)
+    if root.name != "svg":
+        raise BadDrawingError("a drawing that is no SVG")
+    if not _draws(root, {each.attributes.get("id") for each in _all(root)}):
+        raise EmptyDrawingError("a drawing of nothing")
+    if _Drawn(root).total() > MAX_DRAWN:
+        raise BadDrawingError(f"a drawing of more than {MAX_DRAWN:,} parts")
+    root.attributes |= _NAMESPACES
+    written = io.StringIO()
+    _write(root, XMLGenerator(written, encoding="utf-8", short_empty_elements=True))
+    return written.getvalue()
+
+
+def as_url(svg: str) -> str:
+    """Write an SVG as a ``data:`` URL."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def from_url(url: str) -> str:
+    """Read what `as_url` has written, or others.
+
+    Raises
+    ------
+    BadDrawingError
+        It is not base64.
+    """
+    try:
+        data = base64.b64decode(url.partition(",")[2])
+    except ValueError:
+        raise BadDrawingError("a drawing that is not base64") from None
+    return data.decode("utf-8", "replace")
+
+
+def _read(text: str) -> _Element:
+    """Read XML into a tree that has drawing elements and harmless attributes only."""
+    top = _Element("", {})
+    stack: list[_Element] = [top]
+    left_out = 0  # how deep within an element that is
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal left_out
+        name = name.removeprefix("svg:")
+        if left_out or name not in _ELEMENTS:
+            left_out += 1
+            return
+        if len(stack) > MAX_DEPTH:
+            raise BadDrawingError("a drawing with too much in each other")
+        element = _Element(name, dict(_kept(attributes)))
+        stack[-1].children.append(element)
+        stack.append(element)
+
+    def end(_name: str) -> None:
+        nonlocal left_out
+        if left_out:
+            left_out -= 1
+        else:
+            stack.pop()
+
+    def characters(text: str) -> None:
+        if not left_out:
+            stack[-1].children.append(text)
+
+    def declared(*_: object) -> None:
+        raise BadDrawingError("a drawing with entities")
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = characters
+    parser.EntityDeclHandler = declared
+    try:
+        parser.Parse(text.encode("utf-8", "replace"), True)
+    except expat.ExpatError as error:
+        raise BadDrawingError(f"a drawing that is no XML ({error})") from None
+    root = next((child for child in top.children if isinstance(child, _Element)), None)
+    return root or top
+
+
+def _kept(attributes: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for name, value in attributes.items():
+        local = name.rpartition(":")[2].lower()
+        if local == "href":
+            if value.startswith(("#", *_PICTURES)):
+                yield name, value
+        elif local.startswith("on") or name.startswith("xmlns") or local == "base":
+            continue
+        elif not reaches(_REFERENCE.sub("", value)):
+            yield name, value
+
+
+def _draws(element: _Element, names: set[str | None]) -> bool:
+    if element.name == "use":
+        targets = {value for name, value in element.attributes.items() if name.endswith("href")}
+        return any(target.removeprefix("#") in names for target in targets)
+    if element.name in _SHAPES:
+        return True
+    inside = [each for each in element.children if isinstance(each, _Element)]
+    return element.name not in _HIDDEN and any(_draws(each, names) for each in inside)
+
+
+_BEGUN = -1
+
+
+class _Drawn:
+    """Counts what is drawn: each element with all that it refers to, as often as it does."""
+
+    def __init__(self, root: _Element) -> None:
+        self._root = root
+        self._named: dict[str, _Element] = {}
+        self._counted: dict[int, int] = {}
+        self._elements = 0
+        self._everywhere: list[str] = []  # what a sheet of styles may have any element refer to
+        for element in _all(root):
+            self._elements += 1
+            self._named.setdefault(element.attributes.get("id", ""), element)
+            if element.name == "style":
+                self._everywhere += _REFERENCE.findall("".join(_texts(element)))
+
+    def total(self) -> int:
+        by_sheet = sum(self._of(name) for name in self._everywhere) * self._elements
+        return self._count(self._root) + by_sheet
+
+    def _count(self, element: _Element) -> int:
+        known = self._counted.get(id(element))
+        if known == _BEGUN:
+            raise BadDrawingError("a drawing that holds itself")
+        if known is not None:
+            return known
+        self._counted[id(element)] = _BEGUN
+        count = 1 + sum(
+            self._count(each) for each in element.children if isinstance(each, _Element)
+        )
+        for name, value in element.attributes.items():
+            if name.rpartition(":")[2] == "href" and value.startswith("#") and element.name != "a":
+                count += self._of(value[1:])
+            for found in _REFERENCE.findall(value):
+                at = _points(element) if "marker" in name or "marker" in value else 1
+                count += at * self._of(found)
+        self._counted[id(element)] = count = min(count, MAX_DRAWN + 1)
+        return count
+
+    def _of(self, name: str) -> int:
+        element = self._named.get(name.strip())
+        return self._count(element) if element else 0
+
+
+def _points(element: _Element) -> int:
+    """Count where a marker may be drawn."""
+    shape = element.attributes.get("d", "") + element.attributes.get("points", "")
+    return 2 + len(_POINTS.findall(shape))
+
+
+def _all(element: _Element) -> Iterator[_Element]:
+    waiting = [element]
+    while waiting:
+        yield (found := waiting.pop())
+        waiting += [child for child in found.children if isinstance(child, _Element)]
+
+
+def _texts(element: _Element) -> Iterator[str]:
+    return (child for child in element.children if isinstance(child, str))
+
+
+def _write(element: _Element, into: XMLGenerator) -> None:
+    if element.name == "style" and reaches(_REFERENCE.sub("", "".join(_texts(element)))):
+        return
+    into.startElement(element.name, element.attributes)  # type: ignore[arg-type]  # any mapping
+    for child in element.children:
+        if isinstance(child, str):
+            into.characters(child)
+        else:
+            _write(child, into)
+    into.endElement(element.name)

@@ -56,7 +56,7 @@ LAYERS = [
         "summary",
         "values",
     },
-    {"sandbox.debugger", "sandbox.paths"},
+    {"sandbox.debugger", "sandbox.newcomers", "sandbox.paths"},
     {"sandbox.bubblewrap"},
     {"sandbox.provisioner"},
     {"sandbox.kernel", "models.local", "models.scripted"}

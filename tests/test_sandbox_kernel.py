@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
+from jupyter_agent.sandbox import newcomers
 from jupyter_agent.sandbox.kernel import Request, Sandbox
 from jupyter_agent.sandbox.outputs import weight
 from jupyter_agent.sandbox.provisioner import SandboxProvisioner
@@ -218,14 +219,15 @@ async def test_files_beside_the_notebook_are_read_and_never_written(
     assert await attempt(sandbox, "open('deep/numbers.txt').read()") == "1 2 3"
     before = (folder / "penguins.csv").stat()
     for code in (
-        "open('penguins.csv', 'w')",
-        "open('penguins.csv', 'a')",
+        f"open({str(folder / 'penguins.csv')!r}, 'w')",
+        f"open({str(folder / 'penguins.csv')!r}, 'a')",
         f"open({str(folder / 'new.txt')!r}, 'w')",
         f"__import__('os').remove({str(folder / 'penguins.csv')!r})",
         f"__import__('os').truncate({str(folder / 'penguins.csv')!r}, 0)",
         f"open({str(folder / 'deep' / 'new.txt')!r}, 'w')",
     ):
         assert await attempt(sandbox, code) in ("OSError", "PermissionError"), code
+    await text(sandbox, "open('penguins.csv', 'w').write('x')")  # a copy
     await text(sandbox, f"import os\nos.chmod({str(folder / 'penguins.csv')!r}, 0o777)")
     after = (folder / "penguins.csv").stat()
     assert (after.st_mode, after.st_size) == (before.st_mode, before.st_size)
@@ -250,19 +252,24 @@ async def test_a_file_that_appears_in_a_shared_folder_appears_inside_unless_it_h
     for name in ("plain/later.txt", "later.txt"):
         (folder / name).write_text("later")
     assert await attempt(sandbox, "open('plain/later.txt').read()") == "later"
-    assert await attempt(sandbox, "open('later.txt').read()") == "FileNotFoundError"
-    await sandbox.restart()
     assert await attempt(sandbox, "open('later.txt').read()") == "later"
+    for name in ("later.env", "later.pem"):
+        (folder / name).write_text("later")
+        assert await attempt(sandbox, f"open({name!r}).read()") == "FileNotFoundError"
 
 
-async def test_a_file_that_another_takes_the_place_of_is_not_read_as_it_was(
+async def test_a_file_that_another_takes_the_place_of_is_read_as_it_is(
     sandbox: Sandbox, folder: Path
 ) -> None:
     assert await attempt(sandbox, "len(open('penguins.csv').read()) > 0") == "True"
-    (folder / "new").write_text("new")
+    for text in ("new", "and newer"):
+        (folder / "new").write_text(text)
+        (folder / "new").replace(folder / "penguins.csv")
+        assert await attempt(sandbox, "open('penguins.csv').read()") == text
+    (folder / "new").write_text(f"ghp_{'aB3dE6gH9' * 4}")
     (folder / "new").replace(folder / "penguins.csv")
     found = await attempt(sandbox, "open('penguins.csv').read()")
-    assert found in ("FileNotFoundError", "PermissionError")
+    assert found == "FileNotFoundError"
 
 
 async def test_the_names_of_hidden_files_are_not_listed(sandbox: Sandbox, folder: Path) -> None:
@@ -961,9 +968,10 @@ async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
-async def test_a_file_that_comes_too_late_is_named_and_seen_by_the_next_kernel(
-    tier: str, folder: Path
+async def test_a_file_that_is_too_large_to_come_late_is_named_and_seen_by_the_next_kernel(
+    tier: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(newcomers, "MAX_BYTES", 3)
     config = Config({"SandboxProvisioner": {"isolation": tier}})
     async with Sandbox(folder, config=config) as sandbox:
         (folder / "late.csv").write_text("a\n1\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import time
@@ -29,10 +28,12 @@ from jupyter_agent.sandbox.secret_files import (
 
 __all__ = [
     "Budget",
-    "Newcomers",
     "Share",
+    "all_exposed",
     "check",
     "describe",
+    "escaped",
+    "is_plain",
     "left_out",
     "links_in",
     "listing",
@@ -111,7 +112,7 @@ def resolve(
         A path is missing or unreadable, or would share a home folder, ``/`` or a temporary root.
     """
     found, reason = check(data, folder, exposed=exposed)
-    open_to_all = _all_exposed(exposed, folder)
+    open_to_all = all_exposed(exposed, folder)
     budget = Budget()
     shares = []
     for typed, path in found:
@@ -129,7 +130,7 @@ def _plain_files(folder: Path, *, exposed: Set[Path], budget: Budget) -> tuple[l
     shares: list[Share] = []
     secrets = unreached = 0
     for path in _children(folder):
-        if path.name.startswith(".") or path.is_symlink() or not path.is_file():
+        if not is_plain(path):
             continue
         if len(shares) == MAX_PLAIN_FILES or budget.is_spent():
             unreached += 1
@@ -143,6 +144,11 @@ def _plain_files(folder: Path, *, exposed: Set[Path], budget: Budget) -> tuple[l
     return shares, note
 
 
+def is_plain(path: Path) -> bool:
+    """Tell whether a path is a file that is shared of a home folder, unless it is a secret."""
+    return not (path.name.startswith(".") or path.is_symlink()) and path.is_file()
+
+
 def check(
     data: list[str], folder: Path, *, exposed: Sequence[str] = ()
 ) -> tuple[list[tuple[str, Path]], str]:
@@ -154,7 +160,7 @@ def check(
         As `resolve` does.
     """
     found, reason = [], ""
-    open_to_all = _all_exposed(exposed, folder)
+    open_to_all = all_exposed(exposed, folder)
     for typed in data:
         path = _absolute(typed, folder)
         why = too_wide(path)
@@ -218,7 +224,8 @@ def _absolute(typed: str, folder: Path) -> Path:
     return (folder / Path(typed).expanduser()).resolve()
 
 
-def _all_exposed(exposed: Sequence[str], folder: Path) -> set[Path]:
+def all_exposed(exposed: Sequence[str], folder: Path) -> set[Path]:
+    """Name the paths that the user has named as no secrets."""
     return {_absolute(typed, folder) for typed in exposed}
 
 
@@ -501,7 +508,7 @@ def listing(shares: list[Share], most: int = 40) -> str:
     """Name the shared files as code in the sandbox finds them, and nothing that is hidden."""
     names = [name for share in shares for name in _shown(share)]
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(_printable, names[:most])) + more
+    return ", ".join(map(escaped, names[:most])) + more
 
 
 def _shown(share: Share) -> list[str]:
@@ -523,34 +530,7 @@ def _shown(share: Share) -> list[str]:
     return [child.name + "/" * child.is_dir() for child in shown]
 
 
-class Newcomers:
-    """Notices what comes into shared folders that hide something, where it cannot be read."""
-
-    def __init__(self, shares: Sequence[Share]) -> None:
-        self._folders = [share.path for share in shares if share.hidden and share.path.is_dir()]
-        self._known = {fact for folder in self._folders for fact in _facts(folder)}
-
-    def names(self) -> list[str]:
-        """Name the files and folders that are new, or that were put in the place of others."""
-        found = [fact for folder in self._folders for fact in _facts(folder)]
-        return sorted({_printable(Path(path).name) for path, _ in set(found) - self._known})
-
-
-def _facts(folder: Path) -> list[tuple[str, int]]:
-    """Name what stands in a folder and is no secret by its name, and which file it is."""
-    try:
-        with os.scandir(folder) as entries:
-            some = list(itertools.islice(entries, MOST_ENTRIES))
-        return [
-            (entry.path, entry.inode())
-            for entry in some
-            if not (is_secret_name(entry.name) or is_secret_folder(entry.name))
-        ]
-    except OSError:
-        return []
-
-
-def _printable(name: str) -> str:
+def escaped(name: str) -> str:
     """Write what nobody sees, or what would begin a new line, as an escape."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
@@ -558,20 +538,20 @@ def _printable(name: str) -> str:
 def describe(shares: list[Share], reason: str, modules: Sequence[Share] = ()) -> str:
     """Say in a few words what the sandbox can read, and import from elsewhere."""
     data = _some([_describe(share) for share in shares]) or "no files"
-    data += f" ({_printable(reason)})" if reason else ""
+    data += f" ({escaped(reason)})" if reason else ""
     if not modules:
         return data
     names = [f"{share.path.name}{'/' * share.path.is_dir()}" for share in modules]
     places = ", ".join(dict.fromkeys(str(share.path.parent) for share in modules))
     notes = "".join(f"; {share.path.name}/ {share.note}" for share in modules if share.note)
-    named = _some([_printable(name) for name in names])
-    return f"{data}, and modules of {_printable(places)} ({named}{_printable(notes)})"
+    named = _some([escaped(name) for name in names])
+    return f"{data}, and modules of {escaped(places)} ({named}{escaped(notes)})"
 
 
 def left_out(shares: Sequence[Share], reason: str) -> str:
     """Say in a few words what of the user's files cannot be read, by numbers alone."""
     notes = [f"{share.name or share.path.name}: {share.note}" for share in shares if share.note]
-    return "; ".join(map(_printable, [*([reason] if reason else []), *notes]))
+    return "; ".join(map(escaped, [*([reason] if reason else []), *notes]))
 
 
 def _some(names: list[str]) -> str:
@@ -580,7 +560,7 @@ def _some(names: list[str]) -> str:
 
 
 def _describe(share: Share) -> str:
-    name = _printable(share.name or f"{share.path.name}/")
+    name = escaped(share.name or f"{share.path.name}/")
     if not share.note:
         return name
     remedy = "; c.SandboxProvisioner.exposed shows them" if "secret" in share.note else ""

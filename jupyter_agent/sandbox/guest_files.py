@@ -41,6 +41,8 @@ class WorkingFolder:
     ----------
     folder
         Absolute path.
+    shares
+        Of two files of one name the first is shown.
     most_bytes
         How much may be copied in all.
     links
@@ -87,17 +89,19 @@ class WorkingFolder:
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
 
-    def _put(self, name: str, path: str) -> None:
-        """Show one file or folder of the user's."""
+    def _put(self, name: str, path: str) -> bool:
+        """Show a file or folder of the user's; tell whether it is there."""
         try:
             facts = os.stat(path)
-        except OSError:  # it is gone, or a link that leads to what is not shared
-            self.outside.add(name)
-            return
+        except OSError:
+            return False
         if stat.S_ISDIR(facts.st_mode):
             self._folder(name, path)
+        elif name in self._there:  # another is shown by that name
+            return True
         elif stat.S_ISREG(facts.st_mode) and facts.st_nlink:  # 0: another has taken its place
             self._file(name, path, facts)
+        return True
 
     def _folder(self, name: str, path: str) -> None:
         self._there.add(name)
@@ -153,7 +157,8 @@ class WorkingFolder:
     def _follow(self, name: str, target: str) -> None:
         """Show what a link leads to: a file as a file, a folder as a link to it."""
         if not os.path.isdir(target):
-            self._put(name, target)
+            if not self._put(name, target):
+                self.outside.add(name)
             return
         for root_name, root in self._roots:
             if target == root or target.startswith(f"{root}/"):
@@ -191,7 +196,10 @@ class WorkingFolder:
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             size = self._copy(path, target, facts, room)
-        except OSError:  # it cannot be read: who opens it is told so
+        except PermissionError:  # another file has taken its place, or its rights have changed
+            self._there.discard(name)
+            return
+        except OSError:  # there is no room
             self._link(name, path)
             return
         self._room = room - size

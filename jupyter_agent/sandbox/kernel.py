@@ -21,6 +21,7 @@ from traitlets import Bool, Int, List, Unicode
 from traitlets.config import Config
 
 from jupyter_agent import settings
+from jupyter_agent.aside import aside
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.options import Seconds
@@ -387,6 +388,8 @@ class Sandbox(settings.Settled):
         await self._settled()
         await self.start()
         assert self._kernel
+        if self._provisioner and self._provisioner.newcomers:
+            await aside(self._provisioner.newcomers.follow)
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
         talk = self._kernel.send("execute_request", content, request=request)
         cell = self._cell(talk, answer)
@@ -415,8 +418,9 @@ class Sandbox(settings.Settled):
 
     def _hints(self, output: NotebookNode) -> Iterator[NotebookNode]:
         """Say of a file that was not found, before the error does, that it came too late."""
-        if self._provisioner and output.get("ename") in ("FileNotFoundError", "PermissionError"):
-            missed = [each for each in self._provisioner.newcomers.names() if each in output.evalue]
+        newcomers = self._provisioner.newcomers if self._provisioner else None
+        if newcomers and output.get("ename") in ("FileNotFoundError", "PermissionError"):
+            missed = [each for each in newcomers.names() if each in output.evalue]
             if missed:
                 text = f"[{missed[0]} is newer than this sandbox: {AFRESH}]\n"
                 yield new_output("stream", name="stderr", text=text)

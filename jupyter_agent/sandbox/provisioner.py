@@ -41,7 +41,9 @@ from jupyter_agent.sandbox.interpreter import (
     inherited_path,
     search_path,
 )
+from jupyter_agent.sandbox.newcomers import Newcomers
 from jupyter_agent.sandbox.paths import Policy, closed_above
+from jupyter_agent.sandbox.places import whose_home
 
 __all__ = ["SandboxProvisioner", "check_landlock"]
 
@@ -56,6 +58,7 @@ REMEDIES = (
     "and network"
 )
 LEAST_MEMORY = 4 << 30  # bytes: the limit counts addresses, of which numerical libraries take many
+NEWCOMERS = "/newcomers"  # where bubblewrap binds what has come since the start
 PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
 PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
@@ -112,7 +115,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     tier = ""  # which isolation is in force, once started
     shares: list[files.Share]
     modules: Sequence[files.Share] = ()  # that can be imported from elsewhere
-    newcomers = files.Newcomers(())
+    newcomers: Newcomers | None = None
     reason = ""  # why nothing is shared, if so
     run_folder: Path | None = None
     _listeners: dict[int, socket.socket]
@@ -120,6 +123,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     _log = -1
     _folder: Folder | None = None
     _private: Folder | None = None
+    _passed_in: Folder | None = None
     _life: int | None = None
     _told_to_end = 0.0
     _bound: cgroup.Group | None = None
@@ -137,7 +141,6 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         self.shares, self.reason = await asyncio.to_thread(
             files.resolve, self.data, folder, exposed=self.exposed
         )
-        self.newcomers = files.Newcomers(self.shares)
         self.modules = await asyncio.to_thread(imports, exposed=self.exposed)
         manager = self.parent
         assert manager
@@ -148,6 +151,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             (self.run_folder / "sockets").mkdir(mode=0o700)
             manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
         kwargs = await super().pre_launch(**kwargs)
+        if self.tier != "none":
+            await asyncio.to_thread(self._await_newcomers, folder)
         if self.socket_folder:
             await aside(self._renew_sockets)
         else:
@@ -160,6 +165,29 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 return await aside_to_its_end(functools.partial(self._in_landlock, kwargs))
             case _:
                 return self._unconfined(kwargs)
+
+    def _await_newcomers(self, folder: Path) -> None:
+        """Make the folder that files come into that are new in the user's folders."""
+        self._passed_in = Folder(self._root)
+        if os.geteuid() == 0:
+            self._passed_in.path.chmod(0o711)
+        folder = folder.resolve()
+        home = folder if self.reason and "." in self.data and whose_home(folder) else None
+        exposed = files.all_exposed(self.exposed, folder)
+        self.newcomers = Newcomers(self.shares, self._passed_in.path, home=home, exposed=exposed)
+
+    @property
+    def _root(self) -> Path:
+        """Where folders are made that the sandbox's user has to reach."""
+        assert self._folder is not None
+        closed = os.geteuid() == 0 and closed_above([self._folder.path])
+        return Path(tempfile.gettempdir()) if closed else self._folder.path.parent
+
+    async def poll(self) -> int | None:
+        """Tell whether the process has ended; clients that know nothing of newcomers ask often."""
+        if self.newcomers:
+            await aside(self.newcomers.follow)
+        return await super().poll()
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the process with no terminal, no log and no environment of the host's."""
@@ -210,7 +238,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self._life = None
         self._told_to_end = 0.0
         bound, self._bound = self._bound, None
-        folders, self._private = [self._private], None
+        folders = [self._private, self._passed_in]
+        self._private = self._passed_in = self.newcomers = None
         if not restart:
             self._close_listeners()
             self._close_log()
@@ -269,6 +298,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         uid: int,
         *,
         policy: Policy,
+        newcomers: Path,
         landlock: dict[str, list[str]] | None,
         search: Iterable[Path],
         command: Sequence[str] = (),
@@ -294,7 +324,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             "search": [*map(str, search)],
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "copied": (self.private_size << 20) // PART_OF_COPIES,
-            "shares": [link for share in self.shares for link in policy.links(share)],
+            "shares": [
+                ("", str(newcomers), True),
+                *(link for share in self.shares for link in policy.links(share)),
+            ],
             "links": [link for share in self.shares for link in policy.symlinks(share)],
         }
         return str(self._in_memory(json.dumps(plan)))
@@ -374,6 +407,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     def _in_bubblewrap(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         uid, home = bubblewrap.unique_uid(), bubblewrap.HOME
+        assert self.newcomers is not None
         programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
         policy = Policy(self.shares, self.modules, programs=programs)
         covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
@@ -387,11 +421,12 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             *bubblewrap.mounts(
                 policy, self._own_sockets(uid) if self.socket_folder else (), landlocked=covered
             ),
+            *("--ro-bind", str(self.newcomers.shown), NEWCOMERS),
             *("--perms", "0777", "--dir", f"{home}/work"),
             *("--perms", "0777", "--dir", f"{home}/tmp"),
             *bubblewrap.fonts(),
         ]
-        read, write = ["/etc", "/proc"], [*bubblewrap.WRITABLE, "/dev"]
+        read, write = ["/etc", "/proc", NEWCOMERS], [*bubblewrap.WRITABLE, "/dev"]
         command: list[str] = []
         if self.socket_folder:
             command = kwargs["cmd"]
@@ -409,6 +444,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             f"{home}/work",
             uid,
             policy=policy,
+            newcomers=Path(NEWCOMERS),
             landlock=rules if covered else None,
             search=search.values(),
             command=command,
@@ -450,11 +486,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         uid = bubblewrap.unique_uid()
-        assert self._folder is not None
-        root = self._folder.path.parent
-        if uid and closed_above([self._folder.path]):
-            root = Path(tempfile.gettempdir())
-        self._private = Folder(root)  # a new one at each start: nothing of the last one's is there
+        assert self.newcomers is not None
+        self._private = Folder(
+            self._root
+        )  # a new one at each start: nothing of the last one's is there
         if uid:
             self._private.path.chmod(0o711)
         private = self._private.path / "home"
@@ -462,7 +497,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         proc = [f"/proc/self/{name}" for name in PROC]
         proc += ["/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/random", "/dev/urandom"]
         rules = {
-            "read": [*map(str, policy.read), *proc],
+            "read": [*map(str, policy.read), *proc, str(self.newcomers.shown)],
             "listed": [str(path) for path in policy.listed()],
             "write": [str(private), *DEVICES],
         }
@@ -471,7 +506,12 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             for path in (private, *private.rglob("*")):
                 os.chown(path, uid, uid, follow_symlinks=False)
         plan = self._plan(
-            f"{private}/work", uid, policy=policy, landlock=rules, search=search.values()
+            f"{private}/work",
+            uid,
+            policy=policy,
+            newcomers=self.newcomers.shown,
+            landlock=rules,
+            search=search.values(),
         )
         environment = guest_environment(f"{private}/tmp", str(private), inherited_path(search))
         return self._launch(kwargs, [*launcher(), plan], environment)

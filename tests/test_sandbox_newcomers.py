@@ -1,0 +1,204 @@
+"""Files that come to a shared folder after the sandbox has started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jupyter_agent.sandbox import files, newcomers
+from jupyter_agent.sandbox.newcomers import Newcomers
+
+KEY = f"ghp_{'aB3dE6gH9' * 4}"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of the host's."""
+    place = tmp_path / "place"
+    place.mkdir()
+    return place
+
+
+def watch(folder: Path, place: Path, data: tuple[str, ...] = (".",), **rest: object) -> Newcomers:
+    shares, _ = files.resolve(list(data), folder)
+    return Newcomers(shares, place, **rest)  # type: ignore[arg-type]
+
+
+def shown(newcomers: Newcomers) -> dict[str, str]:
+    """Follow what is new; tell what is passed in."""
+    newcomers.follow()
+    top = newcomers.shown
+    return {str(p.relative_to(top)): p.read_text() for p in top.rglob("*") if p.is_file()}
+
+
+def test_what_is_new_is_passed_in_and_what_is_gone_is_removed(folder: Path, place: Path) -> None:
+    come = watch(folder, place)
+    assert shown(come) == {}
+    (folder / "late.csv").write_text("1")
+    (folder / "deep" / "late.csv").write_text("2")
+    (folder / "new" / "deeper").mkdir(parents=True)
+    (folder / "new" / "deeper" / "x.csv").write_text("3")
+    expected = {"late.csv": "1", "deep/late.csv": "2", "new/deeper/x.csv": "3"}
+    assert shown(come) == expected
+    (folder / "late.csv").write_text("1 and more")
+    (folder / "new" / "deeper" / "x.csv").unlink()
+    assert shown(come) == {"late.csv": "1 and more", "deep/late.csv": "2"}
+    assert not (come.shown / "new").exists()
+    (folder / "late.csv").unlink()
+    (folder / "deep" / "late.csv").unlink()
+    assert shown(come) == {}
+    assert come.names() == []
+
+
+def test_a_file_that_was_saved_by_putting_another_in_its_place_is_passed_in(
+    folder: Path, place: Path
+) -> None:
+    for data in ((".",), ("penguins.csv",), ("deep/numbers.txt", "penguins.csv")):
+        where = place / str(len(data)) / data[0].replace("/", "-")
+        where.mkdir(parents=True)
+        come = watch(folder, where, data)
+        assert shown(come) == {}
+        (folder / "swap").write_text("new")
+        (folder / "swap").replace(folder / "penguins.csv")
+        assert shown(come) == {"penguins.csv": "new"}
+
+
+def test_what_is_in_a_folder_that_is_shared_whole_is_no_newcomer(
+    tmp_path: Path, place: Path
+) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    come = watch(plain, place)
+    (plain / "late.csv").write_text("1")
+    assert shown(come) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ".env .netrc id_rsa a.pem credentials.json .git/config deep/.env new/server.key .hidden/x.csv "
+    "credentials/x.csv venv/pyvenv.cfg".split(),
+)
+def test_what_is_secret_by_its_name_stays_out(folder: Path, place: Path, name: str) -> None:
+    come = watch(folder, place)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    assert shown(come) == {}
+    assert come.names() == []
+
+
+def test_what_holds_a_secret_stays_out_also_when_it_holds_one_later(
+    folder: Path, place: Path
+) -> None:
+    come = watch(folder, place)
+    (folder / "late.txt").write_text(KEY)
+    (folder / "new").mkdir()
+    (folder / "new" / "late.txt").write_text(KEY)
+    assert shown(come) == {}
+    (folder / "late.txt").write_text("harmless")
+    assert shown(come) == {"late.txt": "harmless"}
+    (folder / "late.txt").write_text(f"now {KEY}")
+    assert shown(come) == {}
+    assert come.names() == []
+
+
+def test_a_hidden_file_that_is_saved_anew_stays_hidden(folder: Path, place: Path) -> None:
+    (folder / "notes.txt").write_text(KEY)
+    come = watch(folder, place)
+    for name in (".env", "notes.txt", "deep/server.key"):
+        (folder / "swap").write_text("harmless")
+        (folder / "swap").replace(folder / name)
+    assert shown(come) == {}
+
+
+def test_no_link_is_followed_and_no_second_name_of_a_file_taken(
+    folder: Path, tmp_path: Path, place: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x.csv").write_text("outside")
+    come = watch(folder, place)
+    (folder / "link.csv").symlink_to(tmp_path / "outside" / "x.csv")
+    (folder / "into").symlink_to(tmp_path / "outside")
+    (folder / "new").mkdir()
+    (folder / "new" / "link.csv").symlink_to(tmp_path / "outside" / "x.csv")
+    os.link(folder / ".env", folder / "hard.csv")
+    os.link(tmp_path / "outside" / "x.csv", folder / "hard-out.csv")
+    os.mkfifo(folder / "pipe.csv")
+    assert shown(come) == {}
+    assert come.names() == ["hard-out.csv", "hard.csv"]
+
+
+def test_a_link_that_takes_a_files_place_while_it_is_judged_is_not_followed(
+    folder: Path, tmp_path: Path, place: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x.csv").write_text("outside")
+    come = watch(folder, place)
+    for path in (folder / "x.csv", folder / "deep2" / "x.csv"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    found = list(come._found())  # judged, and not yet opened
+    (folder / "x.csv").unlink()
+    (folder / "x.csv").symlink_to(tmp_path / "outside" / "x.csv")
+    (folder / "deep2" / "x.csv").unlink()
+    (folder / "deep2").rmdir()
+    (folder / "deep2").symlink_to(tmp_path / "outside")
+    assert {name for name, _, _ in found} == {"x.csv", "deep2/x.csv"}
+    for name, root, path in found:
+        with pytest.raises(OSError, match="symbolic link|Not a directory"):
+            come._pass_in(name, root, path)
+    assert not any(come.shown.iterdir())
+
+
+def test_what_is_written_while_it_is_judged_is_judged(folder: Path, place: Path) -> None:
+    come = watch(folder, place)
+    (folder / "x.csv").write_text("harmless")
+    found = list(come._found())
+    (folder / "x.csv").write_text(KEY)
+    for name, root, path in found:
+        come._pass_in(name, root, path)
+    assert not any(come.shown.iterdir())
+
+
+def test_what_is_too_large_is_named_and_stays_out(
+    folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newcomers, "MAX_BYTES", 10)
+    come = watch(folder, place)
+    (folder / "a.csv").write_text("x" * 8)
+    (folder / "b.csv").write_text("x" * 8)
+    assert len(shown(come)) == 1
+    assert len(come.names()) == 1
+    (folder / "a.csv").unlink()
+    (folder / "b.csv").unlink()
+    (folder / "c.csv").write_text("x" * 9)
+    assert shown(come) == {"c.csv": "x" * 9}
+
+
+def test_of_a_home_new_plain_files_are_passed_in(folder: Path, place: Path) -> None:
+    come = Newcomers([], place, home=folder)
+    (folder / "late.csv").write_text("1")
+    (folder / "deep" / "late.csv").write_text("2")
+    assert set(shown(come)) == {"late.csv", "penguins.csv"}
+
+
+def test_what_the_user_has_exposed_is_passed_in(folder: Path, place: Path) -> None:
+    shares, _ = files.resolve(["."], folder, exposed=["late.txt"])
+    come = Newcomers(shares, place, exposed={folder / "late.txt"})
+    (folder / "late.txt").write_text(KEY)
+    assert shown(come) == {"late.txt": KEY}
+
+
+def test_the_sandboxs_user_can_read_it_whatever_the_umask(folder: Path, place: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        come = watch(folder, place)
+        (folder / "new").mkdir()
+        (folder / "new" / "x.csv").write_text("1")
+        come.follow()
+    finally:
+        os.umask(before)
+    for path in (come.shown, come.shown / "new", come.shown / "new" / "x.csv"):
+        assert path.stat().st_mode & 0o444 == 0o444
+    assert (come.shown / "new").stat().st_mode & 0o111 == 0o111

@@ -54,6 +54,7 @@ class SandboxError(AgentError):
 
 Kind = Literal[
     "auth",  # the key is missing, wrong or not allowed this
+    "quota",  # the account's money, or what it may use in a day, is used up
     "bad_request",  # the server cannot do what it was asked
     "context",  # the messages do not fit the model's context window
     "rate_limit",  # too many requests
@@ -97,7 +98,7 @@ class ModelError(AgentError):
         self.window = window
         self.said = said
         self.passing = (
-            kind not in ("auth", "bad_request", "context", "refused")
+            kind not in ("auth", "quota", "bad_request", "context", "refused")
             if passing is None
             else passing
         )

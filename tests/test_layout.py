@@ -43,11 +43,12 @@ LAYERS = [
         "sandbox.messages",
     },
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}
-    | {"models.bounds", "models.faults"},
+    | {"models.bounds", "models.calls", "models.faults"},
     {
         "ask",
         "draft",
         "models.ends",
+        "models.events",
         "models.remote",
         "sandbox.interpreter",
         "sandbox.pace",

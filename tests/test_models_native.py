@@ -51,7 +51,7 @@ async def test_a_request_holds_what_is_needed_and_no_more(everywhere: ChatServer
     assert openai.path == "/v1/responses"
     assert openai.body == {
         "model": "x",
-        "input": TALK,
+        "input": [{"type": "message", **message} for message in TALK],
         "stream": True,
         "store": False,
         "include": ["reasoning.encrypted_content"],
@@ -66,7 +66,8 @@ async def test_a_request_holds_what_is_needed_and_no_more(everywhere: ChatServer
         "cache_control": {"type": "ephemeral"},
     }
     assert hub.path == "/v1/chat/completions"
-    assert hub.body == {"model": "org/x", "messages": TALK, "stream": True}
+    counted = {"stream_options": {"include_usage": True}}
+    assert hub.body == {"model": "org/x", "messages": TALK, "stream": True, **counted}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models.bounds import bounded
-from jupyter_agent.models.faults import broken_off, cut_short
+from jupyter_agent.models.calls import Calls
+from jupyter_agent.models.events import as_dict, as_text, events
 from jupyter_agent.models.remote import RemoteModel, vendor_settings
-from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage, number
+from jupyter_agent.protocol import TOOL, Delta, Kept, Message, Usage, number
 
 __all__ = ["AnthropicModel", "load"]
 
@@ -46,45 +48,29 @@ class AnthropicModel(RemoteModel):
             cache_control={"type": "ephemeral"},
             **{"tools": [tool]} if self.form == "tool" else {},
         )
-        finished = False
-        usage = Usage()
-        async with AsyncAnthropic(
-            api_key=self._key,
-            base_url=self._url,
-            max_retries=0,
-            timeout=None,
-            http_client=bounded(DefaultAsyncHttpxClient()),
-        ) as client:
-            stream: Any = await client.messages.create(
+        most = fields.pop("max_tokens")
+        async with (
+            AsyncAnthropic(
+                api_key=self._key,
+                base_url=self._url,
+                max_retries=0,
+                timeout=None,
+                http_client=bounded(DefaultAsyncHttpxClient()),
+            ) as client,
+            client.messages.with_streaming_response.create(
                 model=self._model,
-                max_tokens=fields.pop("max_tokens"),
+                max_tokens=most,
                 system=messages[0]["content"],  # type: ignore[arg-type]  # it is text
                 messages=_turns(messages[1:], self.name),  # type: ignore[arg-type]  # blocks of every kind
                 stream=True,
                 extra_body=fields,
-            )
-            async with stream:
-                signed: dict[str, Any] = {}
-                thoughts: list[str] = []
-                async for event in stream:
-                    match event.type:
-                        case "message_start":
-                            usage = _usage(event.message.usage, usage)
-                            yield Delta(usage=usage)
-                        case "message_delta":
-                            usage = _usage(event.usage, usage)
-                            yield Delta(usage=usage)
-                            if event.delta.stop_reason in (
-                                "max_tokens",
-                                "model_context_window_exceeded",
-                            ):
-                                raise cut_short(self.name)
-                        case "message_stop":
-                            finished = True
-                    for delta in _read(event, signed, thoughts):
-                        yield delta
-        if not finished:
-            raise broken_off(self.name)
+            ) as response,
+            aclosing(events(response.iter_bytes())) as told,
+        ):
+            reply = _Reply()
+            async for event in told:
+                for delta in reply.read(event):
+                    yield delta
 
     def _learn(self, problem: ModelError) -> bool:
         """Ask for no longer a reply than the model can give, where the server tells."""
@@ -95,36 +81,84 @@ class AnthropicModel(RemoteModel):
         return super()._learn(problem)
 
 
-def _read(event: Any, signed: dict[str, Any], thoughts: list[str]) -> Iterator[Delta]:
-    """Read what an event adds to the reply; a thought is gathered until it is whole."""
-    match event.type:
-        case "content_block_start" if event.content_block.type in _SIGNED:
-            signed |= event.content_block.model_dump(mode="json", exclude_unset=True)
-        case "content_block_start" if event.content_block.type == "tool_use":
-            yield Delta(call=Call(event.index, event.content_block.id))
-        case "content_block_delta" if event.delta.type == "text_delta":
-            yield Delta(event.delta.text)
-        case "content_block_delta" if event.delta.type == "input_json_delta":
-            yield Delta(call=Call(event.index, arguments=event.delta.partial_json))
-        case "content_block_delta" if event.delta.type == "thinking_delta":
-            thoughts.append(event.delta.thinking)
-            yield Delta(thought=len(event.delta.thinking))
-        case "content_block_delta" if event.delta.type == "signature_delta":
-            signed["signature"] = event.delta.signature
-        case "content_block_stop" if signed:
-            whole = {"thinking": signed.get("thinking", "") + "".join(thoughts)} if thoughts else {}
-            yield Delta(kept=signed | whole)
-            signed.clear()
-            thoughts.clear()
+class _Reply:
+    """Reads the events of one reply; a thought is gathered until it is whole."""
 
+    def __init__(self) -> None:
+        self._ended = False
+        self._usage = Usage()
+        self._block: dict[str, Any] = {}  # the one that streams in, as it began
+        self._thoughts: list[str] = []
+        self._signature = ""
+        self._calls = Calls()
 
-def _usage(counted: Any, before: Usage) -> Usage:
-    """Count what is read from the cache and written to it as read; later events count anew."""
-    cached = counted.cache_read_input_tokens
-    parts = [counted.input_tokens, cached, counted.cache_creation_input_tokens]
-    if not any(parts):
-        return Usage.told(before.prompt, counted.output_tokens, before.cached)
-    return Usage.told(sum(number(part) or 0 for part in parts), counted.output_tokens, cached)
+    def read(self, event: dict[str, Any]) -> Iterator[Delta]:
+        """Read what an event adds to the reply."""
+        place, delta = event.get("index"), as_dict(event.get("delta"))
+        match event.get("type"):
+            case "message_start":
+                yield from self._count(as_dict(as_dict(event.get("message")).get("usage")))
+            case "message_delta":
+                yield from self._count(as_dict(event.get("usage")))
+                if (reason := delta.get("stop_reason")) and not self._ended:
+                    self._ended = True
+                    why = as_text(as_dict(delta.get("stop_details")).get("explanation"))
+                    yield Delta(end=str(reason), refusal=why if reason == "refusal" else "")
+            case "message_stop" if not self._ended:
+                self._ended = True
+                yield Delta(end="")
+            case "content_block_start":
+                self._block = as_dict(event.get("content_block"))
+                yield from self._begin(place)
+            case "content_block_delta":
+                yield from self._piece(place, delta)
+            case "content_block_stop":
+                yield from self._stop(place)
+
+    def _begin(self, place: object) -> Iterator[Delta]:
+        block = self._block
+        if block.get("type") == "tool_use":
+            call = self._calls.read(place, call_id=block.get("id"), name=block.get("name"))
+            yield Delta(call=call)
+        elif text := as_text(block.get("text")):
+            yield Delta(text)
+
+    def _piece(self, place: object, delta: dict[str, Any]) -> Iterator[Delta]:
+        text, thought = as_text(delta.get("text")), as_text(delta.get("thinking"))
+        arguments = as_text(delta.get("partial_json"))
+        match delta.get("type"):
+            case "text_delta" if text:
+                yield Delta(text)
+            case "input_json_delta" if arguments:
+                yield Delta(call=self._calls.read(place, arguments=arguments))
+            case "thinking_delta" if thought:
+                self._thoughts.append(thought)
+                yield Delta(thought=len(thought))
+            case "signature_delta":
+                self._signature += as_text(delta.get("signature"))
+
+    def _stop(self, place: object) -> Iterator[Delta]:
+        block, self._block = self._block, {}
+        if block.get("type") in _SIGNED:
+            thoughts = as_text(block.get("thinking")) + "".join(self._thoughts)
+            signature = self._signature or as_text(block.get("signature"))
+            whole = {"thinking": thoughts, "signature": signature} if thoughts else {}
+            yield Delta(kept=block | whole)
+            self._thoughts, self._signature = [], ""
+        elif block.get("input") and (call := self._calls.whole(place, arguments=block["input"])):
+            yield Delta(call=call)  # which other servers send at once
+
+    def _count(self, counted: dict[str, Any]) -> Iterator[Delta]:
+        """Count what is read from the cache and written to it as read; later events count anew."""
+        cached, written = counted.get("cache_read_input_tokens"), counted.get("output_tokens")
+        parts = [counted.get("input_tokens"), cached, counted.get("cache_creation_input_tokens")]
+        prompt = sum(number(part) or 0 for part in parts)
+        if prompt:
+            self._usage = Usage.told(prompt, written, cached)
+        else:
+            self._usage = Usage.told(self._usage.prompt, written, self._usage.cached)
+        if self._usage.total:
+            yield Delta(usage=self._usage)
 
 
 def _turns(messages: list[Message], by: str) -> list[dict[str, Any]]:

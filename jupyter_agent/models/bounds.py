@@ -1,19 +1,22 @@
 """How much a server may send: what is sent without end must not fill the machine.
 
-The clients read a line, an event or an error's body until it ends, however long it is.
+The clients read an event or an error's body until it ends, however long it is.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 __all__ = ["ElsewhereError", "TooMuchError", "bounded"]
 
 MOST_OF_AN_EVENT = 16 << 20  # bytes; the longest holds a whole reply
 MOST_OF_A_STREAM = 512 << 20  # bytes: a million tokens, each in an event of its own
+_WEIGHT_OF_A_LINE = 1 << 8  # bytes, beyond its own
 MOST_OF_A_REFUSAL = 64 << 10  # bytes; the rest is not read
-_WEIGHT_OF_A_LINE = 1 << 12  # bytes: clients copy an event for each of its lines
+LONGEST_REFUSAL = 10.0  # seconds
 
 Client = TypeVar("Client")
 
@@ -52,25 +55,31 @@ def _stays() -> Callable[[Any], Awaitable[None]]:
 
 
 async def _bound(response: Any) -> None:
+    """Count what a reply holds; read a refusal at once, which not every client does."""
+    refusal = response.status_code >= 300
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
-        raise TooMuchError(f"the server packs its reply ({encoding[:20]!r}), unasked")
-    response.stream = _watched(response.stream, refusal=response.status_code >= 300)
+        if not refusal:
+            raise TooMuchError(f"the server packs its reply ({encoding[:20]!r}), unasked")
+        del response.headers["content-encoding"]  # its status says enough
+    whole = response.stream
+    response.stream = _replaced(whole, _beginning(whole) if refusal else _events(whole))
+    if refusal:
+        await response.aread()
 
 
-def _watched(stream: Any, *, refusal: bool) -> Any:
-    """Wrap the body of a response in what counts it."""
+def _replaced(stream: Any, pieces: AsyncIterator[bytes]) -> Any:
+    """Put other pieces in place of the body of a response."""
     [base] = [kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream"]
-    read = _beginning if refusal else _events
 
-    class Watched(base):  # type: ignore[misc, valid-type]  # httpx's or httpx2's
+    class Replaced(base):  # type: ignore[misc, valid-type]  # httpx's or httpx2's
         def __aiter__(self) -> AsyncIterator[bytes]:
-            return read(stream)
+            return pieces
 
         async def aclose(self) -> None:
             await stream.aclose()
 
-    return Watched()
+    return Replaced()
 
 
 async def _events(stream: Any) -> AsyncIterator[bytes]:
@@ -78,7 +87,7 @@ async def _events(stream: Any) -> AsyncIterator[bytes]:
     async for data in stream:
         end = max(data.rfind(blank) for blank in (b"\n\n", b"\r\n\r\n", b"\r\r"))
         last = data[max(end, 0) :]
-        event = event * (end < 0) + len(last) + _WEIGHT_OF_A_LINE * len(last.splitlines())
+        event = event * (end < 0) + len(last) + _WEIGHT_OF_A_LINE * last.count(b"\n")
         whole += len(data)
         if event > MOST_OF_AN_EVENT or whole > MOST_OF_A_STREAM:
             raise TooMuchError("the server sends more than any reply is; is that the right URL?")
@@ -86,9 +95,12 @@ async def _events(stream: Any) -> AsyncIterator[bytes]:
 
 
 async def _beginning(stream: Any) -> AsyncIterator[bytes]:
-    left = MOST_OF_A_REFUSAL
-    async for data in stream:
-        yield data[:left]
-        left -= len(data)
-        if left <= 0:
-            return
+    """Yield the first part of a body, as far as it comes; its end may never come."""
+    said = bytearray()
+    with suppress(Exception):  # of many kinds: the connection broke, or nothing more came in time
+        async with asyncio.timeout(LONGEST_REFUSAL):
+            async for data in stream:
+                said += data
+                if len(said) >= MOST_OF_A_REFUSAL:
+                    break
+    yield bytes(said[:MOST_OF_A_REFUSAL])

@@ -15,37 +15,79 @@ from typing import Any
 
 from jupyter_agent.errors import Kind, ModelError
 
-__all__ = ["StreamError", "broken_off", "cut_short", "fault"]
+__all__ = ["NoEventsError", "StreamError", "broken_off", "cut_short", "fault"]
 
-_WINDOW = re.compile(
-    r"""context[ _]length[ _]exceeded | exceed_context_size | context\ window
-    | maximum\ context\ length | prompt\ is\ too\ long | context\ (?:size|length|limit)
-    | (?:token\ count|tokens)[^.]{0,40}\ exceeds?\ [^.]{0,40}maximum\ number\ of\ tokens
-    | too\ large\ for\ model\ with""",
+_WINDOW = re.compile(  # how servers say that a request is longer than the model can read
+    r"""context[ _](?:length|window)[ _]exceeded | exceed_context_size | context\ window
+    | maximum\ (?:context|model|prompt|sequence|input)\ length | context\ (?:size|length|limit)
+    | (?:prompt|input|request)\ (?:is\ )?too\ long | prompt\ exceeds\ max | tokens_limit_reached
+    | (?:token\ count|tokens?)[^.]{0,40}\ exceeds?\ [^.]{0,40}(?:maximum|limit\ of)
+    | too\ large\ for\ model\ with | max_prompt_tokens_exceeded | model\ token\ limit
+    | `?inputs`?\ (?:tokens\ |must\ have\ less) | reduce\ the\ length\ of\ the\ messages
+    | too\ many\ tokens:? \b(?!.{0,20}\ wait) | range\ of\ input\ length
+    | max(?:imum)?\ tokens\ of\ [\d,]+\ exceeded | length\ exceeds\ [^.]{0,20}max""",
     re.VERBOSE | re.IGNORECASE,
 )
+_NEVER_FITS = re.compile(r"request too large for .{0,200} tokens per min", re.IGNORECASE)
+_NUMBER = r"(\d[\d,]{2,15})"
 _SIZES = [
-    re.compile(pattern, re.IGNORECASE)
+    re.compile(pattern.replace("N", _NUMBER), re.IGNORECASE)
     for pattern in (
-        r"context (?:length|window|size|limit)[^0-9]{0,40}?(\d[\d,]{2,15})",  # OpenAI, vLLM
-        r"> ?(\d[\d,]{2,15}) (?:tokens )?maximum",  # Anthropic
-        r"maximum number of tokens allowed \((\d[\d,]{2,15})\)",  # Gemini
-        r"model with (\d[\d,]{2,15}) maximum context",  # Mistral
-        r"n_ctx\D{1,5}(\d{3,15})",  # llama.cpp
+        r"context limit: [\d ,+]{1,60}> ?N",  # Anthropic, with the reply's length
+        # OpenAI, vLLM; what is exceeded "by" a number has another size
+        r"context (?:length|window|size|limit)(?!\D{0,20}\b(?:by|exceeds limit)\b)[^0-9]{0,40}?N",
+        r"> ?N (?:tokens )?maximum",  # Anthropic
+        r"maximum number of tokens allowed \(N\)",  # Gemini
+        r"model with N maximum context",  # Mistral
+        r"n_ctx\D{1,5}N",  # llama.cpp
+        r"maximum (?:prompt|model|input|sequence) length(?: is| of|) ?\(?N",  # xAI, vLLM
+        r"must be <= ?N",  # TGI
+        r"must have less than N tokens",  # TGI
+        r"model token limit: ?N",  # Moonshot
+        r"(?:cannot exceed|limit for this model is|exceeds the limit of) N",  # Cohere, Copilot
+        r"while limit is N",  # Cerebras
+        r"input length should be \[\d+, ?N",  # Qwen
+        r"max(?:imum)? (?:size: |tokens of )N",  # GitHub, Snowflake
+        r"tokens per min[^:]{0,20}: Limit N",  # Groq: no request of that size will ever pass
     )
 ]
+_SAID = ("error", "message", "detail", "errors", "msg", "base_resp", "status_msg", "reason")
+_NAMES = ("code", "type", "status", "status_code", "http_status", "http_status_code", "error_type")
+_DEEPEST = 6  # how far into each other errors are wrapped
+_MOST_OF_A_BODY = 10_000  # characters that are made into a line
 _SHORTEST_KEY = 6  # what is shorter, such as "none", is none, and stands in many a word
-_OUT_OF_MONEY = re.compile(r"insufficient_quota|billing_hard_limit")
+_NO_MONEY = re.compile(
+    r"""insufficient[_ ](?:quota|balance|credit|funds) | exceeded[_ ](?:your\ )?current[_ ]quota
+    | billing[_ ]hard[_ ]limit | credit\ balance | out\ of\ credits | not\ enough\ credits
+    | spending\ limit | used\ all\ (?:available\ |your\ )?credits | included\ credits
+    | payment[_ ]required""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_FOR_A_DAY = re.compile(r"per[-_ ]?day|\bTPD\b|\bRPD\b|\bdaily\b|\blimit: 0\b", re.IGNORECASE)
+_FOR_A_MINUTE = re.compile(r"per[-_ ]?min", re.IGNORECASE)
+_NO_MEMORY = re.compile(r"requires more (?:system |GPU |video )?memory", re.IGNORECASE)
+_WAIT = re.compile(r"try (?:again )?in (?:(\d{1,4})m)?(\d{1,6}(?:\.\d+)?)s", re.IGNORECASE)
+_NO_MODEL = re.compile(r"\bmodel\b.{0,100}(?:not found|not exist)|no such model", re.IGNORECASE)
+_CODES = {  # words in an error's type or code, and the status that says the same
+    "quota|billing|payment|balance|credit": 402,
+    "context_length|exceed_context|prompt_tokens": 400,
+    "authentication|api_key|unauthorized|unauthenticated": 401,
+    "permission|forbidden": 403,
+    "not_?found": 404,
+    "rate_limit|too_many|exhausted|throttl": 429,
+    "invalid|bad_request|unsupported|validation": 400,
+    "time_?out": 504,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     """What a server answered instead of a reply."""
 
-    status: int  # 0 for an error inside a stream
+    status: int  # of HTTP, or 0 for an error inside a stream
     said: str
-    line: str  # what it said, made for reading
-    retry_after: float | None = None
+    body: Any  # the same as JSON, where it is
+    wait: float | None = None  # seconds, as a header asks
 
 
 async def fault(name: str, error: Exception, key: str = "") -> ModelError:
@@ -55,31 +97,36 @@ async def fault(name: str, error: Exception, key: str = "") -> ModelError:
     """
     refusal = await _refusal(error, key)
     if refusal is None:
-        kind, text = _explain(error)
-        return ModelError(f"{name}: {_without(key, text)}", kind=kind)
-    return _told(name, refusal)
+        kind, text = _explain(error, key)
+        return ModelError(f"{name}: {text}", kind=kind)
+    return _told(name, refusal, key)
 
 
 class StreamError(Exception):
-    """A server told inside a stream what went wrong."""
+    """A server told inside a stream, or in its place, what went wrong."""
 
     def __init__(self, body: object) -> None:
-        super().__init__(body)
+        super().__init__()  # without the body, which may be too deep to be written
         self.body = body
 
 
-def _told(name: str, refusal: _Refusal) -> ModelError:
+class NoEventsError(Exception):
+    """A server answered a request with what is no reply, and says nothing of it."""
+
+
+def _told(name: str, refusal: _Refusal, key: str) -> ModelError:
     kind = _kind(refusal)
-    said = ": ".join(filter(None, [str(refusal.status or ""), refusal.line]))
-    if refusal.retry_after:
-        said += f"; it asks to wait {refusal.retry_after:,.0f} s"
+    wait = _seconds_to_wait(refusal)
+    said = ": ".join(filter(None, [str(refusal.status or ""), _line(refusal.body, key)]))
+    if wait:
+        said += f"; it asks to wait {wait:,.0f} s"
     advice = _ADVICE[kind]
-    if refusal.status == 404:
+    if _status(refusal) == 404:
         advice = "no such model or path ({said}); check the name and the URL"
     return ModelError(
-        f"{name}: {advice.format(said=said)}",
+        f"{name}: {advice.format(said=said or 'no reason given')}",
         kind=kind,
-        retry_after=refusal.retry_after,
+        retry_after=wait,
         window=_window(refusal.said) if kind == "context" else None,
         said=refusal.said,
     )
@@ -101,6 +148,7 @@ def cut_short(name: str, limit: str = "the server's length limit") -> ModelError
 
 _ADVICE: dict[Kind, str] = {
     "auth": "the key was refused ({said}); check it",
+    "quota": "no quota or credit is left ({said}); see your account there",
     "bad_request": "the server refused the request ({said})",
     "context": "the run is longer than the model can read ({said})",
     "rate_limit": "too many requests ({said}); wait and try again",
@@ -110,25 +158,50 @@ _ADVICE: dict[Kind, str] = {
 
 
 def _kind(refusal: _Refusal) -> Kind:
-    match refusal.status:
-        case 401 | 402 | 403:
+    said = refusal.said
+    match _status(refusal):
+        case 402:
+            return "quota"
+        case 400 | 403 | 412 | 429 | 0 if _NO_MONEY.search(said) and not _FOR_A_MINUTE.search(said):
+            return "quota"
+        case 429 if _FOR_A_DAY.search(said) and refusal.wait is None:
+            return "quota"
+        case 413 | 429 if _NEVER_FITS.search(said):  # at once what a minute allows, or more
+            return "context"
+        case 400 | 413 | 422 | 500 | 0 if _WINDOW.search(said):
+            return "context"
+        case 401 | 403:
             return "auth"
         case 429:
-            return "auth" if _OUT_OF_MONEY.search(refusal.said) else "rate_limit"
+            return "rate_limit"
         case 408 | 504:
             return "timeout"
-        case 400 | 413 | 422 | 500 | 0 if _WINDOW.search(refusal.said):
-            return "context"
-        case 0:
-            return "rate_limit" if "rate_limit" in refusal.said else "server"
-        case status if status >= 500:
+        case status if (status >= 500 or status == 0) and not _NO_MEMORY.search(said):
             return "server"
     return "bad_request"
+
+
+def _status(refusal: _Refusal) -> int:
+    """Return the status of HTTP, or the one that an error inside a stream stands for."""
+    if refusal.status:
+        return refusal.status
+    error = _error(refusal.body)
+    names = " ".join(str(error[name]) for name in _NAMES if isinstance(error.get(name), str | int))
+    if number := re.search(r"\b[45]\d\d\b", names):
+        return int(number[0])
+    known = (status for words, status in _CODES.items() if re.search(words, names, re.IGNORECASE))
+    return next(known, 404 if _NO_MODEL.search(refusal.said) else 0)
 
 
 def _window(said: str) -> int | None:
     found = filter(None, (pattern.search(said) for pattern in _SIZES))
     return next((int(match[1].replace(",", "")) for match in found), None)
+
+
+def _seconds_to_wait(refusal: _Refusal) -> float | None:
+    """Read how long the server asks to wait, in a header or in words."""
+    words = _WAIT.search(refusal.said) if refusal.wait is None else None
+    return int(words[1] or 0) * 60 + float(words[2]) if words else refusal.wait
 
 
 async def _refusal(error: Exception, key: str) -> _Refusal | None:
@@ -140,34 +213,71 @@ async def _refusal(error: Exception, key: str) -> _Refusal | None:
             said = (await response.aread()).decode(errors="replace")
         except Exception:  # the connection is gone: the status code has to do
             said = ""
-        wait = _retry_after(response.headers)
-        return _Refusal(status, _without(key, said), _line(_parsed(said), key), wait)
-    names = _names(error)
-    body: object
-    if names & {"APIError", "StreamError"} and "APIConnectionError" not in names:
-        body = getattr(error, "body", None) or str(error)
-    elif "TextGenerationError" in names:
-        body = error.args[0] if error.args else ""
-    else:
-        return None
-    return _Refusal(0, _without(key, f"{body}"), _line(_parsed(body), key))
+        return _Refusal(status, _without(key, said), _parsed(said), _retry_after(response.headers))
+    if isinstance(error, StreamError):
+        return _Refusal(0, _without(key, _written(error.body)), error.body)
+    return None
 
 
-def _parsed(body: object) -> object:
+def _parsed(body: object) -> Any:
     try:
         return json.loads(body) if isinstance(body, str) else body
-    except ValueError:
+    except (ValueError, RecursionError):
         return body
+
+
+def _written(body: object) -> str:
+    try:
+        return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    except RecursionError:
+        return ""
+
+
+def _error(body: Any) -> dict[str, Any]:
+    """Find what tells of the error in what a server said, which may wrap it."""
+    for _ in range(_DEEPEST):
+        body = body[0] if isinstance(body, list) and body else body
+        if not isinstance(body, dict) or not isinstance(body.get("error"), dict | list):
+            break
+        body = body["error"]
+    return body if isinstance(body, dict) else {}
 
 
 def _line(body: Any, key: str) -> str:
     """Take the one line that matters from what a server said."""
-    for name in ("error", "message", "detail"):
-        body = body.get(name, body) if isinstance(body, dict) else body
-    text = "" if isinstance(body, str) and body.lstrip().startswith("<") else str(body or "")
-    line = "".join(c for c in " ".join(text.split()) if c.isprintable())  # it may be a terminal's
+    return _tidy(_words(body, _DEEPEST), key)
+
+
+def _tidy(text: str, key: str) -> str:
+    """Make a short line of what somebody else wrote."""
+    text = " ".join(text[:_MOST_OF_A_BODY].split())
+    line = "".join(c for c in text if c.isprintable())  # it may be a terminal's
     line = _without(key, line)  # before it is cut, which might leave half of it
     return line if len(line) <= 200 else f"{line[:200]}…"
+
+
+def _words(body: Any, deepest: int) -> str:
+    """Find the words in an error: each service puts them under a name of its own."""
+    match body:
+        case _ if not deepest:
+            return ""
+        case str():
+            inner = _parsed(body)
+            if isinstance(inner, dict | list):  # a gateway passes on what it was told
+                return _words(inner, deepest - 1)
+            return "" if body.lstrip().startswith("<") else body
+        case [first, *_]:
+            return _words(first, deepest - 1)
+        case {"loc": [*_, place], "msg": str(text)}:
+            return f"{place}: {text}"
+        case {"metadata": {"raw": str(raw)}} if raw:  # OpenRouter: what the provider said
+            rest = {name: value for name, value in body.items() if name != "metadata"}
+            parts = (_words(part, deepest - 1) for part in (rest, raw))
+            return ": ".join(filter(None, parts))
+        case dict():
+            found = (_words(body[name], deepest - 1) for name in _SAID if body.get(name))
+            return next(filter(None, found), "") or _written(body)
+    return "" if body is None else _written(body)
 
 
 def _without(key: str, text: str) -> str:
@@ -188,12 +298,12 @@ def _retry_after(headers: Any) -> float | None:
         return None
 
 
-def _explain(error: BaseException) -> tuple[Kind, str]:
+def _explain(error: BaseException, key: str) -> tuple[Kind, str]:
     """Say what an exception means that no server answered with."""
     names = _names(error) | _names(error.__cause__)
     if "APIConnectionError" in names and error.__cause__:  # which says no more than that
         error = error.__cause__
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = _tidy(str(error), key) or type(error).__name__
     if "OfflineModeIsEnabled" in names:
         return "bad_request", "HF_HUB_OFFLINE is set, which forbids every request; unset it"
     if names & {"UnsupportedProtocol", "TooManyRedirects"} or "location header" in text:
@@ -209,7 +319,7 @@ def _explain(error: BaseException) -> tuple[Kind, str]:
             f"the server sends elsewhere ({text}), where nothing was sent; if that is the right "
             "server, name it",
         )
-    if "TooMuchError" in names:
+    if names & {"TooMuchError", "NoEventsError"}:
         return "protocol", text
     if names & {"JSONDecodeError", "RecursionError"}:
         return "protocol", "the server sent what is not JSON; is that the right URL?"

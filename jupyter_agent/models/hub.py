@@ -1,23 +1,26 @@
 """Models behind a chat-completions URL: the Hugging Face Hub and every OpenAI-compatible server.
 
-One client does all of it, `huggingface_hub.AsyncInferenceClient`: cancelling it closes the
-connection, so that the server stops generating.
+They are asked by the HTTP client of ``huggingface_hub``, with whatever proxy or certificate was set
+for it; cancelling a request closes the connection, so that the server stops generating.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models.bounds import bounded
-from jupyter_agent.models.faults import broken_off, cut_short
+from jupyter_agent.models.calls import Calls
+from jupyter_agent.models.events import DONE, as_dict, as_list, as_text, events
+from jupyter_agent.models.faults import StreamError
 from jupyter_agent.models.remote import RemoteModel, checked_key, origin, server_url
-from jupyter_agent.protocol import TOOL, Call, Delta, Message, Usage
+from jupyter_agent.protocol import TOOL, Delta, Message, Usage, number
 
 __all__ = ["HubModel", "load"]
 
@@ -27,7 +30,9 @@ HUB_DOMAINS = ("huggingface.co", "hf.co")  # hf.space and huggingface.cloud run 
 OLLAMA_URL = "http://127.0.0.1:11434"
 _WINDOWS = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx")
 _SIGNATURES = ("extra_content",)  # of a call: Gemini wants them back
-_THOUGHTS = ("reasoning_content", "reasoning_details")  # which some servers want back with calls
+# where thoughts stand, which some servers want back with calls: of several, the first holds most
+_THOUGHTS = ("reasoning_details", "reasoning_content", "reasoning")
+_FIXED, _GROWING = ("type", "index", "id", "data"), ("text", "summary")  # fields of a detail
 
 
 def load(name: str, *, configured: str = "", **settings: Any) -> HubModel:
@@ -112,24 +117,14 @@ def _chat_url(base: str) -> str:
     return parts._replace(path=(parts.path or "/v1") + "/chat/completions").geturl()
 
 
-class _Verbatim(str):
-    """A field's name that the client does not find: it would rewrite ``response_format``."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
 class HubModel(RemoteModel):
     """A model that speaks chat completions."""
 
-    optional = ("tools",)
+    optional = ("tools", "stream_options", *_THOUGHTS)
 
     def __init__(self, name: str, *, bill_to: str = "", **settings: Any) -> None:
         super().__init__(name, **settings)
-        self._headers = {"X-HF-Bill-To": bill_to} if bill_to else None
+        self._headers = {"x-hf-bill-to": bill_to} if bill_to else {}
 
     async def check(self) -> None:
         """See that a server listens at the URL, and ask it for the model's context window."""
@@ -142,50 +137,39 @@ class HubModel(RemoteModel):
             self.window = None
 
     async def _listed(self) -> Any:
+        async with self._client() as client:
+            url = self._url.replace("/chat/completions", "/models")
+            return (await client.get(url)).raise_for_status().json()
+
+    def _client(self) -> Any:
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # both are documented
             build_hf_headers,
             get_async_session,
         )
 
-        headers = build_hf_headers(token=self._key)
-        async with bounded(get_async_session()) as session:
-            answer = await session.get(
-                self._url.replace("/chat/completions", "/models"), headers=headers
-            )
-            return answer.raise_for_status().json()
+        client = bounded(get_async_session())
+        client.headers.update(build_hf_headers(token=self._key) | self._headers)
+        return client
 
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
-        from huggingface_hub import AsyncInferenceClient
-
-        class Client(AsyncInferenceClient):
-            async def _get_async_client(self) -> Any:  # there is no public way to its session
-                return bounded(await super()._get_async_client())
-
-        tools = [{"type": "function", "function": TOOL}] if self.form == "tool" else None
-        fields = self._fields(**{"tools": tools} if tools else {})
-        if "response_format" in fields:
-            fields[_Verbatim("response_format")] = fields.pop("response_format")
-        thoughts: dict[str, list[Any]] = {}
-        finished = False
-        async with Client(base_url=self._url, api_key=self._key, headers=self._headers) as client:
-            chunks: AsyncIterable[Any] = await client.chat_completion(
-                [self._wire(message) for message in messages],
-                model=self._model,
-                stream=True,
-                extra_body=fields,
-            )
-            async with aclosing(chunks):  # type: ignore[type-var]  # it is a generator
-                async for chunk in chunks:
-                    for choice in (chunk.choices or [])[:1]:
-                        for delta in _read(choice.delta, thoughts):
-                            yield delta
-                        if choice.finish_reason == "length":
-                            raise cut_short(self.name)
-                        finished |= bool(choice.finish_reason)
-                    if usage := getattr(chunk, "usage", None):
-                        yield Delta(usage=_usage(usage))
-        if not finished:
-            raise broken_off(self.name)
+        tools = {"tools": [{"type": "function", "function": TOOL}]} if self.form == "tool" else {}
+        fields = self._fields(stream_options={"include_usage": True}, **tools)
+        told = [self._wire(message) for message in messages]
+        body = {"model": self._model, "messages": told, "stream": True, **fields}
+        async with (
+            self._client() as client,
+            client.stream("POST", self._url, json=body, timeout=None) as response,
+            aclosing(events(response.raise_for_status().aiter_bytes())) as chunks,
+        ):
+            reply = _Reply()
+            chunk: dict[str, Any] = {}
+            async for chunk in chunks:
+                for delta in reply.read(chunk):
+                    yield delta
+            if reply.odd and not reply.begun:
+                raise StreamError(reply.odd)
+            if chunk is DONE and not reply.ended:  # some services give no reason
+                yield Delta(end="")
 
     def _wire(self, message: Message) -> dict[str, Any]:
         """Write a message for the server, with what it gave us to keep."""
@@ -198,7 +182,11 @@ class HubModel(RemoteModel):
                 more = self._kept(kept[-1:])
                 call |= {name: more[name] for name in more if name in _SIGNATURES}
             more = self._kept(kept)
-            wire |= {name: more[name] for name in _THOUGHTS if name in more}
+            thoughts = {
+                name: more[name] for name in _THOUGHTS if name in more.keys() - self.refused
+            }
+            self._sent |= thoughts.keys()
+            wire |= thoughts
         return wire
 
     def _kept(self, kept: list[Any]) -> dict[str, Any]:
@@ -206,49 +194,119 @@ class HubModel(RemoteModel):
         for item in [
             item for each in kept if each and each["by"] == self.name for item in each["items"]
         ]:
-            fields |= item
+            for name, value in item.items():
+                more = name in fields and type(fields[name]) is type(value) in (str, list)
+                fields[name] = fields[name] + value if more else value
         return fields
 
 
-def _read(delta: Any, thoughts: dict[str, list[Any]]) -> Iterator[Delta]:
-    """Read a chunk's piece of the reply; thoughts are gathered until they are over."""
-    for name in _THOUGHTS:
-        if piece := getattr(delta, name, None):
-            thoughts.setdefault(name, []).append(piece)
-            yield Delta(thought=len(piece) if isinstance(piece, str) else len(str(piece)))
-    content = getattr(delta, "content", None)
-    calls = [vars(call) for call in getattr(delta, "tool_calls", None) or []]  # with every field
-    if thoughts and (content or calls):
-        yield Delta(kept={name: _joined(pieces) for name, pieces in thoughts.items()})
-        thoughts.clear()
-    if content:
-        yield Delta(content)
-    for place, call in enumerate(calls):
-        function = call.get("function")
-        more = {name: call[name] for name in _SIGNATURES if call.get(name)}
-        index = call.get("index")
-        yield Delta(
-            call=Call(
-                index if isinstance(index, int) else place,
-                call.get("id") or "",
-                getattr(function, "arguments", None) or "",
-            ),
-            kept=more or None,
-        )
+class _Reply:
+    """Reads the chunks of one reply; thoughts are gathered until they are over."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = False
+        self.odd: dict[str, Any] = {}  # a chunk without a piece, which may say what went wrong
+        self._thoughts: dict[str, list[Any]] = {}
+        self._calls = Calls()
+
+    def read(self, chunk: dict[str, Any]) -> Iterator[Delta]:
+        """Read a chunk; of several choices, which nobody asked for, the first counts."""
+        choices = [as_dict(choice) for choice in as_list(chunk.get("choices"))]
+        choice: dict[str, Any] = next((c for c in choices if c.get("index") in (None, 0)), {})
+        if choice.get("error"):
+            raise StreamError(choice)
+        self.odd = chunk if not choices else self.odd
+        self.begun |= bool(choices) and chunk is not DONE
+        yield from self._piece(as_dict(choice.get("delta")) or as_dict(choice.get("message")))
+        if (reason := choice.get("finish_reason")) and not self.ended:
+            self.ended = True
+            yield Delta(end=str(reason))
+        groq = as_dict(chunk.get("x_groq"))
+        for counted in (groq.get("usage"), choice.get("usage"), chunk.get("usage")):
+            if usage := _usage(as_dict(counted)):
+                yield Delta(usage=usage)
+
+    def _piece(self, delta: dict[str, Any]) -> Iterator[Delta]:
+        """Read a piece of the reply."""
+        thought = self._think(delta)
+        if thought:
+            yield Delta(thought=thought)
+        content = as_text(delta.get("content"))
+        calls = [as_dict(call) for call in as_list(delta.get("tool_calls"))]
+        calls += [
+            {"index": "function_call", "function": c} for c in as_list(delta.get("function_call"))
+        ]
+        calls = [call for call in calls if call.get("id") or as_dict(call.get("function"))]
+        if self._thoughts and (content or calls):
+            name = next(name for name in _THOUGHTS if name in self._thoughts)
+            yield Delta(kept={name: _joined(self._thoughts[name])})
+            self._thoughts.clear()
+        if content:
+            yield Delta(content)
+        if refusal := as_text(delta.get("refusal")):
+            yield Delta(refusal=refusal)
+        for call in calls:
+            function = as_dict(call.get("function"))
+            more = {name: call[name] for name in _SIGNATURES if call.get(name)}
+            piece = self._calls.read(
+                call.get("index"),
+                call_id=call.get("id"),
+                name=function.get("name"),
+                arguments=function.get("arguments"),
+            )
+            yield Delta(call=piece, kept=more or None)
+
+    def _think(self, delta: dict[str, Any]) -> int:
+        """Gather thoughts, which may stand in several places at once; return their length."""
+        longest = len(_thoughts_among(delta.get("content")))
+        for name in _THOUGHTS:
+            if piece := delta.get(name):
+                self._thoughts.setdefault(name, []).append(piece)
+                longest = max(longest, len(_said(piece)))
+        return longest
+
+
+def _thoughts_among(content: object) -> str:
+    """Read the thoughts among a reply's parts, as Mistral sends them."""
+    parts = [as_dict(part) for part in as_list(content)]
+    return "".join(as_text(part.get("thinking")) for part in parts)
+
+
+def _said(piece: object) -> str:
+    """Read the text of a thought: text, or a list of what OpenRouter calls details."""
+    if isinstance(piece, str):
+        return piece
+    details = [as_dict(detail) for detail in as_list(piece)]
+    return "".join(as_text(detail.get(name)) for detail in details for name in _GROWING)
 
 
 def _joined(pieces: list[Any]) -> Any:
-    """Put thoughts together: text, or lists of what a server calls details."""
+    """Put thoughts together: text, or details, each with what more has come of it."""
     if all(isinstance(piece, str) for piece in pieces):
         return "".join(pieces)
-    return [item for piece in pieces if isinstance(piece, list) for item in piece]
+    details = [detail for piece in pieces for detail in as_list(piece) if isinstance(detail, dict)]
+    joined: list[dict[str, Any]] = []
+    for _, group in groupby(details, lambda detail: [detail.get(name) for name in _FIXED]):
+        parts = [*group]
+        joined.append({name: value for part in parts for name, value in part.items()})
+        for name in _GROWING:
+            if texts := [part[name] for part in parts if isinstance(part.get(name), str)]:
+                joined[-1][name] = "".join(texts)
+    return joined
 
 
-def _usage(usage: Any) -> Usage:
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    return Usage.told(*tokens, cost=usage.get("cost"))  # OpenRouter says it
+def _usage(usage: dict[str, Any]) -> Usage | None:
+    """Read what a server has counted; thoughts may be in the total alone."""
+    prompt = number(usage.get("prompt_tokens")) or 0
+    completion = number(usage.get("completion_tokens")) or 0
+    total = number(usage.get("total_tokens")) or 0
+    details = as_dict(usage.get("prompt_tokens_details"))
+    places = (details.get("cached_tokens"), usage.get("prompt_cache_hit_tokens"))
+    cached = max(number(n) or 0 for n in (*places, usage.get("cached_tokens")))
+    told = Usage.told(
+        prompt, max(completion, total - prompt if prompt else 0), cached, usage.get("cost")
+    )
+    return told if told.total or told.cost else None
 
 
 def _window(listed: Any, model: str) -> int | None:

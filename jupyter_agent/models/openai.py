@@ -7,12 +7,15 @@ is kept with the cell that follows it, and is sent again.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from jupyter_agent.models.bounds import bounded
-from jupyter_agent.models.faults import StreamError, broken_off, cut_short
+from jupyter_agent.models.calls import Calls
+from jupyter_agent.models.events import as_dict, as_list, as_text, events
+from jupyter_agent.models.faults import StreamError
 from jupyter_agent.models.remote import RemoteModel, vendor_settings
-from jupyter_agent.protocol import TOOL, Call, Delta, Kept, Message, Usage
+from jupyter_agent.protocol import TOOL, Delta, Kept, Message, Usage
 
 __all__ = ["OpenAIModel", "load"]
 
@@ -42,55 +45,114 @@ class OpenAIModel(RemoteModel):
             include=["reasoning.encrypted_content"],
             **tools if self.form == "tool" else {},
         )
-        finished = False
-        async with AsyncOpenAI(
-            api_key=self._key,
-            base_url=self._url,
-            max_retries=0,
-            timeout=None,
-            http_client=bounded(DefaultAsyncHttpxClient()),
-        ) as client:
-            stream: Any = await client.responses.create(
+        items = [item for message in messages for item in _items(message, self.name)]
+        async with (
+            AsyncOpenAI(
+                api_key=self._key,
+                base_url=self._url,
+                max_retries=0,
+                timeout=None,
+                http_client=bounded(DefaultAsyncHttpxClient()),
+            ) as client,
+            client.responses.with_streaming_response.create(
                 model=self._model,
-                input=[item for message in messages for item in _items(message, self.name)],  # type: ignore[misc]  # items of every kind
+                input=items,  # type: ignore[arg-type]  # items of every kind
                 stream=True,
                 extra_body=fields,
-            )
-            async with stream:
-                async for event in stream:
-                    if event.type in ("response.completed", "response.incomplete"):
-                        finished = True
-                        yield Delta(usage=_usage(event.response.usage))
-                    if event.type == "response.incomplete":
-                        raise cut_short(self.name)
-                    if event.type == "response.failed":
-                        raise StreamError(event.response.error.model_dump())
-                    if event.type == "error":
-                        raise StreamError(event.model_dump())
-                    if delta := _delta(event):
-                        yield delta
-        if not finished:
-            raise broken_off(self.name)
+            ) as response,
+            aclosing(events(response.iter_bytes())) as told,
+        ):
+            reply = _Reply()
+            async for event in told:
+                for delta in reply.read(event):
+                    yield delta
 
 
-def _delta(event: Any) -> Delta | None:
-    """Read what an event adds to the reply."""
-    match event.type:
-        case "response.output_text.delta" | "response.refusal.delta":
-            return Delta(event.delta)
-        case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
-            return Delta(thought=len(event.delta))
-        case "response.output_item.added" if event.item.type == "function_call":
-            return Delta(call=Call(event.output_index, event.item.call_id))
-        case "response.output_item.added" if getattr(event.item, "phase", None):
-            return Delta(kept={"phase": event.item.phase})
-        case "response.function_call_arguments.delta":
-            return Delta(call=Call(event.output_index, arguments=event.delta))
-        case "response.output_item.done" if event.item.type == "reasoning":
-            item = event.item.model_dump(mode="json", exclude_unset=True)
-            item.pop("status", None)  # which is refused as input
-            return Delta(kept=item)
-    return None
+class _Reply:
+    """Reads the events of one reply.
+
+    Most servers send pieces, and what they make once more as a whole; some send only the whole.
+    """
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._begun = False  # whether anything of the reply has come
+        self._has_text = False  # whether text of the item that streams in has
+        self._calls = Calls()
+
+    def read(self, event: dict[str, Any]) -> Iterator[Delta]:
+        """Read what an event adds to the reply."""
+        item = as_dict(event.get("item"))
+        place = event.get("output_index")
+        delta = as_text(event.get("delta"))
+        match event.get("type"):
+            case "[DONE]" if not self._ended:
+                yield from self._end("")
+            case "response.completed" | "response.incomplete" | "response.failed" as kind:
+                yield from self._close(kind, as_dict(event.get("response")))
+            case "response.output_text.delta" if delta:
+                self._begun = self._has_text = True
+                yield Delta(delta)
+            case "response.refusal.delta" if delta:
+                self._begun = self._has_text = True
+                yield Delta(refusal=delta)
+            case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" if delta:
+                yield Delta(thought=len(delta))
+            case "response.output_item.added" if item.get("type") == "function_call":
+                yield self._call(item, place)
+            case "response.output_item.added" if isinstance(item.get("phase"), str):
+                yield Delta(kept={"phase": item["phase"]})
+            case "response.function_call_arguments.delta" if delta:
+                call = self._calls.read(event.get("item_id"), place, arguments=delta)
+                yield Delta(call=call)
+            case "response.function_call_arguments.done":
+                arguments = event.get("arguments")
+                if whole := self._calls.whole(event.get("item_id"), place, arguments=arguments):
+                    yield Delta(call=whole)
+            case "response.output_item.done":
+                yield from self._whole(item, place)
+
+    def _call(self, item: dict[str, Any], place: object) -> Delta:
+        self._begun = True
+        call_id, name = item.get("call_id"), item.get("name")
+        return Delta(call=self._calls.read(item.get("id"), place, call_id=call_id, name=name))
+
+    def _whole(self, item: dict[str, Any], place: object) -> Iterator[Delta]:
+        """Read an item that is whole: what has not come in pieces."""
+        arguments, at = item.get("arguments"), (item.get("id"), place)
+        match item.get("type"):
+            case "reasoning" if item.get("encrypted_content") or item.get("content"):
+                yield Delta(kept={k: v for k, v in item.items() if k != "status"})  # it is refused
+            case "function_call":
+                if not self._calls.knows(*at):
+                    yield self._call(item, place)
+                if whole := self._calls.whole(*at, arguments=arguments):
+                    yield Delta(call=whole)
+            case "message" if not self._has_text:
+                parts = [as_dict(part) for part in as_list(item.get("content"))]
+                yield Delta(as_text(parts), refusal=as_text([p.get("refusal") for p in parts]))
+            case _:
+                self._has_text = False
+                return
+        self._begun, self._has_text = True, False
+
+    def _close(self, kind: str, response: dict[str, Any]) -> Iterator[Delta]:
+        """Read the whole reply that comes at the end."""
+        if usage := _usage(as_dict(response.get("usage"))):
+            yield Delta(usage=usage)
+        if kind == "response.failed" or response.get("error"):
+            raise StreamError(response.get("error"))
+        if not self._begun:
+            for place, item in enumerate(as_list(response.get("output"))):
+                yield from self._whole(as_dict(item), place)
+        why = as_dict(response.get("incomplete_details")).get("reason")
+        short = "incomplete" in (kind.removeprefix("response."), response.get("status"))
+        yield from self._end(str(why or "length") if short else "completed")
+
+    def _end(self, why: str) -> Iterator[Delta]:
+        if not self._ended:
+            self._ended = True
+            yield Delta(end=why)
 
 
 def _items(message: Message, by: str) -> Iterator[dict[str, Any]]:
@@ -106,10 +168,11 @@ def _items(message: Message, by: str) -> Iterator[dict[str, Any]]:
             phase = item
         else:
             yield item
+    begin = {"type": "message", "role": message["role"]}  # some servers cannot tell it otherwise
     if not isinstance(content, str):
-        yield {"role": message["role"], "content": [_part(part) for part in content]}
+        yield {**begin, "content": [_part(part) for part in content]}
     elif content:
-        yield {"role": message["role"], "content": content, **phase}
+        yield {**begin, "content": content, **phase}
     for made in message.get("tool_calls", ()):
         yield from (item for item in _kept(made.get("kept"), by) if "phase" not in item)
         yield {"type": "function_call", "call_id": made["id"], **made["function"]}
@@ -127,8 +190,8 @@ def _part(part: Any) -> dict[str, Any]:
     return {"type": "input_image", "image_url": part["image_url"]["url"], "detail": "auto"}
 
 
-def _usage(usage: Any) -> Usage | None:
-    if usage is None:
-        return None
-    cached = getattr(usage.input_tokens_details, "cached_tokens", 0)
-    return Usage.told(usage.input_tokens, usage.output_tokens, cached)
+def _usage(usage: dict[str, Any]) -> Usage | None:
+    details = as_dict(usage.get("input_tokens_details"))
+    counts = (usage.get("input_tokens"), usage.get("output_tokens"), details.get("cached_tokens"))
+    told = Usage.told(*counts, usage.get("cost"))
+    return told if told.total or told.cost else None

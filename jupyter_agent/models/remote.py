@@ -21,13 +21,15 @@ from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies
 
 from jupyter_agent.errors import AgentError, ModelError, UsageError
-from jupyter_agent.models.faults import fault
+from jupyter_agent.models.faults import broken_off, fault
 from jupyter_agent.protocol import Delta, Form, Message
 
 __all__ = ["RemoteModel", "checked_key", "origin", "server_url", "vendor_settings"]
 
 _SECRET = re.compile(r"key|token|secret|passw|auth|credential|sig$|signature", re.IGNORECASE)
-_refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # fields by URL and model
+# by URL and model: fields that were refused, and the most tokens that a request and its reply had
+_refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+_fitted: defaultdict[tuple[str, str], int] = defaultdict(int)
 
 
 class RemoteModel:
@@ -72,6 +74,7 @@ class RemoteModel:
         self._url = url
         self._key = key
         self._options = dict(options or {})
+        self._sent: set[str] = set()  # the fields of the last request that it can do without
         self._form: Form = form or self.best_form
 
     def __repr__(self) -> str:
@@ -113,12 +116,16 @@ class RemoteModel:
     async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Yield the reply; whatever goes wrong raises `ModelError`."""
         while True:
-            begun = False
+            begun = ended = False
             try:
                 async with aclosing(self._deltas(messages)) as deltas:
                     async for delta in deltas:
                         begun = True
+                        ended |= delta.end is not None
+                        self._note(delta)
                         yield delta
+                if not ended:
+                    raise broken_off(self.name)
                 return
             except AgentError:
                 raise
@@ -126,9 +133,17 @@ class RemoteModel:
                 problem = await fault(self.name, error, self._key)
                 if problem.kind == "auth" and self._keyless:
                     problem.args = (f"{problem}; {self._keyless}",)
+                if problem.window and problem.window <= _fitted[self._url, self._model]:
+                    problem.window = None  # it is another number that was read
                 if begun or not self._learn(problem):
                     told = self._key in "".join(traceback.format_exception(error))
                     raise problem from (None if told else error)
+
+    def _note(self, delta: Delta) -> None:
+        """Remember how much fits the model."""
+        if delta.usage:
+            where = (self._url, self._model)
+            _fitted[where] = max(_fitted[where], delta.usage.total)
 
     def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Ask once, by this server's client; raise what the client raises."""
@@ -137,15 +152,17 @@ class RemoteModel:
     def _fields(self, **ours: Any) -> dict[str, Any]:
         """Put together the fields of a request that this server has not refused."""
         fields = ours | self._options
-        return {name: value for name, value in fields.items() if name not in self.refused}
+        fields = {name: value for name, value in fields.items() if name not in self.refused}
+        self._sent = set(fields)
+        return fields
 
     def _learn(self, problem: ModelError) -> bool:
         """Leave out a field that the server names in its refusal; return whether to ask again."""
         if problem.kind != "bad_request":
             return False
         for field in (*self._options, *self.optional):
-            named = re.search(rf"(?<![\w.-]){re.escape(field)}(?!\w)", problem.said)
-            if named and field not in self.refused:
+            named = re.search(rf"(?<![\w-]){re.escape(field)}(?!\w)", problem.said)
+            if named and field in self._sent - self.refused:
                 self.refused.add(field)
                 logging.getLogger(__name__).warning(
                     "%s refuses %r; asked again without it", self.name, field

@@ -1,0 +1,172 @@
+"""A streamed reply as JSON: server-sent events, read as servers send them.
+
+The format is that of the HTML standard (9.2). What differs from it is forgiven: an event without a
+blank line after it, an error in place of an event, and one JSON body in place of all. Whatever
+shapes the JSON has are taken apart by functions that never raise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+from typing import Any
+
+from jupyter_agent.models.faults import NoEventsError, StreamError
+
+__all__ = ["DONE", "as_dict", "as_list", "as_text", "events"]
+
+DONE: dict[str, Any] = {"type": "[DONE]"}  # the mark that ends chat completions
+_BODY = "body"  # the name of what is no event
+_MOST_LINES, _MOST_OF_A_LINE = 1_000, 65_536  # of a body that is no event
+_DEEPEST = 20  # parts within parts
+
+
+async def events(body: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the objects that a server streams, each as soon as it is whole, up to `DONE`.
+
+    Raises
+    ------
+    StreamError
+        The server says what went wrong, in an event or instead of all of them.
+    NoEventsError
+        There was no event at all.
+    ValueError
+        An event is not JSON.
+    """
+    begun = False
+    async with aclosing(_frames(body)) as frames:
+        async for name, text, event in frames:
+            if name == _BODY:
+                event = None if begun else _whole_reply(text)
+            elif text.strip() == "[DONE]":
+                yield DONE
+                return
+            else:
+                event = _checked(name, text, event)
+            begun = True
+            if isinstance(event, dict):
+                yield event
+    if not begun:
+        raise NoEventsError("the server sent an empty reply; try again")
+
+
+def _checked(name: str, text: str, event: Any) -> Any:
+    """Return what an event says, if it is no error."""
+    try:
+        event = json.loads(text) if event is None else event
+    except ValueError:
+        if name != "error":
+            raise
+        event = text
+    if name == "error" or (
+        isinstance(event, dict) and (event.get("error") or event.get("type") == "error")
+    ):
+        raise StreamError(event)
+    return event
+
+
+def _whole_reply(text: str) -> dict[str, Any]:
+    """Read a body that is no stream: a reply in one piece, or what went wrong."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        page = text.lstrip().startswith("<")
+        says = "a page" if page else f"{text.strip()[:100]!a}"
+        raise NoEventsError(
+            f"the server sent no reply but {says}; is that the right URL?"
+        ) from None
+    if isinstance(body, dict) and body.get("choices") and not body.get("error"):
+        return body
+    raise StreamError(body)
+
+
+async def _frames(
+    body: AsyncIterable[bytes],
+) -> AsyncGenerator[tuple[str, str, dict[str, Any] | None], None]:
+    """Yield name and data of each event, and its object if that is known, and then other lines."""
+    name, data, other = "", list[str](), list[str]()
+    async with aclosing(_lines(body)) as lines:
+        async for line in lines:
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            match field:
+                case "data" if not data and (
+                    (event := _object(value)) is not None or value == "[DONE]"
+                ):
+                    yield name, value, event  # nothing that follows belongs to it
+                case "data":
+                    data.append(value)
+                case "event":
+                    name = value
+                case "error":
+                    yield "error", value, None
+                case "" if not line:
+                    if data:
+                        yield name, "\n".join(data), None
+                    name, data = "", []
+                case "" | "id" | "retry":
+                    pass
+                case _ if not other and (event := _object(line)) is not None:
+                    yield (_BODY, line, None) if "error" not in event else ("", line, event)
+                case _ if len(other) < _MOST_LINES:
+                    other.append(line[:_MOST_OF_A_LINE])
+    if data:
+        yield name, "\n".join(data), None
+    if other:
+        yield _BODY, "\n".join(other), None
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """Read a line that is all of an object."""
+    try:
+        read = json.loads(text) if text[:1] == "{" else None
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+async def _lines(body: AsyncIterable[bytes]) -> AsyncGenerator[str, None]:
+    """Yield lines as they come to their end, by LF, CR or both."""
+    rest = bytearray()
+    async for chunk in body:
+        rest += chunk
+        if b"\n" not in chunk and b"\r" not in chunk:
+            continue
+        *lines, last = rest.splitlines(keepends=True)
+        rest = bytearray()
+        if last.endswith(b"\n"):  # after a CR, an LF may follow
+            lines.append(last)
+        else:
+            rest += last
+        for line in lines:
+            yield line.rstrip(b"\r\n").decode(errors="replace")
+    if rest:
+        yield rest.rstrip(b"\r\n").decode(errors="replace")
+
+
+# -- shapes of JSON
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """Return an object, or an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """Return a list; what is none stands in one, and nothing makes an empty one."""
+    if isinstance(value, list):
+        return value
+    return [value] if value else []
+
+
+def as_text(value: object, deepest: int = _DEEPEST) -> str:
+    """Read text, or the texts among parts, without thoughts."""
+    match value:
+        case str():
+            return value
+        case list() if deepest:
+            return "".join(as_text(part, deepest - 1) for part in value)
+        case dict() if deepest and value.get("type") not in ("thinking", "reasoning"):
+            return as_text(value.get("text") or value.get("content"), deepest - 1)
+    return ""

@@ -40,6 +40,7 @@ LAYERS = [
         "sandbox.supervisor",
         "sandbox.folders",
         "sandbox.cleaning",
+        "sandbox.memory",
         "sandbox.messages",
     },
     {"sandbox.__main__", "sandbox.cgroup", "sandbox.files", "sandbox.outputs", "transcript"}

@@ -57,7 +57,7 @@ def test_what_runs_in_a_scope_does_not_see_the_bus(
 
 def test_what_is_limited_is_called_by_its_name() -> None:
     provisioner = SandboxProvisioner(memory=1536)
-    assert "address space 1.5 GiB per process, " in provisioner.describe_limits()
+    assert "memory 1.5 GiB in all, watched, " in provisioner.describe_limits()
     provisioner._bound = cgroup.Group(())
     assert "memory 1.5 GiB in all, " in provisioner.describe_limits()
 

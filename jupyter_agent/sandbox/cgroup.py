@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Group", "make"]
+__all__ = ["Group", "make", "memory_limits"]
 
 ASKED_AGAIN = 600.0  # seconds
 PREFIX = "jupyter-agent-"
@@ -31,6 +33,7 @@ while [ $n -gt 0 ]; do echo $$ > "$1" || exit 1; shift; n=$((n-1)); done
 exec "$@"
 """
 _SCOPE = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--no-ask-password"]
+_OOM = ("memory.events", "memory.oom_control")
 _BUS = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")  # what it finds the user's systemd by
 # Run in a scope: say which group that is, and what bounds it.
 _PROBE = 'p=$(cut -d: -f3- /proc/self/cgroup); echo "$p"; cat "$0$p/memory.max" "$0$p/pids.max"'
@@ -57,6 +60,11 @@ class Group:
         names = _BUS if self.scope else ()
         return {name: os.environ[name] for name in names if name in os.environ}
 
+    def exhausted(self) -> bool:
+        """Tell whether a process was killed because memory was used up."""
+        files = (folder / name for folder in self.folders for name in _OOM)
+        return any(re.search(r"^oom_kill [1-9]", _text(file), re.MULTILINE) for file in files)
+
     def end(self) -> None:
         """Kill what is left in it, then remove it."""
         deadline = time.monotonic() + 2
@@ -82,10 +90,24 @@ def _kill(pid: int, folder: Path) -> None:
 
 
 def _pids(folder: Path) -> list[int]:
+    return [int(pid) for pid in _text(folder / "cgroup.procs").split()]
+
+
+def memory_limits() -> Iterator[int]:
+    """Name the limits of memory that this process itself is under, as in a container."""
+    folder = _own_groups().get("memory")
+    for above in (folder, *folder.parents) if folder else ():
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = _text(above / name).strip()
+            if limit.isdecimal():
+                yield int(limit)
+
+
+def _text(file: Path) -> str:
     try:
-        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+        return file.read_text()
     except OSError:
-        return []
+        return ""
 
 
 def make(*, memory: int, processes: int) -> Group | None:
@@ -133,11 +155,7 @@ def _make_here(name: str, memory: int, processes: int) -> Group | None:
     for parent in set(own.values()):
         _sweep(parent)
     limits = {
-        "memory": {
-            "memory.max": memory,
-            "memory.swap.max": 0,
-            "memory.limit_in_bytes": memory,
-        },
+        "memory": {"memory.max": memory, "memory.swap.max": 0, "memory.limit_in_bytes": memory},
         "pids": {"pids.max": processes},
     }
     folders: list[Path] = []
@@ -177,11 +195,7 @@ def _limit(folder: Path, values: dict[str, int]) -> None:
 def _own_groups() -> dict[str, Path]:
     """Find, for each controller, the group that this process is in (cgroups(7))."""
     found: dict[str, Path] = {}
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return {}
-    for line in lines:
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(",") if controllers else ("memory", "pids"):
             folder = ROOT / controller if controllers else ROOT

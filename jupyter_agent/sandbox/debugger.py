@@ -6,21 +6,35 @@ which the filter of outputs stands.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Callable
 
+from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.figures import JSON
 from jupyter_agent.sandbox.outputs import printable, read_output
 from jupyter_agent.sandbox.replies import Reply
 
-__all__ = ["Debugger", "Events", "read_event", "read_response"]
+__all__ = ["Debugger", "Events", "lacks", "read_event", "read_response"]
 
 Events = Callable[[Reply], None]  # is given each event
 MOST_DEPTH = 30
 MOST_ITEMS = 100_000  # of a list
 _FIELDS = ("type", "seq", "request_seq", "success", "command", "message", "event", "body")
 _NAME = re.compile(r"[A-Za-z]\w{,80}")
+
+
+def lacks(choose_tier: Callable[[], str]) -> str:
+    """Return why cells cannot be debugged in a sandbox of the tier that is chosen, or nothing."""
+    if importlib.util.find_spec("debugpy") is None:
+        return "debugpy is not installed"
+    try:
+        tier = choose_tier()
+    except SandboxError as error:
+        return str(error)
+    why = "debugpy listens on a TCP socket, which cannot be made where Landlock confines"
+    return why if tier == "landlock" else ""
 
 
 class Debugger:

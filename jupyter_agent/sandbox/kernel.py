@@ -856,19 +856,23 @@ class _Kernel:
         """Say so when a connection has ended of a kernel that goes on living."""
         self._tasks.append(asyncio.create_task(self._mourn()))
 
+    @property
+    def _cause(self) -> str:
+        """Say which limit ended the process, if one did."""
+        return getattr(self.manager.provisioner, "cause", "")
+
     async def _mourn(self) -> None:
         await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection ends too
         if not self._watcher.done():
-            self._end(
-                "the sandbox's kernel broke its connection (had it memory left?) and was ended"
-            )
+            why = self._cause or "had it memory left?"
+            self._end(f"the sandbox's kernel broke its connection ({why}) and was ended")
 
     async def _watch(self) -> None:
         """Say so when the process ends."""
         assert self.manager.provisioner
         with contextlib.suppress(ProcessLookupError):
             code = await self.manager.provisioner.wait()
-            self._end(f"the sandbox's kernel died (exit code {code})")
+            self._end(f"the sandbox's kernel died ({self._cause or f'exit code {code}'})")
 
     def _end(self, how: str) -> None:
         self.ended = self.ended or how

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -32,7 +31,7 @@ from traitlets import Bool, Enum, Int, List, Unicode
 from jupyter_agent import settings
 from jupyter_agent.aside import aside, aside_to_its_end
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox import bubblewrap, cgroup, files, lockdown, system_calls
+from jupyter_agent.sandbox import bubblewrap, cgroup, debugger, files, lockdown, system_calls
 from jupyter_agent.sandbox.folders import Folder, remove
 from jupyter_agent.sandbox.interpreter import (
     EXECUTABLE,
@@ -41,6 +40,7 @@ from jupyter_agent.sandbox.interpreter import (
     inherited_path,
     search_path,
 )
+from jupyter_agent.sandbox.memory import Watch, gibibytes
 from jupyter_agent.sandbox.newcomers import Newcomers
 from jupyter_agent.sandbox.paths import Policy, closed_above
 from jupyter_agent.sandbox.places import whose_home
@@ -57,7 +57,7 @@ REMEDIES = (
     "or set c.SandboxProvisioner.isolation = 'none' to run the model's code with YOUR files, keys "
     "and network"
 )
-LEAST_MEMORY = 4 << 30  # bytes: the limit counts addresses, of which numerical libraries take many
+LEAST_MEMORY = 1 << 30  # bytes
 NEWCOMERS = "/newcomers"  # where bubblewrap binds what has come since the start
 PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
 PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
@@ -127,6 +127,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     _life: int | None = None
     _told_to_end = 0.0
     _bound: cgroup.Group | None = None
+    _watch: Watch | None = None
+    _exit_code: int | None = None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""
@@ -201,7 +203,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         launch = functools.partial(super().launch_kernel, cmd, **kwargs)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
+            facts = await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
+            if self.process and not self._bound and self.tier != "none":
+                self._watch = Watch(self.process.pid, self.memory_bytes, self._end_at_once)
+            return facts
         finally:
             for descriptor in (write, *self._descriptors):
                 os.close(descriptor)
@@ -212,15 +217,18 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         if self.process is None:
             return
         if signum != signal.SIGINT:
-            if self.tier == "landlock" and self._life is not None:
-                self._told_to_end = time.monotonic()
-                os.write(self._life, b"!")  # its supervisor knows what is to be killed
-            else:
-                await super().send_signal(signal.SIGKILL)
+            self._end_at_once()
         elif self.socket_folder and self.kernel_spec.interrupt_mode == "signal":
             for kernel in _grandchildren(self.process.pid):  # it would end bubblewrap itself
                 with contextlib.suppress(OSError):
                     os.killpg(kernel, signum)
+
+    def _end_at_once(self) -> None:
+        if self.tier == "landlock" and self._life is not None:
+            self._told_to_end = time.monotonic()
+            os.write(self._life, b"!")  # its supervisor knows what is to be killed
+        elif self.process:
+            self.process.kill()
 
     async def wait(self) -> int | None:
         """Wait for the end of the process, and kill what was told to end and does not."""
@@ -228,10 +236,14 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             if self._told_to_end and time.monotonic() > self._told_to_end + PATIENCE:
                 await super().send_signal(signal.SIGKILL)
             await _ends(self.process.pid, within=1)
-        return await super().wait()
+        self._exit_code = await super().wait()
+        return self._exit_code
 
     async def cleanup(self, restart: bool = False) -> None:
         """Leave nothing behind: no process, socket, folder or descriptor."""
+        if self._watch:
+            await aside(self._watch.stop)
+            self._watch = None
         await super().cleanup(restart)
         if self._life is not None:
             os.close(self._life)
@@ -259,14 +271,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         """Return why cells cannot be debugged, or nothing."""
         if not self.debugger:
             return "c.SandboxProvisioner.debugger is False"
-        if importlib.util.find_spec("debugpy") is None:
-            return "debugpy is not installed"
-        try:
-            tier = self.tier or choose_tier(self.isolation)
-        except SandboxError as error:
-            return str(error)
-        why = "debugpy listens on a TCP socket, which cannot be made where Landlock confines"
-        return why if tier == "landlock" else ""
+        return debugger.lacks(lambda: self.tier or choose_tier(self.isolation))
 
     def last_words(self) -> str:
         """Return what the process wrote last on stderr, to say why it did not start."""
@@ -350,8 +355,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         """Say what each process may use (getrlimit(2))."""
         others = 0 if uid or self.tier == "bubblewrap" else _tasks_of(os.getuid())
         limits = {
-            "AS": self.memory_bytes,
             "CORE": 0,
+            "DATA": self.memory_bytes,
             "FSIZE": self.file_size << 20,
             "NOFILE": self.open_files,
             "NPROC": self.processes + others,
@@ -363,11 +368,21 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         """How much memory the kernel may use."""
         return self.memory << 20 or max(LEAST_MEMORY, _machine_memory() * 3 // 4)
 
+    @property
+    def cause(self) -> str:
+        """Why the process was ended, if a limit did it."""
+        if self._watch and self._watch.cause:
+            return self._watch.cause
+        if self._exit_code not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return ""
+        if self._bound and self._bound.exhausted():
+            return f"it reached c.SandboxProvisioner.memory, {gibibytes(self.memory_bytes)}"
+        return f"killed after at most {self.cpu_seconds} CPU seconds" if self.cpu_seconds else ""
+
     def describe_limits(self) -> str:
         """Say in a few words what is limited, and how."""
-        size = f"{self.memory_bytes / (1 << 30):.1f} GiB"
-        # memfds, segments and what the kernel holds for a process are none of its addresses
-        parts = [f"memory {size} in all" if self._bound else f"address space {size} per process"]
+        how = "in all" if self._bound else "in all, watched"
+        parts = [f"memory {gibibytes(self.memory_bytes)} {how}"]
         parts.append(f"{self.processes} processes")
         if self.cpu_seconds:
             parts.append(f"{self.cpu_seconds} CPU seconds")
@@ -614,7 +629,9 @@ async def _ends(pid: int, *, within: float) -> None:
 
 
 def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Say what there is of it, or what a container leaves of it."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *cgroup.memory_limits()])
 
 
 def _grandchildren(pid: int) -> list[int]:

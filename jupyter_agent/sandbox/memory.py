@@ -1,0 +1,119 @@
+"""Watch how much memory a sandbox holds, from outside, where no control group bounds it.
+
+What one process reserves for itself is limited by Linux (RLIMIT_DATA), and is an error in the code
+that asks for more. Address space is not limited: V8, lmdb and numpy.memmap take far more of it than
+they ever fill. What many processes hold together, or in shared memory, is counted here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+__all__ = ["Watch", "gibibytes", "processes"]
+
+FASTEST = 4 << 30  # bytes a second that a sandbox can fill
+SOONEST, LATEST = 0.02, 0.5  # seconds between two looks
+REST = 2  # times as long as a look takes: who has many processes gets no more of this thread
+LEAST_AVAILABLE = 25  # the part of the machine's memory below which it is about to run out
+# Memory of a process's own, by the names in /proc/PID/status and, shared fairly among those who
+# have it, in /proc/PID/smaps_rollup. Pages of files are none: Linux takes them back when it must.
+_HELD = "RssAnon RssShmem VmSwap Pss_Anon Pss_Shmem SwapPss".split()
+
+
+class Watch:
+    """Ends a sandbox that holds more memory than it may, and says so in ``cause``.
+
+    Parameters
+    ----------
+    pid
+        Its first process; all others descend from it, however they detach themselves.
+    limit
+        Bytes.
+    end
+        Ends it; called at most once, from another thread.
+    """
+
+    def __init__(self, pid: int, limit: int, end: Callable[[], None]) -> None:
+        self.cause = ""
+        self._pid, self._limit, self._end = pid, limit, end
+        self._available = _machine("MemAvailable")
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="jupyter_agent memory", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; nothing is ended after this."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            started = time.monotonic()
+            held = _held(self._pid, "status")
+            if held > self._limit:  # those who have forked count what they share twice
+                held = _held(self._pid, "smaps_rollup")
+            if held > self._limit:
+                self.cause = f"it held {gibibytes(held)} of memory, and may hold "
+                self.cause += f"{gibibytes(self._limit)}: c.SandboxProvisioner.memory"
+            elif self._starves():
+                self.cause = "the machine was about to run out of memory"
+            if self.cause:
+                self._end()
+                return
+            pause = min(LATEST, max(SOONEST, (self._limit - held) / FASTEST))
+            pause = max(pause, REST * (time.monotonic() - started))
+
+    def _starves(self) -> bool:
+        """Tell whether memory that is in no process (a memfd, a file in memory) may have gone here.
+
+        Nobody can say whose it is; the sandbox is the one that can be spared.
+        """
+        available = _machine("MemAvailable")
+        lost = self._available - available
+        return available < _machine("MemTotal") // LEAST_AVAILABLE and lost > self._limit // 2
+
+
+def gibibytes(size: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{size / (1 << 30):.1f} GiB"
+
+
+def processes(pid: int) -> Iterator[int]:
+    """Name a process and all that it has started, directly or not."""
+    waiting = [pid]
+    while waiting:
+        yield (found := waiting.pop())
+        for path in Path(f"/proc/{found}/task").glob("*/children"):
+            waiting += map(int, _read(path).split())
+
+
+def _held(pid: int, name: str) -> int:
+    """Add up what all hold, as a file says or, if that may not be read, as ``status`` says."""
+    folders = [Path(f"/proc/{each}") for each in processes(pid)]
+    found = [_facts(_read(each / name) or _read(each / "status")) for each in folders]
+    return sum(facts.get(key, 0) for facts in found for key in _HELD)
+
+
+def _machine(field: str) -> int:
+    return _facts(_read(Path("/proc/meminfo"))).get(field, 0)
+
+
+def _facts(text: str) -> dict[str, int]:
+    """Read lines such as ``VmSwap:  4 kB``, as bytes."""
+    lines = (line.split() for line in text.splitlines())
+    return {
+        line[0].removesuffix(":"): int(line[1]) << 10
+        for line in lines
+        if len(line) == 3 and line[2] == "kB"
+    }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it has ended, or is not ours to read
+        return ""

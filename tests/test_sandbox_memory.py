@@ -1,0 +1,136 @@
+"""How much memory a sandbox may hold, and how much it may merely reserve."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from traitlets.config import Config
+
+from jupyter_agent.sandbox import cgroup
+from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.memory import Watch, processes
+from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+
+from .conftest import TIERS
+from .test_sandbox_kernel import outputs, text
+
+MANY = """\
+import os, time
+for _ in range(6):
+    if os.fork() == 0:
+        os.setsid()
+        block = bytearray(os.urandom(1) * (150 << 20))
+        time.sleep(60)
+time.sleep(60)
+"""
+SHARED = """\
+import mmap, time
+block = mmap.mmap(-1, 600 << 20)
+for place in range(0, len(block), 1 << 20):
+    block[place : place + (1 << 20)] = bytes(1 << 20)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(params=TIERS)
+async def watched(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Sandbox]:
+    """A sandbox with 500 MiB that no control group bounds."""
+    limits = {"isolation": request.param, "memory": 500}
+    async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
+        provisioner = sandbox._provisioner
+        assert provisioner
+        if provisioner._bound:  # as it is for root
+            process, bound = provisioner.process, provisioner._bound
+            assert process
+            for folder_ in bound.folders:
+                for pid in processes(process.pid):
+                    (folder_.parent / "cgroup.procs").write_text(str(pid))
+            provisioner._bound = None
+            provisioner._watch = Watch(process.pid, 500 << 20, provisioner._end_at_once)
+            yield sandbox
+            bound.end()
+        else:
+            yield sandbox
+
+
+@pytest.mark.parametrize("code", [MANY, SHARED], ids=["processes", "shared"])
+async def test_what_is_held_in_all_is_watched_and_the_cause_is_said(
+    watched: Sandbox, code: str
+) -> None:
+    assert "memory 0.5 GiB in all, watched" in watched.describe_limits()
+    found = await outputs(watched, code)
+    assert found[-1].ename == "SandboxDied"
+    assert "GiB of memory, and may hold 0.5 GiB: c.SandboxProvisioner.memory" in found[-1].evalue
+    assert await text(watched, "1 + 1") == "2"
+
+
+async def test_what_children_share_with_their_parent_counts_once(watched: Sandbox) -> None:
+    code = (
+        "import os\nblock = os.urandom(200 << 20)\n"
+        "children = [os.fork() for _ in range(1)]\n"
+        "if 0 in children:\n    import time; time.sleep(1.5); os._exit(0)\n"
+        "children += [pid for pid in [os.fork()] if pid] or os._exit(__import__('time').sleep(1.5) or 0)\n"
+        "for pid in children: os.waitpid(pid, 0)\nprint('through')"
+    )
+    assert await text(watched, code) == "through"
+
+
+@pytest.mark.parametrize(
+    "how", ["prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE | 0x20", "flags=mmap.MAP_SHARED | 0x4020"]
+)  # anonymous; and one that reserves nothing
+async def test_address_space_is_not_memory(watched: Sandbox, how: str) -> None:
+    assert (
+        await text(watched, f"import mmap\nx = mmap.mmap(-1, 40 << 30, {how})\nlen(x) >> 30")
+        == "40"
+    )
+
+
+async def test_a_file_larger_than_the_limit_can_be_mapped(watched: Sandbox) -> None:
+    code = (
+        "import mmap\nwith open('large', 'wb') as file: file.truncate(3 << 30)\n"
+        "file = open('large', 'r+b')\nwhole = mmap.mmap(file.fileno(), 0)\nlen(whole) >> 30"
+    )
+    assert await text(watched, code) == "3"
+
+
+async def test_one_process_that_asks_for_too_much_gets_an_error(watched: Sandbox) -> None:
+    await text(watched, "kept = 7")
+    assert await text(watched, "x = bytearray(600 << 20)") == "MemoryError"
+    assert await text(watched, "kept") == "7"
+
+
+async def test_a_group_that_was_used_up_is_named(folder: Path) -> None:
+    group = cgroup.make(memory=1 << 30, processes=50)
+    if group is None:
+        pytest.skip("no control group can be made here")
+    group.end()
+    limits = {"memory": 500}
+    async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
+        assert "memory 0.5 GiB in all," in sandbox.describe_limits()
+        found = await outputs(sandbox, SHARED)
+        assert found[-1].ename == "SandboxDied"
+        assert "it reached c.SandboxProvisioner.memory, 0.5 GiB" in found[-1].evalue
+
+
+def test_a_watch_that_was_stopped_ends_nothing() -> None:
+    ended = threading.Event()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        watch = Watch(process.pid, 1, ended.set)
+        assert ended.wait(20)
+        ended.clear()
+        watch = Watch(process.pid, 1 << 40, ended.set)
+        watch.stop()
+        watch._limit = 1
+        process.send_signal(signal.SIGKILL)
+    assert not ended.is_set()
+
+
+def test_by_default_a_part_of_what_a_container_has_may_be_held() -> None:
+    for limit in cgroup.memory_limits():
+        assert SandboxProvisioner().memory_bytes <= max(limit * 3 // 4, 1 << 30)

@@ -7,17 +7,14 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.protocol import fenced
 from jupyter_agent.sandbox.outputs import weight
-from jupyter_agent.transcript import KEY, MOST_PICTURES, OF_A_RUN, Transcript, cut
+from jupyter_agent.transcript import KEY, MOST_PICTURES, OF_A_RUN, Transcript, tell_own
 
 __all__ = ["OwnCells", "replace"]
 
 MOST_CELLS = 200  # that are kept until a task comes
 MOST_KEPT = 500_000  # characters of one cell's outputs, pictures too
-MOST_READ_OF_ONE = 4_000  # characters of one cell's code, and of its outputs, that the model reads
-MOST_READ = 20_000  # characters of all of them
-_NEW = "[the kernel was new here: what was defined before is gone]"
+MOST_READ = 20_000  # characters of all of them that the model reads
 
 
 @dataclass(slots=True)
@@ -70,16 +67,17 @@ class OwnCells:
         self._ran.clear()
         characters, pictures, left_out = MOST_READ, MOST_PICTURES, 0
         for cell in reversed(cells):
-            shown = cell.metadata[KEY]["shown"]
-            characters -= len(shown["text"])
+            facts = cell.metadata[KEY]
+            characters -= len(facts["shown"]["text"])
             if characters < 0:
-                shown.update(text="", pictures=[])
+                facts["unread"] = True
                 left_out += 1
-            shown["pictures"] = shown["pictures"][:pictures]
-            pictures -= len(shown["pictures"])
+            facts["pictures"] = 0 if characters < 0 else max(pictures, 0)
+            tell_own(cell)
+            pictures -= len(facts["shown"]["pictures"])
         if 0 < left_out < len(cells):
-            shown = cells[left_out].metadata[KEY]["shown"]
-            shown["text"] = f"[{left_out} earlier cells of mine are left out]\n{shown['text']}"
+            cells[left_out].metadata[KEY]["left_out"] = left_out
+            tell_own(cells[left_out])
         return fresh and not cells
 
 
@@ -89,16 +87,11 @@ def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
     cell.execution_count = ran.execution_count
     for output in ran.outputs:
         transcript.add_output(cell, output)
-    _tell(cell, transcript, fresh=ran.fresh)
-    return cell
-
-
-def _tell(cell: NotebookNode, transcript: Transcript, *, fresh: bool = False) -> None:
-    """Say what the model reads of a cell of the user's."""
     transcript.finish(cell)
-    shown = cell.metadata[KEY]["shown"]
-    code, text = (cut(each, MOST_READ_OF_ONE) for each in (cell.source, shown["text"]))
-    shown["text"] = "\n".join([f"{_NEW}\nI ran:" if fresh else "I ran:", fenced(code), text])
+    if ran.fresh:
+        cell.metadata[KEY]["fresh"] = True
+    tell_own(cell)
+    return cell
 
 
 def replace(transcript: Transcript, task: NotebookNode) -> None:
@@ -120,5 +113,6 @@ def _taken_over(cell: NotebookNode, transcript: Transcript) -> NotebookNode:
     del own.metadata[KEY]
     if own.cell_type == "code":
         own.metadata[KEY] = {"role": "own"}
-        _tell(own, transcript)
+        transcript.finish(own)
+        tell_own(own)
     return own

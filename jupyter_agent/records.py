@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
+from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.pictures import MIMES
 from jupyter_agent.protocol import number
 
-__all__ = ["Role", "sound"]
+__all__ = ["Role", "as_saved", "sound", "sound_of_output"]
 
 Role = Literal["task", "prose", "code", "own", "summary", "correction", "reminder", "wait", "end"]
 
@@ -49,30 +50,41 @@ def _kept(value: object) -> bool:
     return False
 
 
-def _shown(value: object) -> bool:
-    match value:
-        case {"text": str(), "pictures": [*pictures]}:
-            return all(map(_picture, pictures))
-    return False
-
-
 def _picture(value: object) -> bool:
     match value:
-        case {"output": output, "mime": str(mime), **more}:
-            size, data = more.get("size", []), more.get("data", "")
+        case {"mime": str(mime), **more}:
+            size, texts = more.get("size", []), [more.get(name, "") for name in ("data", "why")]
             sized = isinstance(size, list) and all(map(_count, size))
-            return _count(output) and mime in MIMES and sized and isinstance(data, str)
+            return mime in MIMES and sized and all(map(_text, texts))
     return False
+
+
+def sound_of_output(facts: object) -> dict[str, Any]:
+    """Return what fits of what the model has read of an output, where that is not what is there."""
+    if not isinstance(facts, Mapping):
+        return {}
+    fits = {"text": _text, "picture": _picture}
+    return {name: facts[name] for name in fits if name in facts and fits[name](facts[name])}
+
+
+def as_saved(cell: NotebookNode) -> NotebookNode:
+    """Return a cell without what follows from its outputs: who clears those wants that gone too."""
+    facts = cell.metadata.get("jupyter_agent", {})
+    if "shown" not in facts:
+        return cell
+    kept = {name: fact for name, fact in facts.items() if name != "shown"}
+    return NotebookNode(cell, metadata=NotebookNode(cell.metadata, jupyter_agent=kept))
 
 
 _FITS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("run", "note", "model", "sandbox", "call", "last", "refused"), _text),
-    **dict.fromkeys(("step", "cells", "window"), _count),
-    **dict.fromkeys(("deleted", "edited", "replaced"), lambda value: value is True),
+    **dict.fromkeys(("step", "cells", "window", "left_out", "pictures"), _count),
+    **dict.fromkeys(
+        ("deleted", "edited", "fresh", "replaced", "unread"), lambda value: value is True
+    ),
     "usage": _usage,
     "failed": lambda value: isinstance(value, list) and all(map(_usage, value)),
     "kept": _kept,
-    "shown": _shown,
 }
 _NEEDED: dict[str, dict[str, Any]] = {
     "task": {"run": ""},

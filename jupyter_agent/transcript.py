@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import platform
 import re
 import secrets
 import warnings
@@ -37,8 +38,9 @@ from jupyter_agent.protocol import (
     Turn,
     as_calls,
     as_text,
+    fenced,
 )
-from jupyter_agent.records import Role, sound
+from jupyter_agent.records import Role, as_saved, sound, sound_of_output
 from jupyter_agent.sandbox.cleaning import clean_prose, cleaned
 from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.sandbox.markdown import Clean, clean_folded, clean_markdown
@@ -55,6 +57,7 @@ __all__ = [
     "clean_source",
     "cut",
     "passing",
+    "tell_own",
 ]
 
 RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's error when all is run
@@ -64,9 +67,20 @@ MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
 MOST_LOOKED_AT = 4 << 20  # characters of one output, for those
 MOST_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
 MOST_PICTURES = 4  # of one cell's that the model sees
+MOST_READ_OF_ONE = 4_000  # characters of a cell of the user's, and of its outputs, that it reads
+_NEW = "[the kernel was new here: what was defined before is gone]"
 _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
 _SAID = ("correction", "reminder", "end")  # may quote what a server or the sandbox has said
+LANGUAGE = {  # as ipykernel says it
+    "name": "python",
+    "version": platform.python_version(),
+    "mimetype": "text/x-python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "pygments_lexer": "ipython3",
+    "nbconvert_exporter": "python",
+    "file_extension": ".py",
+}
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
 
@@ -193,8 +207,8 @@ class Transcript:
                 return
             case "update_display_data":
                 for shown in self._displays.get(display_id, ()):
-                    self._keep_picture(shown)
-                    shown.data, shown.metadata = output.data, output.metadata
+                    kept = self._keep(shown)
+                    shown.data, shown.metadata = output.data, from_dict({**output.metadata, **kept})
                 return
         if clear:
             self._clear(cell)
@@ -215,15 +229,27 @@ class Transcript:
                 del self._displays[display_id]
         cell.outputs.clear()
 
-    def _keep_picture(self, output: NotebookNode) -> None:
-        """Keep a picture that the model has read, before a later cell draws over it."""
+    def _keep(self, output: NotebookNode) -> dict[str, Any]:
+        """Return what the model has read of an output, before a later cell changes it."""
         for cell in self.cells:
-            for picture in cell.metadata.get(KEY, {}).get("shown", {}).get("pictures", ()):
-                if _drawn(cell, picture) is output and "data" not in picture:
-                    picture["data"] = "".join(output.data[picture["mime"]].split())
+            shown = cell.metadata.get(KEY, {}).get("shown")
+            if not shown or not any(each is output for each in cell.outputs):
+                continue
+            kept = {"text": output.data.get("text/plain", ""), **output.metadata.get(KEY, {})}
+            if picture := _picture_of(output):
+                kept["picture"] = picture
+            for read in shown["pictures"]:
+                if _drawn(cell, read) is output:
+                    read.setdefault("data", "".join(output.data.get(read["mime"], "").split()))
+                    kept["picture"] = {name: read[name] for name in read if name != "output"}
+            return {KEY: kept}
+        return {}
 
     def finish(self, cell: NotebookNode) -> None:
-        """Record what the model reads of a code cell's outputs: cut once, the same ever after."""
+        """Record what the model reads of a code cell's outputs: cut once, the same ever after.
+
+        It stands in memory alone: it follows from the outputs, and goes from a file with them.
+        """
         for passing in ("clear", "running"):
             cell.metadata[KEY].pop(passing, None)
         cell.metadata[KEY]["shown"] = _shown(cell.outputs)
@@ -241,7 +267,8 @@ class Transcript:
         """
         if self.path is None:
             return
-        content = (writes(self.notebook) + "\n").encode()
+        saved = NotebookNode(self.notebook, cells=[as_saved(cell) for cell in self.cells])
+        content = (writes(saved) + "\n").encode()
         try:
             write_whole(self.path, content)
         except OSError as error:
@@ -387,7 +414,7 @@ def _finished(run: list[NotebookNode]) -> bool:
 def _empty() -> NotebookNode:
     metadata = {
         "kernelspec": dict(KERNELSPEC),
-        "language_info": {"name": "python"},
+        "language_info": dict(LANGUAGE),
         KEY: {"version": VERSION},
     }
     return new_notebook(metadata=metadata)
@@ -430,15 +457,20 @@ def _read(path: Path) -> tuple[NotebookNode, Left]:
 def _mend(cell: NotebookNode) -> None:
     """Leave out what does not fit of a cell that was read."""
     facts = sound(cell.metadata.pop(KEY, None), cell.cell_type)
+    for output in cell.get("outputs", ()):
+        if read := sound_of_output(output.get("metadata", {}).pop(KEY, None)):
+            output.metadata[KEY] = read
     if facts:
         if facts["role"] in ("own", "code"):  # in a user's own kernel it was given a first line
             cell.source = cell.source.removeprefix("%%sandbox\n")
         if facts["role"] == "own":
-            facts.setdefault("shown", _shown(cell.outputs))
             cell.source = inert(cell.source)
         if facts["role"] == "code":
             cell.source = agents_code(cell.source)
+            facts["shown"] = _shown(cell.outputs)
         cell.metadata[KEY] = from_dict(facts)
+        if facts["role"] == "own":
+            tell_own(cell)
 
 
 def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:
@@ -466,34 +498,57 @@ _OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
 
 
 def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
-    """Say what the model reads of outputs: text, and which pictures go with it."""
+    """Say what the model reads of outputs: text, and which pictures go with it.
+
+    How a picture is sent is noted on its output, since to make it small again may give other bytes.
+    """
     texts = [text for text in map(_text_of, outputs) if text.strip()]
     text = cut("\n".join(text.rstrip("\n") for text in texts), MOST_CHARACTERS) or "(none)"
-    drawn = [
-        (index, next(mime for mime in MIMES if mime in output.data))
-        for index, output in enumerate(outputs)
-        if not output.get("data", {}).keys().isdisjoint(MIMES)
-    ]
+    drawn = [(index, p) for index, output in enumerate(outputs) if (p := _picture_of(output))]
     pictures: list[dict[str, Any]] = []
-    for index, mime in drawn[:MOST_PICTURES]:
-        try:
-            pictures.append({"output": index, **_fitted(mime, outputs[index].data[mime])})
-        except ValueError as error:
-            text += f"\n[a picture {error}]"
+    for index, picture in drawn[:MOST_PICTURES]:
+        output = outputs[index]
+        if picture.keys() == {"mime"}:
+            picture |= _fitted(picture["mime"], output.data.get(picture["mime"], ""))
+            output.metadata[KEY] = {**output.metadata.get(KEY, {}), "picture": from_dict(picture)}
+        if why := picture.get("why"):
+            text += f"\n[a picture {why}]"
+        else:
+            pictures.append({"output": index, **picture})
     if len(drawn) > MOST_PICTURES:
         text += f"\n[{len(drawn) - MOST_PICTURES} more pictures are not shown]"
     return {"text": f"Output:\n{text}", "pictures": pictures}
 
 
+def _picture_of(output: NotebookNode) -> dict[str, Any] | None:
+    """Say what is known of the picture of an output, as it was when the model read it."""
+    read = output.get("metadata", {}).get(KEY, {})
+    if "text" in read:  # it has changed since
+        return dict(read["picture"]) if "picture" in read else None
+    mime = next((mime for mime in MIMES if mime in output.get("data", {})), "")
+    return {"mime": mime, **read.get("picture", {})} if mime else None
+
+
+def tell_own(cell: NotebookNode) -> None:
+    """Record what the model reads of a cell of the user's."""
+    facts = cell.metadata[KEY]
+    shown = _shown(cell.outputs)
+    code, text = (cut(each, MOST_READ_OF_ONE) for each in (cell.source, shown["text"]))
+    left_out = facts.get("left_out", 0)
+    said = [f"[{left_out} earlier cells of mine are left out]"] if left_out else []
+    said += [_NEW] if facts.get("fresh") else []
+    text = "\n".join([*said, "I ran:", fenced(code), text])
+    pictures = shown["pictures"][: facts.get("pictures", MOST_PICTURES)]
+    facts["shown"] = {"text": "" if facts.get("unread") else text, "pictures": pictures}
+
+
 def _fitted(mime: str, data: str) -> dict[str, Any]:
-    """Make a picture small enough for a model; the message of a ValueError follows "a picture "."""
+    """Make a picture small enough for a model; or say ``why`` not, to follow "a picture "."""
     try:
         fitted = json.loads(cleaned("picture", f"data:{mime};base64,{data}"))
     except NotShown:
-        raise ValueError("that takes too much to decode") from None
-    if not isinstance(fitted, dict):
-        raise ValueError(fitted)
-    return fitted
+        fitted = "that takes too much to decode"
+    return fitted if isinstance(fitted, dict) else {"why": str(fitted)}
 
 
 def _text_of(output: NotebookNode) -> str:
@@ -503,7 +558,8 @@ def _text_of(output: NotebookNode) -> str:
         case "error":
             text = "\n".join(brief(output.traceback)) or f"{output.ename}: {output.evalue}"
         case _:
-            text = cut(output.data.get("text/plain", ""), MOST_LOOKED_AT)
+            read = output.metadata.get(KEY, {}).get("text", output.data.get("text/plain", ""))
+            text = cut(read, MOST_LOOKED_AT)
     return _OVERWRITTEN.sub("", ANSI.sub("", text))
 
 

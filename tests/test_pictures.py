@@ -146,7 +146,7 @@ def test_of_a_moving_picture_the_first_is_sent() -> None:
     assert (picture["mime"], still.getpixel((0, 0))) == ("image/png", (255, 0, 0))
 
 
-def test_the_copy_stands_in_the_metadata_and_the_plot_in_the_output(tmp_path: Path) -> None:
+def test_the_copy_stands_in_the_metadata_of_the_plots_output(tmp_path: Path) -> None:
     path = tmp_path / "run.ipynb"
     transcript = Transcript(path)
     for data in (encoded(plain()), encoded(plain(3000, 1500))):
@@ -155,13 +155,13 @@ def test_the_copy_stands_in_the_metadata_and_the_plot_in_the_output(tmp_path: Pa
         transcript.finish(cell)
     transcript.save()
     small, large = nbformat.read(path, 4).cells
-    assert "data" not in small.metadata[KEY].shown.pictures[0]
-    assert opened(large.metadata[KEY].shown.pictures[0].data).size == (1024, 512)
+    assert "data" not in small.outputs[0].metadata[KEY].picture
+    assert opened(large.outputs[0].metadata[KEY].picture.data).size == (1024, 512)
     assert opened(large.outputs[0].data["image/png"]).size == (3000, 1500)
     assert json.dumps(Transcript.open(path).messages()) == json.dumps(transcript.messages())
 
 
-def test_a_picture_drawn_over_later_stays_what_the_model_has_seen() -> None:
+def test_a_picture_drawn_over_later_stays_what_the_model_has_seen(tmp_path: Path) -> None:
     transcript = Transcript()
     cell = transcript.add("code", "plot()")
     output = drawing(encoded(plain()))
@@ -174,6 +174,11 @@ def test_a_picture_drawn_over_later_stays_what_the_model_has_seen() -> None:
     transcript.add_output(transcript.add("code", "again()"), update)
     assert opened(cell.outputs[0].data["image/png"]).size == (320, 200)
     assert json.dumps(transcript.messages()).startswith(json.dumps(before)[:-2])
+    transcript.path = tmp_path / "run.ipynb"
+    transcript.save()
+    assert json.dumps(Transcript.open(transcript.path).messages()) == json.dumps(
+        transcript.messages()
+    )
 
 
 def test_one_output_is_one_picture_and_four_are_enough() -> None:

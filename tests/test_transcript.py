@@ -10,10 +10,13 @@ from typing import Any
 
 import nbformat
 import pytest
+from nbconvert import ScriptExporter
+from nbconvert.preprocessors import ClearOutputPreprocessor
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.errors import TranscriptError, UsageError
+from jupyter_agent.owncells import OwnCells
 from jupyter_agent.transcript import MOST_CHARACTERS, Transcript
 
 PIXEL = (
@@ -64,6 +67,78 @@ def test_a_saved_transcript_loads_to_the_same_messages(tmp_path: Path) -> None:
     nbformat.validate(nbformat.read(transcript.path, as_version=4))
     again = Transcript.open(transcript.path)
     assert json.dumps(again.messages()) == json.dumps(transcript.messages())
+
+
+def eventful(path: Path) -> Transcript:
+    """A transcript whose outputs were cut, drawn over, and are in part the user's own."""
+    transcript = filled(path)
+    own = OwnCells()
+    for n in range(8):
+        own.add(f"SECRET_{n} = {n}").hear(stream(f"SECRET own {n}\n" + "x" * 3000))
+    own.move_to(transcript, fresh=True)
+    transcript.add("task", "Go on")
+    cell = transcript.add("code", "show()", step=1)
+    transcript.add_output(
+        cell, stream("SECRET first\n" + "\x1b[31mred\x1b[0m 10 %\r100 %\n" * 3000)
+    )
+    transcript.add_output(
+        cell, new_output("error", ename="E", evalue="SECRET", traceback=["E: SECRET"])
+    )
+    picture: dict[str, Any] = {"image/png": PIXEL}
+    for n in range(6):
+        transcript.add_output(cell, display(f"SECRET picture {n}", f"p{n}", **picture))
+    transcript.add_output(cell, display("SECRET text", "text"))
+    transcript.add_output(cell, display("", "broken", **{"image/gif": "SECRET"}))
+    transcript.finish(cell)
+    later = transcript.add("code", "update()", step=2)
+    for display_id in ("p1", "p5", "text", "broken"):
+        for text in ("SECRET once more", "SECRET twice"):
+            update = display(text, display_id, **({} if display_id == "text" else picture))
+            transcript.add_output(later, NotebookNode(update, output_type="update_display_data"))
+    transcript.finish(later)
+    transcript.add("prose", "Done.", step=3)
+    transcript.save()
+    return transcript
+
+
+def test_what_the_model_reads_is_the_same_after_a_resume_whatever_became_of_outputs(
+    tmp_path: Path,
+) -> None:
+    transcript = eventful(tmp_path / "run.ipynb")
+    before = json.dumps(transcript.messages())
+    assert before.count("SECRET own") == 6
+    assert "3 more pictures are not shown" in before
+    for _ in range(2):
+        transcript = Transcript.open(tmp_path / "run.ipynb")
+        assert json.dumps(transcript.messages()) == before
+        transcript.save()
+    nbformat.validate(nbformat.read(tmp_path / "run.ipynb", 4))
+
+
+def test_who_clears_the_outputs_has_cleared_them(tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    eventful(path)
+    assert "SECRET" in path.read_text()
+    notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, 4), {})
+    left = nbformat.writes(notebook).replace("SECRET_", "")  # of the code
+    assert "SECRET" not in left
+    assert PIXEL not in left
+    nbformat.write(notebook, path)
+    assert "SECRET first" not in json.dumps(Transcript.open(path).messages())
+
+
+def test_no_output_stands_in_the_metadata_of_a_cell(tmp_path: Path) -> None:
+    """Jupytext writes that into a script."""
+    path = tmp_path / "run.ipynb"
+    eventful(path)
+    for cell in nbformat.read(path, 4).cells:
+        assert "SECRET" not in json.dumps(cell.metadata)
+
+
+def test_a_saved_run_is_exported_as_a_python_script(tmp_path: Path) -> None:
+    filled(tmp_path / "run.ipynb").save()
+    _, resources = ScriptExporter().from_filename(str(tmp_path / "run.ipynb"))
+    assert resources["output_extension"] == ".py"
 
 
 def test_neighbouring_outputs_of_one_stream_are_joined() -> None:

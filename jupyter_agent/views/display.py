@@ -203,7 +203,8 @@ class OutputView:
                 self._outlet.stream("stderr", text, self._tag(index=index, error=dict(output)))
                 return output
             case _ if before is None or before.get("data") != output.get("data"):
-                data, metadata = dict(output.data), dict(output.metadata)
+                data = dict(output.data)
+                metadata = {name: each for name, each in output.metadata.items() if name != KEY}
                 tag = self._tag(index=index, count=output.get("execution_count"))
                 self._outlet.display(
                     data,
@@ -216,6 +217,8 @@ class OutputView:
             case _:
                 return before
         shown: NotebookNode = copy.copy(output)
+        if KEY in output.get("metadata", {}):
+            shown.metadata = NotebookNode(metadata)
         return shown
 
 

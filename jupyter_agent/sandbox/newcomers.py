@@ -56,10 +56,17 @@ class Newcomers:
         self._judged = folder / "judged"
         self._judged.mkdir(mode=0o700)
         self._home, self._exposed = home, exposed
-        self._opened = {each.path: _opened(each) for each in shares}
-        self._shares = [each for each in shares if each.hidden or not each.path.is_dir()]
+        opened = {each.path: _opened(each) for each in shares}
+        # as text: before each cell all names are looked at
+        self._folders = [
+            (str(folder), Path(each.name, folder.relative_to(each.path)), each.path)
+            for each in shares
+            for folder in sorted(opened[each.path])
+        ]
+        self._files = [each for each in shares if not each.path.is_dir()]
         self._known = {(path, inode) for share in shares for path, _, inode in share.shown}
-        self._hidden = {path for share in shares for path in share.hidden}
+        self._passed_over = {str(path) for share in shares for path in share.hidden}
+        self._passed_over |= {str(path) for paths in opened.values() for path in paths}
         self._copied: dict[str, _Identity] = {}  # by name in the working folder
         self._refused: dict[str, _Identity] = {}
         self._missed: set[str] = set()
@@ -83,31 +90,41 @@ class Newcomers:
 
     def _found(self) -> Iterator[tuple[str, Path, Path]]:
         """Find what is new: the name in the working folder, the share it is of, and its path."""
+        entries = list(self._new_entries())
+        if not entries:
+            return
         budget = Budget(entries=MAX_ENTRIES, until=time.monotonic() + MAX_SECONDS)
-        for path, name, root in self._entries():
-            try:
-                known = (str(path), path.lstat().st_ino) in self._known or path in self._hidden
-            except OSError:  # it is gone
-                continue
-            if known or path in self._opened.get(root, ()):
-                continue
+        for path, name, root in entries:
             share = look_through(path, name, exposed=self._exposed, budget=budget, typed=False)
             for piece in share.visible():
                 for file in _files(piece):
                     yield str(Path(name, file.relative_to(path))), root, file
 
-    def _entries(self) -> Iterator[tuple[Path, str, Path]]:
-        """Name what stands where newcomers are looked for, its name, and the folder it is below."""
-        for share in self._shares:
-            if not share.path.is_dir():
-                yield share.path, share.name, share.path.parent
-                continue
-            for folder in sorted(self._opened[share.path]):
-                for path in _listed(folder):
-                    yield path, str(Path(share.name, path.relative_to(share.path))), share.path
+    def _new_entries(self) -> Iterator[tuple[Path, str, Path]]:
+        """Name what is new where newcomers are looked for, its name, and what it is below."""
+        for folder, name, root in self._folders:
+            for path in self._new_in(folder):
+                yield path, str(name / path.name), root
         if self._home:
-            for path in filter(is_plain, _listed(self._home)):
+            for path in filter(is_plain, self._new_in(str(self._home))):
                 yield path, path.name, self._home
+        for share in self._files:
+            with contextlib.suppress(OSError):  # it is gone
+                if (str(share.path), share.path.lstat().st_ino) not in self._known:
+                    yield share.path, share.name, share.path.parent
+
+    def _new_in(self, folder: str) -> list[Path]:
+        try:
+            with os.scandir(folder) as entries:
+                return [
+                    Path(entry.path)
+                    for entry in itertools.islice(entries, MAX_ENTRIES)
+                    if (entry.path, entry.inode()) not in self._known
+                    and entry.path not in self._passed_over
+                    and not entry.is_symlink()
+                ]
+        except OSError:
+            return []
 
     def _pass_in(self, name: str, root: Path, path: Path) -> None:
         """Copy a file, judge the copy, and show it."""
@@ -150,15 +167,6 @@ def _opened(share: Share) -> set[Path]:
     """Name the folders of a share that hold something hidden, so that they are shared in pieces."""
     above = {parent for path in share.hidden for parent in path.parents}
     return {path for path in above if path.is_relative_to(share.path)}
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            some = itertools.islice(entries, MAX_ENTRIES)
-            return [Path(entry.path) for entry in some if not entry.is_symlink()]
-    except OSError:
-        return []
 
 
 def _files(piece: Path) -> Iterator[Path]:

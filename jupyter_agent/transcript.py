@@ -493,6 +493,11 @@ def _told(cell: NotebookNode, text: str, pictures: list[dict[str, Any]], seeing:
 # -- what the model is shown of outputs
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
+# A frame of an installed package, of Python itself, or of code that was compiled elsewhere or
+# stands in no file. What is left are paths as a user's files have them, "~/work/a.py" mostly.
+_OF_A_LIBRARY = re.compile(
+    r"File (?:[^~/]|/usr/|.*/(?:(?:site|dist)-packages|lib(?:64)?/python3[\d.]*t?)/)"
+)
 # what a progress bar has drawn over; from the start of a line only, or a long one takes for ever
 _OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
 
@@ -564,8 +569,8 @@ def _text_of(output: NotebookNode) -> str:
 
 
 def brief(traceback: list[str]) -> list[str]:
-    """Keep of a traceback the frames of the notebook's cells; those of libraries teach little."""
-    own = [frame for frame in traceback[:-1] if not ANSI.sub("", frame).startswith("File ")]
+    """Keep of a traceback the frames of cells and the user's own files, not those of libraries."""
+    own = [frame for frame in traceback[:-1] if not _OF_A_LIBRARY.match(ANSI.sub("", frame))]
     return [*own, *traceback[-1:]]
 
 

@@ -17,7 +17,7 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.owncells import OwnCells
-from jupyter_agent.transcript import MOST_CHARACTERS, Transcript
+from jupyter_agent.transcript import MOST_CHARACTERS, Transcript, brief
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -184,6 +184,28 @@ def test_long_outputs_are_cut_once_when_recorded() -> None:
     assert shown.endswith("bbb")
     assert "20,001 characters left out" in shown
     assert len(cell.outputs[0].text) == 2 * MOST_CHARACTERS + 1
+
+
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        ("~/work/job.py:4", True),
+        ("~/work/job.py:3, in f()", True),
+        ("/srv/project/src/model.py:3, in fit(x)", True),
+        ("~/work/lib/parse.py:3, in f()", True),
+        ("/usr/lib/python3.11/json/decoder.py:355, in decode()", False),
+        ("~/.venv/lib/python3.14t/site-packages/pandas/core/frame.py:4, in f()", False),
+        ("/opt/conda/lib/python3.12/json/decoder.py:355, in decode()", False),
+        ("/usr/lib/python3/dist-packages/yaml/reader.py:1, in f()", False),
+        ("pandas/_libs/index.pyx:172, in pandas._libs.index.IndexEngine.get_loc()", False),
+        ("<frozen importlib._bootstrap>:1204, in _gcd_import()", False),
+        ("<string>:1", False),
+    ],
+)
+def test_the_model_reads_the_frames_of_the_users_own_files(file: str, kept: bool) -> None:
+    frame = f"\x1b[36mFile \x1b[39m\x1b[32m{file}\x1b[39m\n      1 line"
+    traceback = ["KeyError   Traceback", frame, "KeyError: 1"]
+    assert brief(traceback) == [line for line in traceback if kept or line != frame]
 
 
 def test_the_model_reads_no_colours_no_overdrawn_progress_and_no_library_frames() -> None:

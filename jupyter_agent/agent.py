@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import random
+import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
@@ -22,6 +23,7 @@ from jupyter_agent.hostcells import agents_code
 from jupyter_agent.ipynb import NotebookNode, new_markdown_cell, new_output
 from jupyter_agent.models.ends import unfinished
 from jupyter_agent.models.faults import cut_short
+from jupyter_agent.models.parser import LOOK_AHEAD
 from jupyter_agent.options import Seconds
 from jupyter_agent.protocol import Delta, Message, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
@@ -33,12 +35,19 @@ from jupyter_agent.transcript import KEY, Change, Transcript, passing
 __all__ = ["Agent"]
 
 T = TypeVar("T")
-_MOST_CORRECTIONS = 2  # of one run
+_MOST_UNREAD = 3  # replies in a row that cannot be read
 _LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
-_CORRECTION = (
-    "The call held no Python code that could be read, and nothing was run. "
-    'Call python with {"code": "..."} as its arguments, or answer in words.'
+_CORRECTION = "{said}, and nothing was run. {how}"
+_HOW = {
+    "text": "To run code, write it in a ```python block; to finish, answer in words.",
+    "tool": 'To run code, call python with {"code": "..."} as its arguments; '
+    "to finish, answer in words.",
+}
+_MEANT = " If that was your answer, repeat it."
+_NO_FINAL_ANSWER = (
+    "There is no function {name}. To finish, reply with the answer in words, without code to run."
 )
+_FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
 _NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 
 
@@ -149,7 +158,7 @@ class Agent(LoggingConfigurable):
         )
         run = secrets.token_hex(4)
         step = self._step(0)
-        corrections = 0
+        corrected: list[str] = []  # the kinds of problems of the replies just before
         try:
             yield self._done(self.transcript.add("task", task, run=run, note=note))
             for number in range(1, self.max_steps + 1):
@@ -158,9 +167,10 @@ class Agent(LoggingConfigurable):
                     async with aclosing(part(step)) as changes:
                         async for change in changes:
                             yield change
-                if step.draft.unread and corrections < _MOST_CORRECTIONS:
-                    corrections += 1
-                    yield self._done(self.transcript.add("correction", _CORRECTION))
+                if step.draft.code:
+                    corrected.clear()
+                if correction := self._correction(step, corrected, last=number == self.max_steps):
+                    yield self._done(self.transcript.add("correction", correction))
                 elif not step.draft.code:
                     lack = await lacks() if lacks else ""
                     if not lack or number == self.max_steps:
@@ -177,7 +187,31 @@ class Agent(LoggingConfigurable):
             raise
 
     def _step(self, number: int) -> Step:
-        return Step(Draft(self.transcript, number, by=self.model.name))
+        name = self.model.name
+        known = self.learnt.thinks_aloud.get(name)
+        look_ahead = {None: LOOK_AHEAD, True: self.reply_length, False: 0}[known]
+        return Step(Draft(self.transcript, number, name, self.model.form, look_ahead))
+
+    def _correction(self, step: Step, corrected: list[str], *, last: bool) -> str:
+        """Say what is wrong with a reply; nothing where it is an answer or its code was fine.
+
+        Text that only seems to be more than an answer is one when it comes again.
+        """
+        problem = step.draft.problem
+        if not problem:
+            return _hint(step)
+        if problem.certain and len(corrected) == _MOST_UNREAD - 1:
+            said = f"{problem.said[0].lower()}{problem.said[1:]}"
+            raise ModelError(
+                f"{self.model.name} gave {_MOST_UNREAD} replies in a row that are no use ({said}); "
+                "ask in other words, or another model",
+                kind="protocol",
+            )
+        if not problem.certain and (last or problem.kind in corrected):
+            return ""
+        corrected.append(problem.kind)
+        how = _HOW[self.model.form] + _MEANT * (not problem.certain)
+        return _CORRECTION.format(said=problem.said, how=how)
 
     # -- the reply
 
@@ -223,13 +257,15 @@ class Agent(LoggingConfigurable):
                 if over and form == "text":
                     draft.end = "stop"  # ours: what follows is not read
                     break
-        if problem := unfinished(
-            self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open
-        ):
-            raise problem
         for change in draft.close():
             yield change
-        if not draft.cells and not draft.unread:
+        if fault := unfinished(
+            self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open
+        ):
+            raise fault
+        if draft.length:
+            self.learnt.thinks_aloud.setdefault(self.model.name, draft.thinks_aloud)
+        if not draft.cells and not draft.problem:
             raise ModelError(
                 f"{self.model.name} gave an empty reply; ask again or another model",
                 kind="protocol",
@@ -449,6 +485,13 @@ def _over(cell: NotebookNode) -> Change:
     """Take back a cell that was only shown."""
     cell.source = ""
     return Change(cell, done=True)
+
+
+def _hint(step: Step) -> str:
+    """Tell a model that looks for a function by which other agents end."""
+    errors = [out for cell in step.draft.code for out in cell.outputs if out.output_type == "error"]
+    found = _FINAL_ANSWER.search(errors[-1].evalue) if errors else None
+    return _NO_FINAL_ANSWER.format(name=found[1]) if found else ""
 
 
 async def _refusal(reason: str) -> AsyncGenerator[NotebookNode, None]:

@@ -10,7 +10,9 @@ from typing import Any
 from jupyter_agent.hostcells import agents_code
 from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.protocol import CallReader, Delta, Kept, ReplyReader, Usage, fenced
+from jupyter_agent.models.call_reader import CallReader, is_python_tool
+from jupyter_agent.models.parser import Problem, ReplyReader
+from jupyter_agent.protocol import Delta, Form, Kept, Usage, fenced
 from jupyter_agent.sandbox.markdown import Clean, clean_markdown
 from jupyter_agent.transcript import Change, Role, Transcript
 
@@ -24,27 +26,36 @@ _FENCED = -1  # where a block of the text stands among the calls
 class Draft:
     """Writes a reply into cells: its prose, then its code.
 
-    Code comes as a fenced block or as native calls, whichever was asked for. Where there are
-    calls, a fenced block before them only shows what they do, and text after them is left out.
+    Code comes as a fenced block or as native calls. Where there are calls, a fenced block before
+    them only shows what they do, and text after them is left out.
 
     Parameters
     ----------
     by
         The model; what it wants back is kept for it alone.
+    form
+        How it was asked to reply: as tool, a fenced block is prose.
+    look_ahead
+        Characters that are read after a block; see `ReplyReader`.
     """
 
-    def __init__(self, transcript: Transcript, number: int, by: str) -> None:
+    def __init__(
+        self, transcript: Transcript, number: int, by: str, form: Form, look_ahead: int = 0
+    ) -> None:
         self.prose: NotebookNode | None = None
         self.usage: Usage | None = None
         self.length = 0  # characters read
         self.paid = 0  # characters with what the model has thought
         self.end: str | None = None  # why the reply ended, as the server says
         self.refusal = ""  # the words by which the model declined
-        self.unread: list[str] = []  # the arguments of calls in which no code was found
+        self.problem: Problem | None = None  # why the reply, which is whole, may be no answer
+        self.unread: list[str] = []  # calls in which no code was found, as blocks
         self._transcript = transcript
         self._number = number
         self._by = by
-        self._reader = ReplyReader()
+        self._form: Form = form
+        self._look_ahead = look_ahead
+        self._reader = ReplyReader(fences=form == "text", look_ahead=look_ahead)
         self._calls: dict[int, CallReader] = {}
         self._ids: dict[int, str] = {}
         self._code: dict[int, NotebookNode] = {}
@@ -57,7 +68,7 @@ class Draft:
 
     def anew(self) -> Draft:
         """Begin the same reply again."""
-        return Draft(self._transcript, self._number, self._by)
+        return Draft(self._transcript, self._number, self._by, self._form, self._look_ahead)
 
     @property
     def begun(self) -> bool:
@@ -66,8 +77,13 @@ class Draft:
 
     @property
     def is_open(self) -> bool:
-        """Whether a block of code has begun and not ended."""
-        return self._reader.is_open
+        """Whether a block of code had begun and not ended when the reply was closed."""
+        return self._reader.is_open and not self._calls
+
+    @property
+    def thinks_aloud(self) -> bool:
+        """Whether the text began with a thought that only its end tells."""
+        return self._reader.thinks_aloud
 
     @property
     def code(self) -> list[NotebookNode]:
@@ -87,7 +103,9 @@ class Draft:
         self.length += len(delta.text) + len(delta.refusal)
         if call := delta.call:
             self.length += len(call.arguments)
-            self._calls.setdefault(call.index, CallReader()).feed(call.arguments)
+            reader = self._calls.setdefault(call.index, CallReader())
+            reader.name = call.name or reader.name
+            reader.feed(call.arguments)
             self._ids[call.index] = call.id or self._ids.get(call.index, "")
         self.paid += len(call.arguments) if call else 0
         self.paid += len(delta.text) + len(delta.refusal) + delta.thought
@@ -108,15 +126,14 @@ class Draft:
             yield from self._write()
 
     def _write(self) -> Iterator[Change]:
-        shown = [fenced(arguments[:_MOST_UNREAD], "json") for arguments in self.unread]
-        said = "\n\n".join([self._reader.prose, *shown]).strip()
-        prose = self._cleaned(said)
+        words = self._reader.lead if self._calls else self._reader.prose
+        prose = self._cleaned("\n\n".join([words, *self.unread]).strip())
         if prose and self.prose is None:
             self.prose = self._add("prose", self._take_kept())
         if self.prose and self._said != prose:  # else it stays as it may have been edited
             self.prose.source = self._said = prose
             yield Change(self.prose)
-        if self._calls and _FENCED in self._code:
+        if _FENCED in self._code and (self._calls or self._reader.code is None):
             yield self._drop(self._code.pop(_FENCED))
         for index, code in self._blocks():
             if index not in self._code:
@@ -142,13 +159,21 @@ class Draft:
     def close(self) -> Iterator[Change]:
         """Read what is left when the reply has ended whole."""
         self._reader.close()
+        self.problem = self._reader.problem
+        if self._reader.unread:
+            self.unread.append(fenced(self._reader.unread[:_MOST_UNREAD], "text"))
         for index, call in list(self._calls.items()):
-            if not call.close() or not call.code.strip():
-                self.unread.append(call.arguments)
+            whole = call.close()
+            if not whole or not call.code.strip() or not is_python_tool(call.name):
+                self.problem = _unread(call)
+                self.unread.append(fenced(call.arguments[:_MOST_UNREAD], "json"))
                 del self._calls[index]
                 if index in self._code:
                     yield self._drop(self._code.pop(index))
         yield from self._write()
+        if self.prose and not self.prose.source:
+            yield self._drop(self.prose)
+            self.prose = None
 
     def drop(self) -> Iterator[Change]:
         """Take the reply back."""
@@ -158,6 +183,8 @@ class Draft:
     def _blocks(self) -> Iterator[tuple[int, str]]:
         if self._calls:
             for index, call in self._calls.items():
+                if not is_python_tool(call.name):
+                    continue
                 if code := call.code.rstrip().lstrip("\n"):  # as the code of a block
                     yield index, code
         elif self._reader.code is not None and not self.unread:
@@ -180,6 +207,12 @@ class Draft:
     def _drop(self, cell: NotebookNode) -> Change:
         self._transcript.drop(cell)
         return Change(cell, done=True)
+
+
+def _unread(call: CallReader) -> Problem:
+    if not is_python_tool(call.name):
+        return Problem("call", f"There is no tool {call.name[:40]!a} to call", certain=True)
+    return Problem("call", "The call held no Python code that could be read", certain=True)
 
 
 def _as_saved(kept: dict[str, Any]) -> dict[str, Any]:

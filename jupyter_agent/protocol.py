@@ -1,4 +1,4 @@
-"""The reply protocol: what a model is sent, what it streams back, and how its reply is read.
+"""The reply protocol: what a model is sent, and what it streams back.
 
 A run is told as turns: what the user said, what the model replied, what came out. They are put to
 a model in one of two forms. As text, a reply is Markdown: prose, then at most one fenced
@@ -8,10 +8,8 @@ is the answer. A message is OpenAI's chat form, which every adapter can send or 
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import tokenize
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
@@ -19,7 +17,6 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 __all__ = [
     "TOOL",
     "Call",
-    "CallReader",
     "Cell",
     "Delta",
     "Form",
@@ -28,7 +25,6 @@ __all__ = [
     "Model",
     "Part",
     "Replied",
-    "ReplyReader",
     "Said",
     "ToolCall",
     "Turn",
@@ -295,157 +291,6 @@ class Model(Protocol):
     def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Yield the reply to ``messages`` piece by piece."""
         ...
-
-
-_OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[^\s`]*)[^`]*$")
-_MAYBE_FENCE = re.compile(r"^ {0,3}(`{1,2}$|~{1,2}$|`{3}|~{3}|$)")
-_MOST_DOUBTS = 2_000_000  # characters read again, of one reply, because a fence may be in a string
-_PYTHON = {"python", "python3", "py", "ipython"}
-
-
-class ReplyReader:
-    """Split a reply into prose and code while its text arrives.
-
-    `prose` and `code` are what may be shown now: a line that could still turn out to be a fence
-    is held back until it is whole. `code` is None until a ``python`` block opens.
-    """
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._prose: list[str] = []
-        self._code: list[str] | None = None
-        self._fence = ""  # what opened the ``python`` block
-        self._aside = ""  # what opened a block of another language, which is prose
-        self._rest = ""  # the last line, not whole yet
-        self._doubts = _MOST_DOUBTS
-
-    @property
-    def prose(self) -> str:
-        """The prose so far."""
-        lines = [*self._prose]
-        if self._code is None and not _MAYBE_FENCE.match(self._rest):
-            lines.append(self._rest)
-        return "\n".join(lines).strip()
-
-    @property
-    def code(self) -> str | None:
-        """The code so far; None while there is none."""
-        if self._code is None:
-            return None
-        lines = [*self._code]
-        if not self.closed and not _MAYBE_FENCE.match(self._rest):
-            lines.append(self._rest)
-        return "\n".join(lines).rstrip().lstrip("\n")
-
-    def feed(self, text: str) -> bool:
-        """Read more text; return whether the reply is over because more follows its block."""
-        if self.closed:
-            return bool(text.strip())
-        self._rest += text
-        while "\n" in self._rest and not self.closed:
-            line, self._rest = self._rest.split("\n", 1)
-            self._read(line.rstrip("\r"))
-        return bool(self.closed) and bool(self._rest.strip())
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a block of code has begun, and what has been read does not close it."""
-        if self._code is None or self.closed:
-            return False
-        return not _closes(self._rest, self._fence)
-
-    def close(self) -> None:
-        """Read what is left when the reply has ended; a block left open counts as closed."""
-        if not self.closed:
-            self._read(self._rest.rstrip("\r"))
-            self._rest = ""
-            self.closed = True
-
-    def _read(self, line: str) -> None:
-        if self._code is not None:
-            if _closes(line, self._fence) and not self._in_string():
-                self.closed = True
-            else:
-                self._code.append(line)
-        elif self._aside:
-            self._prose.append(line)
-            if _closes(line, self._aside):
-                self._aside = ""
-        elif (opening := _OPENING.match(line)) and opening["label"].lower() in _PYTHON:
-            self._fence, self._code = opening["fence"], []
-        else:
-            self._prose.append(line)
-            self._aside = opening["fence"] if opening else ""
-
-    def _in_string(self) -> bool:
-        """Tell whether a fence is only text in the code."""
-        code = "\n".join(self._code or ())
-        self._doubts -= len(code)
-        return self._doubts > 0 and _ends_in_string(code)
-
-
-def _closes(line: str, fence: str) -> bool:
-    """Tell whether a line closes the block that ``fence`` opened (CommonMark 4.5)."""
-    line = line.strip()
-    return len(line) >= len(fence) and set(line) == {fence[0]}
-
-
-def _ends_in_string(code: str) -> bool:
-    """Tell whether code ends inside a triple-quoted string, where a fence is only text."""
-    try:
-        for _ in tokenize.generate_tokens(io.StringIO(code).readline):
-            pass
-    except tokenize.TokenError as error:
-        return "multi-line string" in error.args[0] or "triple-quoted" in error.args[0]
-    except SyntaxError:
-        pass
-    return False
-
-
-_BEFORE_CODE = re.compile(  # a flat object up to its member "code"
-    r"""\s*\{\s*(?:"(?!code")(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^"\s,{}\[\]]+)\s*,\s*)*"""
-    r"""\"code"\s*:\s*\"""",
-    re.DOTALL,
-)
-_STRING_PIECE = re.compile(
-    r"""(?:[^"\\]|\\["\\/bfnrt]
-    |\\u[dD][89abAB][0-9a-fA-F]{2}(?=\\u[0-9a-fA-F]{4}|[^\\]|\\[^u])
-    |\\u(?![dD][89abAB])[0-9a-fA-F]{4})*""",
-    re.VERBOSE,
-)
-
-
-class CallReader:
-    """Read ``code`` out of a call's arguments while their JSON arrives.
-
-    `code` is what may be shown now. It only grows, until `close` reads the whole once more.
-    """
-
-    def __init__(self) -> None:
-        self.code = ""
-        self.arguments = ""
-        self._at = 0  # where in the arguments the unread rest of the string begins
-
-    def feed(self, text: str) -> None:
-        """Read more JSON."""
-        self.arguments += text
-        early = len(self.arguments) < 10_000  # else the search would take time without end
-        if early and not self._at and (before := _BEFORE_CODE.match(self.arguments)):
-            self._at = before.end()
-        if self._at and (piece := _STRING_PIECE.match(self.arguments, self._at)):
-            self.code += json.loads(f'"{piece[0]}"', strict=False)
-            self._at = piece.end()
-
-    def close(self) -> bool:
-        """Tell whether the arguments hold code; a missing closing brace is forgiven."""
-        try:
-            whole = json.loads(self.arguments, strict=False)
-        except (ValueError, RecursionError):
-            return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
-        code = whole.get("code") if isinstance(whole, dict) else None
-        if isinstance(code, str):
-            self.code = code
-        return isinstance(code, str)
 
 
 def fenced(code: str, language: str = "python") -> str:

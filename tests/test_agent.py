@@ -285,11 +285,13 @@ async def test_the_models_markdown_makes_no_browser_fetch() -> None:
 # -- native calls
 
 
-@pytest.mark.parametrize("form", ["text", "tool"])
-async def test_either_kind_of_reply_is_understood_whichever_was_asked_for(form: Form) -> None:
-    by_call = talk(calls("x = 1", text="I set x."), said("Done."), form=form)
-    by_text = talk(said(f"I set x.\n\n{FENCE}python\nx = 1\n{FENCE}"), said("Done."), form=form)
-    for agent in (by_call, by_text):
+async def test_calls_and_blocks_become_the_same_cells() -> None:
+    text = f"I set x.\n\n{FENCE}python\nx = 1\n{FENCE}"
+    for agent in (
+        talk(calls("x = 1", text="I set x."), said("Done."), form="text"),
+        talk(calls("x = 1", text="I set x."), said("Done."), form="tool"),
+        talk(said(text), said("Done."), form="text"),
+    ):
         await run(agent)
         cells = [(cell.cell_type, cell.source) for cell in agent.transcript.cells]
         assert cells == [
@@ -298,6 +300,14 @@ async def test_either_kind_of_reply_is_understood_whichever_was_asked_for(form: 
             ("code", "x = 1"),
             ("markdown", "Done."),
         ]
+
+
+async def test_where_calls_are_native_a_block_is_prose() -> None:
+    text = f"Do so:\n\n{FENCE}python\nx = 1\n{FENCE}\n\nThat is all."
+    agent = talk(said(text))
+    await run(agent)
+    assert agent.sandbox.ran == []  # type: ignore[attr-defined]
+    assert agent.transcript.answer == text
 
 
 async def test_code_of_a_call_streams_into_its_cell() -> None:
@@ -353,16 +363,91 @@ UNREADABLE = '{"cmd": ["ls"]}'
 
 
 @pytest.mark.parametrize("form", ["text", "tool"])
-async def test_a_call_without_code_is_corrected_twice_then_its_text_stands(form: Form) -> None:
+async def test_three_calls_without_code_in_a_row_fail_the_run(form: Form) -> None:
     agent = talk(*[calls(UNREADABLE, text="I look.")] * 3, form=form)
-    await run(agent)
+    with pytest.raises(ModelError, match="3 replies in a row that are no use"):
+        await run(agent)
     assert agent.sandbox.ran == []  # type: ignore[attr-defined]
-    assert roles(agent) == ["task", "prose", "correction", "prose", "correction", "prose"]
-    assert agent.transcript.answer == f"I look.\n\n{FENCE}json\n{UNREADABLE}\n{FENCE}"
+    assert roles(agent) == ["task", "prose", "correction", "prose", "correction", "prose", "end"]
+    assert agent.transcript.answer == ""
     requests = agent.model.requests  # type: ignore[attr-defined]
     for before, after in pairwise(requests):
         assert after.startswith(before[:-1])
     assert json.loads(requests[-1])[-1]["content"].startswith("The call held no Python code")
+
+
+async def test_a_call_of_another_tool_does_not_run() -> None:
+    other = [Delta(call=Call(0, "a", name="javascript")), *calls("console.log(1)")]
+    ours = [Delta(call=Call(0, "b", name="execute_python")), *calls("x")]
+    agent = talk(other, ours, said("Done."))
+    seen = [change.cell async for change in agent.run("Do it")]
+    assert agent.sandbox.ran == ["x"]  # type: ignore[attr-defined]
+    assert not any("console" in c.source for c in seen if c.cell_type == "code")
+    correction = agent.transcript.cells[2].source
+    assert correction.startswith("There is no tool 'javascript' to call, and nothing was run.")
+
+
+LEAKED = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
+
+
+async def test_a_call_written_as_text_runs() -> None:
+    leaked = LEAKED.format("python", json.dumps({"code": "x = 1"}))
+    agent = agent_with(f"I set x.\n{leaked}", "Done.")
+    await run(agent)
+    assert agent.sandbox.ran == ["x = 1"]  # type: ignore[attr-defined]
+    assert [cell.source for cell in agent.transcript.cells][1:3] == ["I set x.", "x = 1"]
+
+
+async def test_a_raw_call_is_never_the_answer() -> None:
+    agent = agent_with(*[LEAKED.format("search", "{}")] * 3)
+    with pytest.raises(ModelError, match="no tool 'search'"):
+        await run(agent)
+    assert agent.transcript.answer == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Qwen marks calls by <tool_call>\nand an end.",
+        f'A call is JSON:\n\n{FENCE}json\n{{"name": "sum", "arguments": {{}}}}\n{FENCE}',
+        f"Install it:\n\n{FENCE}bash\npip install x\n{FENCE}",
+    ],
+)
+async def test_what_seems_to_be_more_than_an_answer_is_one_when_it_comes_again(answer: str) -> None:
+    agent = agent_with(answer, answer)
+    await run(agent)
+    assert roles(agent) == ["task", "prose", "correction", "prose"]
+    assert agent.transcript.cells[2].source.endswith("If that was your answer, repeat it.")
+    once = agent_with(answer, max_steps=1)
+    await run(once)
+    assert once.transcript.answer
+
+
+async def test_thoughts_neither_run_nor_answer_and_are_paid_for() -> None:
+    thought = f"Perhaps so:\n{FENCE}python\nbad\n{FENCE}\nor not.\n</think>\n"
+    first = agent_with(f"<think>\n{thought}{STEP.format('good')}", f"<think>\n{thought}Done.")
+    lone = agent_with(thought + STEP.format("good"), f"{thought}{'so ' * 2000}</think>Done.")
+    for agent in (first, lone):
+        await run(agent)
+        assert agent.sandbox.ran == ["good"]  # type: ignore[attr-defined]
+        assert agent.transcript.answer == "Done."
+    plain = agent_with(STEP.format("good"), "Done.")
+    await run(plain)
+    assert first.transcript.bill.completion > plain.transcript.bill.completion
+
+
+async def test_a_model_that_looks_for_final_answer_is_told_how_to_end() -> None:
+    class Lacking(Echo):
+        async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
+            self.ran.append(code)
+            said = "name 'final_answer' is not defined"
+            yield new_output("error", ename="NameError", evalue=said, traceback=[said])
+
+    model = Recorder([STEP.format("final_answer(42)"), "42"])
+    agent = Agent(model, Lacking())
+    await run(agent)
+    assert roles(agent) == ["task", "prose", "code", "correction", "prose"]
+    assert "There is no function final_answer" in model.requests[-1]
 
 
 async def test_a_corrected_model_goes_on() -> None:

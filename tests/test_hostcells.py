@@ -83,7 +83,7 @@ def test_nothing_that_the_agent_writes_is_a_command(text: str) -> None:
 
 def test_the_cell_of_a_reply_is_made_so_while_it_streams() -> None:
     transcript = Transcript()
-    draft = Draft(transcript, 1, by="m")
+    draft = Draft(transcript, 1, by="m", form="text")
     seen = set()
     for piece in ("I do.\u202e\n\n```py", "thon\n%%ag", "ent --data ~", "\nGo\u200b\n", "```\n"):
         draft.read(Delta(piece))

@@ -16,7 +16,8 @@ import pytest
 from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.models import load_model
 from jupyter_agent.models.local import CONTEXT, LocalModel, find_weights, load
-from jupyter_agent.protocol import Message, Model, Part, ReplyReader, Usage, fenced
+from jupyter_agent.models.parser import ReplyReader
+from jupyter_agent.protocol import Message, Model, Part, Usage, fenced
 
 from .servers import ChatServer
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.protocol import CallReader, ReplyReader, fenced
+from jupyter_agent.models.call_reader import CallReader
+from jupyter_agent.models.parser import ReplyReader
+from jupyter_agent.protocol import fenced
 
 F = "```"
 CASES = {

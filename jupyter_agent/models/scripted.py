@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from jupyter_agent.errors import ModelError, UsageError
-from jupyter_agent.protocol import Delta, Form, Message, ReplyReader
+from jupyter_agent.models.parser import ReplyReader
+from jupyter_agent.protocol import Delta, Form, Message
 
 __all__ = ["ScriptedModel"]
 

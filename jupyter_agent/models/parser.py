@@ -1,0 +1,604 @@
+"""A streamed reply as prose and at most one block of code, and what was wrong with it.
+
+The text is read line by line, and Markdown's own parser says where blocks begin and end. What
+models write around a reply is taken off: thoughts, the marks of a chat template, and calls that
+their server should have read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from jupyter_agent.models.blocks import (
+    Fence,
+    ends_in_string,
+    is_python,
+    is_statement,
+    label,
+    last_fence,
+    may_be_fence,
+    typed,
+)
+from jupyter_agent.models.call_reader import (
+    Mark,
+    find_mark,
+    is_python_tool,
+    read_call,
+    read_text,
+)
+
+__all__ = ["LOOK_AHEAD", "MAX_PARSED", "Problem", "ReplyReader"]
+
+MAX_PARSED = 4_000_000  # characters of one reply that are parsed, some of them again and again
+WEIGHT_OF_A_LINE = 100  # characters
+MAX_TRIES = 20  # of a call that seems to end
+LOOK_AHEAD = 4_000  # characters after a block, where it is not sure that it is the reply's
+
+_THOUGHT = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)"
+_OPENS_THOUGHT = re.compile(
+    rf"^\s*(?:<{_THOUGHT}>|\[THINK\]|\u25c1think\u25b7)|<\|(?:begin_of_thought|START_THINKING)\|>",
+    re.IGNORECASE,
+)
+_CLOSES_THOUGHT = re.compile(
+    rf"</{_THOUGHT}>|\[/THINK\]|\u25c1/think\u25b7|<\|(?:end_of_thought|END_THINKING)\|>",
+    re.IGNORECASE,
+)
+_OPENS_ANALYSIS = re.compile(  # gpt-oss's, with its marks or what servers leave of them
+    r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>|^\s*(?:assistant)?analysis(?=[A-Z])"
+)
+_CLOSES_ANALYSIS = re.compile(
+    r"<\|(?:end|return|call)\|>|(?=<\|(?:start|channel)\|>)|assistantfinal|(?=assistantcommentary)"
+)
+_NOISE = re.compile(
+    r"(?:<\|start\|>assistant)?<\|channel\|>(?:final|commentary)(?: <\|constrain\|>\w+)?"
+    r"<\|message\|>"
+    r"|<\|(?:im_end|im_start|start|end|return|eot_id|eom_id|endoftext|end_of_text|eos)\|>"
+    r"|<\|(?:(?:begin|end)_of_solution|(?:START|END)_(?:RESPONSE|TEXT))\|>"
+    r"|(?:</s>|<end_of_turn>|<end_code>|<EOS>|<eos>)\s*$"
+)
+_ODD_CLOSING = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*(?:<[^<>\s]{1,40}>\s*)+")
+_NAMED_FENCE = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*[^\s`]")
+_MAYBE_FENCE = re.compile(r"[ \t>*+\-\d.)]{0,100}(?:`{1,2}|~{1,2}|(?:`{3,}|~{3,})[^`]*)?$")
+_TEXT_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|python)\w")
+_SHELL = frozenset("bash sh shell zsh console shell-session terminal powershell cmd bat".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a reply without code may be no answer.
+
+    Parameters
+    ----------
+    kind
+        The same for problems that one correction is enough for.
+    said
+        What was wrong, as a sentence.
+    certain
+        Whether it can be no answer, however often it comes.
+    """
+
+    kind: str
+    said: str
+    certain: bool = False
+
+
+class ReplyReader:
+    """Split a reply into prose and code while its text arrives.
+
+    `prose` and `code` are what may be shown now; `close` makes them final. `code` is None until a
+    block of Python opens.
+
+    Parameters
+    ----------
+    fences
+        Whether a fenced block can be code, or is prose.
+    look_ahead
+        Characters that are read after a block, as a mark may follow that makes a thought of it.
+    """
+
+    def __init__(self, *, fences: bool = True, look_ahead: int = 0) -> None:
+        self.problem: Problem | None = None  # known when the reply is closed
+        self.unread = ""  # a call of the text's in which no code was found
+        self.thinks_aloud = False  # whether a thought ended that had no beginning
+        self.is_open = False  # whether the text ended before the block or the call did
+        self._fences = fences
+        self._look_ahead = look_ahead
+        self._blocks = _Blocks(fences=fences)
+        self._thoughts: _Blocks | None = None  # what came before a mark that ends a thought
+        self._thought_end: re.Pattern[str] | None = None
+        self._mark: Mark | None = None
+        self._before = ""  # the call, on its line
+        self._call: list[str] = []
+        self._tries = MAX_TRIES
+        self._rest = ""  # the last line, not whole yet
+        self._left = ""  # of a line in which a call ended
+        self._after = ""  # what was read after the block
+        self._done = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether a block of code is whole."""
+        return self._blocks.closed
+
+    @property
+    def parsed(self) -> int:
+        """Characters that were parsed, each as often as it was."""
+        return MAX_PARSED - self._blocks.room
+
+    @property
+    def prose(self) -> str:
+        """The prose so far; a line that could still be a fence or a mark is held back."""
+        lines = [*self._blocks.prose]
+        if not self._done and not self._hides_rest() and not self._blocks.in_code:
+            lines.append(self._rest)
+        return "\n".join(lines).strip()
+
+    @property
+    def lead(self) -> str:
+        """The prose before the first block of Python."""
+        shown = self._blocks.shown
+        return self.prose if shown is None else "\n".join(self._blocks.prose[:shown]).strip()
+
+    @property
+    def code(self) -> str | None:
+        """The code so far; None while there is none."""
+        if self.closed or not self._blocks.in_code:
+            return self._blocks.code
+        rest = [] if self._done or _MAYBE_FENCE.match(self._rest) else [self._rest]
+        return self._blocks.code_so_far(rest)
+
+    def _hides_rest(self) -> bool:
+        """Tell whether the line that is not whole yet may be none of the prose."""
+        if self._thought_end or self._mark or self.closed or _MAYBE_FENCE.match(self._rest):
+            return True
+        begins = self._rest.rfind("<")
+        return begins >= 0 and ">" not in self._rest[begins:] and len(self._rest) - begins < 40
+
+    def feed(self, text: str) -> bool:
+        """Read more text; return whether the reply is over because more follows its block."""
+        while text:
+            if self.closed:
+                after = self._read_after(text)
+                if isinstance(after, bool):
+                    return after
+                text = after
+            else:
+                text = self._read_lines(text)
+        return False
+
+    def _read_lines(self, text: str) -> str:
+        """Read the lines that are whole; return what follows the block."""
+        if "\n" not in text and "\r" not in text and not self._rest.endswith("\r"):
+            self._rest += text
+            return ""
+        # a CR may be the first half of a line's end
+        *lines, self._rest = re.split(r"\r\n|\n|\r(?!\Z)", self._rest + text)
+        for place, line in enumerate(lines):
+            self._read(line)
+            if self.closed:
+                after = "\n".join([self._left, *lines[place + 1 :], self._rest])
+                self._left = self._rest = ""
+                return after
+        return ""
+
+    def _read_after(self, text: str) -> bool | str:
+        """Read what follows the block; return what is to be read anew if that was a thought."""
+        most = max(self._look_ahead, LOOK_AHEAD if self._blocks.is_text_cell else 0)
+        if not most:
+            return bool(text.strip())
+        room = most - len(self._after)
+        self._after += text[:room]
+        found = _CLOSES_THOUGHT.search(self._after) if self._look_ahead else None
+        if found and not _OPENS_THOUGHT.search(self._after[: found.start()]):
+            again = self._after[found.end() :] + text[room:]
+            self._restart()
+            return again or False
+        return len(self._after) >= most and bool(self._after.strip())
+
+    def close(self) -> None:
+        """Read what is left when the reply has ended; a block left open counts as closed."""
+        if self._done:
+            return
+        if not self.closed:
+            self._read(self._rest.removesuffix("\r"))
+        self._rest, self._done = "", True
+        if self._mark:
+            self._end_call()
+        if self._thoughts and self._blocks.is_blank and not self._thought_end:
+            self._blocks = self._thoughts  # the mark was none
+            if self._blocks.in_fence:
+                self._blocks.close_unread()
+                self.problem = Problem("thought", _ONLY_THOUGHT, certain=True)
+        self.is_open |= self._blocks.in_code and not self._blocks.closed
+        self._blocks.finish()
+        if self._blocks.closed and self._blocks.is_text_cell and _holds_fence(self._after):
+            self._blocks.drop_code()
+            self.problem = Problem(
+                "fences",
+                "The cell holds fences of its own, so that its end could not be told. Open its "
+                "block with a longer fence, ````python, and close it with the same",
+                certain=True,
+            )
+        if not self.closed and not self.problem:
+            self.problem = self._judge()
+
+    def _read(self, line: str) -> None:
+        rest: str | None = line
+        while rest is not None and not self.closed:
+            rest = self._step(rest)
+        self._left = rest or ""
+
+    def _step(self, line: str) -> str | None:
+        """Read a line up to what changes how it is read; return the rest."""
+        if self._mark:
+            self._call.append(line)
+            return self._try_call()
+        if self._thought_end:
+            found = self._thought_end.search(line)
+            if not found:
+                return None
+            self._thought_end = None
+            return line[found.end() :] if line[found.end() :].strip() else None
+        if self._blocks.in_fence:
+            found = _CLOSES_THOUGHT.match(line.lstrip())
+            if found and self._blocks.may_end_thought:
+                self._restart()
+                return line.lstrip()[found.end() :]
+            self._blocks.read(line)
+            return None
+        return self._step_in_prose(line)
+
+    def _step_in_prose(self, line: str) -> str | None:
+        mark = None if may_be_fence(line) else find_mark(line)
+        thoughts = [
+            (found, until)
+            for opens, until in (
+                (_OPENS_THOUGHT, _CLOSES_THOUGHT),
+                (_OPENS_ANALYSIS, _CLOSES_ANALYSIS),
+                (_CLOSES_THOUGHT, None),
+            )
+            if (found := opens.search(line)) and line.count("`", 0, found.start()) % 2 == 0
+        ]
+        thought, until = min(thoughts, key=lambda each: each[0].start(), default=(None, None))
+        if mark and (not thought or mark.start < thought.start()):
+            self._before = line[: mark.start] if self._say(line[: mark.start]) else ""
+            self._mark, self._call = mark, []
+            return line[mark.start + len(mark.text) :]
+        if not thought:
+            plain = line if "`" in line else _NOISE.sub("", line)
+            if plain.strip() or not line.strip():
+                self._blocks.read(plain)
+            return None
+        self._say(line[: thought.start()])
+        self._thought_end = until
+        if not until:
+            self._restart()
+        return line[thought.end() :]
+
+    def _say(self, before: str) -> bool:
+        """Read what stands before a mark on its line; return whether that is anything."""
+        plain = _NOISE.sub("", before).strip()
+        if plain:
+            self._blocks.read(plain)
+        return bool(plain)
+
+    def _restart(self) -> None:
+        """Take all that was said for a thought."""
+        self.thinks_aloud = True
+        self._thoughts = self._blocks
+        self._blocks = _Blocks(fences=self._fences, room=self._blocks.room)
+        self._after = ""
+
+    # -- calls
+
+    def _try_call(self) -> str | None:
+        """Read the call if it seems to end in its last line; return what follows it."""
+        assert self._mark
+        found = self._mark.end.search(self._call[-1])
+        if not found or not self._tries:
+            return None
+        self._tries -= 1
+        last = self._call[-1]
+        text = "\n".join([*self._call[:-1], last[: found.start()]])
+        call = read_call(text, self._mark)
+        if not call or not call.code:
+            return None
+        self._blocks.take_code(call.code)
+        self._mark = None
+        return last[found.end() :]
+
+    def _end_call(self) -> None:
+        """Read the call when nothing more comes."""
+        mark, text = self._mark, "\n".join(self._call)
+        assert mark
+        self._mark = None
+        found = mark.end.search(text)
+        call = read_call(text[: found.start()] if found else text, mark) or read_call(text, mark)
+        if call and call.code:
+            self.is_open = not found
+            self._blocks.take_code(call.code)
+        elif call:
+            self.unread = (mark.text.strip() + text).strip()
+            self.problem = _unread(call.name)
+        else:
+            if self._before:
+                self._blocks.unread()
+            for line in (self._before + mark.text + text).split("\n"):
+                self._blocks.read(line)
+            self._blocks.finish()
+            self.problem = Problem("call", _CALL) if not self.closed else None
+
+    # -- what is left
+
+    def _judge(self) -> Problem | None:
+        """Read a call without a mark; or say what the text seems to be, if that is no answer."""
+        blocks, text = self._blocks, self.prose
+        if self._thought_end and not text:
+            return Problem("thought", _ONLY_THOUGHT, certain=True)
+        if blocks.room < 0:
+            return Problem("fences", "The reply holds more fences than can be read", certain=True)
+        if blocks.last and self._fences and label(blocks.last.info) not in ("text", "plaintext"):
+            before, source = "\n".join(blocks.prose[: blocks.last.first]), blocks.last.content
+        elif begins := _BEGINS_CALL.search(text):
+            before, source = text[: begins.start()], text[begins.start() :]
+        else:
+            return self._doubt()
+        call = read_text(source)
+        if call and call.code:
+            blocks.take_code(call.code, before=before)
+            return None
+        certain = not before.strip() and not blocks.has_fences
+        return _unread(call.name, certain=certain) if call else self._doubt()
+
+    def _doubt(self) -> Problem | None:
+        """Say what an answer seems to be that would be code if it were well written."""
+        blocks = self._blocks
+        if not self._fences:
+            return None
+        if blocks.had_empty:
+            return Problem("empty", "The python block was empty")
+        if blocks.has_fence_in_line:
+            return Problem("fence", "A block begins and ends with a fence on a line of its own")
+        if not blocks.has_fences and is_statement(self.prose):
+            return Problem("bare", "The reply is code, but in no python block")
+        if blocks.last is None:
+            return None
+        language = label(blocks.last.info)
+        if language in _SHELL:
+            how = "To run a shell command, put it into a python block after a !, as in !ls"
+            return Problem("shell", f"A {language} block is not run. {how}")
+        if language in ("", "code") and is_statement(blocks.last.content):
+            return Problem("label", "A block without the label python is not run")
+        return None
+
+
+_BEGINS_CALL = re.compile(r"^(?:\{|\[\s*\{|\[[A-Za-z_][\w.]*\()", re.MULTILINE)
+_CALL = "The reply seems to hold a call written as text, which cannot be read"
+_ONLY_THOUGHT = "The reply was only a thought, without an answer or code after it"
+
+
+def _unread(name: str, *, certain: bool = True) -> Problem:
+    if name and not is_python_tool(name):
+        return Problem("call", f"There is no tool {name[:40]!a} to call", certain)
+    return Problem(
+        "call", "The call written as text holds no Python code that can be read", certain
+    )
+
+
+def _holds_fence(text: str) -> bool:
+    return any(map(may_be_fence, text.split("\n")))
+
+
+class _Blocks:
+    """Finds the first block of Python in Markdown, line by line."""
+
+    def __init__(self, *, fences: bool, room: int = MAX_PARSED) -> None:
+        self.prose: list[str] = []
+        self.code: str | None = None
+        self.closed = False
+        self.had_empty = False
+        self.has_fences = False
+        self.has_fence_in_line = False
+        self.shown: int | None = None  # the line of the prose where Python is shown first
+        self.last: Fence | None = None  # the block after which nothing came; first is in the prose
+        self.is_text_cell = False  # whether the block's code is none, but text such as a file's
+        self.room = room
+        self._fences = fences
+        self._pending: list[str] = []  # lines of which Markdown may still make another block
+        self._fence: Fence | None = None
+        self._inside: list[str] = []  # the lines of the block
+        self._hidden: dict[int, str] = {}  # those that the parser must not see
+        self._column = 0  # of its fence
+        self._began = 0  # its line in the prose
+        self._python = False
+        self._nested = 0
+        self._names_thought = False
+        self._string_until = -1  # up to this line, a string is known to be open
+
+    @property
+    def in_fence(self) -> bool:
+        """Whether a block is open."""
+        return self._fence is not None
+
+    @property
+    def in_code(self) -> bool:
+        """Whether that is of Python."""
+        return self._fence is not None and self._python
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing was said."""
+        return self.code is None and not self.has_fences and not any(map(str.strip, self.prose))
+
+    @property
+    def may_end_thought(self) -> bool:
+        """Whether the mark of a thought's end cannot be meant as text of the block."""
+        if self._names_thought or (self._python and self.is_text_cell):
+            return False
+        return not self._python or not self._in_string()
+
+    def code_so_far(self, rest: list[str]) -> str:
+        """Return the open block's code, and the beginning of its next line."""
+        lines = [_without_indent(line, self._column) for line in [*self._inside, *rest]]
+        return "\n".join(lines).rstrip().lstrip("\n")
+
+    def read(self, line: str) -> None:
+        """Read a whole line."""
+        if self._fence:
+            self._read_inside(line)
+            return
+        self.prose.append(line)
+        self._pending.append(line)
+        self.last = None if line.strip() else self.last
+        if may_be_fence(line):
+            first, fence = self._parse(self._pending)
+            self._pending = self._pending[first:]
+            if fence and fence.first == first + len(self._pending) - 1:
+                self._open(line, fence, first)
+                return
+        self.has_fence_in_line |= self._fences and _has_fence(line)
+
+    def unread(self) -> None:
+        """Take back the last line, which is in no block."""
+        self.prose.pop()
+        self._pending.pop()
+
+    def _parse(self, lines: list[str]) -> tuple[int, Fence | None]:
+        if self.room < 0:
+            return 0, None
+        self.room -= sum(map(len, lines)) + WEIGHT_OF_A_LINE * len(lines)
+        return last_fence(lines)
+
+    def _open(self, line: str, fence: Fence, first: int) -> None:
+        fence.first -= first
+        self.has_fences = True
+        self._fence, self._inside, self._hidden = fence, [], {}
+        self._nested, self._string_until, self._names_thought = 0, -1, False
+        self._began = len(self.prose) - 1
+        found = re.search("`{3}|~{3}", line.expandtabs(4))
+        self._column = found.start() if found else 0
+        self._python = self._fences and is_python(fence.info)
+        if is_python(fence.info) and self.shown is None:
+            self.shown = self._began
+        if self._python:
+            self.prose.pop()
+            before = line.partition(fence.markup)[0]
+            if before.strip(" \t>"):
+                self.prose.append(before)
+
+    def _read_inside(self, line: str) -> None:
+        fence = self._fence
+        assert fence
+        if odd := _ODD_CLOSING.fullmatch(line):
+            line = odd[1] + odd[2]
+        looks_like_fence = may_be_fence(line)
+        if self._python and looks_like_fence and self._is_text(line):
+            self._hidden[len(self._inside)] = line
+            self._keep(line, "x".rjust(self._column + 1))
+            return
+        may_end_list = fence.level > 0 and line.strip() != "" and _indent(line) < self._column
+        if not looks_like_fence and not may_end_list:
+            self._keep(line, line)
+            return
+        lines = [*self._pending, line] if self.room >= 0 else []
+        _, now = self._parse(lines)
+        if now and now.first == fence.first and now.end == len(lines):
+            if now.closed:
+                self._pending = lines if now.level else []
+                self._end(now, line)
+            else:
+                self._keep(line, line)
+            return
+        self.finish()  # the list is over, or there is no room to parse more
+        if not self.closed:
+            self.read(line)
+
+    def _keep(self, line: str, parsed: str) -> None:
+        self._pending.append(parsed)
+        self._inside.append(line)
+        self._names_thought |= _OPENS_THOUGHT.match(line) is not None
+        if not self._python:
+            self.prose.append(line)
+        elif line.strip() and not any(map(str.strip, self._inside[:-1])):
+            self.is_text_cell = _TEXT_CELL.match(line) is not None
+
+    def _is_text(self, line: str) -> bool:
+        """Tell whether a fence is only text in the code."""
+        if not self.is_text_cell:
+            return self._in_string()
+        named, was_nested = _NAMED_FENCE.match(line) is not None, self._nested > 0
+        self._nested += 1 if named else -1 if was_nested else 0
+        return named or was_nested
+
+    def _in_string(self) -> bool:
+        """Tell whether the code so far ends in a string of several lines."""
+        new = self._inside[max(self._string_until, 0) :]
+        if self.room < 0:
+            return False
+        if self._string_until < 0 or any("'''" in line or '"""' in line for line in new):
+            code = self.code_so_far([])
+            self.room -= len(code) + WEIGHT_OF_A_LINE * len(self._inside)
+            if not ends_in_string(code):
+                self._string_until = -1
+                return False
+        self._string_until = len(self._inside)
+        return True
+
+    def _end(self, fence: Fence, line: str | None) -> None:
+        """End the block as Markdown has it."""
+        self._fence = None
+        if not self._python:
+            self.prose += [] if line is None else [line]
+            fence.first = self._began
+            self.last = fence
+            return
+        lines = fence.content.split("\n")
+        for place, hidden in self._hidden.items() if fence.content else ():
+            lines[place] = _without_indent(hidden, self._column)
+        code = typed("\n".join(lines), fence.info)
+        if code.strip():
+            self.code, self.closed = code, True
+        else:
+            self.had_empty = True
+
+    def finish(self) -> None:
+        """End a block that is still open."""
+        if self._fence:
+            _, now = self._parse(self._pending)
+            self._end(now or self._fence, None)
+
+    def close_unread(self) -> None:
+        """End a block that is still open, and take nothing from it."""
+        self._fence = None
+
+    def take_code(self, code: str, *, before: str | None = None) -> None:
+        """Take code that stood in no block; ``before`` is what is left of the prose then."""
+        self._fence = None
+        self.code, self.closed = typed(code), True
+        if before is not None:
+            self.prose = before.split("\n")
+
+    def drop_code(self) -> None:
+        """Take no code from the text after all."""
+        self.code, self.closed = None, False
+
+
+def _has_fence(line: str) -> bool:
+    """Tell whether a line begins a block of Python after text, or has the whole of it."""
+    line = line.strip()
+    before, fence, after = line.rpartition("```")
+    if line.startswith("```"):
+        return line.endswith("```") and is_python(line[3:]) and len(line) > 6
+    return bool(fence and after) and is_python(after) and "```" not in before
+
+
+def _indent(line: str) -> int:
+    marks = line.expandtabs(4)
+    return len(marks) - len(marks.lstrip(" "))
+
+
+def _without_indent(line: str, column: int) -> str:
+    """Take blanks from a line's beginning, as Markdown does in a block that is not flush."""
+    indent = min(_indent(line), column)
+    return line.expandtabs(4)[indent:] if indent else line

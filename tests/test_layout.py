@@ -195,7 +195,7 @@ def test_a_grammar_that_nobody_asked_for_is_not_built() -> None:
     ("names", "most"),
     [
         (LOOP, 1850),
-        (REPLIES, 800),
+        (REPLIES, 810),
         (SANDBOX, 5000),
         (SHARED, 1550),
         (BORDER, 1800),

@@ -18,7 +18,7 @@ from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
 from jupyter_agent.draft import Draft
-from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError
+from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError, Unsaved
 from jupyter_agent.hostcells import agents_code
 from jupyter_agent.ipynb import NotebookNode, new_markdown_cell, new_output
 from jupyter_agent.models.ends import unfinished
@@ -29,6 +29,7 @@ from jupyter_agent.protocol import Delta, Message, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
 from jupyter_agent.sandbox.markdown import one_line
 from jupyter_agent.sandbox.outputs import printable
+from jupyter_agent.saving import Saves
 from jupyter_agent.summary import CHARACTERS_A_TOKEN
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 
@@ -148,7 +149,26 @@ class Agent(LoggingConfigurable):
             The run used up its steps, seconds or tokens. The transcript says so too.
         ModelError
             The model could not be asked, or broke off.
+        TranscriptError
+            The run was not begun, as it cannot be saved.
+        Unsaved
+            It came to its answer, and is not saved where it was to be.
         """
+        self._saves = Saves(self.transcript)
+        try:
+            async with aclosing(self._steps(task, note, lacks)) as changes:
+                async for change in changes:
+                    yield change
+        finally:
+            await self._saves.end()
+            if said := self._saves.problem or self._saves.notice:
+                self.log.warning(said)
+        if said:
+            raise Unsaved(said)
+
+    async def _steps(
+        self, task: str, note: str, lacks: Callable[[], Awaitable[str]] | None
+    ) -> AsyncGenerator[Change, None]:
         loop = asyncio.get_running_loop()
         self._deadline = loop.time() + self.max_seconds if self.max_seconds else math.inf
         self._spent = 0
@@ -160,7 +180,11 @@ class Agent(LoggingConfigurable):
         step = self._step(0)
         corrected: list[str] = []  # the kinds of problems of the replies just before
         try:
-            yield self._done(self.transcript.add("task", task, run=run, note=note))
+            begun = self._done(self.transcript.add("task", task, run=run, note=note))
+            await self._saves.end()
+            if self._saves.problem:  # before anything is spent
+                raise TranscriptError(self._saves.problem)
+            yield begun
             for number in range(1, self.max_steps + 1):
                 step = self._step(number)
                 for part in (self._reply, self._carry_out):
@@ -370,7 +394,7 @@ class Agent(LoggingConfigurable):
         """Run a code cell and fill in its outputs."""
         step.running = cell
         cell.metadata[KEY]["running"] = True
-        self.transcript.save()
+        self._saves.begin()
         yield Change(cell)
         if cell.source != (code := agents_code(cell.source)):  # what the user has made of it
             cell.source = code
@@ -398,23 +422,22 @@ class Agent(LoggingConfigurable):
 
     def _close(self, step: Step, error: BaseException) -> Iterator[Change]:
         """Leave the transcript whole: take back half a reply, say why the run has no answer."""
-        with contextlib.suppress(TranscriptError):  # the disk is full: the error says it already
-            if step.waiting:
-                yield _over(step.waiting)
-            if not step.whole:
-                yield from step.draft.drop()
-            if cell := step.running:
-                name = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
-                stopped = new_output("error", ename=name, evalue="stopped", traceback=[])
-                self.transcript.add_output(cell, stopped)
-                self.transcript.finish(cell)
-                yield Change(cell, done=True)
-            yield from self._leave_out(step)
-            why = f"*Stopped: {one_line(_reason(error))}.*"  # with what a server said
-            yield self._done(self.transcript.add("end", why, **self._failed()))
+        if step.waiting:
+            yield _over(step.waiting)
+        if not step.whole:
+            yield from step.draft.drop()
+        if cell := step.running:
+            name = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
+            stopped = new_output("error", ename=name, evalue="stopped", traceback=[])
+            self.transcript.add_output(cell, stopped)
+            self.transcript.finish(cell)
+            yield Change(cell, done=True)
+        yield from self._leave_out(step)
+        why = f"*Stopped: {one_line(_reason(error))}.*"  # with what a server said
+        yield self._done(self.transcript.add("end", why, **self._failed()))
 
     def _done(self, cell: NotebookNode) -> Change:
-        self.transcript.save()
+        self._saves.begin()
         return Change(cell, done=True)
 
     # -- limits

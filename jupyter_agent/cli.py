@@ -19,7 +19,7 @@ from traitlets import TraitError
 from traitlets.config import Application, Config
 
 from jupyter_agent import __version__
-from jupyter_agent.errors import AgentError, Defect, UsageError
+from jupyter_agent.errors import AgentError, Defect, Unsaved, UsageError
 from jupyter_agent.options import add_run_options, run_arguments
 
 __all__ = ["main"]
@@ -145,6 +145,9 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
             async for change in changes:
                 view(change)
         state = "done"
+    except Unsaved:
+        state = "done"
+        raise
     finally:
         with contextlib.suppress(BrokenPipeError):
             view.finish(state)

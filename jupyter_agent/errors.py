@@ -7,6 +7,7 @@
     ├── SandboxError       the sandbox could not start or is gone
     ├── ModelError         the model could not be asked, or its reply could not be used
     ├── TranscriptError    a notebook could not be read or written
+    │   └── Unsaved        a run has its answer, and is not saved where it was to be
     ├── ResultError        a result that was asked for did not come out
     ├── LimitReached       a run used up its steps, its time or its tokens
     ├── Interrupted        the user stopped a run
@@ -32,6 +33,7 @@ __all__ = [
     "ResultError",
     "SandboxError",
     "TranscriptError",
+    "Unsaved",
     "UsageError",
 ]
 
@@ -106,6 +108,10 @@ class ModelError(AgentError):
 
 class TranscriptError(AgentError):
     """A notebook could not be read or written."""
+
+
+class Unsaved(TranscriptError):
+    """A run came to its answer, and is not saved where it was to be."""
 
 
 class ResultError(AgentError):

@@ -39,7 +39,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from jupyter_agent import __version__, settings
 from jupyter_agent.ask import Question, Verdict, asker
 from jupyter_agent.commands import carry_out
-from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, UsageError
+from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, Unsaved, UsageError
 from jupyter_agent.hostcells import NAMES, Command, inert, read_command
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.options import BELOW, CELL_OPTIONS, run_arguments
@@ -472,6 +472,9 @@ class AgentKernel(settings.Settled, Kernel):
                 async for change in changes:
                     view(change)
             state = "done"
+        except Unsaved:
+            state = "done"
+            raise
         finally:
             view.finish(state)
 

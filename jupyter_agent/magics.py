@@ -113,7 +113,7 @@ class AgentMagics(Magics):
 
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.bridge import shared_bridge
-        from jupyter_agent.errors import Interrupted
+        from jupyter_agent.errors import Interrupted, Unsaved
 
         note = self._note()
         if note.held and not (options.quiet or options.rerun):
@@ -140,6 +140,9 @@ class AgentMagics(Magics):
                     begun = True
                     view(change)
             state = "done"
+        except Unsaved:
+            state = "done"
+            raise
         except KeyboardInterrupt:
             raise Interrupted("the run was stopped; its cells so far stand") from None
         finally:

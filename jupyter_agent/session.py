@@ -17,7 +17,7 @@ from jupyter_agent.agent import Agent
 from jupyter_agent.aside import aside
 from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
 from jupyter_agent.border import Border
-from jupyter_agent.errors import ResultError, SandboxError, UsageError
+from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
 from jupyter_agent.invisibles import visible
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.models import choose_model, load_model
@@ -155,6 +155,8 @@ class Session(settings.Settled):
             started, spent or changed.
         ResultError
             The run has ended without one of ``outputs``; the others are there.
+        Unsaved
+            It has ended, and is not saved where it was to be.
         """
         limits = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
         changes = self._run(
@@ -233,15 +235,21 @@ class Session(settings.Settled):
             changes = self._replay(recorded, border, unsaved)
         if policy == "always" and asker:
             changes = with_approval(changes, asker)
-        async with aclosing(changes):
-            async for change in changes:
-                yield change
+        failure = None
+        try:
+            async with aclosing(changes):
+                async for change in changes:
+                    yield change
+        except Unsaved as error:  # all else is as it was to be
+            failure = error
         self.results = border.results
         if border.missing:
             raise ResultError(f"the run ended without a result: {'; '.join(border.missing)}")
         if self.keep_spare and self.sandbox.alive:
             self.sandbox.spare = True
             await self.sandbox.start()
+        if failure:
+            raise failure
 
     def _model(self, named: str) -> Model:
         name = choose_model(named or self.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import platform
 import re
@@ -20,12 +21,10 @@ from jupyter_agent.hostcells import agents_code, inert
 from jupyter_agent.ipynb import (
     NotebookNode,
     from_dict,
-    new_code_cell,
-    new_markdown_cell,
+    new_cell,
     new_notebook,
     reads,
     validate,
-    writes,
 )
 from jupyter_agent.pictures import MIMES
 from jupyter_agent.protocol import (
@@ -40,11 +39,12 @@ from jupyter_agent.protocol import (
     as_text,
     fenced,
 )
-from jupyter_agent.records import Role, as_saved, sound, sound_of_output
+from jupyter_agent.records import Role, sound, sound_of_output
 from jupyter_agent.sandbox.cleaning import clean_prose, cleaned
 from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.sandbox.markdown import Clean, clean_folded, clean_markdown
-from jupyter_agent.writing import Left, unwritable, write_whole
+from jupyter_agent.saving import Text
+from jupyter_agent.writing import Left, unwritable, write_beside, write_whole
 
 __all__ = [
     "ANSI",
@@ -84,6 +84,9 @@ LANGUAGE = {  # as ipykernel says it
 KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
 
 
+_Displayed = tuple[NotebookNode, NotebookNode]  # a cell, and an output of it
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A cell is new or has changed; ``done`` when it will change no more.
@@ -115,7 +118,8 @@ class Transcript:
         self.path = path
         self._left = Left()  # the file as it was read or written last
         self._wrote = False  # whether that was written here
-        self._displays: dict[str, list[NotebookNode]] = {}  # outputs by their display id
+        self._text = Text()
+        self._displays: dict[str, list[_Displayed]] = {}  # outputs by their display id
 
     @classmethod
     def open(cls, path: Path) -> Transcript:
@@ -181,9 +185,9 @@ class Transcript:
 
     def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
         """Put a cell before the one at ``index``."""
-        make = new_code_cell if role in ("code", "own") else new_markdown_cell
+        kind = "code" if role in ("code", "own") else "markdown"
         source = clean_prose(source) if role in _SAID else source
-        cell = make(source, id=secrets.token_hex(4))
+        cell = new_cell(kind, source, id=secrets.token_hex(4))
         cell.metadata[KEY] = {"role": role, **facts}
         self.cells.insert(index, cell)
         return cell
@@ -206,28 +210,31 @@ class Transcript:
                 self._clear(cell)
                 return
             case "update_display_data":
-                for shown in self._displays.get(display_id, ()):
+                for of, shown in self._displays.get(display_id, ()):
                     kept = self._keep(shown)
                     shown.data, shown.metadata = output.data, from_dict({**output.metadata, **kept})
+                    self._text.forget(of)
                 return
         if clear:
             self._clear(cell)
+        self._text.forget(cell)
         last = cell.outputs[-1] if cell.outputs else None
         if last and output.output_type == last.output_type == "stream" and output.name == last.name:
             last.text += output.text
         else:
             cell.outputs.append(output)
             if display_id:
-                self._displays.setdefault(display_id, []).append(output)
+                self._displays.setdefault(display_id, []).append((cell, output))
 
     def _clear(self, cell: NotebookNode) -> None:
         """Drop a cell's outputs, which no update changes any more."""
         dropped = {id(output) for output in cell.outputs}
         for display_id, shown in list(self._displays.items()):
-            self._displays[display_id] = [each for each in shown if id(each) not in dropped]
+            self._displays[display_id] = [each for each in shown if id(each[1]) not in dropped]
             if not self._displays[display_id]:
                 del self._displays[display_id]
         cell.outputs.clear()
+        self._text.forget(cell)
 
     def _keep(self, output: NotebookNode) -> dict[str, Any]:
         """Return what the model has read of an output, before a later cell changes it."""
@@ -253,29 +260,49 @@ class Transcript:
         for passing in ("clear", "running"):
             cell.metadata[KEY].pop(passing, None)
         cell.metadata[KEY]["shown"] = _shown(cell.outputs)
+        self._text.forget(cell)
         cell.metadata.pop("tags", None)
         if any(output.output_type == "error" for output in cell.outputs):
             cell.metadata.tags = [RAISES]
 
-    def save(self) -> None:
-        """Write the file whole or not at all.
+    def save(self) -> str:
+        """Write the file whole or not at all; return what else the user should know.
+
+        Where another program has written meanwhile, the notebook is saved beside that.
 
         Raises
         ------
         TranscriptError
             The disk is full or the folder is gone; what was saved before is still there.
         """
+        return self.to_save()()
+
+    def to_save(self) -> Callable[[], str]:
+        """Compose the file as things stand, and return what writes it, as `save` does."""
         if self.path is None:
-            return
-        saved = NotebookNode(self.notebook, cells=[as_saved(cell) for cell in self.cells])
-        content = (writes(saved) + "\n").encode()
+            return str
+        return functools.partial(self._write, self.path, self._text.compose(self.notebook))
+
+    def _write(self, path: Path, parts: list[bytes]) -> str:
+        content = b"".join(parts)
+        taken = path.exists() and not self._left.is_same(path)
         try:
-            write_whole(self.path, content)
+            if taken:
+                self.path = write_beside(path, content)
+            else:
+                write_whole(path, content)
         except OSError as error:
-            raise TranscriptError(
-                f"cannot save {str(self.path)!r}: {error.strerror}; the run so far is in memory"
-            ) from error
-        self._left, self._wrote = Left.of(self.path, content), True
+            there = self._wrote and path.exists()
+            held = "what was saved before is there" if there else "nothing of it is saved"
+            raise TranscriptError(f"cannot save {str(path)!r}: {error.strerror}; {held}") from error
+        written = self.path or path
+        self._left, self._wrote = Left.of(written, content), True
+        if not taken:
+            return ""
+        return (
+            f"{str(path)!r} was changed by another program meanwhile, and is left as it is; "
+            f"what was done here is saved as {str(written)!r}"
+        )
 
     def has_written(self, path: Path) -> bool:
         """Tell whether what is at a path is what was saved last, and nobody has changed it."""
@@ -396,7 +423,7 @@ def _role(cell: NotebookNode) -> str:
 
 def passing(source: str) -> NotebookNode:
     """Make a cell that is shown for a while and never in the transcript."""
-    cell: NotebookNode = new_markdown_cell(source, id=secrets.token_hex(4))
+    cell = new_cell("markdown", source, id=secrets.token_hex(4))
     cell.metadata[KEY] = {"role": "wait"}
     return cell
 

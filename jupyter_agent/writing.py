@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Left", "unwritable", "write_whole"]
+__all__ = ["Left", "unwritable", "write_beside", "write_whole"]
 
 
-def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Put a file at a path, in the place of what is there (rename(2) is atomic).
 
     A full disk, or a kill in the middle, leaves what is there as it is. Its mode stays; where a
@@ -29,7 +29,7 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
     )
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(_mode(path))
@@ -37,6 +37,20 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_beside(path: Path, content: bytes) -> Path:
+    """Write a file under a name that is free: run-2.ipynb beside run.ipynb. Return where.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    free = next(name for name in names if not os.path.lexists(name))
+    write_whole(free, content)
+    return free
 
 
 def unwritable(path: Path) -> str:
@@ -60,9 +74,9 @@ class Left:
     digest: bytes = b""
 
     @classmethod
-    def of(cls, path: Path, content: bytes | Iterable[bytes]) -> Left:
+    def of(cls, path: Path, content: bytes) -> Left:
         """Note what was read or written just now."""
-        return cls(_facts(path), _digest([content] if isinstance(content, bytes) else content))
+        return cls(_facts(path), _digest(content))
 
     def is_at(self, path: Path) -> bool:
         """Tell whether this very file is there, as it was left."""
@@ -76,7 +90,7 @@ class Left:
         if facts is None or self.facts is None or facts[2] != self.facts[2]:
             return False
         try:
-            return _digest([path.read_bytes()]) == self.digest
+            return _digest(path.read_bytes()) == self.digest
         except OSError:
             return False
 
@@ -89,11 +103,8 @@ def _facts(path: Path) -> tuple[int, int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _digest(parts: Iterable[bytes]) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _mode(path: Path) -> int:

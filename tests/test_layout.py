@@ -35,6 +35,7 @@ LAYERS = [
         "sandbox.markdown",
         "sandbox.html",
         "sandbox.wire",
+        "saving",
     },
     {
         "sandbox.guest",
@@ -75,7 +76,7 @@ LAYERS = [
 ]
 # what carries a run
 LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
-LOOP += ["models", "models.ends", "agent", "writing", "turns"]
+LOOP += ["models", "models.ends", "agent", "writing", "saving"]
 REPLIES = ["models.blocks", "models.call_reader", "models.parser"]
 BORDER = [
     "hostcells",
@@ -194,7 +195,7 @@ def test_a_grammar_that_nobody_asked_for_is_not_built() -> None:
 @pytest.mark.parametrize(
     ("names", "most"),
     [
-        (LOOP, 1850),
+        (LOOP, 1900),
         (REPLIES, 810),
         (SANDBOX, 5000),
         (SHARED, 1550),

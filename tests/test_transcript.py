@@ -17,7 +17,7 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.owncells import OwnCells
-from jupyter_agent.transcript import MOST_CHARACTERS, Transcript, brief
+from jupyter_agent.transcript import KEY, MOST_CHARACTERS, Transcript, brief
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -256,7 +256,7 @@ def test_saving_never_leaves_half_a_file(tmp_path: Path) -> None:
     transcript = filled(tmp_path / "run.ipynb")
     transcript.save()
     before = (tmp_path / "run.ipynb").read_bytes()
-    transcript.cells[0].metadata["bad"] = object()
+    transcript.cells[0].metadata[KEY]["bad"] = object()
     with pytest.raises(TypeError):
         transcript.save()
     assert (tmp_path / "run.ipynb").read_bytes() == before

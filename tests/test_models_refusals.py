@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -108,6 +109,21 @@ async def test_of_an_error_without_end_is_read_what_comes(
     with pytest.raises(ModelError, match=r"429: insufficient_quota") as caught:
         await run(agent_for("hf:org/x", everywhere))
     assert caught.value.kind == "quota"
+
+
+@pytest.mark.parametrize("name", FORMS)
+async def test_the_status_of_a_packed_error_is_enough(everywhere: ChatServer, name: str) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(402)
+        handler.send_header("content-encoding", "gzip")
+        handler.end_headers()
+        handler.wfile.write(gzip.compress(bytes(1 << 26)))
+
+    everywhere.answer = answer
+    with pytest.raises(ModelError) as caught:
+        await run(agent_for(name, everywhere))
+    assert caught.value.kind == "quota"
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(("status", "text"), NO_QUOTA)

@@ -17,7 +17,8 @@ from jupyter_agent.models.events import DONE, events
 from jupyter_agent.models.faults import NoEventsError, StreamError
 from jupyter_agent.protocol import Delta, Usage
 
-from .servers import ChatServer
+from .faults import FORMS
+from .servers import ChatServer, Reply
 from .test_agent import roles
 from .test_models_faults import agent_for, run
 from .test_models_refusals import stream
@@ -347,6 +348,17 @@ def test_text_that_comes_only_when_it_is_whole_is_read_once() -> None:
         assert text_of(responses(*sent)) == "Done."
 
 
+def test_a_reply_that_is_as_long_as_it_may_be_is_not_whole_whatever_its_end_is_called() -> None:
+    """llama.cpp says ``completed`` of a reply that it has cut off."""
+    end = {"type": "response.completed", "response": {"usage": {"output_tokens": 20}}}
+    ends = [deltas_of(openai._Reply(most), end)[-1].end for most in (20, 21, None)]
+    assert ends == ["max_output_tokens", "", ""]
+    short = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    assert (
+        responses({"type": "response.completed", "response": short})[-1].end == "max_output_tokens"
+    )
+
+
 @pytest.mark.parametrize("error", [None, {}, {"message": None}, "gone"])
 async def test_a_failure_without_a_reason_is_a_failure(
     everywhere: ChatServer, error: object
@@ -367,6 +379,17 @@ def test_thoughts_that_nobody_can_read_again_are_not_sent_again() -> None:
         "encrypted_content": None,
     }
     assert responses({"type": "response.output_item.done", "item": thought}) == []
+
+
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_name_that_is_no_utf8_keeps_no_request_from_being_sent(
+    everywhere: ChatServer, name: str
+) -> None:
+    everywhere.replies = [Reply("Done.")]
+    agent = agent_for(name, everywhere, retries=0)
+    await run(agent, "Read K\udcf6ln.csv")
+    assert agent.transcript.answer == "Done."
+    assert "Read K?ln.csv" in str(everywhere.requests[0].body)
 
 
 # -- whatever a server sends

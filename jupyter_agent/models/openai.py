@@ -15,7 +15,7 @@ from jupyter_agent.models.calls import Calls
 from jupyter_agent.models.events import as_dict, as_list, as_text, events
 from jupyter_agent.models.faults import StreamError
 from jupyter_agent.models.remote import RemoteModel, vendor_settings
-from jupyter_agent.protocol import TOOL, Delta, Kept, Message, Usage
+from jupyter_agent.protocol import TOOL, Delta, Kept, Message, Usage, number
 
 __all__ = ["OpenAIModel", "load"]
 
@@ -62,7 +62,7 @@ class OpenAIModel(RemoteModel):
             ) as response,
             aclosing(events(response.iter_bytes())) as told,
         ):
-            reply = _Reply()
+            reply = _Reply(most=number(fields.get("max_output_tokens")))
             async for event in told:
                 for delta in reply.read(event):
                     yield delta
@@ -72,9 +72,15 @@ class _Reply:
     """Reads the events of one reply.
 
     Most servers send pieces, and what they make once more as a whole; some send only the whole.
+
+    Parameters
+    ----------
+    most
+        Tokens that were asked for; some servers call a reply complete that was cut off there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float | None = None) -> None:
+        self._most = most or float("inf")
         self._ended = False
         self._begun = False  # whether anything of the reply has come
         self._has_text = False  # whether text of the item that streams in has
@@ -147,7 +153,10 @@ class _Reply:
                 yield from self._whole(as_dict(item), place)
         why = as_dict(response.get("incomplete_details")).get("reason")
         short = "incomplete" in (kind.removeprefix("response."), response.get("status"))
-        yield from self._end(str(why or "length") if short else "completed")
+        if short or (usage and usage.completion >= self._most):
+            yield from self._end(str(why or "max_output_tokens"))
+        else:
+            yield from self._end("")  # there is no word for a good end
 
     def _end(self, why: str) -> Iterator[Delta]:
         if not self._ended:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -130,10 +131,13 @@ class RemoteModel:
             except AgentError:
                 raise
             except Exception as error:
+                if isinstance(error, UnicodeEncodeError) and messages != _encodable(messages):
+                    messages = _encodable(messages)
+                    continue
                 problem = await fault(self.name, error, self._key)
                 if problem.kind == "auth" and self._keyless:
                     problem.args = (f"{problem}; {self._keyless}",)
-                if problem.window and problem.window <= _fitted[self._url, self._model]:
+                if problem.window and problem.window < _fitted[self._url, self._model]:
                     problem.window = None  # it is another number that was read
                 if begun or not self._learn(problem):
                     told = self._key in "".join(traceback.format_exception(error))
@@ -171,6 +175,13 @@ class RemoteModel:
                     problem.passing, problem.retry_after = True, 0.0
                 return field != "tools"
         return False
+
+
+def _encodable(messages: list[Message]) -> list[Message]:
+    """Replace lone surrogates, which stand for bytes of a file's name that are no UTF-8."""
+    text = json.dumps(messages, ensure_ascii=False).encode(errors="replace")
+    replaced: list[Message] = json.loads(text)
+    return replaced
 
 
 def vendor_settings(name: str, vendor: str, *, url: str, instead: str = "") -> dict[str, str]:

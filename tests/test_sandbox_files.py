@@ -156,6 +156,24 @@ async def test_what_is_listed_can_be_read(folder: Path, tmp_path: Path, tier: st
             assert "to-a-secret" not in output.text
 
 
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_file_above_is_found_by_the_path_that_was_typed(folder: Path, tier: str) -> None:
+    (folder.parent / "data").mkdir()
+    (folder.parent / "data" / "x.csv").write_text("above")
+    (folder / "deep" / "notebooks").mkdir()
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    for where, data in (
+        (folder, ["../data/x.csv"]),
+        (folder / "deep" / "notebooks", [".", "../../../data", "../numbers.txt"]),
+    ):
+        async with Sandbox(where, config=config, data=data) as sandbox:
+            up = os.path.relpath(folder.parent, where)
+            code = f"print(open('{up}/data/x.csv').read(), sorted(__import__('os').listdir()))"
+            [output] = [one async for one in sandbox.execute(code)]
+            names = "['x.csv']" if where == folder else "['data', 'numbers.txt']"
+            assert output.get("text", output) == f"above {names}\n"
+
+
 def test_links_are_not_followed_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (folder / "deep" / "out").symlink_to(tmp_path / "out")

@@ -29,6 +29,7 @@ from jupyter_agent.sandbox.secret_files import (
 __all__ = [
     "Budget",
     "Share",
+    "above",
     "all_exposed",
     "check",
     "describe",
@@ -48,6 +49,7 @@ MOST_ENTRIES = 20_000
 MOST_SECONDS = 2.0
 MOST_SECONDS_OF_READING = 0.5  # what is not reached by then is judged by its name alone
 MOST_NAMED = 3
+MAX_UP = 8  # folders above that a path may begin in to be found by it
 MAX_PLAIN_FILES = 100  # of a home folder
 MORE = "name files or folders in it: --data PATH"
 # A folder with one of these is a Python environment: no data, and tens of thousands of files. What
@@ -218,6 +220,16 @@ def _name(typed: str, path: Path, folder: Path) -> str:
         if each.is_relative_to(top) and each != top:
             return str(each.relative_to(top))
     return named.name or path.name
+
+
+def above(data: Sequence[str], folder: Path) -> list[tuple[str, str]]:
+    """Name what was typed as a path from the folders above: that path, and the real one."""
+    typed = {os.path.normpath(each): each for each in data}
+    return [
+        (name, str(_absolute(each, folder)))
+        for name, each in typed.items()
+        if name.startswith("../") and name.count("../") <= MAX_UP
+    ]
 
 
 def _absolute(typed: str, folder: Path) -> Path:

@@ -78,7 +78,7 @@ class WorkingFolder:
             else:
                 self._put(name, path)
         for name, target in self._links:
-            self._follow(name, target)
+            self._follow(name, target and os.path.realpath(target))
         self._remove_gone()
 
     def is_copy(self, name: str) -> bool:

@@ -93,12 +93,14 @@ class Hints:
             return self._not_shared(name)
         if _is_below(full, [*_SYSTEM, sys.prefix, sys.base_prefix]):
             return READ_ONLY if forbidden and os.access(os.path.dirname(full), os.R_OK) else ""
-        home = os.path.dirname(top)
-        if _is_below(full, ["/tmp", "/dev/shm", f"{home}/tmp"]):
+        home = os.path.expanduser("~")
+        if _is_below(full, [f"{home}/tmp"]):
             return ""
-        return self._not_shared(
-            f"~/{os.path.relpath(full, home)}" if _is_below(full, [home]) else full
-        )
+        if _is_below(full, [home]):
+            return self._not_shared(f"~/{os.path.relpath(full, home)}")
+        if _is_below(full, ["/tmp", "/dev/shm"]):
+            return ""
+        return self._not_shared(full)
 
     def _about_own(self, name: str, *, forbidden: bool) -> str:
         """Say why a path of the working folder cannot be used."""

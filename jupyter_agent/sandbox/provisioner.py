@@ -118,6 +118,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     newcomers: Newcomers | None = None
     reason = ""  # why nothing is shared, if so
     run_folder: Path | None = None
+    _above: Sequence[tuple[str, str]] = ()  # what is shared by a path that begins with ..
     _listeners: dict[int, socket.socket]
     _descriptors: list[int]
     _log = -1
@@ -143,6 +144,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         self.shares, self.reason = await asyncio.to_thread(
             files.resolve, self.data, folder, exposed=self.exposed
         )
+        self._above = await asyncio.to_thread(files.above, self.data, folder)
         self.modules = await asyncio.to_thread(imports, exposed=self.exposed)
         manager = self.parent
         assert manager
@@ -333,7 +335,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 ("", str(newcomers), True),
                 *(link for share in self.shares for link in policy.links(share)),
             ],
-            "links": [link for share in self.shares for link in policy.symlinks(share)],
+            "links": [
+                *self._above,
+                *(link for share in self.shares for link in policy.symlinks(share)),
+            ],
         }
         return str(self._in_memory(json.dumps(plan)))
 
@@ -426,6 +431,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
         policy = Policy(self.shares, self.modules, programs=programs)
         covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
+        work = self._work(Path(home))
         search = {path: path for path in search_path()}
         environment = guest_environment(f"{home}/tmp", home, inherited_path(search))
         passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:/bin/sh\n"
@@ -437,7 +443,11 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 policy, self._own_sockets(uid) if self.socket_folder else (), landlocked=covered
             ),
             *("--ro-bind", str(self.newcomers.shown), NEWCOMERS),
-            *("--perms", "0777", "--dir", f"{home}/work"),
+            *(
+                word
+                for path in (*reversed(work.relative_to(home).parents[:-1]), work.relative_to(home))
+                for word in ("--perms", "0777", "--dir", str(Path(home, path)))
+            ),
             *("--perms", "0777", "--dir", f"{home}/tmp"),
             *bubblewrap.fonts(),
         ]
@@ -456,7 +466,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             options += ["--setenv", name, value]
         rules = {"read": [*map(str, policy.read), *read], "listed": ["/"], "write": write}
         plan = self._plan(
-            f"{home}/work",
+            str(work),
             uid,
             policy=policy,
             newcomers=Path(NEWCOMERS),
@@ -469,6 +479,11 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         program = shutil.which("bwrap") or "bwrap"
         cmd = [program, "--args", str(listed), "--", *launcher(), plan]
         return self._launch(kwargs, cmd, {"PATH": "/usr/bin:/bin"})
+
+    def _work(self, home: Path) -> Path:
+        """Place the working folder so deep that ``../x`` is found where it was typed so."""
+        ups = max([1, *(name.count("../") for name, _ in self._above)])
+        return home.joinpath(*["up"] * (ups - 1), "work")
 
     def _file(self, path: str, text: str) -> list[str]:
         """Put a file of our own there, for all to read."""
@@ -521,7 +536,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             for path in (private, *private.rglob("*")):
                 os.chown(path, uid, uid, follow_symlinks=False)
         plan = self._plan(
-            f"{private}/work",
+            str(self._work(private)),
             uid,
             policy=policy,
             newcomers=self.newcomers.shown,
@@ -538,7 +553,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         would have to be shown.
         """
         private.mkdir(mode=0o700)
-        (private / "work").mkdir()
+        self._work(private).mkdir(parents=True)
         (private / "tmp").mkdir()
         cache = private / ".cache" / "matplotlib"
         cache.mkdir(parents=True)

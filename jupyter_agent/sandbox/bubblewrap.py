@@ -25,6 +25,7 @@ PROC = (
     "cgroups cpuinfo devices diskstats filesystems loadavg meminfo mounts net partitions pressure "
     "self stat swaps sysvipc thread-self uptime version vmstat"
 ).split()
+PROCESSORS = "/sys/devices/system/cpu"  # by which libraries count cores
 MOST_COVERS = 400  # in all: bubblewrap takes no more than 9,000 words
 MOST_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
 _uids = itertools.count()
@@ -88,6 +89,7 @@ def options(uid: int, private: int = 1 << 20, *, reads_all: bool = False) -> lis
     words += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl"]
     for path in ETC:
         words += ["--ro-bind-try", str(path), str(path)]
+    words += [*parents(Path(PROCESSORS)), "--ro-bind-try", PROCESSORS, PROCESSORS]
     words += ["--proc", "/proc", *_cover_proc(), "--dev", "/dev"]
     for root, size in ((HOME, private), ("/tmp", private // 4), ("/dev/shm", private // 4)):
         words += ["--perms", "1777", "--size", str(size), "--tmpfs", root]

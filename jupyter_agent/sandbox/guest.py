@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -98,10 +99,19 @@ def forget_outputs(shell: Any) -> None:
     shell._tee = lambda channel: contextlib.nullcontext()  # noqa: ARG005
 
 
+def name_user() -> None:
+    """Give this user a name, as bubblewrap does: Landlock hides the list of users."""
+    known, uid = pwd.getpwuid, os.getuid()
+    home, shell = os.environ["HOME"], os.environ["SHELL"]
+    user = pwd.struct_passwd(("agent", "x", uid, os.getgid(), "", home, shell))
+    pwd.getpwuid = lambda each: user if each == uid else known(each)
+
+
 def _started(command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         shell=True,
+        executable=os.environ["SHELL"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -245,6 +255,8 @@ def serve(
     use_pipes(app.shell)
     name_magics(app.shell)
     forget_outputs(app.shell)
+    name_user()
+    sys.argv = ["ipykernel_launcher.py"]  # as in any kernel: programs that read it find no words
     guest_files.working_folder = folder
     Hints(folder, facts).install(app.shell)
     app.shell.events.register("pre_run_cell", lambda _: folder.update())

@@ -119,7 +119,7 @@ def _real(path: str) -> Path:
 
 def _temporary() -> set[Path]:
     roots = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
-    roots.append(os.environ.get("XDG_RUNTIME_DIR", "/run/user"))
+    roots.append(os.environ.get("XDG_RUNTIME_DIR") or "/run/user")
     return {Path(root).resolve() for root in roots}
 
 

@@ -50,7 +50,7 @@ __all__ = ["SandboxProvisioner", "check_landlock"]
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")  # no terminal: it may be the user's
 # not all of /proc/self: below net it lists the connections of the host
-PROC = "cmdline fd limits maps stat statm status".split()
+PROC = "cgroup cmdline fd limits maps stat statm status".split()
 ENVIRONMENT = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
 REMEDIES = (
     "install bubblewrap (apt install bubblewrap), or run in Docker or on Linux 6.2 or newer, "
@@ -60,6 +60,7 @@ REMEDIES = (
 LEAST_MEMORY = 1 << 30  # bytes
 NEWCOMERS = "/newcomers"  # where bubblewrap binds what has come since the start
 PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
+LONGEST_ROOT = 65  # bytes: of the 107 that a socket's path may have, 42 are for what we add
 PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
@@ -149,8 +150,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         manager = self.parent
         assert manager
         if self.run_folder is None:
-            root = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-            self._folder = Folder(root)
+            self._folder = Folder(_folder_for_sockets())
             self.run_folder = self._folder.path
             (self.run_folder / "sockets").mkdir(mode=0o700)
             manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
@@ -434,7 +434,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         work = self._work(Path(home))
         search = {path: path for path in search_path()}
         environment = guest_environment(f"{home}/tmp", home, inherited_path(search))
-        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:/bin/sh\n"
+        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:{_shell()}\n"
         options = [
             *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
             *self._file("/etc/passwd", passwd),
@@ -451,7 +451,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             *("--perms", "0777", "--dir", f"{home}/tmp"),
             *bubblewrap.fonts(),
         ]
-        read, write = ["/etc", "/proc", NEWCOMERS], [*bubblewrap.WRITABLE, "/dev"]
+        read, write = (
+            ["/etc", "/proc", bubblewrap.PROCESSORS, NEWCOMERS],
+            [*bubblewrap.WRITABLE, "/dev"],
+        )
         command: list[str] = []
         if self.socket_folder:
             command = kwargs["cmd"]
@@ -526,6 +529,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         policy = Policy(self.shares, self.modules, reaches=[private])
         proc = [f"/proc/self/{name}" for name in PROC]
         proc += ["/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/random", "/dev/urandom"]
+        proc.append(bubblewrap.PROCESSORS)
         rules = {
             "read": [*map(str, policy.read), *proc, str(self.newcomers.shown)],
             "listed": [str(path) for path in policy.listed()],
@@ -640,6 +644,26 @@ async def _ends(pid: int, *, within: float) -> None:
         os.close(descriptor)
 
 
+def _folder_for_sockets() -> Path:
+    """Find a folder in which a new one can be made, with a path that leaves room for a socket's.
+
+    Raises
+    ------
+    SandboxError
+        There is none.
+    """
+    wanted = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    for path in wanted:
+        fits = len(os.fsencode(path)) <= LONGEST_ROOT
+        if fits and Path(path).is_absolute() and os.access(path, os.W_OK | os.X_OK):
+            return Path(path)
+    raise SandboxError(
+        "no folder can hold the sandbox's sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, "
+        f"closed, or longer than {LONGEST_ROOT} bytes; set XDG_RUNTIME_DIR to a short path of a "
+        "folder that is yours"
+    )
+
+
 # -- measures
 
 
@@ -671,6 +695,13 @@ def _tasks_of(uid: int) -> int:
 # -- pieces of a command
 
 
+def _shell() -> str:
+    """Name the user's shell, if it is one that the sandbox has, too."""
+    wanted = [os.environ.get("SHELL", ""), "/bin/bash", "/usr/bin/bash", "/bin/sh"]
+    found = [path for path in wanted if os.access(path, os.X_OK)]
+    return next(path for path in found if path.startswith(("/bin/", "/usr/")))
+
+
 def launcher() -> list[str]:
     """Start Python so that no module beside the user's files can stand in for one of ours."""
     return [EXECUTABLE, "-P", "-m", "jupyter_agent.sandbox"]
@@ -685,10 +716,13 @@ def guest_environment(temporary: str, home: str, search: Sequence[Path]) -> dict
         kept
         | ({"PYTHONPATH": extra} if extra else {})
         | {
+            "GIT_CONFIG_NOSYSTEM": "1",  # git and pip end where they may not read those of /etc
             "HOME": home,
             "LOGNAME": "agent",
             "PATH": os.pathsep.join(dict.fromkeys(path)),
+            "PIP_CONFIG_FILE": os.devnull,
             "PYTHONDONTWRITEBYTECODE": "1",
+            "SHELL": _shell(),
             "TMPDIR": temporary,
             "USER": "agent",
         }

@@ -1,0 +1,76 @@
+"""Where folders are odd: what a sandbox starts with, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from traitlets.config import Config
+
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox import provisioner
+from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.places import too_wide
+
+from .conftest import TIERS
+from .test_sandbox_kernel import text
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Let TMPDIR be read anew, now and afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield monkeypatch
+    monkeypatch.undo()
+    tempfile.tempdir = None
+
+
+def long(tmp_path: Path) -> str:
+    folder = tmp_path / ("a-folder-with-a-long-name" * 4)
+    folder.mkdir()
+    return str(folder)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("odd", ["missing", "long", "file", "empty", "relative"])
+async def test_a_sandbox_starts_where_folders_for_temporary_files_are_odd(
+    odd: str, tier: str, folder: Path, tmp_path: Path, temporary: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    path = {"missing": "/nonexistent/1000", "long": long(tmp_path), "empty": ""}
+    path |= {"file": str(tmp_path / "file"), "relative": "run"}
+    temporary.setenv("XDG_RUNTIME_DIR", path[odd])
+    temporary.setenv("TMPDIR", path["long"])
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    async with Sandbox(folder, config=config) as sandbox:
+        assert await text(sandbox, "import tempfile; tempfile.TemporaryFile().write(b'12')") == "2"
+
+
+def test_a_folder_for_sockets_leaves_room_for_their_paths(
+    tmp_path: Path, temporary: pytest.MonkeyPatch
+) -> None:
+    exact = Path(tempfile.mkdtemp(dir="/tmp", prefix="x" * (provisioner.LONGEST_ROOT - 13)))
+    assert len(str(exact)) == provisioner.LONGEST_ROOT
+    temporary.setenv("XDG_RUNTIME_DIR", str(exact))
+    assert provisioner._folder_for_sockets() == exact
+    temporary.setenv("XDG_RUNTIME_DIR", f"{exact}/..")
+    assert provisioner._folder_for_sockets() == Path(tempfile.gettempdir())
+    exact.rmdir()
+
+
+def test_where_no_folder_can_hold_sockets_it_is_said_what_to_do(
+    tmp_path: Path, temporary: pytest.MonkeyPatch
+) -> None:
+    temporary.setattr(provisioner, "LONGEST_ROOT", 0)
+    with pytest.raises(SandboxError, match="set XDG_RUNTIME_DIR to a short path"):
+        provisioner._folder_for_sockets()
+
+
+def test_an_empty_setting_makes_no_folder_a_temporary_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.chdir(folder)
+    assert too_wide(folder) == ""

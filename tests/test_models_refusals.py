@@ -146,6 +146,17 @@ async def test_what_passes_is_asked_again(everywhere: ChatServer, status: int, t
     assert len(everywhere.requests) == 3
 
 
+async def test_a_call_that_the_server_could_not_read_is_asked_for_again(
+    everywhere: ChatServer,
+) -> None:
+    said = "Failed to call a function. Please adjust your prompt. See 'failed_generation'"
+    body = {"message": said, "type": "invalid_request_error", "code": "tool_use_failed"}
+    error = await refuse(everywhere, "hf:org/x", 400, json.dumps({"error": body}))
+    assert error.kind == "protocol"
+    assert f"could not read (400: {said})" in str(error)
+    assert len(everywhere.requests) == 3
+
+
 async def test_a_wait_is_read_where_it_stands_in_words(everywhere: ChatServer) -> None:
     error = await refuse(everywhere, "hf:org/x", 429, "slow down; Please try again in 14m24.5s.")
     assert error.retry_after == 864.5

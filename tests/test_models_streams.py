@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from jupyter_agent.errors import ModelError
 from jupyter_agent.models import anthropic, hub, openai
 from jupyter_agent.models.calls import Calls
 from jupyter_agent.models.events import DONE, events
-from jupyter_agent.models.faults import NoEventsError, StreamError
+from jupyter_agent.models.faults import NoEventsError, StreamError, fault
 from jupyter_agent.protocol import Delta, Usage
 
 from .faults import FORMS
@@ -433,6 +435,7 @@ WHOLE: dict[str, list[Any]] = {
         {"type": "message_stop"},
     ],
 }  # fmt: skip
+LINES = [b"data: ", b"data:{}", b"event: error", b"\n", b"\r\n", b"\r", b"error:", b"[DONE]", b"{", b"}", b'"', b":"]  # fmt: skip
 READERS = {"hf:org/x": hub._Reply, "openai:x": openai._Reply, "anthropic:x": anthropic._Reply}
 
 
@@ -477,14 +480,35 @@ def test_any_shape_at_any_place_raises_nothing_but_what_the_server_said(
         assert json.dumps(delta.kept).encode()
 
 
+@given(pieces=st.lists(st.binary(max_size=9) | st.sampled_from(LINES), max_size=9))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_events_or_an_error_of_ours(pieces: list[bytes]) -> None:
+    with suppress(StreamError, NoEventsError, json.JSONDecodeError):
+        assert all(isinstance(event, dict) for event in asyncio.run(read(*pieces)))
+
+
+async def test_what_no_file_can_hold_is_not_kept(everywhere: ChatServer, tmp_path: Any) -> None:
+    odd = {"reasoning_details": [{"type": "\ud800", "a": float("nan"), "b": 1e999}]}
+    text = json.dumps(chunk(odd)).replace("Infinity", "1e999")
+    shaped = call(CODE, extra_content={"c": "\udfff"})
+    shaped["tool_calls"][0]["id"] = "\ud8ff" + "x" * 9_999
+    replies: list[list[Any]] = [
+        [f"data: {text}\n\n", chunk(shaped), STOP],
+        [chunk({"content": "Done."}), STOP],
+    ]
+    everywhere.answer = lambda handler: stream(handler, replies.pop(0))
+    agent = agent_for("hf:org/x", everywhere, "tool", retries=0)
+    agent.transcript.path = tmp_path / "run.ipynb"
+    await run(agent)
+    assert agent.transcript.answer == "Done."
+    details = everywhere.requests[-1].messages[2]["reasoning_details"]
+    assert details == [{"type": "?", "a": None, "b": None}]
+
+
 @pytest.mark.parametrize("name", READERS)
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_whatever_is_said_to_be_wrong_is_one_line(name: str, data: st.DataObject) -> None:
-    import asyncio
-
-    from jupyter_agent.models.faults import fault
-
     error = asyncio.run(fault(name, StreamError(data.draw(JSON))))
     assert str(error).isprintable()
     assert len(str(error)) < 500

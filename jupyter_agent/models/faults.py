@@ -67,6 +67,7 @@ _FOR_A_DAY = re.compile(r"per[-_ ]?day|\bTPD\b|\bRPD\b|\bdaily\b|\blimit: 0\b", 
 _FOR_A_MINUTE = re.compile(r"per[-_ ]?min", re.IGNORECASE)
 _NO_MEMORY = re.compile(r"requires more (?:system |GPU |video )?memory", re.IGNORECASE)
 _WAIT = re.compile(r"try (?:again )?in (?:(\d{1,4})m)?(\d{1,6}(?:\.\d+)?)s", re.IGNORECASE)
+_BAD_CALL = re.compile(r"tool_use_failed|malformed_function_call", re.IGNORECASE)
 _NO_MODEL = re.compile(r"\bmodel\b.{0,100}(?:not found|not exist)|no such model", re.IGNORECASE)
 _CODES = {  # words in an error's type or code, and the status that says the same
     "quota|billing|payment|balance|credit": 402,
@@ -153,6 +154,7 @@ _ADVICE: dict[Kind, str] = {
     "context": "the run is longer than the model can read ({said})",
     "rate_limit": "too many requests ({said}); wait and try again",
     "server": "the server failed ({said}); try again",
+    "protocol": "the model made a call that its server could not read ({said}); try again",
     "timeout": "the server did not answer in time ({said}); try again",
 }
 
@@ -170,6 +172,8 @@ def _kind(refusal: _Refusal) -> Kind:
             return "context"
         case 400 | 413 | 422 | 500 | 0 if _WINDOW.search(said):
             return "context"
+        case 400 | 422 if _BAD_CALL.search(said):
+            return "protocol"
         case 401 | 403:
             return "auth"
         case 429:

@@ -17,7 +17,8 @@ import traceback
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies
 
@@ -27,6 +28,7 @@ from jupyter_agent.protocol import Delta, Form, Message
 
 __all__ = ["RemoteModel", "checked_key", "origin", "server_url", "vendor_settings"]
 
+T = TypeVar("T")
 _SECRET = re.compile(r"key|token|secret|passw|auth|credential|sig$|signature", re.IGNORECASE)
 # by URL and model: fields that were refused, and the most tokens that a request and its reply had
 _refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
@@ -124,7 +126,7 @@ class RemoteModel:
                         begun = True
                         ended |= delta.end is not None
                         self._note(delta)
-                        yield delta
+                        yield replace(delta, kept=_encodable(delta.kept)) if delta.kept else delta
                 if not ended:
                     raise broken_off(self.name)
                 return
@@ -177,10 +179,10 @@ class RemoteModel:
         return False
 
 
-def _encodable(messages: list[Message]) -> list[Message]:
-    """Replace lone surrogates, which stand for bytes of a file's name that are no UTF-8."""
-    text = json.dumps(messages, ensure_ascii=False).encode(errors="replace")
-    replaced: list[Message] = json.loads(text)
+def _encodable(value: T) -> T:
+    """Replace what no file and no request can hold: lone surrogates, numbers that are none."""
+    text = json.dumps(value, ensure_ascii=False).encode(errors="replace")
+    replaced: T = json.loads(text, parse_constant=lambda _: None)
     return replaced
 
 

@@ -8,7 +8,6 @@ from contextlib import aclosing
 import pytest
 import pytest_asyncio
 from nbformat import NotebookNode
-from traitlets.config import Config
 
 from jupyter_agent.sandbox.kernel import Sandbox
 
@@ -18,8 +17,7 @@ TABLE = "alt.Data(values=[dict(a=1, b=2), dict(a=2, b=5)])"
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sandbox]:
-    config = Config({"SandboxProvisioner": {"memory": 1 << 20}})  # MiB: V8 counts on addresses
-    async with Sandbox(tmp_path_factory.mktemp("charts"), config=config) as sandbox:
+    async with Sandbox(tmp_path_factory.mktemp("charts")) as sandbox:
         yield sandbox
 
 

@@ -81,6 +81,15 @@ def test_html_whose_sheet_takes_too_much_is_shown_without_it() -> None:
     assert html(sheet + "<b>x</b>" * 1000) == "<b>x</b>" * 1000
 
 
+def test_what_a_checked_box_opens_is_open() -> None:
+    """As in xarray's datasets."""
+    sheet = "<style>.more {display: none} .box:checked ~ .more {display: block}</style>"
+    boxes = "<input class=box type=checkbox checked><p class=more>open</p>"
+    assert (
+        html(f"{sheet}{boxes}<i>:checked</i>") == '<p style="display:block">open</p><i>:checked</i>'
+    )
+
+
 # -- drawings
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
-import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MIN_ADDRESSES = 100 << 30  # bytes; V8 sets more than 64 GiB of them aside
 MOST_NAMED = 200  # characters of an address
 
 
@@ -121,9 +119,6 @@ def _draw_chart(chart: dict[str, Any], **options: Any) -> Any:  # noqa: ARG001  
     if importlib.util.find_spec("vl_convert") is None:
         why = "pip install vl-convert-python where Jupyter runs, then %agent reset"
         return _no_chart(f"it needs a package that makes pictures of charts: {why}")
-    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if addresses != resource.RLIM_INFINITY and addresses < MIN_ADDRESSES:  # V8 would end the kernel
-        return _no_chart("vl-convert needs more addresses than the limit on memory leaves it here")
     with renderers.enable("png"):
         return renderers.get()(chart)
 

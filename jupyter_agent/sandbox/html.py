@@ -129,12 +129,17 @@ def _clean(html: str, source: str) -> str:
     return json.dumps(page, ensure_ascii=False)
 
 
+_SHEET = re.compile(r"<style\b[^<]*", re.IGNORECASE)
+_CHECKED = re.compile(r":checked\b")  # of a box that opens what is below it, and is as it was made
+
+
 def _inline_styles(html: str) -> str:
     """Put the rules of sheets into the elements they are for; nh3 judges them there."""
     if not re.search("<(style|svg)", html, re.IGNORECASE):
         return html
     import css_inline
 
+    html = _SHEET.sub(lambda sheet: _CHECKED.sub("[checked]", sheet[0]), html)
     inliner = css_inline.CSSInliner(load_remote_stylesheets=False)
     try:
         return inliner.inline(html)
@@ -271,5 +276,6 @@ def _left_out(html: str) -> list[str]:
     import nh3
 
     kept = nh3.clean(html, tags=set(_LEFT_OUT), clean_content_tags=set(), attributes={})
-    found = dict.fromkeys(re.findall(r"<([a-z]+)>", kept))
+    found = set(re.findall(r"<([a-z]+)>", kept))
+    found -= {"style", "link"} if found - {"style", "link"} else set()  # of what is left out
     return list(dict.fromkeys(_LEFT_OUT[tag] for tag in _LEFT_OUT if tag in found))

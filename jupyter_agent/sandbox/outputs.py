@@ -170,7 +170,10 @@ _STAYS = "may not leave the sandbox"
 def _note(dropped: dict[str, str]) -> str:
     """Say what was dropped, why, and how to let it pass."""
     named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MOST_NAMED]]
-    lines = [f"[{mime} {why}]" for mime, why in named]
+    alike: dict[str, list[str]] = {}
+    for mime, why in named:
+        alike.setdefault(why, []).append(mime)
+    lines = [f"[{', '.join(mimes)} {why}]" for why, mimes in alike.items()]
     if len(dropped) > len(named):
         lines.append(f"[and {len(dropped) - len(named):,} more]")
     if WIDGET_VIEW in dropped:

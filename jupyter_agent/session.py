@@ -228,6 +228,7 @@ class Session(settings.Settled):
         await self._change_to(sandbox, border)
         self.results = {}
         opened = self._go_on_with(kept, transcript)
+        self.sandbox.saved = self.transcript.path
         if agent:
             changes = self._carry_out(task, agent, border, opened=opened, replaces=replaces)
         else:
@@ -452,7 +453,7 @@ class Session(settings.Settled):
             "model": model,
             "sandbox": sandbox,
             "limits": self.sandbox.describe_limits(),
-            "folder": str(self.folder),
+            "folder": files.escaped(str(self.folder)),
             "settings": settings.describe(),
             "runs": f"{runs}, {len(there)} cells",
             "used": str(self.transcript.bill),

@@ -202,3 +202,16 @@ def test_the_sandboxs_user_can_read_it_whatever_the_umask(folder: Path, place: P
     for path in (come.shown, come.shown / "new", come.shown / "new" / "x.csv"):
         assert path.stat().st_mode & 0o444 == 0o444
     assert (come.shown / "new").stat().st_mode & 0o111 == 0o111
+
+
+def test_a_file_that_the_host_writes_after_each_cell_is_left_alone(
+    folder: Path, place: Path
+) -> None:
+    come = watch(folder, place)
+    (folder / "run.ipynb").write_text("1")
+    come.follow(but=folder / "run.ipynb")
+    assert not any(come.shown.iterdir())
+    assert shown(come) == {"run.ipynb": "1"}
+    (folder / "run.ipynb").write_text("2")
+    come.follow(but=folder / "run.ipynb")
+    assert (come.shown / "run.ipynb").read_text() == "1"

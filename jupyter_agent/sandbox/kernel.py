@@ -125,6 +125,7 @@ class Sandbox(settings.Settled):
         super().__init__(**kwargs)
         self.folder = (folder or Path.cwd()).resolve()
         self.data = data
+        self.saved: Path | None = None  # the run's own file, which no cell has to read anew
         self.execution_count: int | None = None
         self.reply: Reply | None = None
         self.generation = 0  # how many kernels have held this sandbox's variables
@@ -389,7 +390,8 @@ class Sandbox(settings.Settled):
         await self.start()
         assert self._kernel
         if self._provisioner and self._provisioner.newcomers:
-            await aside(self._provisioner.newcomers.follow)
+            follow = functools.partial(self._provisioner.newcomers.follow, but=self.saved)
+            await aside(follow)
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
         talk = self._kernel.send("execute_request", content, request=request)
         cell = self._cell(talk, answer)

@@ -77,14 +77,22 @@ class Newcomers:
         """Name the files that are new and were not passed in, though they look like no secrets."""
         return sorted({escaped(Path(name).name) for name in self._missed})
 
-    def follow(self) -> None:
-        """Pass in what is new, and remove what is gone; bounded, for a thread."""
+    def follow(self, *, but: Path | None = None) -> None:
+        """Pass in what is new, and remove what is gone; bounded, for a thread.
+
+        Parameters
+        ----------
+        but
+            A file that is left as it is: one that the host writes after each cell.
+        """
         with self._lock:
             self._missed = set()
             found = list(itertools.islice(self._found(), MAX_ENTRIES))
             for name in self._copied.keys() - {name for name, _, _ in found}:
                 self._remove(name)
             for name, root, path in found:
+                if path == but:
+                    continue
                 with contextlib.suppress(OSError):  # it is gone, or cannot be read
                     self._pass_in(name, root, path)
 

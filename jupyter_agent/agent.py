@@ -48,6 +48,7 @@ _MEANT = " If that was your answer, repeat it."
 _NO_FINAL_ANSWER = (
     "There is no function {name}. To finish, reply with the answer in words, without code to run."
 )
+_UNFINISHED = "*The reply was not finished, and nothing of it was run:*"
 _FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
 _NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 
@@ -329,7 +330,9 @@ class Agent(LoggingConfigurable):
 
     async def _wait(self, step: Step, seconds: float, problem: str) -> AsyncGenerator[Change, None]:
         """Wait, and say so in a cell that passes."""
-        step.waiting = passing(f"*Asking again in {seconds:.0f} s. {printable(problem)}*")
+        problem = printable(problem)
+        why = f"*Asking again in {seconds:.0f} s. {problem}*"
+        step.waiting = passing(why, seconds=seconds, problem=problem)
         yield Change(step.waiting)
         async with self._by():
             await asyncio.sleep(seconds)
@@ -421,10 +424,12 @@ class Agent(LoggingConfigurable):
     # -- ends
 
     def _close(self, step: Step, error: BaseException) -> Iterator[Change]:
-        """Leave the transcript whole: take back half a reply, say why the run has no answer."""
+        """Leave the transcript whole: say why there is no answer, keep half a reply as text."""
+        half = ""
         if step.waiting:
             yield _over(step.waiting)
         if not step.whole:
+            half = step.draft.text  # it was paid for
             yield from step.draft.drop()
         if cell := step.running:
             name = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
@@ -434,7 +439,10 @@ class Agent(LoggingConfigurable):
             yield Change(cell, done=True)
         yield from self._leave_out(step)
         why = f"*Stopped: {one_line(_reason(error))}.*"  # with what a server said
-        yield self._done(self.transcript.add("end", why, **self._failed()))
+        if half:
+            why = f"{why}\n\n{_UNFINISHED}\n\n{half}"
+        facts = {"unfinished": True} if half else {}
+        yield self._done(self.transcript.add("end", why, **facts, **self._failed()))
 
     def _done(self, cell: NotebookNode) -> Change:
         self._saves.begin()

@@ -19,7 +19,7 @@ from jupyter_agent.transcript import Change, Role, Transcript
 __all__ = ["Draft"]
 
 _MOST_UNREAD = 2_000  # characters of a call without code that are kept as prose
-_MOST_CLEANING = 0.01  # seconds of a processor that cleaning may take at each growth of the prose
+_MOST_WRITING = 0.001  # seconds of a processor that writing a reply may take before it rests
 _FENCED = -1  # where a block of the text stands among the calls
 
 
@@ -62,7 +62,7 @@ class Draft:
         self._said = ""
         self._written = 0  # characters of them that the cells show
         self._read, self._clean = "", Clean()  # the prose as it was read, and as it is written
-        self._rests_until = 0.0  # when long prose may be cleaned again
+        self._rests_until = 0.0  # when a long reply may be written again
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
 
@@ -95,6 +95,12 @@ class Draft:
         """All cells of the reply."""
         return [*filter(None, [self.prose]), *self.code]
 
+    @property
+    def text(self) -> str:
+        """What there is of the reply, as Markdown, in which code is only shown."""
+        prose = [self.prose.source] if self.prose else []
+        return "\n\n".join([*prose, *(fenced(cell.source) for cell in self.code)])
+
     def read(self, delta: Delta) -> bool:
         """Take in a piece; return whether what follows in the text is none of the reply's."""
         self.usage = delta.usage or self.usage
@@ -116,14 +122,17 @@ class Draft:
         return not self._calls and self._reader.feed(delta.text)
 
     def write(self) -> Iterator[Change]:
-        """Bring the cells up to what has been read; a long reply, in steps of half a percent.
+        """Bring the cells up to what has been read.
 
-        Prose that takes long to clean, as it is cleaned as a whole, takes a quarter of the time.
+        A long reply, which is written as a whole each time, takes a quarter of the time for that.
         """
-        grown = self.length - self._written > self.length // 200
-        if grown and time.monotonic() >= self._rests_until:
+        if self.length > self._written and time.monotonic() >= self._rests_until:
+            began = time.thread_time()
             self._written = self.length
             yield from self._write()
+            took = time.thread_time() - began
+            if took > _MOST_WRITING:
+                self._rests_until = time.monotonic() + 3 * took
 
     def _write(self) -> Iterator[Change]:
         words = self._reader.lead if self._calls else self._reader.prose
@@ -149,11 +158,7 @@ class Draft:
     def _cleaned(self, said: str) -> Clean:
         if said == self._read:
             return self._clean
-        began = time.thread_time()
         self._read, self._clean = said, clean_markdown(visible_prose(_writable(said)))
-        took = time.thread_time() - began
-        if took > _MOST_CLEANING:
-            self._rests_until = time.monotonic() + 3 * took
         return self._clean
 
     def close(self) -> Iterator[Change]:

@@ -39,7 +39,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from jupyter_agent import __version__, settings
 from jupyter_agent.ask import Question, Verdict, asker
 from jupyter_agent.commands import carry_out
-from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, Unsaved, UsageError
+from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, UsageError
 from jupyter_agent.hostcells import NAMES, Command, inert, read_command
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.options import BELOW, CELL_OPTIONS, run_arguments
@@ -47,7 +47,13 @@ from jupyter_agent.sandbox.kernel import Request
 from jupyter_agent.sandbox.outputs import printable
 from jupyter_agent.sandbox.widgets import PROTOCOL, TARGET, VIEW
 from jupyter_agent.session import Session
-from jupyter_agent.views.display import AnswerView, DisplayView, KernelOutlet, show_recorded
+from jupyter_agent.views.display import (
+    AnswerView,
+    DisplayView,
+    KernelOutlet,
+    ending,
+    show_recorded,
+)
 from jupyter_agent.views.runs import GHOST, Note, Runs, digest
 
 __all__ = ["AgentKernel"]
@@ -447,8 +453,8 @@ class AgentKernel(settings.Settled, Kernel):
         except ValueError as error:  # a quotation that does not end
             raise UsageError(f"%%agent: cannot read {line!r}: {error}; {BELOW}") from None
         note, outlet = Note.of(cell.parent), KernelOutlet(self)
-        if note.held and not (options.quiet or options.rerun):
-            show_recorded(outlet, note, known=self._runs.know(note))
+        if self._runs.held(note) and not (options.quiet or options.rerun):
+            show_recorded(outlet, note, header=self._runs.header(note))
             return
         view: AnswerView | DisplayView = AnswerView(outlet)
         if not options.quiet:
@@ -460,23 +466,22 @@ class AgentKernel(settings.Settled, Kernel):
         shown = not (options.quiet or note.cell_id)  # live cells may be far below the question
         changes = self._session.run(
             task,
-            replay=not options.rerun,
+            replay=not (options.rerun or note.again),
             **run_arguments(options),
             asker=asker(read, shown=shown) if cell.allow_stdin else None,
             permit=functools.partial(self._permit, cell),
             replaces=self._runs.task(note.run),
         )
-        state = "stopped"
+        state, why = "done", ""
         try:
             async with aclosing(changes):
                 async for change in changes:
                     view(change)
-            state = "done"
-        except Unsaved:
-            state = "done"
+        except BaseException as error:
+            state, why = ending(error)
             raise
         finally:
-            view.finish(state)
+            view.finish(state, why)
 
     async def _command(self, cell: _Cell, words: str) -> None:
         if words == "stop":

@@ -113,18 +113,19 @@ class AgentMagics(Magics):
 
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.bridge import shared_bridge
-        from jupyter_agent.errors import Interrupted, Unsaved
+        from jupyter_agent.errors import Interrupted
+        from jupyter_agent.views.display import ending
 
         note = self._note()
-        if note.held and not (options.quiet or options.rerun):
+        if self._runs.held(note) and not (options.quiet or options.rerun):
             from jupyter_agent.views.display import KernelOutlet, show_recorded
 
-            show_recorded(KernelOutlet(self._kernel), note, known=self._runs.know(note))
+            show_recorded(KernelOutlet(self._kernel), note, header=self._runs.header(note))
             return
         view = self._view(note, quiet=options.quiet)
         changes = self.session.run(
             task,
-            replay=not options.rerun,
+            replay=not (options.rerun or note.again),
             **run_arguments(options),
             inputs=self._named(options.input),
             outputs=options.output or (),
@@ -133,20 +134,20 @@ class AgentMagics(Magics):
             asker=self._asker(shown=not (options.quiet or note.cell_id)),
             replaces=self._runs.task(note.run),
         )
-        state, begun = "stopped", False
+        state, why, begun = "done", "", False
         try:
             with closing(shared_bridge().iterate(changes)) as iterator:
                 for change in iterator:
                     begun = True
                     view(change)
-            state = "done"
-        except Unsaved:
-            state = "done"
-            raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            state, why = ending(error)
             raise Interrupted("the run was stopped; its cells so far stand") from None
+        except BaseException as error:
+            state, why = ending(error)
+            raise
         finally:
-            view.finish(state)
+            view.finish(state, why)
             self._variables.update(self.session.results if begun else {})
 
     @property

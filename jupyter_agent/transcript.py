@@ -421,10 +421,10 @@ def _role(cell: NotebookNode) -> str:
     return role
 
 
-def passing(source: str) -> NotebookNode:
+def passing(source: str, **facts: Any) -> NotebookNode:
     """Make a cell that is shown for a while and never in the transcript."""
     cell = new_cell("markdown", source, id=secrets.token_hex(4))
-    cell.metadata[KEY] = {"role": "wait"}
+    cell.metadata[KEY] = {"role": "wait", **facts}
     return cell
 
 

@@ -230,7 +230,7 @@ async def test_cancelling_hands_out_the_last_changes() -> None:
         await anext(changes)
 
 
-async def test_half_a_reply_is_taken_back() -> None:
+async def test_half_a_reply_is_kept_as_text_and_never_run() -> None:
     class Broken(ScriptedModel):
         async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
             yield Delta("I will\n\n```python\nrm =")
@@ -245,6 +245,10 @@ async def test_half_a_reply_is_taken_back() -> None:
     assert taken_back == ["markdown", "code"]
     assert roles(agent) == ["task", "end"]
     assert agent.sandbox.ran == []  # type: ignore[attr-defined]
+    end = agent.transcript.cells[-1]
+    assert end.cell_type == "markdown"
+    said = "*The reply was not finished, and nothing of it was run:*\n\nI will\n\n```python\nrm ="
+    assert end.source.startswith(f"*Stopped: it broke off.*\n\n{said}")
 
 
 async def test_a_consumer_that_leaves_ends_the_run_well() -> None:

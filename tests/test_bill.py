@@ -41,7 +41,7 @@ class Screen:
     def stream(self, name: str, text: str, tag: object = None) -> None:
         pass
 
-    def busy(self) -> None:
+    def busy(self, tag: dict[str, Any] | None = None) -> None:
         pass
 
 

@@ -116,6 +116,12 @@ def is_over(notebook: NotebookPage, state: str = "done", index: int = 1) -> None
     expect(bar(notebook, index)).to_have_attribute("data-state", state, timeout=PATIENCE)
 
 
+def is_idle(notebook: NotebookPage) -> None:
+    """Wait until the kernel has nothing to do; what was sent before would be aborted."""
+    circle = notebook.page.locator(".jp-Notebook-ExecutionIndicator").first
+    expect(circle).to_have_attribute("data-status", "idle", timeout=PATIENCE)
+
+
 def sources(notebook: NotebookPage) -> list[str]:
     return [source for _, _, source, _ in seen(notebook)]
 
@@ -190,6 +196,42 @@ def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None
     wait.set()
     is_over(notebook)
     saved(notebook)
+
+
+# a run published as fast as can be: a cell comes with the first of its output
+GROWS = """
+import time
+from jupyter_agent.transcript import Change, Transcript
+from jupyter_agent.views.display import DisplayView, KernelOutlet
+from nbformat.v4 import new_output
+
+kernel, transcript = get_ipython().kernel, Transcript()
+view = DisplayView(KernelOutlet(kernel), anchor=kernel.get_parent("shell")["metadata"]["cellId"])
+task = transcript.add("task", "x", run="grows", model="feed", sandbox="none")
+view(Change(task, done=True))
+view(Change(transcript.add("prose", "First.", step=1), done=True))
+cell = transcript.add("code", "loop()", step=1)
+for text in "0123456789":
+    cell.metadata.jupyter_agent["running"] = True
+    transcript.add_output(cell, new_output("stream", name="stdout", text=f"{text}\\n"))
+    view(Change(cell))
+    time.sleep(0.1)
+view(Change(cell, done=True))
+view.finish("done")
+"""
+
+
+def test_an_output_that_grows_is_painted_as_it_grows(notebook: NotebookPage) -> None:
+    notebook.edit(1, GROWS)
+    notebook.page.keyboard.press("Control+Enter")
+    output = notebook.cells.nth(3).locator(".jp-OutputArea-output pre")
+    expect(output).to_have_text("".join(f"{i}\n" for i in range(10)), timeout=PATIENCE)
+    # an output of a cell that the user runs again
+    loop = "%%sandbox\nimport IPython.display as d, time\nfor i in range(15):\n    print(i, flush=True)\n"
+    notebook.edit(3, f"{loop}    if i == 3: d.display(d.HTML('<b>x</b>'))\n    time.sleep(0.05)")
+    notebook.page.keyboard.press("Control+Enter")
+    rest = "".join(f"{i}\n" for i in range(4, 15))
+    expect(output.last).to_have_text(rest, timeout=PATIENCE)
 
 
 def test_the_agent_kernel_has_plain_cells(
@@ -439,9 +481,11 @@ def test_moved_and_deleted_steps_stay_so(notebook: NotebookPage, chat: ChatServe
 def test_a_run_whose_cell_is_deleted_ends_in_calm(notebook: NotebookPage, chat: ChatServer) -> None:
     gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
     notebook.command(1, "d", "d")
+    is_idle(notebook)
     gate.set()
     notebook.start(3)
     expect(notebook.cells.nth(3)).to_contain_text("[3]:", timeout=PATIENCE)
+    assert len(chat.requests) == 2
     file = saved(notebook)
     assert [cell.source for cell in file.cells[1:]] == [
         "First.", "%%sandbox\nprint('step one')", "print('mine')"

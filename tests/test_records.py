@@ -152,7 +152,7 @@ class Outlet:
     def stream(self, name: str, text: str, tag: object = None) -> None:
         self.sent.append({"text/plain": text})
 
-    def busy(self) -> None:
+    def busy(self, tag: dict[str, Any] | None = None) -> None:
         pass
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 import time
 from typing import Any
 
@@ -10,15 +12,19 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
+from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.sandbox.markdown import clean_markdown
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 from jupyter_agent.views.display import (
     INTERVAL,
+    MIME,
     MOST_LINE,
     MOST_OUTPUTS,
     MOST_TEXT,
     NOT_SHOWN,
     DisplayView,
+    ending,
+    show_recorded,
 )
 from jupyter_agent.views.runs import Note, Runs, checksum, digest
 from jupyter_agent.views.terminal import TerminalView
@@ -31,6 +37,8 @@ class Page:
         self.tags: list[dict[str, Any]] = []
         self.cells: dict[str, dict[str, Any]] = {}
         self.plain: list[str] = []
+        self.bundles: list[dict[str, Any]] = []
+        self.beats = threading.Event()
 
     def display(
         self,
@@ -42,6 +50,7 @@ class Page:
         tag: dict[str, Any] | None = None,
     ) -> None:
         self.plain.append(data["text/plain"])
+        self.bundles.append(data)
         if tag is None:
             return
         self.tags.append(tag)
@@ -65,8 +74,11 @@ class Page:
             )
             outputs[tag["index"] : tag["index"] + 1] = [grown]
 
-    def busy(self) -> None:
-        self.tags.append({"op": "busy"})
+    def busy(self, tag: dict[str, Any] | None = None) -> None:
+        if not tag:  # else a beat, which may come at any time
+            self.tags.append({"op": "busy"})
+        elif tag["op"] == "beat":
+            self.beats.set()
 
 
 class Run:
@@ -240,7 +252,7 @@ def test_a_run_that_never_began_takes_no_other_ones_place() -> None:
     view = DisplayView(page, anchor="anchor", replaces="old")
     view(Change(passing("*Starting the sandbox*")))
     view.finish("stopped")
-    assert page.tags[-1]["state"] == "failed"
+    assert page.tags[-1]["state"] == "unstarted"
     assert view.replaces == ""
 
 
@@ -275,6 +287,73 @@ def test_a_finished_run_is_held_until_its_text_changes() -> None:
     assert not Note.of({"metadata": {"cellId": 7, "jupyter_agent": "?"}}).held
 
 
+def test_a_request_that_waited_for_the_run_asks_no_model_again() -> None:
+    """As of a page where the cell was run once more while it ran."""
+    runs, run = Runs(), Run(digest=digest("%%agent\nGo."))
+    runs.add(run.view)
+    note = Note.of(request("%%agent\nGo.", run=run.view.run, state="working"))
+    assert not runs.held(note)
+    run.view.finish("done")
+    assert runs.held(note)
+    assert not runs.held(Note.of(request("%%agent\nGo on.", run=run.view.run, state="working")))
+    again = Note.of(request("%%agent\nGo.", run=run.view.run, state="again"))
+    assert again.again
+    assert not runs.held(again)
+
+
+def test_what_is_shown_as_recorded_keeps_its_model_and_cost() -> None:
+    run = Run()
+    note = Note.of(request("%%agent\nGo.", run=run.view.run))
+    run.view.finish("done")
+    page = Page()
+    show_recorded(page, note, header=run.view.header)
+    assert page.plain[0].startswith("agent: done · ")
+    assert " · m · s · shown as recorded; no model was asked" in page.plain[0]
+    assert page.bundles[0][MIME] == run.view.header[MIME] | {"state": "recorded"}
+    show_recorded(page, note, header=None)
+    assert page.plain[1].startswith("agent: shown as in the file; this kernel has not done it")
+    assert page.bundles[1][MIME] == {"run": note.run, "state": "claimed"}
+
+
+def test_what_is_left_of_a_reply_that_was_stopped_is_shown() -> None:
+    run = Run()
+    run.view(Change(run.transcript.add("end", "*Stopped.*"), done=True))
+    half = run.transcript.add("end", "*Stopped.*\n\nI will", unfinished=True)
+    run.view(Change(half, done=True))
+    run.view.finish("stopped")
+    assert [cell["source"] for cell in run.page.cells.values()] == ["*Stopped.*\n\nI will"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ModelError("m: no credit (402)"), "failed: m: no credit (402)"),
+        (ZeroDivisionError(), "failed: ZeroDivisionError"),
+        (LimitReached("no answer after 2 steps"), "stopped: no answer after 2 steps"),
+        (KeyboardInterrupt(), "stopped"),
+        (asyncio.CancelledError(), "stopped"),
+    ],
+)
+def test_a_run_that_failed_says_so_and_why(error: BaseException, state: str) -> None:
+    run = Run()
+    run.view.finish(*ending(error))
+    assert run.page.plain[-1].startswith(f"agent: {state} · ")
+    facts = run.view.header[MIME]
+    assert (facts["state"], facts["why"]) == (*state.split(": ", maxsplit=1), "")[:2]
+
+
+def test_pages_are_told_that_the_kernel_lives_and_for_how_long_a_run_waits() -> None:
+    run = Run()
+    assert run.page.beats.wait(20)
+    run.view(Change(passing("*Asking again in 7 s. m: busy*", seconds=7.0, problem="m: busy")))
+    facts = run.view.header[MIME]
+    assert (facts["waiting"], facts["wait"]) == ("Asking again: m: busy", 7.0)
+    assert "Asking again: m: busy in 7 s" in run.page.plain[-1]
+    run.view(Change(passing(""), done=True))
+    assert run.view.header[MIME]["waiting"] == ""
+    run.view.finish("done")
+
+
 def test_a_cell_of_a_replaced_run_is_a_ghost_unless_it_was_edited() -> None:
     runs = Runs()
     old = request("%%sandbox\n1", run="old", checksum=checksum("%%sandbox\n1"))
@@ -298,9 +377,11 @@ def test_a_kernel_knows_its_own_runs_and_no_other() -> None:
     assert told["anchor"] == "anchor"
     assert told["facts"]["state"] == "working"
     assert told["cells"] == {cell.id: "%%sandbox\nprint(2)"}
-    assert runs.know(Note.of(request("1", run=run.view.run)))
-    assert not runs.know(Note.of(request("1", run="forged")))
-    assert not runs.know(Note.of(request("1")))
+    header = runs.header(Note.of(request("1", run=run.view.run)))
+    assert header is not None
+    assert header[MIME]["model"] == "m"
+    assert runs.header(Note.of(request("1", run="forged"))) is None
+    assert runs.header(Note.of(request("1"))) is None
 
 
 @pytest.mark.parametrize(

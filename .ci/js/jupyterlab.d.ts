@@ -39,6 +39,22 @@ declare namespace Lab {
     sandbox?: string;
     cells?: number;
     folded?: boolean;
+    /** Why it failed or was stopped. */
+    why?: string;
+    /** Seconds until it goes on, where it waits. */
+    wait?: number;
+  }
+
+  /** What a kernel has told of a run, and when (milliseconds of the page's clock). */
+  interface KnownFacts extends Facts {
+    since: number;
+    /** When the kernel last gave a sign. */
+    heard: number;
+    /** When it said what the run waits for. */
+    told: number;
+    ended: number;
+    /** Cells of the run that are in the notebook. */
+    there?: number;
   }
 
   interface CellState {
@@ -82,8 +98,16 @@ declare namespace Lab {
     id: string;
     /** The %%agent cell. */
     anchor: string;
+    /** The model of that cell: another one once it was moved or has come back. */
+    model: Cell | undefined;
+    /** Whether that cell was deleted and the run stopped for it. */
+    left: boolean;
+    /** The session of the page that asked for it. */
+    session: string;
     /** Whether this page asked for it. */
     own: boolean;
+    /** Whether this page has written it so far. */
+    wrote: boolean;
     sent: number;
     /** The last step that was shown: an earlier one that is not there was deleted. */
     last: number;
@@ -140,6 +164,7 @@ declare namespace Lab {
       expectReply: boolean,
       disposeOnDone: boolean
     ): { onReply: (reply: Message) => void; done: Promise<unknown> };
+    requestExecute(content: object): { done: Promise<{ content: { status: string } }> };
     interrupt(): Promise<void>;
   }
 
@@ -195,10 +220,17 @@ declare namespace Lab {
     disposed: Signal<Context, void>;
     saveState: Signal<unknown, string>;
     model: {
-      cells: Iterable<Cell> & { changed: Signal<unknown, unknown> };
-      collaborative: boolean;
+      cells: Iterable<Cell> & { changed: Signal<unknown, { type: string; newValues: Cell[] }> };
       contentChanged: Signal<unknown, void>;
       sharedModel: {
+        /** What the pages say of themselves that have this document open. */
+        awareness: {
+          clientID: number;
+          // biome-ignore lint/suspicious/noExplicitAny: any page's
+          getStates(): Map<number, any>;
+          setLocalStateField(name: string, value: unknown): void;
+          on(event: string, slot: () => void): void;
+        };
         cells: ReadonlyArray<{ getId(): string }>;
         transact(change: () => void, undoable?: boolean): void;
         insertCells(index: number, cells: object[]): unknown;
@@ -223,7 +255,15 @@ declare namespace Lab {
     disposed: Signal<Widget, void>;
     addClass(name: string): void;
     dispose(): void;
+    hide(): void;
     setHidden(hidden: boolean): void;
+    static attach(widget: Widget, host: HTMLElement): void;
+  }
+
+  /** Draws what is known of a run. */
+  interface Bar extends Widget {
+    draw(): void;
+    about(run: string): void;
   }
 
   interface CellWidget extends Widget {

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jupyter_agent.bill import Bill
+from jupyter_agent.errors import Interrupted, LimitReached, Unsaved
 from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.markdown import Clean, code_block, folded, one_line
@@ -35,12 +36,15 @@ __all__ = [
     "KernelOutlet",
     "Outlet",
     "OutputView",
+    "ending",
     "show_recorded",
 ]
 
 INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
+BEAT = 0.5  # seconds between two signs that the kernel lives; a page waits for several
 MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
 MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
+MOST_WHY = 300  # characters of the reason for which a run ended
 MOST_NAME = 300  # characters of a model's, which a file may have brought
 MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
@@ -69,7 +73,7 @@ class Outlet(Protocol):
         """Write to ``stdout`` or ``stderr``."""
         ...
 
-    def busy(self) -> None:
+    def busy(self, tag: Tag | None = None) -> None:
         """Say that the kernel is at work."""
         ...
 
@@ -98,7 +102,7 @@ class CellOutlet:
         stream.write(text)
         stream.flush()
 
-    def busy(self) -> None:
+    def busy(self, tag: Tag | None = None) -> None:
         """Say nothing: whoever runs the cell knows."""
 
 
@@ -127,9 +131,9 @@ class KernelOutlet:
         """Write to ``stdout`` or ``stderr``."""
         self._send("stream", {"name": name, "text": text}, tag)
 
-    def busy(self) -> None:
+    def busy(self, tag: Tag | None = None) -> None:
         """Say that the kernel is at work."""
-        self._send("status", {"execution_state": "busy"}, None)
+        self._send("status", {"execution_state": "busy"}, tag)
 
     def _send(self, kind: str, content: dict[str, Any], tag: Tag | None) -> None:
         kernel = self._kernel
@@ -270,9 +274,12 @@ class _Progress:
     sandbox: str = ""
     step: int = 0
     bill: Bill = field(default_factory=Bill)
-    state: str = "starting"  # then working, and done or stopped; or failed, if it never began
+    # then working, and done, stopped or failed; or unstarted, if it never began
+    state: str = "starting"
     doing: str = "thinking"
-    waiting: str = ""  # why, and how long
+    why: str = ""  # it was stopped, or has failed
+    waiting: str = ""  # why
+    wait: float = 0.0  # seconds that it was to wait, when it began to
 
     def where(self) -> list[str]:
         return [where for where in (self.model, self.sandbox) if where]
@@ -281,10 +288,12 @@ class _Progress:
         used = [str(self.bill)] if self.bill.total else []
         seconds = f"{time.monotonic() - self.started:.0f} s"
         step = [f"step {self.step}"] if self.state != "starting" else []
-        return [self.waiting or self.state, *step, *used, seconds]
+        state = f"{self.state}: {self.why}" if self.why else self.state
+        wait = f"{self.waiting} in {self.wait:.0f} s" if self.wait else self.waiting
+        return [wait or state, *step, *used, seconds]
 
     def facts(self) -> dict[str, Any]:
-        names = ("model", "sandbox", "step", "state", "doing", "waiting")
+        names = ("model", "sandbox", "step", "state", "doing", "why", "waiting", "wait")
         facts = {name: getattr(self, name) for name in names}
         used = {"tokens": self.bill.total, "estimated": self.bill.estimated, "used": str(self.bill)}
         return {**facts, **used, "seconds": round(time.monotonic() - self.started, 1)}
@@ -330,6 +339,7 @@ class DisplayView:
         self._shown_at = 0.0
         self._waiting: dict[str, Change] = {}
         self._timer: threading.Timer | None = None
+        self._ended = threading.Event()
         self._lock = threading.RLock()  # a timer shows what waits, a page may ask at any time
 
     def __call__(self, change: Change) -> None:
@@ -337,7 +347,8 @@ class DisplayView:
         with self._lock:
             facts = change.cell.metadata[KEY]
             shown = self._cells.get(change.cell.id)
-            if shown is None and facts["role"] in ("prose", "summary", "code"):
+            cell = facts["role"] in ("prose", "summary", "code") or "unfinished" in facts
+            if shown is None and cell:
                 shown = _Shown(change.cell, len(self._cells) + 1)
                 self._cells[change.cell.id] = shown
             if shown and shown.edit is not None and (change.done or facts.get("running")):
@@ -358,11 +369,13 @@ class DisplayView:
                 self._timer.daemon = True
                 self._timer.start()
 
-    def finish(self, state: str) -> None:
+    def finish(self, state: str, why: str = "") -> None:
         """Say how the run ended."""
+        self._ended.set()
         with self._lock:
-            began = self._progress.state != "starting"
-            self._progress.state, self._progress.doing = state if began else "failed", ""
+            progress, began = self._progress, self._progress.state != "starting"
+            progress.state, progress.doing = state if began else "unstarted", ""
+            progress.why, progress.waiting, progress.wait = one_line(why)[:MOST_WHY], "", 0.0
             if self._live:
                 self._show(force=True)
             elif self.run:
@@ -376,7 +389,13 @@ class DisplayView:
     @property
     def replaces(self) -> str:
         """The run whose place it has taken; none before it has begun."""
-        return self._replaces if self._progress.state not in ("starting", "failed") else ""
+        return self._replaces if self._progress.state not in ("starting", "unstarted") else ""
+
+    def _beat(self) -> None:
+        """Tell pages again and again that this kernel lives."""
+        tag = {"op": "beat", "run": self.run, "anchor": self._anchor}
+        while not self._ended.wait(BEAT):
+            self._outlet.busy(tag)
 
     # -- what pages ask
 
@@ -385,6 +404,21 @@ class DisplayView:
         with self._lock:
             cells = [self._snapshot(each) for each in self._kept()]
             return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What was last said of it as a whole."""
+        return self._header
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        return self._progress.state == "done"
+
+    @property
+    def digest(self) -> str:
+        """Identifies the text that asked for it."""
+        return self._digest
 
     def known(self) -> dict[str, Any]:
         """Say where it was shown, how it stands, and the sources of its cells."""
@@ -463,7 +497,7 @@ class DisplayView:
             self.task = change.cell
             progress.model = visible_prose(facts["model"])[:MOST_NAME]
             progress.sandbox = facts["sandbox"]
-            progress.state, progress.waiting = "working", ""
+            progress.state, progress.waiting, progress.wait = "working", "", 0.0
             self.run = self.run or _new_id()
             parts = [*(progress.how_far() if self._live else []), *progress.where()]
             self._publish_header("-header", parts, update=bool(self._header))
@@ -471,7 +505,10 @@ class DisplayView:
         if change.done:
             progress.bill.add(facts)
         if facts["role"] == "wait":
-            progress.waiting = change.cell.source.strip("*")
+            progress.waiting, progress.wait = change.cell.source.strip("*"), 0.0
+            if progress.waiting and "seconds" in facts:  # a page counts them down
+                progress.waiting = f"Asking again: {facts['problem']}"
+                progress.wait = facts["seconds"]
             self.run = self.run or (_new_id() if self._live else "")
         if change.done:
             progress.doing = "thinking"
@@ -489,6 +526,8 @@ class DisplayView:
         text = "agent: " + " · ".join(parts)
         data = _line(text)
         if self._live:
+            if not (self._header or self._ended.is_set()):
+                threading.Thread(target=self._beat, daemon=True).start()
             cells = sum(shown.kept for shown in self._cells.values())
             data[MIME] = {"run": self.run, **self._progress.facts(), "cells": cells}
             self._header = data
@@ -576,20 +615,36 @@ class DisplayView:
             shown.source, shown.label, shown.displayed = source, label, True
 
 
-def show_recorded(outlet: Outlet, note: Note, *, known: bool) -> None:
+def show_recorded(outlet: Outlet, note: Note, *, header: dict[str, Any] | None) -> None:
     """Say that the notebook holds the run that was asked for, so that no model was.
 
     Parameters
     ----------
-    known
-        Whether that run was this kernel's: any file can say that it holds one.
+    header
+        What was last said of that run; None if this kernel has not done it: any file can say that
+        it holds one.
     """
-    what = "shown as recorded" if known else "shown as in the file; this kernel has not done it"
-    text = f"agent: {what}; no model was asked. Edit the task to ask one"
-    state = "recorded" if known else "claimed"
-    data = {**_line(text), MIME: {"run": note.run, "state": state}}
+    what = "shown as in the file; this kernel has not done it"
+    state, before, facts = "claimed", "agent", {}
+    if header is not None:
+        what, state = "shown as recorded", "recorded"
+        before, facts = header.get("text/plain", before), header.get(MIME, {})
+    text = f"{before}: {what}" if before == "agent" else f"{before} · {what}"
+    text += "; no model was asked. Edit the task to ask one"
+    data = {**_line(text), MIME: {**facts, "run": note.run, "state": state}}
     tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": state}
     outlet.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)
+
+
+def ending(error: BaseException) -> tuple[str, str]:
+    """Tell how an error ends a run, as `DisplayView.finish` takes it: it failed, or was stopped."""
+    if isinstance(error, LimitReached):
+        return "stopped", str(error)
+    if isinstance(error, Unsaved):
+        return "done", str(error)
+    if isinstance(error, Exception) and not isinstance(error, Interrupted):
+        return "failed", str(error) or type(error).__name__
+    return "stopped", ""
 
 
 class AnswerView:
@@ -604,7 +659,7 @@ class AnswerView:
         prose = change.done and change.cell.metadata[KEY]["role"] == "prose"
         self._last = change.cell if prose else None
 
-    def finish(self, state: str) -> None:
+    def finish(self, state: str, why: str = "") -> None:  # noqa: ARG002
         """Show the answer, if the run came to one."""
         if self._last and self._last.source and state == "done":
             answer = clean_source(self._last)

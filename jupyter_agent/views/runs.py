@@ -39,6 +39,21 @@ class Shown(Protocol):
         """The run whose place it has taken."""
         ...
 
+    @property
+    def header(self) -> dict[str, Any]:
+        """What was last said of it as a whole."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Identifies the text that asked for it."""
+        ...
+
     def snapshot(self) -> dict[str, Any]:
         """Say everything that was sent of it."""
         ...
@@ -98,6 +113,11 @@ class Note:
         """Whether the notebook says that it holds the finished run which this text asked for."""
         return bool(self.run) and self.state == "done" and self.digest == digest(self.source)
 
+    @property
+    def again(self) -> bool:
+        """Whether the user has pressed *Run again*: a model is asked, whatever is held or saved."""
+        return self.state == "again"
+
 
 class Runs:
     """The runs of one kernel, and what pages may ask about them."""
@@ -126,9 +146,19 @@ class Runs:
         shown = self._find(note.run)
         return shown.cell(note.cell_id) if shown else None
 
-    def know(self, note: Note) -> bool:
-        """Tell whether the run that a cell is said to have begun is one of this kernel's."""
-        return self._find(note.run) is not None
+    def held(self, note: Note) -> bool:
+        """Tell whether the notebook holds the finished run which this text asks for.
+
+        A request that was sent before the run was done, as from another page, says nothing of that.
+        """
+        shown = self._find(note.run)
+        done = shown is not None and shown.done and shown.digest == digest(note.source)
+        return note.held or (done and not note.again)
+
+    def header(self, note: Note) -> dict[str, Any] | None:
+        """Return what was last said of the run that a cell is said to have begun, if it is ours."""
+        shown = self._find(note.run)
+        return shown.header if shown else None
 
     def task(self, run: str) -> NotebookNode | None:
         """Find the cell that began a run."""

@@ -75,7 +75,7 @@ class TerminalView:
             case "code":
                 self._code(cell, done=change.done or facts.get("running", False))
 
-    def finish(self, state: str) -> None:
+    def finish(self, state: str, why: str = "") -> None:  # noqa: ARG002  # the error says why
         """Say how the run ended, if it began."""
         if not self._began:
             return

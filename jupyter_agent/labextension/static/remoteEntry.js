@@ -29,6 +29,8 @@
   const KEPT = 50; // runs that a browser remembers
   const PAUSE = 250; // milliseconds without a key before an edit is told
   const RESPITE = 2000; // milliseconds after the user has done something in which nothing scrolls
+  const REST = 1000; // milliseconds in which no other button answers where Stop was
+  const SILENCE = 1800; // milliseconds without a sign of a kernel that gives several in that time
   const NEAR = 60; // pixels that the end of a cell may be below the edge and still be looked at
 
   const AGENT = '%%agent'; // what a cell begins with that asks the agent
@@ -41,22 +43,39 @@
   const DISPLAYS = /^(display_data|update_display_data|execute_result)$/; // messages with mime bundles
   const GOING = new Set(['starting', 'working']); // states of a run that has not ended
 
-  /** What kernels have told this page of runs, and when each began: all else that a bar says is from
-   * a file.
-   * @type {Map<string, Lab.Facts & {since: number}>} */
+  /** What kernels have told this page of runs, and when: all else that a bar says is from a file.
+   * @type {Map<string, Lab.KnownFacts>} */
   const known = new Map();
 
   /** @param {string} run */
   const working = run => GOING.has(known.get(run)?.state ?? '');
 
+  /** Whether a run has just ended.
+   * @param {string} run */
+  const rests = run => performance.now() - (known.get(run)?.ended ?? Number.NEGATIVE_INFINITY) < REST;
+
   /** Bars that are on the page: they draw what is known.
-   * @type {Set<{draw(): void}>} */
+   * @type {Set<Lab.Bar>} */
   const bars = new Set();
 
   /** Take in what a kernel has told of a run.
    * @param {Lab.Facts} facts */
   function learn(facts) {
-    known.set(facts.run, { ...facts, since: performance.now() - (facts.seconds ?? 0) * 1000 });
+    const now = performance.now();
+    const before = known.get(facts.run);
+    const ends = working(facts.run) && !GOING.has(facts.state);
+    known.set(facts.run, {
+      ...facts,
+      since: now - (facts.seconds ?? 0) * 1000,
+      heard: now,
+      told: before?.waiting === facts.waiting ? (before?.told ?? now) : now,
+      ended: ends ? now : (before?.ended ?? Number.NEGATIVE_INFINITY),
+      there: before?.there
+    });
+    redraw();
+  }
+
+  function redraw() {
     for (const bar of bars) {
       bar.draw();
     }
@@ -70,12 +89,12 @@
     const text = name => (typeof value?.[name] === 'string' ? value[name].slice(0, 200) : '');
     /** @param {string} name */
     const count = name => (Number.isFinite(value?.[name]) ? value[name] : 0);
-    const [run, state, doing, waiting, model, sandbox] = [
-      'run', 'state', 'doing', 'waiting', 'model', 'sandbox'
+    const [run, state, doing, waiting, model, sandbox, why] = [
+      'run', 'state', 'doing', 'waiting', 'model', 'sandbox', 'why'
     ].map(text);
-    const [step, tokens, seconds, cells] = ['step', 'tokens', 'seconds', 'cells'].map(count);
+    const [step, tokens, seconds, cells, wait] = ['step', 'tokens', 'seconds', 'cells', 'wait'].map(count);
     const flags = { estimated: value?.estimated === true, folded: value?.folded === true };
-    return { run, state, doing, waiting, model, sandbox, step, tokens, seconds, cells, ...flags };
+    return { run, state, doing, waiting, model, sandbox, why, step, tokens, seconds, cells, wait, ...flags };
   }
 
   // -- cells and what is noted on them
@@ -196,6 +215,16 @@
       /** Cells that are folded away.
        * @type {Set<string>} */
       this.hidden = new Set();
+      /** What the headers of cells said that are to run, before JupyterLab takes them away.
+       * @type {Map<string, Lab.Facts>} */
+      this.headers = new Map();
+      /** Cells that are to run whatever they hold, and how their runs stood.
+       * @type {Map<string, string>} */
+      this.again = new Map();
+      /** Bars at the foot of views, for a run whose own bar is out of sight.
+       * @type {Map<Lab.Panel, Lab.Bar>} */
+      this.feet = new Map();
+      this.wrote = false;
       const session = context.sessionContext;
       const attach = () => this.attach(session.session?.kernel ?? null);
       session.kernelChanged.connect(() => void context.ready.then(attach));
@@ -208,7 +237,10 @@
         attach();
         context.model.contentChanged.connect(() => this.changed());
         // once the document is as a split, a merge or a paste leaves it
-        context.model.cells.changed.connect(() => queueMicrotask(() => this.confineAll()));
+        context.model.cells.changed.connect((_, { type, newValues }) =>
+          queueMicrotask(() => this.changedCells(type === 'add' ? newValues : []))
+        );
+        context.model.sharedModel.awareness.on('change', () => this.takeTurns());
       });
       context.saveState.connect((_, state) => {
         if (state === 'started') {
@@ -222,7 +254,8 @@
     add(panel) {
       this.panels.add(panel);
       panel.disposed.connect(() => {
-        for (const each of [this.panels, this.handled, this.looking]) {
+        this.feet.get(panel)?.dispose();
+        for (const each of [this.panels, this.handled, this.looking, this.feet]) {
           each.delete(panel);
         }
       });
@@ -246,13 +279,16 @@
         }
       };
       panel.node.addEventListener('click', hold, { capture: true });
-      void this.context.ready.then(() => this.fold());
+      void this.context.ready.then(() => {
+        panel.content.outerNode.addEventListener('scroll', () => this.showFoot(panel), { passive: true });
+        this.fold();
+      });
     }
 
     // -- the document
 
     get cells() {
-      return [...this.context.model.cells];
+      return this.context.isDisposed ? [] : [...this.context.model.cells];
     }
 
     /** @param {string} id */
@@ -293,7 +329,7 @@
     /** Listen to a kernel.
      * @param {Lab.Kernel | null} kernel */
     attach(kernel) {
-      if (kernel === this.kernel) {
+      if (this.context.isDisposed || kernel === this.kernel) {
         return;
       }
       this.kernel = kernel;
@@ -303,6 +339,7 @@
       if (!kernel) {
         return;
       }
+      this.context.model.sharedModel.awareness.setLocalStateField(KEY, { session: kernel.clientId });
       kernel.anyMessage.connect((sender, { msg, direction }) => {
         if (sender !== this.kernel) {
           return;
@@ -310,7 +347,7 @@
         if (direction === 'recv' && msg.channel === 'iopub') {
           this.hear(sender, msg);
         } else if (direction === 'send' && msg.header.msg_type === 'execute_request') {
-          this.executed.set(msg.header.msg_id, String(msg.metadata.cellId));
+          this.send(msg.header.msg_id, String(msg.metadata.cellId));
         }
       });
       const ended = () => {}; // it ended before it said what it is
@@ -321,6 +358,19 @@
         }
       }, ended);
       void this.comeBack(kernel);
+    }
+
+    /** A cell has been sent to the kernel.
+     * @param {string} request
+     * @param {string} id */
+    send(request, id) {
+      this.executed.set(request, id);
+      const cell = this.cell(id);
+      const state = this.again.get(id);
+      if (cell && state !== undefined) {
+        this.again.delete(id);
+        this.note(cell, { state }); // that it was to run again was for this once
+      }
     }
 
     /** Learn what the kernel knows of the runs that the notebook or this browser names: the page was
@@ -344,7 +394,9 @@
         const note = noteOf(cell);
         const run = this.run(id);
         run.anchor = anchor;
-        if (GOING.has(facts.state) || note?.run !== id || note.state === 'working') {
+        run.wrote = this.writes(run);
+        const stale = GOING.has(facts.state) || note?.run !== id || note.state === 'working';
+        if (stale && run.wrote) {
           this.sync(id);
         } else {
           for (const [each, source] of Object.entries(cells).filter(([each]) => this.cell(each))) {
@@ -373,17 +425,27 @@
       const request = msg.parent_header;
       const tag = /** @type {Lab.Tag | undefined} */ (msg.metadata?.[KEY]);
       if (tag?.op && typeof tag.run === 'string') {
-        if (this.owns(kernel, tag, request)) {
+        if (tag.op === 'beat') {
+          const facts = known.get(tag.run);
+          if (facts) {
+            facts.heard = performance.now();
+          }
+        } else if (this.owns(kernel, tag, request)) {
           if (!this.requests.has(request.msg_id)) {
             this.requests.set(request.msg_id, tag.run);
             kernel.registerMessageHook(request.msg_id, other => !(/** @type {any} */ (other.metadata?.[KEY])?.op));
           }
-          this.take(tag, msg.content, request.session === kernel.clientId);
+          this.take(tag, msg.content, request.session);
+        }
+      } else if (msg.header.msg_type === 'execute_input') {
+        const cell = this.cell(this.executed.get(request.msg_id) ?? '');
+        if (cell && isAgents(cell)) {
+          cell.trusted = false; // JupyterLab trusts whatever the user has run; `vouch` sees to the file
         }
       } else if (DISPLAYS.test(msg.header.msg_type)) {
         const cell = this.cell(this.executed.get(request.msg_id) ?? '');
         if (cell && (isAgents(cell) || cell.sharedModel.getSource().startsWith(AGENT))) {
-          this.distrust(cell, msg.content.data); // JupyterLab trusts whatever the user has run
+          this.distrust(cell, msg.content.data);
         }
       } else if (msg.header.msg_type === 'status' && msg.content.execution_state === 'idle') {
         const run = this.requests.get(request.msg_id);
@@ -397,36 +459,74 @@
       }
     }
 
-    /** Whether a run is this page's, or one that it goes on showing after a reload. In a shared
-     * document only the page that asked writes; the others get it through the document.
+    /** Whether a run is this page's, or one that it goes on showing after a reload, or that of
+     * somebody who works in the same document.
      * @param {Lab.Kernel} kernel
      * @param {Lab.Tag} tag
      * @param {Lab.Header} request */
     owns(kernel, tag, request) {
-      if (request.session === kernel.clientId) {
-        return this.runs.has(tag.run) || this.cell(tag.anchor) !== undefined;
-      }
+      const asked = request.session === kernel.clientId || this.sessions().has(request.session);
       const note = noteOf(this.cell(tag.anchor));
       const shown = this.runs.has(tag.run) || (note?.run === tag.run && note.state === 'working');
-      return !this.context.model.collaborative && shown;
+      return shown || (asked && this.cell(tag.anchor) !== undefined);
+    }
+
+    /** The pages that have this document open, by their session with the kernel. A document is
+     * shared if the server says so (jupyter-collaboration); else there is this page alone.
+     * @returns {Map<string, number>} */
+    sessions() {
+      /** @type {Map<string, number>} */
+      const sessions = new Map();
+      for (const [page, state] of this.context.model.sharedModel.awareness.getStates()) {
+        const session = state?.[KEY]?.session;
+        if (typeof session === 'string') {
+          sessions.set(session, page);
+        }
+      }
+      return sessions;
+    }
+
+    /** Whether this page writes a run into the document: the one that has asked for it, if it is
+     * there, or else the first. The others get it through the document.
+     * @param {Lab.Run} run */
+    writes(run) {
+      const sessions = this.sessions();
+      const writer = sessions.get(run.session) ?? Math.min(...sessions.values());
+      return !sessions.size || writer === this.context.model.sharedModel.awareness.clientID;
+    }
+
+    /** A page has come or gone: go on with the runs that it wrote, if that is this page's now. */
+    takeTurns() {
+      for (const run of this.context.isDisposed ? [] : this.runs.values()) {
+        const writes = this.writes(run);
+        if (writes && !run.wrote && this.isLatest(run)) {
+          this.sync(run.id);
+        }
+        run.wrote = writes;
+      }
     }
 
     /** Do what a message says, in its turn.
      * @param {Lab.Tag} tag
      * @param {Lab.Content} content
-     * @param {boolean} own Whether this page asked for the run. */
-    take(tag, content, own) {
+     * @param {string} session Of the page that asked for the run. */
+    take(tag, content, session) {
       if (tag.op === 'recorded') {
-        this.recorded(tag, content);
+        this.recorded(tag, content, session);
         return;
       }
       const run = this.run(tag.run);
-      run.own ||= own;
+      run.own ||= session === this.kernel?.clientId;
+      run.session = session || run.session;
       if (known.get(run.id)?.state === 'lost') {
         return; // the last words of a kernel that is gone
       }
-      if (run.waiting) {
+      if (!this.writes(run)) {
+        this.watch(run, tag, content);
+      } else if (run.waiting) {
         run.waiting.push([tag, content]);
+      } else if (!run.wrote && run.sent) {
+        this.sync(tag.run).waiting?.push([tag, content]); // it was another page's
       } else if (tag.sent === run.sent + 1) {
         run.sent = tag.sent;
         run.queue.push([tag, content]);
@@ -438,6 +538,22 @@
       } else if (tag.sent > run.sent) {
         this.sync(tag.run).waiting?.push([tag, content]);
       }
+      run.wrote = this.writes(run);
+    }
+
+    /** Follow a run that another page writes.
+     * @param {Lab.Run} run
+     * @param {Lab.Tag} tag
+     * @param {Lab.Content} content */
+    watch(run, tag, content) {
+      run.sent = tag.sent;
+      run.anchor = tag.anchor;
+      if (tag.op === 'run') {
+        learn(this.withFold(factsOf(content.data[MIME])));
+      } else if (tag.op === 'cell') {
+        run.held.set(tag.id, tag.first_line + content.data['text/plain']);
+      }
+      this.showFeet();
     }
 
     /** @param {string} id */
@@ -445,7 +561,8 @@
       let run = this.runs.get(id);
       if (!run) {
         const none = { sent: 0, last: 0, queue: [], timer: 0, flushed: 0, follows: false, waiting: null };
-        run = { id, anchor: '', own: false, ...none, held: new Map() };
+        const whose = { anchor: '', session: '', own: false, wrote: false };
+        run = { id, ...whose, ...none, model: undefined, left: false, held: new Map() };
         this.runs.set(id, run);
       }
       return run;
@@ -465,7 +582,18 @@
       const following = [...this.panels].filter(panel => this.follows(panel, latest));
       /** @type {Map<string, Lab.CellState>} */
       const fresh = new Map();
-      for (const [tag, content] of queue) {
+      /** Where each cell was last written: only that is done.
+       * @type {Map<string, number>} */
+      const last = new Map();
+      queue.forEach(([tag], i) => {
+        if (tag.op === 'cell') {
+          last.set(tag.id, i);
+        }
+      });
+      for (const [i, [tag, content]] of queue.entries()) {
+        if (tag.op === 'cell' && this.cell(tag.id) && last.get(tag.id) !== i) {
+          continue;
+        }
         const state = fresh.get(tag.id);
         if (state) {
           amend(state, tag, content);
@@ -487,6 +615,7 @@
         });
       }
       run.flushed = performance.now();
+      this.showFeet();
     }
 
     /** @param {Lab.Run} run
@@ -567,7 +696,7 @@
             this.lose(run);
           }
           for (const [tag, content] of waiting) {
-            this.take(tag, content, false);
+            this.take(tag, content, run.session);
           }
         });
       }
@@ -580,6 +709,7 @@
     restore(run, snapshot) {
       run.sent = snapshot.sent;
       run.queue = [];
+      run.wrote = true;
       this.header(run, { ...snapshot, op: 'run' }, snapshot.header);
       run.last = Math.max(run.last, noteOf(this.cell(snapshot.anchor))?.last ?? 0);
       const fresh = snapshot.cells.filter(cell => cell.index > run.last);
@@ -603,7 +733,7 @@
       learn(facts);
       const anchor = this.cell(run.anchor);
       const note = noteOf(anchor);
-      if (anchor && (note?.run !== run.id || note.state === 'working')) {
+      if (anchor && this.writes(run) && (note?.run !== run.id || note.state === 'working')) {
         this.show(anchor, facts, 'agent: lost, because its kernel is gone; its cells so far stand');
         if (note?.run === run.id) {
           this.note(anchor, { state: 'lost' });
@@ -629,15 +759,16 @@
      * @param {Lab.Tag} tag
      * @param {Lab.Bundle} data */
     header(run, tag, data) {
-      const begun = tag.state !== 'starting' && tag.state !== 'failed';
+      const begun = tag.state !== 'starting' && tag.state !== 'unstarted';
       const going = GOING.has(tag.state);
       const first = going && !working(run.id);
-      const facts = factsOf(data[MIME]);
+      const facts = this.withFold(factsOf(data[MIME]));
       run.anchor = tag.anchor;
       learn(facts);
       const anchor = this.cell(tag.anchor);
       const before = noteOf(anchor);
       if (anchor) {
+        run.model = anchor;
         if (begun && before?.run !== run.id) {
           this.remove(this.runs.get(before?.run ?? ''));
           this.note(anchor, { run: run.id, state: tag.state, digest: tag.digest, last: 0 });
@@ -663,16 +794,36 @@
       }
     }
 
-    /** The finished run stays as it is: the kernel asked no model.
+    /** Keep what only this page knows: whether the cells are folded away.
+     * @param {Lab.Facts} facts
+     * @returns {Lab.Facts} */
+    withFold(facts) {
+      return { ...facts, folded: known.get(facts.run)?.folded ?? false };
+    }
+
+    /** The finished run stays as it is, and so does what is said of it: the kernel asked no model.
      * @param {Lab.Tag} tag
-     * @param {Lab.Content} content */
-    recorded(tag, content) {
+     * @param {Lab.Content} content
+     * @param {string} session Of the page that ran the cell. */
+    recorded(tag, content, session) {
       const anchor = this.cell(tag.anchor);
       if (anchor) {
-        const facts = { ...factsOf(known.get(tag.run)), run: tag.run, state: tag.state };
+        const before = this.headers.get(anchor.id);
+        const told = known.get(tag.run) ?? (before?.run === tag.run ? { ...before, cells: 0 } : undefined);
+        const facts = { ...factsOf(told), run: tag.run, state: tag.state };
         learn(facts);
-        this.show(anchor, facts, content.data['text/plain']);
+        if (session === this.kernel?.clientId) {
+          this.show(anchor, facts, content.data['text/plain']);
+        }
       }
+    }
+
+    /** Whether no later run has taken a run's place.
+     * @param {Lab.Run} run */
+    isLatest(run) {
+      const anchor = this.cell(run.anchor);
+      const note = noteOf(anchor);
+      return anchor !== undefined && (working(run.id) || note?.run === run.id);
     }
 
     /** Take away an earlier run, which is one undo, save for the cells that the user has edited.
@@ -794,7 +945,7 @@
             widget.rendered = true;
           });
         }
-        this.progress(cell, state);
+        this.fill(cell, state);
       });
     }
 
@@ -806,7 +957,7 @@
       const metadata = { [KEY]: { id, run, index, checksum: checksum(source) } };
       const cell = { id, cell_type: type, source, metadata };
       return type === 'code'
-        ? { ...cell, execution_count: state.count ?? null, outputs: state.outputs.map(each => this.cleaned(each)) }
+        ? { ...cell, execution_count: state.count ?? null, outputs: [] }
         : cell;
     }
 
@@ -929,7 +1080,8 @@
       }
     }
 
-    /** Bring a cell's outputs up to those that the kernel has sent.
+    /** Bring a cell's outputs up to those that the kernel has sent. They come when the cell is there
+     * and its trust is settled: a view follows the text of those streams only that are added to it.
      * @param {Lab.Cell} cell
      * @param {Lab.CellState} state */
     fill(cell, state) {
@@ -940,7 +1092,10 @@
           this.distrust(code, data ?? {});
         }
         if (JSON.stringify(code.outputs.toJSON()) !== JSON.stringify(outputs)) {
-          code.outputs.fromJSON(outputs);
+          code.outputs.clear();
+          for (const output of outputs) {
+            code.outputs.add(output);
+          }
         }
         this.progress(code, state);
       }
@@ -1040,6 +1195,26 @@
       }
     }
 
+    /** Leave one first line in a cell that was merged of several.
+     * @param {Lab.Cell} cell */
+    mend(cell) {
+      const source = cell.sharedModel.getSource();
+      if (isAgents(cell) && source.startsWith(SANDBOX) && source.includes(`\n\n${SANDBOX}`)) {
+        const mended = source.replaceAll(`\n\n${SANDBOX}`, '\n\n');
+        this.context.model.sharedModel.transact(() => cell.sharedModel.setSource(mended));
+      }
+    }
+
+    /** Do what is to be done at the last moment before a cell is sent.
+     * @param {Lab.Cell} cell */
+    prepare(cell) {
+      const header = this.headerOf(cell)?.data[MIME];
+      if (header) {
+        this.headers.set(cell.id, factsOf(header));
+      }
+      this.confine(cell);
+    }
+
     confineAll() {
       if (this.confined === false && !this.context.isDisposed) {
         for (const cell of this.cells) {
@@ -1087,7 +1262,9 @@
      * @param {Lab.Cell | undefined} cell Its newest. */
     follows(panel, cell) {
       const focus = document.activeElement;
-      const edits = panel.node.contains(focus) && focus?.closest('.cm-content');
+      const types = panel.node.contains(focus) && focus?.closest('.cm-content');
+      // the empty cell that comes with Shift+Enter is nothing that anybody edits
+      const edits = types && this.cells[this.indexOf(panel, focus)]?.sharedModel.getSource();
       if (!cell || edits || Date.now() - (this.handled.get(panel) ?? 0) < RESPITE) {
         return false;
       }
@@ -1111,10 +1288,50 @@
           box = boxOf();
         }
         const pane = panel.content.outerNode;
-        const below = (box?.bottom ?? 0) - pane.getBoundingClientRect().bottom;
+        const foot = this.feet.get(panel)?.node.offsetHeight ?? 0;
+        const below = (box?.bottom ?? 0) - pane.getBoundingClientRect().bottom + foot;
         if (below > 0) {
           pane.scrollTop += below;
         }
+      }
+    }
+
+    showFeet() {
+      for (const panel of this.panels) {
+        this.showFoot(panel);
+      }
+    }
+
+    /** Show how a run is getting on, and its Stop, at the foot of a view where its own bar is out of
+     * sight.
+     * @param {Lab.Panel} panel */
+    showFoot(panel) {
+      const run = [...this.runs.values()].find(each => working(each.id) || rests(each.id));
+      const foot = this.feet.get(panel);
+      if (!run) {
+        if (foot && !foot.isHidden) {
+          foot.hide();
+        }
+      } else if (foot) {
+        const index = this.cells.findIndex(cell => cell.id === run.anchor);
+        const own = panel.content.widgets[index]?.node.querySelector(`.${BAR}`)?.getBoundingClientRect();
+        const pane = panel.content.outerNode.getBoundingClientRect();
+        const seen = own?.height && own.bottom > pane.top && own.top < pane.bottom;
+        foot.about(run.id);
+        foot.setHidden(Boolean(seen));
+        if (!working(run.id)) {
+          setTimeout(() => !this.context.isDisposed && this.showFeet(), REST);
+        }
+      } else if (panel.isAttached) {
+        void Bars.then(({ Bar, Widget }) => {
+          if (!this.feet.has(panel) && !panel.isDisposed) {
+            const made = new Bar();
+            made.addClass(FOOT);
+            this.feet.set(panel, made);
+            Widget.attach(made, panel.content.node);
+            this.showFoot(panel);
+          }
+        });
       }
     }
 
@@ -1123,8 +1340,11 @@
       const hidden = new Set();
       for (const run of this.runs.values()) {
         if (known.get(run.id)?.folded) {
+          const answer = /^(done|recorded)$/.test(known.get(run.id)?.state ?? '') && this.latest(run);
           for (const cell of this.cellsOf(run).filter(each => this.holds(run, each))) {
-            hidden.add(cell.id);
+            if (cell !== answer || cell.type !== 'markdown') {
+              hidden.add(cell.id);
+            }
           }
         }
       }
@@ -1142,18 +1362,18 @@
 
     /** What a bar's buttons ask for: of the cell that holds the bar, and of its run.
      * @param {Lab.Panel} panel
-     * @param {number} index The cell's.
+     * @param {number} index The cell's; -1 if none holds the bar.
      * @param {string} wish
      * @param {string} id The run's, as the bar has it. */
     obey(panel, index, wish, id) {
       const anchor = this.cells[index];
       const run = this.runs.get(id);
       if (wish === 'again') {
-        this.runAgain(panel, index);
+        void this.runAgain(panel, index, id);
+      } else if (run && wish === 'stop' && working(id) && (index < 0 || run.anchor === anchor?.id)) {
+        void this.kernel?.interrupt().catch(() => {});
       } else if (!run || run.anchor !== anchor?.id) {
         return; // the bar is not that run's
-      } else if (wish === 'stop' && working(id)) {
-        void this.kernel?.interrupt().catch(() => {});
       } else if (wish === 'fold') {
         const facts = factsOf(known.get(id));
         facts.folded = !facts.folded;
@@ -1165,8 +1385,9 @@
 
     /** Run a %%agent cell, which the user sees.
      * @param {Lab.Panel} panel
-     * @param {number} index */
-    runAgain(panel, index) {
+     * @param {number} index
+     * @param {string} run What its bar is about. */
+    async runAgain(panel, index, run) {
       const anchor = this.cells[index];
       const widget = panel.content.widgets[index];
       if (!anchor?.sharedModel.getSource().startsWith(AGENT)) {
@@ -1176,11 +1397,86 @@
         widget.inputHidden = false; // first see what it would be
         return;
       }
-      this.note(anchor, { state: 'again' });
-      this.app.shell.activateById(panel.id);
-      panel.content.deselectAll();
-      panel.content.activeCellIndex = index;
-      void this.app.commands.execute('notebook:run-cell');
+      if (!(await this.load())) {
+        problems.set(run, 'Cannot run: this kernel has no jupyter_agent, see its log');
+        redraw();
+        return;
+      }
+      problems.delete(run);
+      const now = this.cells.indexOf(anchor);
+      if (now >= 0 && !panel.isDisposed) {
+        this.again.set(anchor.id, noteOf(anchor)?.state ?? '');
+        this.note(anchor, { state: 'again' });
+        this.app.shell.activateById(panel.id);
+        panel.content.deselectAll();
+        panel.content.activeCellIndex = now;
+        void this.app.commands.execute('notebook:run-cell');
+      }
+    }
+
+    /** Have the kernel load the magics, which one that was restarted has not; tell if it has them. */
+    async load() {
+      if (!this.kernel || this.confined) {
+        return true; // JupyterLab asks for a kernel; the agent kernel needs no magics
+      }
+      const code = '%load_ext jupyter_agent';
+      try {
+        const request = { code, silent: true, store_history: false, allow_stdin: false };
+        const reply = await this.kernel.requestExecute(request).done;
+        return reply.content.status === 'ok';
+      } catch {
+        return false; // the kernel died
+      }
+    }
+
+    /** Cells have come, gone or been moved.
+     * @param {Lab.Cell[]} fresh */
+    changedCells(fresh) {
+      if (this.context.isDisposed) {
+        return;
+      }
+      for (const cell of fresh) {
+        this.mend(cell);
+      }
+      this.confineAll();
+      for (const run of this.runs.values()) {
+        const anchor = this.cell(run.anchor);
+        if (anchor && run.model && anchor !== run.model && this.isLatest(run)) {
+          this.goOn(run, anchor);
+        }
+      }
+      this.countCells();
+    }
+
+    /** Go on with a run whose %%agent cell was moved or has come back, with an undo or a checkpoint,
+     * as a page does that comes back.
+     * @param {Lab.Run} run
+     * @param {Lab.Cell} anchor */
+    goOn(run, anchor) {
+      const note = noteOf(anchor);
+      run.model = anchor;
+      run.left = false;
+      if (this.writes(run)) {
+        run.last = note?.run === run.id ? (note.last ?? 0) : 0;
+        run.held.clear();
+        this.sync(run.id);
+      }
+    }
+
+    /** Count the cells of runs that are there. */
+    countCells() {
+      let changed = false;
+      for (const run of this.runs.values()) {
+        const facts = known.get(run.id);
+        const there = this.cellsOf(run).length;
+        if (facts && facts.there !== there) {
+          facts.there = there;
+          changed = true;
+        }
+      }
+      if (changed) {
+        redraw();
+      }
     }
 
     /** The notebook has changed: tell the kernel, once the user pauses, what became of cells. */
@@ -1200,7 +1496,11 @@
       }
       this.confineAll();
       const cells = new Map(this.cells.map(cell => [cell.id, cell]));
-      for (const run of this.runs.values()) {
+      for (const run of [...this.runs.values()].filter(each => this.writes(each))) {
+        if (working(run.id) && run.model && !cells.has(run.anchor) && !run.left) {
+          run.left = true; // nobody would see what it does, or costs
+          void this.kernel?.interrupt().catch(() => {});
+        }
         for (const [id, before] of run.held) {
           const source = cells.get(id)?.sharedModel.getSource() ?? null;
           if (source !== before) {
@@ -1210,6 +1510,7 @@
           }
         }
       }
+      this.countCells();
       this.fold();
     }
   }
@@ -1253,6 +1554,8 @@
 
   // -- the bar
 
+  const BAR = 'jp-JupyterAgentBar';
+  const FOOT = 'jp-mod-foot';
   const STYLE = `
 .jp-JupyterAgentBar {
   display: flex; align-items: center; gap: 4px 8px; flex-wrap: wrap;
@@ -1276,6 +1579,12 @@
   flex: 1 1 0; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
   color: var(--jp-content-font-color2);
 }
+.jp-JupyterAgentBar-left { font-variant-numeric: tabular-nums; }
+.jp-JupyterAgentBar.jp-mod-foot {
+  position: absolute; left: 0; right: 0; bottom: 0; z-index: 20; /* above the tools of a cell */
+  border-top: 1px solid var(--jp-border-color1);
+}
+.jp-JupyterAgentBar button[aria-disabled='true'] { opacity: 0.5; cursor: default; }
 @container (max-width: 480px) { /* where it runs is on the bar's title then */
   .jp-JupyterAgentBar-where { display: none; }
   .jp-JupyterAgentBar-facts { flex: 1 1 0; }
@@ -1290,13 +1599,18 @@
 .jp-JupyterAgentBar button:focus-visible { outline: 2px solid var(--jp-brand-color1); outline-offset: 1px; }
 `;
 
+  /** Why buttons could not do what they are for, by the run of their bar.
+   * @type {Map<string, string>} */
+  const problems = new Map();
+
   const STATES = /** @type {Record<string, string>} */ ({
     done: 'Done',
     stopped: 'Stopped',
-    failed: 'Not started',
+    failed: 'Failed',
+    unstarted: 'Not started',
     lost: 'Lost: its kernel is gone',
-    recorded: 'As recorded: no model was asked',
-    claimed: 'As in the file, not done here: no model was asked'
+    recorded: 'Done, shown as recorded: no model was asked',
+    claimed: 'Shown as in the file, not done here: no model was asked'
   });
   const DOING = /** @type {Record<string, string>} */ ({ thinking: 'Thinking', writing: 'Writing', running: 'Running' });
 
@@ -1312,6 +1626,7 @@
         this.saved = factsOf(null);
         bars.add(this);
         this.ticking = 0;
+        this.resting = 0;
         /** @param {string} name */
         const span = name => {
           const node = document.createElement('span');
@@ -1322,6 +1637,7 @@
         this.doing = span('doing');
         this.doing.setAttribute('role', 'status');
         this.doing.setAttribute('aria-live', 'polite'); // as the role implies; not all readers know
+        this.left = span('left'); // beside what a screen reader is told: it changes each second
         this.numbers = span('facts');
         this.where = span('where');
         this.stop = this.button('stop', '■ Stop', 'Stop the agent');
@@ -1337,7 +1653,10 @@
         button.type = 'button';
         button.textContent = text;
         button.title = title;
-        button.addEventListener('click', () => {
+        button.addEventListener('click', event => {
+          if (wish === 'stop' && event.detail > 1) {
+            return; // the second click of two on Run again, which was in its place
+          }
           const detail = { wish, run: this.facts.run };
           this.node.dispatchEvent(new CustomEvent(EVENT, { bubbles: true, detail }));
         });
@@ -1361,29 +1680,63 @@
         this.draw();
       }
 
+      /** Be about a run.
+       * @param {string} run */
+      about(run) {
+        if (this.saved.run !== run) {
+          this.saved = { ...factsOf(null), run };
+          this.draw();
+        }
+      }
+
       get facts() {
         return known.get(this.saved.run) ?? this.saved;
       }
 
+      /** What the run does, or how it ended. */
+      get says() {
+        const { run, state, doing, waiting, why } = this.facts;
+        if (problems.has(run)) {
+          return problems.get(run) ?? '';
+        }
+        const facts = known.get(run);
+        if (!facts) {
+          return 'From the file, not of this kernel:';
+        }
+        if (!working(run)) {
+          const ended = Object.hasOwn(STATES, state) ? STATES[state] : 'Not finished';
+          return why ? `${ended}: ${why}` : ended;
+        }
+        if (performance.now() - facts.heard > SILENCE) {
+          return 'The kernel does not answer…';
+        }
+        return `${waiting || (Object.hasOwn(DOING, doing ?? '') ? DOING[doing ?? ''] : 'Working')}…`;
+      }
+
       draw() {
-        const { run, state, doing, waiting, model, sandbox, cells, folded } = this.facts;
-        const unknown = !known.has(run);
+        const { run, state, model, sandbox, cells: all, folded } = this.facts;
+        const facts = known.get(run);
+        const unknown = !facts;
+        const cells = facts?.there ?? all;
         const going = working(run);
+        const ended = !going && rests(run);
         const focused = /** @type {HTMLElement | null} */ (document.activeElement);
         this.node.dataset.state = unknown ? 'file' : state;
-        const ended = Object.hasOwn(STATES, state) ? STATES[state] : 'Not finished';
-        const does = waiting || (Object.hasOwn(DOING, doing ?? '') ? DOING[doing ?? ''] : 'Working');
-        const what = unknown ? 'From the file, not of this kernel:' : going ? `${does}…` : ended;
-        if (this.doing.textContent !== what) {
-          this.doing.textContent = what; // a screen reader says it once
-        }
         this.count();
         this.where.textContent = [model, sandbox].filter(Boolean).join(' · ');
-        this.where.title = this.node.title = this.where.textContent;
-        this.stop.hidden = !going;
-        this.again.hidden = going || (state === 'failed' && !unknown);
+        this.node.title = [this.says, this.where.textContent].filter(Boolean).join('\n');
+        // where Stop was nothing else answers yet
+        this.stop.hidden = !going && !ended;
+        this.stop.setAttribute('aria-disabled', String(ended));
+        if (ended) {
+          this.resting ||= setTimeout(() => {
+            this.resting = 0;
+            this.draw();
+          }, REST);
+        }
+        this.again.hidden = going || ended || (state === 'unstarted' && !unknown);
         const plural = cells === 1 ? '' : 's';
-        this.folder.hidden = unknown || going || !cells;
+        this.folder.hidden = unknown || going || ended || !cells;
         this.folder.textContent = `${folded ? '▸' : '▾'} ${cells} cell${plural}`;
         this.folder.title = folded ? "Show the agent's cells" : "Fold the agent's cells away";
         this.folder.setAttribute('aria-expanded', String(!folded));
@@ -1394,7 +1747,17 @@
       }
 
       count() {
-        const { run, step, tokens, estimated } = this.facts;
+        const { run, step, tokens, estimated, waiting, wait } = this.facts;
+        const said = this.says;
+        if (this.doing.textContent !== said) {
+          this.doing.textContent = said; // a screen reader says it once
+        }
+        const facts = known.get(run);
+        if (waiting && wait && facts) {
+          const left = Math.max(0, Math.ceil(wait - (performance.now() - facts.told) / 1000));
+          this.left.textContent = `in ${left} s`;
+        }
+        this.left.hidden = !(working(run) && waiting && wait);
         const since = working(run) ? known.get(run)?.since : undefined;
         const seconds = since === undefined ? this.facts.seconds : (performance.now() - since) / 1000;
         const parts = [];
@@ -1414,7 +1777,7 @@
       tick() {
         clearInterval(this.ticking);
         if (this.isAttached && working(this.facts.run)) {
-          this.ticking = setInterval(() => this.count(), 1000);
+          this.ticking = setInterval(() => this.count(), 500);
         }
       }
 
@@ -1424,6 +1787,8 @@
 
       onBeforeDetach() {
         clearInterval(this.ticking);
+        clearTimeout(this.resting);
+        this.resting = 0;
       }
     };
   }
@@ -1445,7 +1810,7 @@
         executionScheduled.connect((_, { notebook, cell }) => {
           for (const each of notebooks.values()) {
             if ([...each.panels].some(panel => panel.content === notebook)) {
-              each.confine(cell.model); // the last moment before it is sent
+              each.prepare(cell.model);
             }
           }
         });
@@ -1479,10 +1844,19 @@
     return (await load('@jupyterlab/notebook')).NotebookActions;
   }
 
+  /** @returns {Promise<{Bar: new () => Lab.Bar, Widget: typeof Lab.Widget}>} */
+  async function loadBars() {
+    const { Widget } = await load('@lumino/widgets');
+    return { Bar: barClass(Widget), Widget };
+  }
+
+  /** What draws headers; it is there once JupyterLab has loaded this file.
+   * @type {Promise<{Bar: new () => Lab.Bar, Widget: typeof Lab.Widget}>} */
+  let Bars;
+
   /** The renderer of headers, for every notebook. */
   async function mimeExtension() {
-    const { Widget } = await load('@lumino/widgets');
-    const Bar = barClass(Widget);
+    const { Bar } = await Bars;
     const rendererFactory = { safe: true, mimeTypes: [MIME], createRenderer: () => new Bar() };
     return { id: 'jupyter-agent-kernel:bar', rendererFactory, rank: 0, dataType: 'json' };
   }
@@ -1498,6 +1872,7 @@
     /** @param {Lab.ShareScope} scope */
     init: scope => {
       shared = scope;
+      Bars = loadBars();
     },
     /** @param {string} name */
     get: async name => {

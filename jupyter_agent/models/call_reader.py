@@ -11,11 +11,14 @@ import ast
 import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from jupyter_agent.models.blocks import MAX_JUDGED, is_python, label, parses
 
 __all__ = ["Call", "CallReader", "Mark", "find_mark", "is_python_tool", "read_call", "read_text"]
+
+MAX_MARKS = 20  # of one line that are looked at
 
 _BEFORE_CODE = re.compile(  # a flat object up to its member "code"
     r"""\s*\{\s*(?:"(?!code")(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^"\s,{}\[\]]+)\s*,\s*)*"""
@@ -122,12 +125,12 @@ _ENDS = r"<\|(?:call|eom_id|eot_id|im_end|/tool_call|end)\|>|</s>"
 
 def find_mark(line: str) -> Mark | None:
     """Find where a call begins in a line, and not as code in prose."""
-    for found in _MARK.finditer(line):
+    for found in islice(_MARK.finditer(line), MAX_MARKS):
         kind = found.lastgroup or ""
         if line.count("`", 0, found.start()) % 2:
             continue
         kind = next(name for name in ("harmony", "special", "python", "tag", "bare") if found[name])
-        if kind == "tag" and _is_named(line[found.end() :]):
+        if kind == "tag" and _is_named(line[found.end() : found.end() + 200]):
             continue
         if found["language"] and not is_python(re.sub(r".*=", "", found["language"]).strip("\"' ")):
             continue

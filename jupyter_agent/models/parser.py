@@ -33,6 +33,7 @@ __all__ = ["LOOK_AHEAD", "MAX_PARSED", "Problem", "ReplyReader"]
 MAX_PARSED = 4_000_000  # characters of one reply that are parsed, some of them again and again
 WEIGHT_OF_A_LINE = 100  # characters
 MAX_TRIES = 20  # of a call that seems to end
+MAX_MARKS = 20  # of one line; what follows them is text
 LOOK_AHEAD = 4_000  # characters after a block, where it is not sure that it is the reply's
 
 _THOUGHT = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)"
@@ -225,8 +226,14 @@ class ReplyReader:
 
     def _read(self, line: str) -> None:
         rest: str | None = line
+        steps = MAX_MARKS
         while rest is not None and not self.closed:
-            rest = self._step(rest)
+            steps -= 1
+            if steps < 0:
+                self._blocks.read(rest)
+                rest = None
+            else:
+                rest = self._step(rest)
         self._left = rest or ""
 
     def _step(self, line: str) -> str | None:
@@ -440,7 +447,9 @@ class _Blocks:
 
     def code_so_far(self, rest: list[str]) -> str:
         """Return the open block's code, and the beginning of its next line."""
-        lines = [_without_indent(line, self._column) for line in [*self._inside, *rest]]
+        lines = [*self._inside, *rest]
+        if self._column:
+            lines = [_without_indent(line, self._column) for line in lines]
         return "\n".join(lines).rstrip().lstrip("\n")
 
     def read(self, line: str) -> None:

@@ -30,7 +30,7 @@ from jupyter_agent.models.call_reader import (
 
 __all__ = ["LOOK_AHEAD", "MAX_PARSED", "Problem", "ReplyReader"]
 
-MAX_PARSED = 4_000_000  # characters of one reply that are parsed, some of them again and again
+MAX_PARSED = 2_000_000  # characters of one reply that are parsed, some of them again and again
 WEIGHT_OF_A_LINE = 100  # characters
 MAX_TRIES = 20  # of a call that seems to end
 MAX_MARKS = 20  # of one line; what follows them is text

@@ -187,6 +187,23 @@ async def test_calls_are_read_in_the_shapes_of_real_services(
     assert roles(agent) == ["task", "code", "prose"]
 
 
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ([{"choices": [], "prompt_filter_results": []}], "broke off in the middle of its reply"),
+        ([{"choices": None, "base_resp": {"status_msg": "no such model"}}], "(no such model)"),
+        ([chunk({"content": "x"}), {"choices": None, "x": 1}], "broke off in the middle of its"),
+    ],
+)
+async def test_a_reply_without_an_end_is_told_by_what_came(
+    everywhere: ChatServer, sent: list[Any], said: str
+) -> None:
+    everywhere.answer = lambda handler: stream(handler, sent, end="")
+    with pytest.raises(ModelError) as caught:
+        await run(agent_for("hf:org/x", everywhere, retries=0))
+    assert said in str(caught.value)
+
+
 async def test_two_calls_without_a_place_both_run(everywhere: ChatServer) -> None:
     twice = [chunk(call(CODE)), chunk(call(CODE.replace("1", "2"), id="d", index=0)), STOP]
     replies = [twice, [chunk({"content": "Done."}), STOP]]

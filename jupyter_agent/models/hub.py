@@ -215,7 +215,7 @@ class _Reply:
         choice: dict[str, Any] = next((c for c in choices if c.get("index") in (None, 0)), {})
         if choice.get("error"):
             raise StreamError(choice)
-        self.odd = chunk if not choices else self.odd
+        self.odd = chunk if chunk.get("choices") is None else self.odd
         self.begun |= bool(choices) and chunk is not DONE
         yield from self._piece(as_dict(choice.get("delta")) or as_dict(choice.get("message")))
         if (reason := choice.get("finish_reason")) and not self.ended:

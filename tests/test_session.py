@@ -56,7 +56,10 @@ async def test_variables_and_transcript_live_on_between_runs(session: Session) -
 
 async def test_the_model_is_told_what_it_can_read(session: Session) -> None:
     changes = await run(session, "set.md")
-    assert notes(session) == ["Files you can read here: deep/, get.md, penguins.csv, set.md"]
+    assert notes(session) == [
+        "Files you can read here: deep/, get.md, penguins.csv, set.md\n"
+        "Not shared with you: project: 1 path left out as secret"
+    ]
     starting, task, *_ = [change.cell for change in changes]
     assert starting.source == "*Starting the sandbox*"
     assert starting not in session.transcript.cells

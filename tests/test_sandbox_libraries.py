@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.kernel import Request, Sandbox
 
-from .test_sandbox_kernel import attempt, text
+from .test_sandbox_kernel import attempt, outputs, text
 
 
 async def test_a_program_finds_no_words_of_the_launcher(sandbox: Sandbox) -> None:
@@ -66,3 +68,47 @@ async def test_temporary_files_go_to_the_private_folder(sandbox: Sandbox) -> Non
     code = "import tempfile, pathlib\npathlib.Path(tempfile.gettempdir()) == pathlib.Path.home() / 'tmp'"
     assert await text(sandbox, code) == "True"
     assert await text(sandbox, "tempfile.NamedTemporaryFile('w').write('abc')") == "3"
+
+
+# -- what a model reads
+
+
+@pytest.fixture
+async def filtered(folder: Path) -> AsyncIterator[Sandbox]:
+    """A sandbox of the tier that comes first."""
+    async with Sandbox(folder) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("HTML('<h1>Sales</h1><style>a</style><table><tr><th>a<th>b</tr><tr><td>1<td>x &lt; 2</tr></table>')", "Sales\na | b\n1 | x < 2"),
+        ("Markdown('# Sales\\n- a')", "# Sales\n- a"),
+        ("Latex('$x^2$')", "$x^2$"),
+        ("display(Markdown('# Sales'))", "# Sales"),
+        ("import pandas as pd; pd.DataFrame({'a': [1.25], 'b': ['x']}).style.format(precision=1)", "| a | b\n0 | 1.2 | x"),
+        ("import plotly.express as px; px.bar(x=[1, 2], y=[3, 4], title='Sales')", "[a Plotly figure 'Sales' of 1 traces: bar]"),
+        ("px.bar(x=[1, 2], y=[3, 4]).show()", "[a Plotly figure of 1 traces: bar]"),
+        ("object.__new__(type('Plain', (), {}))", "<__main__.Plain at 0x"),
+        ("type('Own', (), {'_repr_html_': lambda self: '<p>seen</p>', '__repr__': lambda self: 'itself'})()", "itself"),
+        ("type('Odd', (), {'_repr_html_': lambda self: '</script><td'})()", "<__main__.Odd at 0x"),
+    ],
+)  # fmt: skip
+async def test_displays_say_what_is_in_them(filtered: Sandbox, code: str, told: str) -> None:
+    await text(filtered, "from IPython.display import HTML, Latex, Markdown, display")
+    if "px." in code:
+        await text(filtered, "import plotly.express as px")
+    [output] = await outputs(filtered, code)
+    assert output.data["text/plain"].startswith(told)
+
+
+async def test_help_that_is_asked_for_is_read_once(filtered: Sandbox) -> None:
+    [page] = await outputs(filtered, "len?")
+    assert "Return the number of items in a container" in page.data["text/plain"]
+    assert await outputs(filtered, "1;") == []
+    request = Request()  # of a user's own cell: a page shows it
+    async with aclosing(filtered.execute("len?", request=request)) as found:
+        assert [output async for output in found] == []
+    assert filtered.reply
+    assert filtered.reply["payload"]

@@ -6,13 +6,18 @@ whose outputs go to a page as they are, libraries show what they always do.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from html.parser import HTMLParser
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from IPython.core.getipython import get_ipython
 
 MOST_NAMED = 200  # characters of an address
 
@@ -25,6 +30,7 @@ def install() -> None:
         "tqdm.notebook": _draw_bars_as_text,
     }
     sys.meta_path.insert(0, _AfterImport(hooks))
+    _describe_displays(get_ipython())
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -51,6 +57,81 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
         spec.loader.exec_module = execute_and_adapt  # type: ignore[method-assign]
         return spec
+
+
+# -- what a model reads
+
+
+_SAYS_NOTHING = re.compile(r"\bat 0x[0-9a-f]+>|^<[\w.]+ object>$")
+_PLOTLY = "application/vnd.plotly.v1+json"
+_BLOCKS = set("br div h1 h2 h3 h4 h5 h6 hr li ol p pre section table tr ul".split())
+_UNSEEN = {"head", "script", "style", "template"}
+MOST_READ = 100_000  # characters of HTML
+MOST_TRACES = 20
+
+
+def _describe_displays(shell: Any) -> None:
+    """Let the plain text of what is shown say what is in it, and not at which address it is."""
+    formatted, publish = shell.display_formatter.format, shell.display_pub.publish
+
+    def format_with_text(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
+        data, metadata = formatted(*args, **kwargs)
+        return _with_text(data), metadata
+
+    def publish_with_text(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        publish(_with_text(data), *args, **kwargs)
+
+    shell.display_formatter.format = format_with_text
+    shell.display_pub.publish = publish_with_text
+
+
+def _with_text(data: dict[str, Any]) -> dict[str, Any]:
+    if not data or not _SAYS_NOTHING.search(data.get("text/plain", "at 0x0>")):
+        return data
+    with contextlib.suppress(Exception):  # of what is no text, or no figure
+        text = data.get("text/markdown") or data.get("text/latex")
+        if _PLOTLY in data:
+            text = _read_figure(data[_PLOTLY])
+        if text := text or _read_html(data.get("text/html", "")):
+            return {**data, "text/plain": text}
+    return data
+
+
+def _read_figure(figure: dict[str, Any]) -> str:
+    traces = [
+        f"{trace.get('type', 'scatter')} {trace.get('name', '')}".strip()
+        for trace in figure["data"][:MOST_TRACES]
+    ]
+    title = figure.get("layout", {}).get("title", {}).get("text", "")
+    named = f" {title!r}" if title else ""
+    return f"[a Plotly figure{named} of {len(figure['data'])} traces: {', '.join(traces)}]"
+
+
+class _Reader(HTMLParser):
+    """Reads HTML as text: a line for each row or block, cells divided by bars."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self._unseen = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
+        self._unseen += tag in _UNSEEN
+        self.text += "\n" if tag in _BLOCKS else " | " if tag in ("td", "th") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._unseen -= tag in _UNSEEN and self._unseen > 0
+        self.text += "\n" if tag in _BLOCKS else ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._unseen else re.sub(r"\s+", " ", data)
+
+
+def _read_html(html: str) -> str:
+    reader = _Reader()
+    reader.feed(html[:MOST_READ])
+    lines = (" ".join(line.split()).removeprefix("| ") for line in reader.text.split("\n"))
+    return "\n".join(filter(None, lines))
 
 
 # -- tqdm

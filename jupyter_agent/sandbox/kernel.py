@@ -411,6 +411,9 @@ class Sandbox(settings.Settled):
                 for hint in self._hints(passed):
                     yield hint
                 yield passed
+            if request is None:  # an agent has no pager, which "name?" would open
+                for page in _pages(cell.reply):
+                    yield page
         finally:
             self.execution_count, self.reply = cell.execution_count, cell.reply
             if cell.waiting and cell.kernel is self._kernel:
@@ -1160,6 +1163,15 @@ _AT_WORK = ("status", "execute_reply", "clear_output")  # means nothing when a c
 
 def _left_out(why: str) -> NotebookNode:
     return new_output("stream", name="stderr", text=f"[an output {why} was left out]\n")
+
+
+def _pages(reply: Reply | None) -> Iterator[NotebookNode]:
+    """Turn what a cell would show in a pager into outputs."""
+    payload = reply["payload"] if reply else ()
+    for each in payload if isinstance(payload, list) else ():
+        match each:
+            case {"source": "page", "data": dict(data)}:
+                yield new_output("display_data", data=data)
 
 
 def _notice(name: str, why: str) -> NotebookNode:

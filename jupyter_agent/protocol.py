@@ -29,6 +29,8 @@ __all__ = [
     "ToolCall",
     "Turn",
     "Usage",
+    "add_calls",
+    "add_text",
     "as_calls",
     "as_text",
     "fenced",
@@ -137,38 +139,48 @@ def as_text(turns: Iterable[Turn]) -> list[Message]:
     """Write turns as Markdown; a longer run's messages begin with a shorter one's."""
     messages: list[Message] = []
     for turn in turns:
-        match turn:
-            case Said(text, pictures):
-                _say(messages, "user", text, pictures)
-            case Replied(prose, cells):
-                if prose or not cells:
-                    _say(messages, "assistant", prose)
-                for cell in cells:
-                    _say(messages, "assistant", fenced(cell.code))
-                    _say(messages, "user", cell.text, cell.pictures)
+        add_text(messages, turn)
     return messages
+
+
+def add_text(messages: list[Message], turn: Turn) -> None:
+    """Add a turn to messages as Markdown; of those only the last may be put anew."""
+    match turn:
+        case Said(text, pictures):
+            _say(messages, "user", text, pictures)
+        case Replied(prose, cells):
+            if prose or not cells:
+                _say(messages, "assistant", prose)
+            for cell in cells:
+                _say(messages, "assistant", fenced(cell.code))
+                _say(messages, "user", cell.text, cell.pictures)
 
 
 def as_calls(turns: Iterable[Turn]) -> list[Message]:
     """Write turns with native calls, each with its result; pictures follow in a user message."""
     messages: list[Message] = []
     for turn in turns:
-        match turn:
-            case Said(text, pictures):
-                _say(messages, "user", text, pictures)
-            case Replied(prose, cells, kept):
-                reply = Message(role="assistant", content=prose)
-                if cells:
-                    reply["tool_calls"] = [_call(cell) for cell in cells]
-                if kept:
-                    reply["kept"] = kept
-                messages.append(reply)
-                for cell in cells:
-                    result = Message(role="tool", content=cell.text, tool_call_id=cell.call)
-                    messages.append(result)
-                if drawn := [picture for cell in cells for picture in cell.pictures]:
-                    _say(messages, "user", "The pictures among these outputs:", drawn)
+        add_calls(messages, turn)
     return messages
+
+
+def add_calls(messages: list[Message], turn: Turn) -> None:
+    """Add a turn to messages with native calls; of those only the last may be put anew."""
+    match turn:
+        case Said(text, pictures):
+            _say(messages, "user", text, pictures)
+        case Replied(prose, cells, kept):
+            reply = Message(role="assistant", content=prose)
+            if cells:
+                reply["tool_calls"] = [_call(cell) for cell in cells]
+            if kept:
+                reply["kept"] = kept
+            messages.append(reply)
+            for cell in cells:
+                result = Message(role="tool", content=cell.text, tool_call_id=cell.call)
+                messages.append(result)
+            if drawn := [picture for cell in cells for picture in cell.pictures]:
+                _say(messages, "user", "The pictures among these outputs:", drawn)
 
 
 def _call(cell: Cell) -> ToolCall:
@@ -188,16 +200,18 @@ def _say(
 ) -> None:
     """Add to the talk; neighbours of one role become one message, as strict servers want."""
     pictures = list(pictures)
+    content: str | list[Part]
     if not messages or messages[-1]["role"] != role:
-        content: str | list[Part] = [Part(type="text", text=text), *pictures] if pictures else text
+        content = [Part(type="text", text=text), *pictures] if pictures else text
         messages.append(Message(role=role, content=content))
         return
     before = messages[-1]["content"]
     if isinstance(before, str) and not pictures:
-        messages[-1]["content"] = f"{before}\n\n{text}"
+        content = f"{before}\n\n{text}"
     else:
         parts = [Part(type="text", text=before)] if isinstance(before, str) else before
-        messages[-1]["content"] = [*parts, Part(type="text", text=text), *pictures]
+        content = [*parts, Part(type="text", text=text), *pictures]
+    messages[-1] = Message(role=role, content=content)
 
 
 # -- what a model streams back

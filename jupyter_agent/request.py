@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Requests:
     learnt: Learnt
     examples: bool = False
     most: int = 0
+    _sizes: summary.Sizes = field(default_factory=summary.Sizes)
 
     def messages(self, cells: Sequence[NotebookNode] | None = None) -> list[Message]:
         """Write the request about these cells, by default the next one of the run."""
@@ -52,7 +54,7 @@ class Requests:
 
     def size(self, cells: Sequence[NotebookNode] | None = None) -> int:
         """Estimate the tokens of a request about these cells, by default the next one."""
-        return summary.size(cells or self.transcript.in_reach(), characters(self._head()))
+        return self._sizes.of(cells or self.transcript.in_reach(), characters(self._head()))
 
     def _head(self) -> list[Message]:
         """Write what every request begins with."""
@@ -84,6 +86,11 @@ class Requests:
 
 
 def _system(form: Form) -> Message:
+    return Message(role="system", content=_instructions(form))
+
+
+@functools.cache
+def _instructions(form: Form) -> str:
     """Read what the model is told first; the two forms differ in how to reply."""
     home = resources.files("jupyter_agent")
     text = home.joinpath("system.md").read_text(encoding="utf-8").strip()
@@ -91,7 +98,7 @@ def _system(form: Form) -> Message:
     reply, _, after = rest.partition("<!-- /reply -->\n")
     if form == "tool":
         reply = home.joinpath("reply_tool.md").read_text(encoding="utf-8")
-    return Message(role="system", content=before + reply + after)
+    return before + reply + after
 
 
 def _examples(form: Form) -> list[Message]:

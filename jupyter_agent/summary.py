@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jupyter_agent.growing import Growing, marks
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.markdown import Clean, clean_markdown, code_block, folded
 from jupyter_agent.transcript import KEY
 
-__all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "digest", "size", "split", "write"]
+__all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "Sizes", "digest", "size", "split", "write"]
 
 INSTRUCTION = """\
 The talk is about to be longer than you can read. Sum up everything above for yourself: you will \
@@ -41,22 +42,44 @@ def _facts(cell: NotebookNode) -> dict[str, Any]:
 # -- how much there is to read
 
 
-def size(cells: Sequence[NotebookNode], head: int) -> int:
-    """Estimate the tokens of a request: what the server counted last, and what came after that.
+class Sizes:
+    """Estimates the tokens of requests about cells, most of which are as they were before."""
 
-    Where it counts nothing, the characters do, with so many of them before the cells.
-    """
-    for index in reversed(range(_counted_from(cells), len(cells))):
-        usage = _facts(cells[index]).get("usage", {})
-        if usage and not usage.get("estimated"):
-            since = [_output_size(cells[index]), *map(_cell_size, cells[index + 1 :])]
-            return int(usage["prompt"]) + int(usage["completion"]) + sum(since)
-    return head // CHARACTERS_A_TOKEN + sum(map(_cell_size, cells))
+    def __init__(self) -> None:
+        self._growing = Growing(_add_size)
+
+    def of(self, cells: Sequence[NotebookNode], head: int) -> int:
+        """Estimate a request: what the server counted last, and what came after that.
+
+        Where it counts nothing, the characters do, with so many of them before the cells.
+        """
+        sums = self._growing.of(cells, marks(cells))
+        whole, counted = sums[-1] if sums else (0, -1)
+        if counted < _counted_from(cells):
+            return head // CHARACTERS_A_TOKEN + whole
+        usage = _facts(cells[counted])["usage"]
+        since = whole - sums[counted][0] + _output_size(cells[counted])
+        return int(usage["prompt"]) + int(usage["completion"]) + since
+
+
+def _add_size(sums: list[tuple[int, int]], cells: Sequence[NotebookNode], index: int) -> None:
+    """Add the size of the cells so far, and the place of the last that a server has counted."""
+    whole, counted = sums[-1] if sums else (0, -1)
+    usage = _facts(cells[index]).get("usage", {})
+    known = index if usage and not usage.get("estimated") else counted
+    sums.append((whole + _cell_size(cells[index]), known))
+
+
+def size(cells: Sequence[NotebookNode], head: int) -> int:
+    """Estimate the tokens of one request; see `Sizes`."""
+    return Sizes().of(cells, head)
 
 
 def _counted_from(cells: Sequence[NotebookNode]) -> int:
     """Say where counts begin that know of the summary: those before it was made are too high."""
     last = _facts(cells[0]).get("last") if cells else None
+    if last is None:
+        return 0
     return next((i + 1 for i, cell in enumerate(cells) if cell.get("id") == last), 0)
 
 

@@ -10,13 +10,14 @@ import platform
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
+from jupyter_agent.growing import Growing, marks
 from jupyter_agent.hostcells import agents_code, inert
 from jupyter_agent.ipynb import (
     NotebookNode,
@@ -35,8 +36,8 @@ from jupyter_agent.protocol import (
     Replied,
     Said,
     Turn,
-    as_calls,
-    as_text,
+    add_calls,
+    add_text,
     fenced,
 )
 from jupyter_agent.records import Role, sound, sound_of_output
@@ -119,6 +120,8 @@ class Transcript:
         self._left = Left()  # the file as it was read or written last
         self._wrote = False  # whether that was written here
         self._text = Text()
+        self._turns: dict[bool, Growing[NotebookNode, Turn]] = {}  # seen or not
+        self._messages: dict[Form, Growing[Turn, Message]] = {}
         self._displays: dict[str, list[_Displayed]] = {}  # outputs by their display id
 
     @classmethod
@@ -312,46 +315,20 @@ class Transcript:
 
     def in_reach(self) -> list[NotebookNode]:
         """Return the cells that a model reads: the last summary and what follows it."""
-        facts = [cell.metadata.get(KEY, {}) for cell in self.cells]
-        roles = [each.get("role") if "replaced" not in each else "" for each in facts]
-        first = len(roles) - 1 - roles[::-1].index("summary") if "summary" in roles else 0
-        return self.cells[first:]
+        for index in reversed(range(len(self.cells))):
+            facts = self.cells[index]["metadata"].get(KEY, ())
+            if "role" in facts and facts["role"] == "summary" and "replaced" not in facts:
+                return self.cells[index:]
+        return self.cells[:]
 
     def turns(
         self, cells: Iterable[NotebookNode] | None = None, *, seeing: bool = True
     ) -> list[Turn]:
         """Tell cells to no model in particular; see `messages`."""
-        turns: list[Turn] = []
-        last: Any = None  # the number of the reply that the cell before is of
-        for cell in self.in_reach() if cells is None else cells:
-            facts = cell.metadata.get(KEY, {})
-            role, number = facts.get("role"), facts.get("step")
-            match role:
-                case _ if facts.get("replaced"):
-                    continue
-                case _ if facts.get("deleted"):  # said once, where code and outputs stood
-                    turns += [Said(_DELETED)] if role == "code" else []
-                    role = "deleted"
-                case "task":
-                    notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
-                    turns.append(Said("\n\n".join(notes)))
-                case "prose":
-                    turns.append(Replied(cell.source, kept=facts.get("kept")))
-                case "code":
-                    before = turns[-1] if turns and number == last else None
-                    if not isinstance(before, Replied):
-                        before = Replied("")
-                        turns.append(before)
-                    turns[-1] = replace(before, cells=(*before.cells, _ran(cell, facts, seeing)))
-                case "own":
-                    if text := facts["shown"]["text"]:  # else there was no room for it
-                        turns.append(_told(cell, text, facts["shown"]["pictures"], seeing))
-                case "end":
-                    turns.append(Replied(cell.source))
-                case _ if cell.cell_type == "markdown":
-                    turns.append(Said(cell.source))
-            last = number if role in ("prose", "code") else None
-        return turns
+        cells = self.in_reach() if cells is None else cells
+        told = [cell for cell in cells if "replaced" not in cell["metadata"].get(KEY, ())]
+        growing = self._turns.setdefault(seeing, Growing(_tell_seen if seeing else _tell_unseen))
+        return growing.of(told, marks(told))
 
     def messages(
         self,
@@ -370,7 +347,10 @@ class Transcript:
             Whether the model gets pictures, or is told of them in words.
         """
         turns = self.turns(cells, seeing=seeing)
-        return as_text(turns) if form == "text" else as_calls(turns)
+        growing = self._messages.setdefault(
+            form, Growing(_put_text if form == "text" else _put_calls)
+        )
+        return growing.of(turns, turns)
 
     def recorded(self, task: str) -> list[NotebookNode]:
         """Copy the cells of the last finished run of a task, that of the task first.
@@ -498,6 +478,60 @@ def _mend(cell: NotebookNode) -> None:
         cell.metadata[KEY] = from_dict(facts)
         if facts["role"] == "own":
             tell_own(cell)
+
+
+def _tell(turns: list[Turn], cells: Sequence[NotebookNode], index: int, *, seeing: bool) -> None:
+    """Tell a cell: as a turn of its own, or in the turn of the reply that it is of."""
+    cell = cells[index]
+    facts = cell.metadata.get(KEY, {})
+    role = facts.get("role")
+    match role:
+        case _ if facts.get("deleted"):  # said once, where code and outputs stood
+            turns += [Said(_DELETED)] if role == "code" else []
+        case "task":
+            notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
+            turns.append(Said("\n\n".join(notes)))
+        case "prose":
+            turns.append(Replied(cell.source, kept=facts.get("kept")))
+        case "code":
+            reply = _reply_of(cells[index - 1]) if index else None
+            before = (
+                turns[-1] if turns and reply is not None and reply == facts.get("step") else None
+            )
+            if not isinstance(before, Replied):
+                before = Replied("")
+                turns.append(before)
+            turns[-1] = replace(before, cells=(*before.cells, _ran(cell, facts, seeing)))
+        case "own":
+            if text := facts["shown"]["text"]:  # else there was no room for it
+                turns.append(_told(cell, text, facts["shown"]["pictures"], seeing))
+        case "end":
+            turns.append(Replied(cell.source))
+        case _ if cell.cell_type == "markdown":
+            turns.append(Said(cell.source))
+
+
+def _reply_of(cell: NotebookNode) -> Any:
+    """Return the number of the reply that a cell is of; None if it is of none."""
+    facts = cell.metadata.get(KEY, {})
+    told = facts.get("role") in ("prose", "code") and not facts.get("deleted")
+    return facts.get("step") if told else None
+
+
+def _tell_seen(turns: list[Turn], cells: Sequence[NotebookNode], index: int) -> None:
+    _tell(turns, cells, index, seeing=True)
+
+
+def _tell_unseen(turns: list[Turn], cells: Sequence[NotebookNode], index: int) -> None:
+    _tell(turns, cells, index, seeing=False)
+
+
+def _put_text(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
+    add_text(messages, turns[index])
+
+
+def _put_calls(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
+    add_calls(messages, turns[index])
 
 
 def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:

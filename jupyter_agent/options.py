@@ -76,8 +76,8 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         {
             "metavar": "MODEL",
             "default": "",
-            "help": "hf:ORG/NAME, openai:NAME, http://HOST/v1#NAME, ollama:NAME, local or "
-            "scripted:FILE; by default JUPYTER_AGENT_MODEL",
+            "help": "hf:ORG/NAME, openai:NAME, anthropic:NAME, http://HOST/v1#NAME, ollama:NAME, "
+            "local or scripted:FILE; by default JUPYTER_AGENT_MODEL",
         },
     ),
     (

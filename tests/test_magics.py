@@ -164,6 +164,7 @@ def test_the_help_explains_every_flag(folder: Path) -> None:
     ).stdout  # fmt: skip
     for flag in ("--model", "--max-steps", "--data", "--save", "--timeout", "--quiet"):
         assert flag in shown
+    assert "anthropic:NAME" in shown
 
 
 def test_in_a_terminal_a_run_is_plain_text(folder: Path, script: str) -> None:

@@ -698,7 +698,9 @@ def test_two_views_and_a_second_tab_show_one_run(
             expect(panel.locator(".jp-Cell")).to_have_count(6)
             expect(panel.locator(".jp-Cell").nth(3)).to_contain_text("step one")
             expect(panel.locator(".jp-Cell").nth(4)).to_contain_text("The end.")
-            expect(panel.locator(".jp-JupyterAgentBar")).to_have_attribute("data-state", "done")
+            expect(panel.locator(".jp-Cell .jp-JupyterAgentBar")).to_have_attribute(
+                "data-state", "done"
+            )
         expect(tab.cells).to_have_count(6)
         expect(tab.cells.nth(4)).to_contain_text("The end.")
         notebook.screenshot(f"live-two-views-{lab.front_end.name}")

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from traitlets.config import Config
 
 from jupyter_agent.sandbox.kernel import Request, Sandbox
 
@@ -68,6 +69,16 @@ async def test_temporary_files_go_to_the_private_folder(sandbox: Sandbox) -> Non
     code = "import tempfile, pathlib\npathlib.Path(tempfile.gettempdir()) == pathlib.Path.home() / 'tmp'"
     assert await text(sandbox, code) == "True"
     assert await text(sandbox, "tempfile.NamedTemporaryFile('w').write('abc')") == "3"
+
+
+@pytest.mark.parametrize("code", ["multiprocessing.Lock()", "multiprocessing.Pool(1)"])
+async def test_where_no_process_pool_can_be_the_error_says_what_to_use(
+    code: str, folder: Path
+) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": "landlock"}})
+    async with Sandbox(folder, config=config) as sandbox:
+        [error] = await outputs(sandbox, f"import multiprocessing\n{code}")
+    assert "no process pools and no locks of multiprocessing: use threads" in error.traceback[-1]
 
 
 # -- what a model reads

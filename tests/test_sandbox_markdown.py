@@ -97,6 +97,31 @@ def test_what_can_be_written_in_many_ways_is_written_in_one(source: str, written
     assert clean_markdown(source) == written
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It grew from $1.2M to $1.5M, or 25 %",
+        "US$5, A$6 and C$7.50",
+        "$5-$10, $5/$10",
+        "$100k to $200k, $1,234.56 → $2,345.67 (+90%)",
+        "$HOME and $PATH, $HOME/my_bin:$PATH, ${A_B}:${C}",
+        "between $5_000 and $6_000; 3 * $5 = $15",
+        "$AAPL and $MSFT, a $(cat x_1) and $(ls)",
+    ],
+)
+def test_money_and_names_of_variables_are_no_mathematics(text: str) -> None:
+    written = clean_markdown(text)
+    assert not re.search(r"(?<!\\)\$", written), written
+    assert as_read(written) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["the $n$th of $x_1$", "$k$-means, $k = 3$", "$x^2$ for $5 each", "$p < 0.05$"]
+)
+def test_formulas_beside_them_are(text: str) -> None:
+    assert re.search(r"(?<!\\)\$[^$\\]+\$", clean_markdown(text))
+
+
 @pytest.mark.parametrize("shape", [*KNOWN, "{}"])
 def test_known_disguises_show_nothing_that_acts(shape: str) -> None:
     for payload in [*PAYLOADS, *TEX]:

@@ -189,6 +189,7 @@ _FORMULA = re.compile(
 )
 _BEGINS = re.compile(r"\$\$|\\{1,2}\[|\\begin\{")
 _MONEY = re.compile(r"[A-Za-z]{3}|\d\s*[KMBkmb]\b|^[\d.,]+ ")
+_NAME = re.compile(r"[A-Za-z_]\w\w|[{(]\w")  # of a variable, or what a shell begins by its dollar
 _SIGN_OF_TEX = re.compile(r"[\\^_]")
 
 
@@ -202,6 +203,8 @@ def _read(found: re.Match[str]) -> tuple[str, bool] | None:
             return None
         if not _SIGN_OF_TEX.search(source) and _MONEY.search(source):
             return None
+        if _NAME.match(source) and _NAME.match(found.string, found.end()):
+            return None  # $HOME/my_bin:$PATH
     if kind == "square" and not re.search(r"[\\^_=<>+]", source):
         return None  # brackets that are escaped
     formula = read_formula(source)

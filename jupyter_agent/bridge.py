@@ -107,9 +107,19 @@ class Bridge:
 
     def iterate(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         """Iterate an async generator. After an interrupt it may still yield its last items."""
+        steps: list[asyncio.Task[Any]] = []
 
         async def step() -> T:
+            steps[:] = filter(None, [asyncio.current_task()])
             return await anext(source, _END)
+
+        async def close() -> None:
+            """End a step that an interrupt has left behind, then the generator itself."""
+            for left in steps:
+                left.cancel()
+            if steps:
+                await asyncio.wait(steps)
+            await source.aclose()
 
         thread = threading.get_ident()
         self._early.discard(thread)
@@ -120,7 +130,7 @@ class Bridge:
         finally:
             self._iterating.discard(thread)
             self._early.discard(thread)
-            self.call(source.aclose())
+            self.call(close())
 
 
 def _hand_over(

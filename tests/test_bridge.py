@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncGenerator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -101,3 +103,44 @@ def test_a_stop_that_comes_too_late_lets_what_ends_a_run_go_on(
     steps.close()
     stopping.join()
     assert closed == ["tidily"]
+
+
+# where it comes before a coroutine begins, Python says that nobody has awaited that
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_an_interrupt_at_any_line_of_the_bridge_is_an_interrupt() -> None:
+    bridge = Bridge()
+    lines = 0  # that have been come by
+
+    def interrupt_at(line: int) -> Any:
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal lines
+            if not frame.f_code.co_filename.endswith("bridge.py"):
+                return None
+            if event == "line":
+                lines += 1
+                if lines == line:
+                    raise KeyboardInterrupt
+            return trace
+
+        return trace
+
+    async def run() -> AsyncGenerator[int, None]:
+        for number in range(2):
+            await asyncio.sleep(0)
+            yield number
+
+    line = 0
+    while lines >= line:
+        lines, line = 0, line + 1
+        steps = bridge.iterate(run())
+        before = sys.gettrace()
+        sys.settrace(interrupt_at(line))
+        try:
+            list(steps)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert bridge.call(asyncio.sleep(0, "whole")) == "whole"
+    assert line > 30

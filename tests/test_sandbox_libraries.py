@@ -41,7 +41,7 @@ async def test_commands_run_in_the_users_shell(
 
 
 async def test_a_group_of_control_is_readable_or_absent(sandbox: Sandbox) -> None:
-    """DuckDB fails where it is forbidden."""
+    """Libraries that look for limits go on where it is either."""
     code = "open('/proc/self/cgroup').read() is not None"
     assert await attempt(sandbox, code) in ("True", "FileNotFoundError")
 

@@ -228,6 +228,9 @@ CALLS = {
     "a list": LISTED,
     "Mistral": f"[TOOL_CALLS]{LISTED}",
     "Mistral, new": f"[TOOL_CALLS]python[ARGS]{ARGUMENTS}</s>",
+    "Mistral, with an id": f"[TOOL_CALLS]python[CALL_ID]9aBc[ARGS]{ARGUMENTS}</s>",
+    "Step": f'<step:invoke name="python"><step:parameter name="code">{CODE}</step:parameter>'
+    "</step:invoke>",
     "DeepSeek V3": f"<{BAR}tool{SEP}calls{SEP}begin{BAR}><{BAR}tool{SEP}call{SEP}begin{BAR}>function"
     f"<{BAR}tool{SEP}sep{BAR}>python\n{F}json\n{ARGUMENTS}\n{F}<{BAR}tool{SEP}call{SEP}end{BAR}>"
     f"<{BAR}tool{SEP}calls{SEP}end{BAR}>",
@@ -303,6 +306,7 @@ def test_what_follows_a_call_is_cut() -> None:
         ("<function=bash><parameter=code>ls</parameter></function>", "no tool 'bash'"),
         ('[TOOL_CALLS]javascript[ARGS]{"code": "1"}', "no tool 'javascript'"),
         ("<|channel|>commentary to=functions.get_weather<|message|>{}", "get_weather"),
+        ('<tool_call>{"name": "python", "arguments": {"code": "f(1); g(', "holds no Python code"),
     ],
 )
 @pytest.mark.parametrize("fences", [True, False])
@@ -330,6 +334,10 @@ def test_a_call_without_our_code_is_no_answer(text: str, said: str, fences: bool
         "42",
         f"It said:\n\n{F}\nTraceback (most recent call last):\n  x\n{F}",
         f"Use it so:\n\n{F}bash\npip install x\n{F}\n\nThen start it.",
+        f"In R you would write:\n\n{F}r\nprint(1)\n{F}",
+        f"In the page:\n\n{F}js\nconsole.log('x')\n{F}",
+        "A thought stands between <think> and </think> in a reply.\nThat is all.",
+        "It ends with </think>, the mark.",
     ],
 )
 def test_an_answer_is_an_answer(text: str) -> None:
@@ -347,6 +355,12 @@ def test_an_answer_is_an_answer(text: str) -> None:
         (f"I look: {F}python\nprint(1)\n{F}", "fence"),
         (f"{F}python print(1){F}", "fence"),
         (f"I look.\n\n{F}python\n\n{F}\n", "empty"),
+        (f"I look.\n\n{F}\nprint(1)\n{F}", "label"),
+        ("I write <tool_call>{...}</tool_call> in it.\n\n" + "And more. " * 500, "call"),
+        (f"{F}markdown\nI look.\n\n{F}python\nprint(1)\n{F}\n{F}", "fence"),
+        ("Thought: I look\nAction: python\nAction Input: print(1)", "call"),
+        ('<|tools_prefix|>[{"python": {"code": "1"}}]<|tools_suffix|>', "call"),
+        ("<start_function_call>call:python{code:<escape>1<escape>}", "call"),
     ],
 )
 def test_what_seems_to_be_more_than_an_answer_is_doubted(text: str, kind: str) -> None:

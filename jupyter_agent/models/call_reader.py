@@ -154,17 +154,17 @@ def _end(found: re.Match[str]) -> re.Pattern[str]:
 
 
 _NAME = re.compile(
-    r"""(?:<(?:\uff5cDSML\uff5c)?(?:invoke|function)\s*(?:=|\s+name=)\s*"?)([\w.:-]+)"""
+    r"""(?:<(?:\uff5cDSML\uff5c|[\w-]+:)?(?:invoke|function)\s*(?:=|\s+name=)\s*"?)([\w.:-]+)"""
 )
 _OPEN_ARGUMENT = re.compile(
-    r"""<(?:\uff5cDSML\uff5c)?parameter(?:=|\s+name=)\s*"?(\w+)"?[^<>]*>"""
+    r"""<(?:\uff5cDSML\uff5c|[\w-]+:)?parameter(?:=|\s+name=)\s*"?(\w+)"?[^<>]*>"""
     r"|<arg_key>\s*(\w+)\s*</arg_key>\s*<arg_value>"
 )
-_CLOSE_ARGUMENT = re.compile(r"</(?:(?:\uff5cDSML\uff5c)?parameter|arg_value)>\s*(?=<|$)")
+_CLOSE_ARGUMENT = re.compile(r"</(?:(?:\uff5cDSML\uff5c|[\w-]+:)?parameter|arg_value)>\s*(?=<|$)")
 _JSON_BEGINS = re.compile(r"""\{\s*["'}]|\[\s*\{""")
 _NO_CODE = re.compile(r"[\w.:\s<>|\[\]`\uff5c\u2581-]*")
 _ANY_MARK = re.compile(
-    r"<\|[^|<>]*\|>|<\uff5c[^<>]*\uff5c>|\[[A-Z_]+\]|</?[^<>]*>|[()\[\]]|(?<=\w):\d+"
+    r"\[CALL_ID\]\w*|<\|[^|<>]*\|>|<\uff5c[^<>]*\uff5c>|\[[A-Z_]+\]|</?[^<>]*>|[()\[\]]|(?<=\w):\d+"
 )
 _CODE = ("code", "python_code", "source", "script", "cell", "query", "input", "__arg1")
 
@@ -192,7 +192,8 @@ def read_call(text: str, mark: Mark) -> Call | None:
     if call := _read_python(inside):
         return call
     has_form = body or not inside or inside[0] in "{[<"
-    return Call(_name_in(mark.text + text), None) if has_form else None
+    before = re.split(r"[{(]", text, maxsplit=1)[0] if "{" in text else text
+    return Call(_name_in(mark.text + before), None) if has_form else None
 
 
 def read_text(text: str) -> Call | None:
@@ -203,7 +204,10 @@ def read_text(text: str) -> Call | None:
         inside = text[len(mark.text) :]
         found = mark.end.search(inside)
         return read_call(inside[: found.start()] if found else inside, mark)
-    return _read_json(text, whole=True) or _read_python(text)
+    if call := _read_json(text, whole=True):
+        return call
+    call = _read_python(text)  # without brackets around it, it may be any program's line
+    return call if call and (call.code or text.startswith("[")) else None
 
 
 def _name_in(before: str) -> str:

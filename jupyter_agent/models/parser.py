@@ -265,7 +265,9 @@ class ReplyReader:
                 (_OPENS_ANALYSIS, _CLOSES_ANALYSIS),
                 (_CLOSES_THOUGHT, None),
             )
-            if (found := opens.search(line)) and line.count("`", 0, found.start()) % 2 == 0
+            if (found := opens.search(line))
+            and line.count("`", 0, found.start()) % 2 == 0
+            and not (until is None and _is_named(line, found))
         ]
         thought, until = min(thoughts, key=lambda each: each[0].start(), default=(None, None))
         if mark and (not thought or mark.start < thought.start()):
@@ -325,7 +327,7 @@ class ReplyReader:
         if call and call.code:
             self.is_open = not found
             self._blocks.take_code(call.code)
-        elif call:
+        elif call and not (self._before and found and text[found.end() :].strip()):
             self.unread = (mark.text.strip() + text).strip()
             self.problem = _unread(call.name)
         else:
@@ -367,6 +369,10 @@ class ReplyReader:
             return Problem("empty", "The python block was empty")
         if blocks.has_fence_in_line:
             return Problem("fence", "A block begins and ends with a fence on a line of its own")
+        if _SEEMS_CALL.search(self.prose):
+            return Problem("call", _CALL)
+        if _WRAPPED.match(self.prose):
+            return Problem("fence", "A block of Markdown is not read, nor is the code in it")
         if not blocks.has_fences and is_statement(self.prose):
             return Problem("bare", "The reply is code, but in no python block")
         if blocks.last is None:
@@ -381,6 +387,12 @@ class ReplyReader:
 
 
 _BEGINS_CALL = re.compile(r"^(?:\{|\[\s*\{|\[[A-Za-z_][\w.]*\()", re.MULTILINE)
+_SEEMS_CALL = re.compile(
+    r"^(?:Action Input:|<\|tools_prefix\|>|<start_function_call>)", re.MULTILINE
+)
+_WRAPPED = re.compile(
+    r"(`{3,})(?:markdown|md)[ \t]*\n(?:.*\n)*?[ \t]*`{3,}(?:python|py)\b", re.IGNORECASE
+)
 _CALL = "The reply seems to hold a call written as text, which cannot be read"
 _ONLY_THOUGHT = "The reply was only a thought, without an answer or code after it"
 
@@ -391,6 +403,12 @@ def _unread(name: str, *, certain: bool = True) -> Problem:
     return Problem(
         "call", "The call written as text holds no Python code that can be read", certain
     )
+
+
+def _is_named(line: str, mark: re.Match[str]) -> bool:
+    """Tell whether a mark between words is only named: the sentence goes on after it."""
+    before, after = line[: mark.start()], line[mark.end() :]
+    return bool(before.strip()) and re.match(r"\s+[a-z]+\b|[.,;:)!?](?:\s|$)", after) is not None
 
 
 def _holds_fence(text: str) -> bool:

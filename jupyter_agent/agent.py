@@ -262,7 +262,7 @@ class Agent(LoggingConfigurable):
                 problem = str(error)
             for change in step.draft.drop():
                 yield change
-            step.draft = step.draft.anew()
+            step.draft = step.draft.anew(self.model.form)
             if mended:
                 self.log.info("asking again, in another way: %s", problem)
                 continue

@@ -66,9 +66,9 @@ class Draft:
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
 
-    def anew(self) -> Draft:
-        """Begin the same reply again."""
-        return Draft(self._transcript, self._number, self._by, self._form, self._look_ahead)
+    def anew(self, form: Form) -> Draft:
+        """Begin the same reply again, perhaps in the other form."""
+        return Draft(self._transcript, self._number, self._by, form, self._look_ahead)
 
     @property
     def begun(self) -> bool:

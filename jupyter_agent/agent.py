@@ -8,7 +8,7 @@ import math
 import random
 import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -50,6 +50,7 @@ _NO_FINAL_ANSWER = (
 )
 _UNFINISHED = "*The reply was not finished, and nothing of it was run:*"
 _FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
+_MOST_AT_ONCE = 4_000  # characters of a reply that are read before other work has its turn
 _NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 
 
@@ -225,7 +226,7 @@ class Agent(LoggingConfigurable):
         problem = step.draft.problem
         if not problem:
             return _hint(step)
-        if problem.certain and len(corrected) == _MOST_UNREAD - 1:
+        if problem.certain and len(corrected) >= _MOST_UNREAD - 1:
             said = f"{problem.said[0].lower()}{problem.said[1:]}"
             raise ModelError(
                 f"{self.model.name} gave {_MOST_UNREAD} replies in a row that are no use ({said}); "
@@ -311,7 +312,7 @@ class Agent(LoggingConfigurable):
         whole = False
         try:
             async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
-                async for delta in deltas:
+                async for delta in _in_pieces(deltas):
                     yield delta
                     if draft.length > self.reply_length:
                         limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
@@ -536,3 +537,12 @@ def _reason(error: BaseException) -> str:
         return str(error)
     stopped = isinstance(error, asyncio.CancelledError | GeneratorExit)
     return "interrupted" if stopped else f"{type(error).__name__}: {error}"
+
+
+async def _in_pieces(deltas: AsyncIterable[Delta]) -> AsyncGenerator[Delta, None]:
+    """Cut long texts up, as some servers send a whole reply at once."""
+    async for delta in deltas:
+        yield replace(delta, text=delta.text[:_MOST_AT_ONCE])
+        for begin in range(_MOST_AT_ONCE, len(delta.text), _MOST_AT_ONCE):
+            await asyncio.sleep(0)
+            yield Delta(delta.text[begin : begin + _MOST_AT_ONCE])

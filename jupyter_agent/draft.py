@@ -73,7 +73,7 @@ class Draft:
     @property
     def begun(self) -> bool:
         """Whether anything came of the reply."""
-        return bool(self.paid or self.usage)
+        return bool(self.paid or self.usage or self._calls)
 
     @property
     def is_open(self) -> bool:

@@ -366,6 +366,12 @@ async def test_a_block_before_a_call_only_shows_what_the_call_does() -> None:
 UNREADABLE = '{"cmd": ["ls"]}'
 
 
+async def test_a_call_of_which_nothing_comes_is_no_fault_of_ours() -> None:
+    agent = talk([Delta(call=Call(0, "a", "", "python")), Delta(end="tool_calls")], said("Done."))
+    await run(agent)
+    assert roles(agent) == ["task", "prose", "correction", "prose"]
+
+
 @pytest.mark.parametrize("form", ["text", "tool"])
 async def test_three_calls_without_code_in_a_row_fail_the_run(form: Form) -> None:
     agent = talk(*[calls(UNREADABLE, text="I look.")] * 3, form=form)
@@ -392,6 +398,24 @@ async def test_a_call_of_another_tool_does_not_run() -> None:
 
 
 LEAKED = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [f"{FENCE}python\n{FENCE}"] * 3,
+        [
+            f"Do:\n{FENCE}bash\nls\n{FENCE}",
+            "import os\nprint(os)",
+            *[LEAKED.format("no", "{}")] * 3,
+        ],
+    ],
+)
+async def test_nothing_is_never_the_answer(replies: list[str]) -> None:
+    agent = agent_with(*replies)
+    with pytest.raises(ModelError, match="3 replies in a row"):
+        await run(agent)
+    assert agent.transcript.answer == ""
 
 
 async def test_a_call_written_as_text_runs() -> None:
@@ -505,6 +529,23 @@ async def test_prose_that_a_view_has_changed_stays_so() -> None:
         if change.done and change.cell.source == "I compute.":
             change.cell.source = "Somebody else does."
     assert agent.transcript.cells[1].source == "Somebody else does."
+
+
+async def test_a_long_reply_in_one_piece_does_not_hold_up_the_loop() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    agent = talk([Delta("So it is. " * 20_000), Delta(end="stop")], form="text")
+    await run(agent)
+    counting.cancel()
+    assert turns > 20
+    assert agent.transcript.answer.count("So") == 20_000
 
 
 # -- ends

@@ -366,7 +366,7 @@ class ReplyReader:
         if not self._fences:
             return None
         if blocks.had_empty:
-            return Problem("empty", "The python block was empty")
+            return Problem("empty", "The python block was empty", certain=not self.prose)
         if blocks.has_fence_in_line:
             return Problem("fence", "A block begins and ends with a fence on a line of its own")
         if _SEEMS_CALL.search(self.prose):

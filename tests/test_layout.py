@@ -197,7 +197,7 @@ def test_a_grammar_that_nobody_asked_for_is_not_built() -> None:
     [
         (LOOP, 1950),
         (REPLIES, 840),
-        (SANDBOX, 5000),
+        (SANDBOX, 5060),
         (SHARED, 1550),
         (BORDER, 1800),
         (OPTIONAL, 400),

@@ -129,9 +129,28 @@ PATTERNS = "".join(
 ).replace("%", '"')
 
 
+def masks(**styles: str) -> str:
+    """Draw masks in each other; ``styles``: what makes each of them refer to the one before."""
+    name, value = next(iter(styles.items()))
+    return "".join(
+        f'<mask id="a{n + 1}">{f"<rect {name}=%{value.format(n)}%/>" * 10}</mask>'.replace("%", '"')
+        for n in range(12)
+    )
+
+
+SHEET = "<style>{}</style>"
+CLASSES = SHEET.format("".join(f"g > .c{n}, .x {{mask: url(#a{n})}}" for n in range(13)))
+SELECTORS = SHEET.format("".join(f".c{n}[class] {{mask:url(#a{n})}}" for n in range(13)))
+VARIABLES = ";".join(f"--a{n}:url(#a{n})" for n in range(13))
+GROUPS = "".join(
+    f'<g fill="url(#a{n})"><pattern id="a{n + 1}">{"<path/>" * 10}</pattern></g>' for n in range(12)
+)
+
+
 @pytest.mark.parametrize(
     "inside",
     [
+        f'<path id="a0"/>{GROUPS}<g stroke="url(#a12)"><path/></g>',
         f'<path id="a0"/>{BOMB}',
         f'<path id="a0"/>{PATTERNS}<rect fill="url(#a12)"/>',
         '<g id="a"><path/><use href="#b"/></g><g id="b"><use href="#a"/></g>',
@@ -142,12 +161,49 @@ PATTERNS = "".join(
         + '"/>',
         "<g>" * 500,
     ],
-    ids=["use", "pattern", "itself", "marker", "deep"],
+    ids=["inherited", "use", "pattern", "itself", "marker", "deep"],
 )
 def test_a_drawing_that_would_stop_a_page_is_left_out_and_said(inside: str) -> None:
     with pytest.raises(BadDrawingError):
         clean_svg(f"<svg>{inside}{'</g>' * inside.startswith('<g><g>') * 500}</svg>")
     assert not drawings(html(f"<svg>{inside}</svg><b>x</b>"))
+
+
+@pytest.mark.parametrize("sheet", [CLASSES, SELECTORS], ids=["class", "selector"])
+def test_a_sheet_of_styles_that_would_stop_a_page_is_noticed(sheet: str) -> None:
+    drawing = f"{sheet}{masks(**{'class': 'c{}'})}<g><rect class='c12'/></g>"
+    with pytest.raises(BadDrawingError):
+        clean_svg(f"<svg>{drawing}</svg>")
+    for image in drawings(html(f"<svg>{drawing}</svg><b>x</b>")):
+        assert "mask:" not in image
+
+
+def test_what_a_drawing_refers_to_is_not_changed_where_nobody_counts() -> None:
+    variables = f"<g style='{VARIABLES}'>{masks(style='mask:var(--a{})')}<rect/></g>"
+    assert "url(" not in clean_svg(f"<svg>{variables}</svg>")
+    assert "url(" not in clean_svg(f"<svg><style>*{{{VARIABLES}}}</style>{variables}</svg>")
+    for change in ("href' to='#a", "class' to='c1", "mask' values='url(#a);url(#b)"):
+        animated = (
+            f"<svg><use href='#b'><animate attributeName='{change}'/></use><path id='b'/></svg>"
+        )
+        assert "animate" not in clean_svg(animated)
+    kept = "<svg><path><animate attributeName='opacity' values='0;1' dur='1s'/></path></svg>"
+    assert "animate" in clean_svg(kept)
+
+
+def test_what_looks_like_a_comment_in_a_sheet_hides_no_rule() -> None:
+    sheet = "*{font-family:'/*'} *{mask:url(#m)} *{font-family:'*/'}"
+    assert "url(" not in clean_svg(f"<svg><style>{sheet}</style><mask id='m'/><path/></svg>")
+
+
+def test_a_sheet_may_refer_to_gradients_and_to_clips_of_its_own() -> None:
+    sheet = ".a{fill:url(#g)} .b, path.c{clip-path:url(#c1)} *{stroke:url(#g)}"
+    clips = "".join(f"<clipPath id='c{n}'><rect/></clipPath>" for n in range(40))
+    sheet += "".join(f".d{n}{{clip-path:url(#c{n})}}" for n in range(40))
+    gradient = "<linearGradient id='g'><stop class='a'/></linearGradient>"
+    shapes = "".join(f"<path class='a c d{n}'/>" for n in range(40))
+    drawing = f"<svg><style>{sheet}</style><defs>{gradient}{clips}</defs>{shapes}</svg>"
+    assert ".d39{clip-path:url(#c39)}" in clean_svg(drawing)
 
 
 @pytest.mark.parametrize(

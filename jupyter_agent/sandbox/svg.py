@@ -39,6 +39,11 @@ _FUNCTIONS = frozenset(
 )
 _FUNCTION = re.compile(r"([\w-]*)\(")
 _POINTS = re.compile(r"[A-Za-z,\s-]+")
+# a style that others are made of, by var(): nobody could count what they refer to
+_VARIABLE = re.compile(r"--[\w-]*\s*:[^;}]*url\(", re.IGNORECASE)
+# what an animation may not change, nor refer to: it would be another drawing then
+_NOT_ANIMATED = frozenset("class href id style xlink:href".split())
+_ANIMATIONS = frozenset("animate set".split())
 
 
 class BadDrawingError(ValueError):
@@ -119,6 +124,9 @@ def _read(text: str) -> _Element:
         if len(stack) > MAX_DEPTH:
             raise BadDrawingError("a drawing with too much in each other")
         element = _Element(name, dict(_kept(attributes)))
+        if name in _ANIMATIONS and _changes_references(element.attributes):
+            left_out += 1
+            return
         stack[-1].children.append(element)
         stack.append(element)
 
@@ -158,8 +166,13 @@ def _kept(attributes: dict[str, str]) -> Iterator[tuple[str, str]]:
                 yield name, value
         elif local.startswith("on") or name.startswith("xmlns") or local == "base":
             continue
-        elif not reaches(_REFERENCE.sub("", value)):
+        elif not (reaches(_REFERENCE.sub("", value)) or _VARIABLE.search(value)):
             yield name, value
+
+
+def _changes_references(attributes: dict[str, str]) -> bool:
+    values = " ".join(attributes.values()).lower()
+    return attributes.get("attributeName", "").strip() in _NOT_ANIMATED or "url(" in values
 
 
 def _draws(element: _Element, names: set[str | None]) -> bool:
@@ -173,26 +186,70 @@ def _draws(element: _Element, names: set[str | None]) -> bool:
 
 
 _BEGUN = -1
+_INHERITED = re.compile(r"fill|stroke|marker")  # by what is drawn below an element that has it
+_LEAVES = _SHAPES | {"use", "tspan", "textPath"}
+_NO_STYLE = frozenset("linearGradient radialGradient stop style title desc".split())
+_RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_COMPOUND = re.compile(r"([\w-]*)((?:[.#][\w-]+)*)")
+
+_Reference = tuple[str, str]  # a property, and the id of what it refers to
 
 
 class _Drawn:
-    """Counts what is drawn: each element with all that it refers to, as often as it does."""
+    """Counts what is drawn: each element with all that it refers to, as often as it does.
+
+    A style may stand in a sheet, or come from an element above; where it cannot be told which
+    elements a rule is for, it is taken to be for all.
+    """
 
     def __init__(self, root: _Element) -> None:
         self._root = root
         self._named: dict[str, _Element] = {}
         self._counted: dict[int, int] = {}
-        self._elements = 0
-        self._everywhere: list[str] = []  # what a sheet of styles may have any element refer to
+        self._sheet: dict[str, list[_Reference]] = {}  # by .class, #id, element or *
+        self._inherited: dict[int, tuple[_Reference, ...]] = {}
+        self._points = 2
         for element in _all(root):
-            self._elements += 1
             self._named.setdefault(element.attributes.get("id", ""), element)
+            self._points = max(self._points, _points(element))
             if element.name == "style":
-                self._everywhere += _REFERENCE.findall("".join(_texts(element)))
+                self._read_sheet(_sheet(element))
+        self._hand_down(root)
 
     def total(self) -> int:
-        by_sheet = sum(self._of(name) for name in self._everywhere) * self._elements
-        return self._count(self._root) + by_sheet
+        return self._count(self._root)
+
+    def _read_sheet(self, text: str) -> None:
+        plain = not set(_RULE.sub("", text)) & set("{}") and not set(text) & set("\"'[\\")
+        for selectors, body in _RULE.findall(text) if plain else [("*", text)]:
+            if found := list(_references(body)):
+                for selector in selectors.split(","):
+                    self._sheet.setdefault(_key(selector), []).extend(found)
+
+    def _own(self, element: _Element) -> list[_Reference]:
+        """Name what an element refers to by its attributes, its style or a sheet's."""
+        found: list[_Reference] = []
+        for name, value in element.attributes.items():
+            if name == "style":
+                found += _references(value)
+            else:
+                found += [(name, each.strip()) for each in _REFERENCE.findall(value)]
+        if self._sheet and element.name not in _NO_STYLE:
+            classes = element.attributes.get("class", "").split()
+            keys = ["*", element.name, f"#{element.attributes.get('id')}"]
+            for key in (*keys, *(f".{each}" for each in dict.fromkeys(classes))):
+                found += self._sheet.get(key, ())
+        return found
+
+    def _hand_down(self, root: _Element) -> None:
+        waiting: list[tuple[_Element, tuple[_Reference, ...]]] = [(root, ())]
+        while waiting:
+            element, above = waiting.pop()
+            own = tuple(each for each in self._own(element) if _INHERITED.match(each[0]))
+            handed = tuple(dict.fromkeys(above + own)) if own else above
+            self._inherited[id(element)] = handed
+            waiting += [(each, handed) for each in element.children if isinstance(each, _Element)]
 
     def _count(self, element: _Element) -> int:
         known = self._counted.get(id(element))
@@ -201,21 +258,39 @@ class _Drawn:
         if known is not None:
             return known
         self._counted[id(element)] = _BEGUN
-        count = 1 + sum(
-            self._count(each) for each in element.children if isinstance(each, _Element)
-        )
+        count = 1
         for name, value in element.attributes.items():
             if name.rpartition(":")[2] == "href" and value.startswith("#") and element.name != "a":
                 count += self._of(value[1:])
-            for found in _REFERENCE.findall(value):
-                at = _points(element) if "marker" in name or "marker" in value else 1
-                count += at * self._of(found)
+        leaf, drawn = element.name in _LEAVES, count
+        for name, target in self._inherited[id(element)] if leaf else ():
+            points = self._points if element.name == "use" else _points(element)
+            count += drawn * (points if name.startswith("marker") else 1) * self._of(target)
+        for name, target in self._own(element):
+            if not _INHERITED.match(name):
+                count += self._of(target)
+        count += sum(self._count(each) for each in element.children if isinstance(each, _Element))
         self._counted[id(element)] = count = min(count, MAX_DRAWN + 1)
         return count
 
     def _of(self, name: str) -> int:
-        element = self._named.get(name.strip())
+        element = self._named.get(name)
         return self._count(element) if element else 0
+
+
+def _references(style: str) -> Iterator[_Reference]:
+    for declaration in style.split(";"):
+        name = declaration.partition(":")[0].strip().lower()
+        yield from ((name, each.strip()) for each in _REFERENCE.findall(declaration))
+
+
+def _key(selector: str) -> str:
+    """Name a part that each element has which a selector is for."""
+    *_, last = re.split(r"[\s>+~]+", selector.strip())
+    found = _COMPOUND.fullmatch(last)
+    if not found or not last:
+        return "*"
+    return re.findall(r"[.#][\w-]+", found[2])[-1] if found[2] else found[1]
 
 
 def _points(element: _Element) -> int:
@@ -231,13 +306,17 @@ def _all(element: _Element) -> Iterator[_Element]:
         waiting += [child for child in found.children if isinstance(child, _Element)]
 
 
-def _texts(element: _Element) -> Iterator[str]:
-    return (child for child in element.children if isinstance(child, str))
+def _sheet(element: _Element) -> str:
+    """Return a sheet of styles without its comments; nothing if it may fetch."""
+    text = "".join(child for child in element.children if isinstance(child, str))
+    text = _COMMENT.sub(" ", text)
+    return "" if reaches(_REFERENCE.sub("", text)) or _VARIABLE.search(text) else text
 
 
 def _write(element: _Element, into: XMLGenerator) -> None:
-    if element.name == "style" and reaches(_REFERENCE.sub("", "".join(_texts(element)))):
-        return
+    if element.name == "style":  # what was counted, and nothing that was taken for a comment
+        sheet = _sheet(element)
+        element = _Element("style", {}, [sheet] if sheet else [])
     into.startElement(element.name, element.attributes)  # type: ignore[arg-type]  # any mapping
     for child in element.children:
         if isinstance(child, str):

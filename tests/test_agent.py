@@ -407,7 +407,8 @@ LEAKED = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
         [
             f"Do:\n{FENCE}bash\nls\n{FENCE}",
             "import os\nprint(os)",
-            *[LEAKED.format("no", "{}")] * 3,
+            f"So:\n{FENCE}\nprint(1)\n{FENCE}",
+            LEAKED.format("no", "{}"),
         ],
     ],
 )

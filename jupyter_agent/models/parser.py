@@ -439,6 +439,7 @@ class _Blocks:
         self._python = False
         self._nested = 0
         self._names_thought = False
+        self._has_code = False  # whether a line of the block has been kept that is not blank
         self._string_until = -1  # up to this line, a string is known to be open
 
     @property
@@ -502,6 +503,7 @@ class _Blocks:
         self.has_fences = True
         self._fence, self._inside, self._hidden = fence, [], {}
         self._nested, self._string_until, self._names_thought = 0, -1, False
+        self._has_code = False
         self._began = len(self.prose) - 1
         found = re.search("`{3}|~{3}", line.expandtabs(4))
         self._column = found.start() if found else 0
@@ -547,7 +549,8 @@ class _Blocks:
         self._names_thought |= _OPENS_THOUGHT.match(line) is not None
         if not self._python:
             self.prose.append(line)
-        elif line.strip() and not any(map(str.strip, self._inside[:-1])):
+        elif line.strip() and not self._has_code:
+            self._has_code = True
             self.is_text_cell = _TEXT_CELL.match(line) is not None
 
     def _is_text(self, line: str) -> bool:

@@ -750,7 +750,7 @@ async def test_a_kernel_that_is_killed_in_a_transfer_says_what_was_lost(
 
 @pytest.mark.parametrize("tier", TIERS)
 async def test_a_value_that_does_not_fit_in_there_is_named(folder: Path, tier: str) -> None:
-    config = Config({"SandboxProvisioner": {"isolation": tier, "memory": 700}})
+    config = Config({"SandboxProvisioner": {"isolation": tier, "memory": 300}})
     async with Sandbox(folder, config=config) as sandbox:
         inputs = {"huge": np.ones(40_000_000), "n": 2}
         border = Border(sandbox, Tools([], ask=None, most_calls=1), inputs=inputs, outputs=[])
@@ -822,7 +822,7 @@ async def test_a_result_that_stays_away_ends_the_run_with_an_error(session: Sess
     assert session.results == {"a": 1}
     with pytest.raises(UsageError):
         await run(session, script("1", "!Done."), inputs={"f": len})
-    assert session.results == {}
+    assert session.results == {"a": 1}  # a call that is refused changes nothing
 
 
 async def test_inputs_are_there_again_in_a_new_kernel(session: Session) -> None:

@@ -707,6 +707,7 @@ class _Kernel:
         while (await talk.next()).channel != "shell":
             pass
         talk.close()
+        self.used = False  # by nobody's code but ours
 
     @property
     def busy(self) -> bool:

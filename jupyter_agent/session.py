@@ -196,6 +196,8 @@ class Session(settings.Settled):
         settings.check()
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
+        if save is not None and not save.strip():
+            raise UsageError("there is no name of a file to save to; is a variable empty?")
         reach = self._reach()
         path = self._path(save) if save else self.transcript.path
         await _allow(permit, reach.to_save(path) if path and save else ())

@@ -146,6 +146,8 @@ class Transcript:
             raise UsageError(f"cannot save to {str(path)!r}: no such folder; make it first")
         if not path.exists():
             return cls(path)
+        if not path.is_file():  # a pipe or a device, whose end may never come
+            raise UsageError(f"cannot save to {str(path)!r}: that is no regular file; name another")
         notebook, left = _read(path)
         transcript = cls(path, notebook)
         transcript._left = left

@@ -345,6 +345,10 @@ def test_a_file_in_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> No
         Transcript.open(tmp_path / "gone" / "run.ipynb")
     with pytest.raises(UsageError, match="that is a folder"):
         Transcript.open(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for endless in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UsageError, match="no regular file"):
+            Transcript.open(endless)
 
 
 def test_a_long_line_is_read_in_no_time_to_speak_of() -> None:

@@ -17,6 +17,7 @@ from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
+from jupyter_agent.aside import with_pauses
 from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError, Unsaved
 from jupyter_agent.hostcells import agents_code
@@ -275,9 +276,9 @@ class Agent(LoggingConfigurable):
     async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
         """Stream one reply of the model into cells."""
         form, draft = self.model.form, step.draft
-        async with aclosing(self._stream(draft)) as deltas:
+        async with aclosing(with_pauses(self._stream(draft), lambda: draft.rests)) as deltas:
             async for delta in deltas:
-                over = draft.read(delta)
+                over = draft.read(delta) if delta else False
                 for change in draft.write():
                     yield change
                 if over and form == "text":

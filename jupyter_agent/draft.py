@@ -101,6 +101,12 @@ class Draft:
         prose = [self.prose.source] if self.prose else []
         return "\n\n".join([*prose, *(fenced(cell.source) for cell in self.code)])
 
+    @property
+    def rests(self) -> float | None:
+        """Seconds until what has been read may be written; None if all of it is."""
+        waits = self.length > self._written
+        return max(0.0, self._rests_until - time.monotonic()) if waits else None
+
     def read(self, delta: Delta) -> bool:
         """Take in a piece; return whether what follows in the text is none of the reply's."""
         self.usage = delta.usage or self.usage
@@ -126,7 +132,7 @@ class Draft:
 
         A long reply, which is written as a whole each time, takes a quarter of the time for that.
         """
-        if self.length > self._written and time.monotonic() >= self._rests_until:
+        if self.rests == 0:
             began = time.thread_time()
             self._written = self.length
             yield from self._write()

@@ -230,6 +230,23 @@ async def test_cancelling_hands_out_the_last_changes() -> None:
         await anext(changes)
 
 
+async def test_the_last_words_of_a_burst_are_written_before_the_next_come() -> None:
+    written = asyncio.Event()
+
+    class Bursting(ScriptedModel):
+        async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
+            yield Delta("*word* " * 1_000)  # writing this takes long, and a rest follows
+            yield Delta("and the last.")
+            await written.wait()
+            yield Delta(end="stop")
+
+    agent = Agent(Bursting([]), Echo(), Transcript())
+    async for change in agent.run("x"):
+        if change.cell.source.endswith("last."):
+            written.set()
+    assert written.is_set()
+
+
 async def test_half_a_reply_is_kept_as_text_and_never_run() -> None:
     class Broken(ScriptedModel):
         async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:

@@ -15,6 +15,7 @@ from .test_live_cells import LOAD, TALL, bar, is_idle, is_over, saved, sources, 
 
 pytestmark = [pytest.mark.timeout(180), SECOND_TRY]
 
+FOOT = ".jp-JupyterAgentBar.jp-mod-foot"
 ENDLESS = "print('going', flush=True)\nwhile True: pass"
 
 
@@ -128,6 +129,39 @@ def test_the_countdown_to_the_next_try_moves(notebook: NotebookPage, chat: ChatS
     expect(bar(notebook).get_by_role("status")).to_contain_text("Asking again: ")
     bar(notebook).get_by_role("button", name="Stop").click()
     is_over(notebook, "stopped")
+
+
+def test_status_and_stop_are_in_sight_where_the_run_writes(
+    lab: Lab, browser: BrowserContext, chat: ChatServer
+) -> None:
+    """As after Shift+Enter in the last cell, which puts the cursor into a new empty one."""
+    lines = "\n\n".join(f"line {number}" for number in range(80))
+    held = threading.Event()
+    chat.replies = [Reply(lines, delay=0.005, hold=held)]
+    path = lab.write("foot.ipynb", LOAD, task(chat))
+    with opened(lab, browser, path, height=600) as notebook:
+        notebook.run(0)
+        notebook.cells.nth(1).locator(".cm-content").click()
+        notebook.page.keyboard.press("Shift+Enter")
+        foot = notebook.page.locator(FOOT)
+        # the page follows to where the run writes, and the bar with it
+        notebook.page.wait_for_function(
+            """() => {
+                const pane = document.querySelector('.jp-WindowedPanel-outer');
+                const cells = [...document.querySelectorAll('.jp-MarkdownCell')];
+                const end = cells.find(cell => cell.textContent.includes('line 78'));
+                const bottom = end?.getBoundingClientRect().bottom ?? Infinity;
+                return bottom <= pane.getBoundingClientRect().bottom + 5;
+            }""",
+            timeout=PATIENCE,
+        )
+        expect(foot.get_by_role("button", name="Stop")).to_be_visible()
+        expect(foot).to_contain_text("Writing")
+        notebook.screenshot("bar-foot")
+        foot.get_by_role("button", name="Stop").click()
+        expect(foot).to_be_hidden(timeout=PATIENCE)
+        held.set()
+        saved(notebook)
 
 
 def test_run_again_asks_again_for_once(notebook: NotebookPage, chat: ChatServer) -> None:

@@ -13,7 +13,7 @@ import sys
 import termios
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from traitlets import TraitError
 from traitlets.config import Application, Config
@@ -30,6 +30,8 @@ ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model's "é" must not end a run in ASCII
             stream.reconfigure(errors="backslashreplace")
@@ -56,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         return _fail(Defect.of(error, "With --debug it shows where"), FAILED)
+
+
+def _nowhere() -> TextIO:
+    """Stand for a stream that is closed, as ``>&-`` does it."""
+    return open(os.devnull, "w")  # noqa: PTH123
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -341,3 +342,14 @@ def test_a_key_goes_to_the_server_that_is_typed_unless_it_is_anothers(
     assert "was not sent: it is for http://127.0.0.1:9; to have it sent to" in refused.stderr
     keys = [request.headers["authorization"] for request in server.requests]
     assert keys == ["Bearer sk-mine", "Bearer none"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_fault(folder: Path, closed: str) -> None:
+    (folder / "s.md").write_text("344\n")
+    command = f"exec {shlex.join(COMMAND)} run Go -m scripted:s.md -o run.ipynb {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "344" in (folder / "run.ipynb").read_text()

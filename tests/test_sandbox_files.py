@@ -19,6 +19,7 @@ from traitlets.config import Config
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox import files
+from jupyter_agent.sandbox.folders import remove
 from jupyter_agent.sandbox.interpreter import PARTS
 from jupyter_agent.sandbox.kernel import Sandbox
 
@@ -486,3 +487,20 @@ def test_compiled_code_is_hidden_where_its_source_is(tmp_path: Path) -> None:
     }
     [share], _ = files.resolve(["."], tmp_path, exposed=["secrets.py"])
     assert cache / "secrets.cpython-311.pyc" in share.visible()
+
+
+def test_no_depth_of_a_folder_stops_it(tmp_path: Path) -> None:
+    deep = tmp_path / "project"
+    for _ in range(1100):  # more than Python's own stack takes
+        deep.mkdir()
+        deep = deep / "d"
+    top = tmp_path / "project"
+    deep.with_name(".env").write_text("x")
+    deep.with_name("x.csv").write_text("1")
+    try:
+        hidden = deep.with_name(".env")
+        assert files.uncovered(top, {hidden}) == [deep.with_name("x.csv")]
+        assert files.listing([files.Share(top, hidden=(hidden,))]) == "d/"
+        files.resolve(["."], top)
+    finally:  # pytest could not
+        remove(top)

@@ -480,14 +480,16 @@ def uncovered(path: Path, hidden: Set[Path]) -> list[Path]:
     """Cover a path, less others and the links in it, by as few files and folders as will do."""
     above = {parent for each in hidden for parent in each.parents}
 
-    def cover(path: Path) -> list[Path]:
-        if path in hidden or path.is_symlink():
-            return []
-        if path not in above:
-            return [path]
-        return [found for child in _children(path) for found in cover(child)]
-
-    return [] if _among(path, hidden) else cover(path)
+    found, waiting = [], [] if _among(path, hidden) else [path]
+    while waiting:
+        each = waiting.pop()
+        if each in hidden or each.is_symlink():
+            continue
+        if each in above:
+            waiting += reversed(_children(each))
+        else:
+            found.append(each)
+    return found
 
 
 def links_in(path: Path, hidden: Set[Path]) -> list[Path]:
@@ -527,14 +529,25 @@ def _shown(share: Share) -> list[str]:
     hidden = set(share.hidden)
     above = {parent for path in hidden for parent in path.parents}
 
+    def leads_inside(link: Path) -> bool:
+        try:
+            real = link.resolve(strict=True)
+        except (OSError, RuntimeError):  # it leads nowhere, or in a circle
+            return False
+        return real.is_relative_to(share.path) and not _among(real, hidden) and real.exists()
+
     def is_shown(path: Path) -> bool:
-        if path.is_symlink():
-            try:
-                real = path.resolve(strict=True)
-            except (OSError, RuntimeError):  # it leads nowhere, or in a circle
-                return False
-            return real.is_relative_to(share.path) and not _among(real, hidden) and real.exists()
-        return path not in hidden and (path not in above or any(map(is_shown, _children(path))))
+        waiting = [path]
+        while waiting:
+            each = waiting.pop()
+            if each.is_symlink():
+                if leads_inside(each):
+                    return True
+            elif each in above and each not in hidden:
+                waiting += _children(each)
+            elif each not in hidden:
+                return True
+        return False
 
     if share.name:
         return [share.name + "/" * share.path.is_dir()] if is_shown(share.path) else []

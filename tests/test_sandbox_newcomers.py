@@ -215,3 +215,33 @@ def test_a_file_that_the_host_writes_after_each_cell_is_left_alone(
     (folder / "run.ipynb").write_text("2")
     come.follow(but=folder / "run.ipynb")
     assert (come.shown / "run.ipynb").read_text() == "1"
+
+
+def test_what_comes_to_a_folder_of_many_files_is_passed_in(
+    folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newcomers, "MAX_ENTRIES", 20)
+    for number in range(100):
+        (folder / f"{number}.png").touch()
+    come = watch(folder, place)
+    late = {f"late{number}.csv": "1" for number in range(20)}
+    for name, text in late.items():
+        (folder / name).write_text(text)
+    assert shown(come) == late
+
+
+def test_what_is_too_much_for_one_cell_comes_with_the_next_and_is_named(
+    folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = watch(folder, place)
+    for number in range(5):
+        (folder / f"late{number}.csv").write_text("1")
+    (folder / ".env").write_text("x")
+    monkeypatch.setattr(newcomers, "MAX_SECONDS_OF_COPYING", -1)
+    assert shown(come) == {}
+    assert len(come.names()) == 5
+    monkeypatch.undo()
+    assert len(shown(come)) == 5
+    assert come.names() == []
+    monkeypatch.setattr(newcomers, "MAX_ENTRIES", 3)
+    assert len(shown(come)) + len(come.names()) == 5

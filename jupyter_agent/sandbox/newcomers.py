@@ -18,12 +18,14 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 from jupyter_agent.sandbox.files import Budget, Share, escaped, is_plain, look_through
-from jupyter_agent.sandbox.secret_files import could_hold_secret, holds_secret
+from jupyter_agent.sandbox.secret_files import could_hold_secret, holds_secret, is_secret_name
 
 __all__ = ["Newcomers"]
 
 MAX_ENTRIES = 2_000  # looked at, in all, before a cell
+MAX_LISTED = 100_000  # names of a folder
 MAX_SECONDS = 0.2
+MAX_SECONDS_OF_COPYING = 2.0  # before a cell; the rest is passed in before the next ones
 MAX_BYTES = 64 << 20  # copied in all; what does not fit takes a new sandbox
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -90,8 +92,12 @@ class Newcomers:
             found = list(itertools.islice(self._found(), MAX_ENTRIES))
             for name in self._copied.keys() - {name for name, _, _ in found}:
                 self._remove(name)
+            until = time.monotonic() + MAX_SECONDS_OF_COPYING
             for name, root, path in found:
                 if path == but:
+                    continue
+                if time.monotonic() > until:
+                    self._missed |= {name} - self._copied.keys() - self._refused.keys()
                     continue
                 with contextlib.suppress(OSError):  # it is gone, or cannot be read
                     self._pass_in(name, root, path)
@@ -124,13 +130,16 @@ class Newcomers:
     def _new_in(self, folder: str) -> list[Path]:
         try:
             with os.scandir(folder) as entries:
-                return [
+                new = (
                     Path(entry.path)
-                    for entry in itertools.islice(entries, MAX_ENTRIES)
+                    for entry in itertools.islice(entries, MAX_LISTED)
                     if (entry.path, entry.inode()) not in self._known
                     and entry.path not in self._passed_over
                     and not entry.is_symlink()
-                ]
+                )
+                found = list(itertools.islice(new, MAX_ENTRIES))
+                self._missed |= {path.name for path in new if not is_secret_name(path.name)}
+                return found
         except OSError:
             return []
 
@@ -178,10 +187,14 @@ def _opened(share: Share) -> set[Path]:
 
 
 def _files(piece: Path) -> Iterator[Path]:
-    if not piece.is_dir():
-        yield piece
-    for folder, _, names in os.walk(piece):
-        yield from (Path(folder, name) for name in names)
+    waiting = [piece]
+    while waiting:  # os.walk() goes no deeper than Python's own stack
+        path = waiting.pop()
+        if not path.is_dir() or path.is_symlink():
+            yield path
+            continue
+        with contextlib.suppress(OSError):
+            waiting += path.iterdir()
 
 
 def _identity(facts: os.stat_result) -> _Identity:

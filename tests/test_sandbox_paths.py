@@ -320,3 +320,13 @@ except Exception as error:
     assert done.stdout.startswith("SandboxError the sandbox of root runs as another user"), done
     assert "chmod o+" in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+async def test_what_a_link_of_debians_library_leads_to_can_be_read(
+    tier: str, tmp_path: Path
+) -> None:
+    path = Path("/etc", f"python{sys.version_info[0]}.{sys.version_info[1]}", "sitecustomize.py")
+    if not path.exists():
+        pytest.skip("this Python is not Debian's")
+    async with sandbox_of(tier, tmp_path) as sandbox:  # %autoreload reads the file of each module
+        assert (await read(sandbox, path)).strip() == path.read_text().strip()

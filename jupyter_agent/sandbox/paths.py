@@ -31,6 +31,8 @@ ETC = [
         "mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
     ).split()
 ]
+# Debian's own Python has its sitecustomize there, to which a link of its library leads.
+ETC.append(Path("/etc", f"python{sysconfig.get_python_version()}"))
 MOST_ENTRIES = 1_000_000  # looked at for private files; folders not reached by then are hidden
 _DAC_READ_SEARCH = 1 << 2
 

@@ -26,7 +26,7 @@ LINE_HELP = """\
 %agent status    model, sandbox, limits, what was used
 %agent files     what the agent has written to its working folder
 %agent fetch     copy one of them out: %agent fetch NAME [DEST] [--force]
-%agent stop      stop a run, from another console of this kernel (a subshell)
+%agent stop      stop a run, from a subshell console that was open before it
 %agent reset     a new sandbox; the session's runs are forgotten
 %agent help      this"""
 BELOW = "the task stands below that line, and %%agent? lists the options"

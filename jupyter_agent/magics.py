@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets.log import get_logger
 
 from jupyter_agent.options import BELOW, CELL_OPTIONS, VALUE_OPTIONS, run_arguments
@@ -94,7 +95,7 @@ class AgentMagics(Magics):
             self._command(line.strip())
         else:
             try:
-                options = parse_argstring(self.agent, line)
+                options = self.agent.parser.parse_args(shlex.split(line))  # without its quotes
             except (UsageError, ValueError) as error:
                 raise UsageError(f"%%agent: {error}; {BELOW}") from None
             self._run(options, cell.removesuffix("\n"))

@@ -435,7 +435,7 @@ async def test_code_that_ignores_interrupts_is_killed_and_the_loss_is_said(
 async def test_a_cell_over_a_limit_that_ignores_its_interrupt_says_what_is_lost(
     sandbox: Sandbox,
 ) -> None:
-    sandbox.grace, sandbox.cell_timeout = 0.3, 0.5
+    sandbox.grace, sandbox.cell_timeout = 0.3, 3
     found = await outputs(sandbox, f"{STUBBORN}while True: pass")
     assert found[-1].ename == "TimeLimit"
     assert "its variables and files are gone" in found[-1].evalue

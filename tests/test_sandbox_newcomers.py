@@ -245,3 +245,18 @@ def test_what_is_too_much_for_one_cell_comes_with_the_next_and_is_named(
     assert come.names() == []
     monkeypatch.setattr(newcomers, "MAX_ENTRIES", 3)
     assert len(shown(come)) + len(come.names()) == 5
+
+
+def test_what_cannot_be_looked_at_in_time_is_named_and_nothing_goes_for_it(
+    folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = watch(folder, place)
+    (folder / "new").mkdir()
+    for name in ("new/a.csv", "b.csv", "gone.csv"):
+        (folder / name).write_text("1")
+    assert len(shown(come)) == 3
+    (folder / "late.csv").write_text("1")
+    (folder / "gone.csv").unlink()
+    monkeypatch.setattr(newcomers, "MAX_SECONDS", -1)
+    assert shown(come).keys() == {"new/a.csv", "b.csv"}
+    assert come.names() == ["late.csv"]

@@ -24,7 +24,7 @@ __all__ = ["Newcomers"]
 
 MAX_ENTRIES = 2_000  # looked at, in all, before a cell
 MAX_LISTED = 100_000  # names of a folder
-MAX_SECONDS = 0.2
+MAX_SECONDS = 2.0
 MAX_SECONDS_OF_COPYING = 2.0  # before a cell; the rest is passed in before the next ones
 MAX_BYTES = 64 << 20  # copied in all; what does not fit takes a new sandbox
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -70,6 +70,7 @@ class Newcomers:
         self._passed_over = {str(path) for share in shares for path in share.hidden}
         self._passed_over |= {str(path) for paths in opened.values() for path in paths}
         self._copied: dict[str, _Identity] = {}  # by name in the working folder
+        self._sources: dict[str, Path] = {}
         self._refused: dict[str, _Identity] = {}
         self._missed: set[str] = set()
         self._room = MAX_BYTES
@@ -89,9 +90,12 @@ class Newcomers:
         """
         with self._lock:
             self._missed = set()
-            found = list(itertools.islice(self._found(), MAX_ENTRIES))
+            until = time.monotonic() + MAX_SECONDS
+            found = list(itertools.islice(self._found(until), MAX_ENTRIES))
+            spent = time.monotonic() > until  # so not all was looked at
             for name in self._copied.keys() - {name for name, _, _ in found}:
-                self._remove(name)
+                if not (spent and os.path.lexists(self._sources[name])):
+                    self._remove(name)
             until = time.monotonic() + MAX_SECONDS_OF_COPYING
             for name, root, path in found:
                 if path == but:
@@ -102,13 +106,19 @@ class Newcomers:
                 with contextlib.suppress(OSError):  # it is gone, or cannot be read
                     self._pass_in(name, root, path)
 
-    def _found(self) -> Iterator[tuple[str, Path, Path]]:
+    def _found(self, until: float = float("inf")) -> Iterator[tuple[str, Path, Path]]:
         """Find what is new: the name in the working folder, the share it is of, and its path."""
         entries = list(self._new_entries())
         if not entries:
             return
-        budget = Budget(entries=MAX_ENTRIES, until=time.monotonic() + MAX_SECONDS)
+        budget = Budget(entries=MAX_ENTRIES, until=until)
         for path, name, root in entries:
+            if name in self._copied and _is_as_copied(path, self._copied[name]):
+                yield name, root, path
+                continue
+            if budget.is_spent() and name not in self._copied:
+                self._missed |= {name} - self._refused.keys() if path.is_file() else set()
+                continue
             share = look_through(path, name, exposed=self._exposed, budget=budget, typed=False)
             for piece in share.visible():
                 for file in _files(piece):
@@ -168,7 +178,7 @@ class Newcomers:
             _readable_folder(self.shown / parent)
         copy.replace(target)
         self._room -= size
-        self._copied[name] = identity
+        self._copied[name], self._sources[name] = identity, path
 
     def _remove(self, name: str) -> None:
         if self._copied.pop(name, None) is not None:
@@ -199,6 +209,13 @@ def _files(piece: Path) -> Iterator[Path]:
 
 def _identity(facts: os.stat_result) -> _Identity:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _is_as_copied(path: Path, copied: _Identity) -> bool:
+    try:
+        return _identity(path.lstat()) == copied
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

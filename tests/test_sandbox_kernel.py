@@ -953,14 +953,6 @@ async def test_no_isolation_is_only_for_who_types_it_and_is_named(folder: Path) 
         assert await text(sandbox, "1 + 1") == "2"
 
 
-async def test_no_room_for_the_sockets_is_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
-    with pytest.raises(SandboxError, match="cannot start: .*No such file or directory"):
-        await Sandbox(folder).start()
-
-
 async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
     config = Config({"Sandbox": {"kernel_name": "no-such-kernel"}})
     with pytest.raises(SandboxError, match="there is no kernelspec 'no-such-kernel'"):

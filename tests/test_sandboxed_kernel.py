@@ -320,7 +320,11 @@ def test_what_a_kernel_leaves_behind_keeps_none_from_starting(tmp_path: Path, us
     place.chmod(0o777)
     host = [sys.executable, "-c", RESTARTING, "sandboxed-landlock", FILL]
     environment = os.environ | {"XDG_RUNTIME_DIR": str(place), "JUPYTER_RUNTIME_DIR": str(place)}
-    environment |= {"HOME": str(place), "JUPYTER_PATH": str(place)}
+    environment |= {
+        "HOME": str(place),
+        "JUPYTER_PATH": str(place),
+        "JUPYTER_CONFIG_DIR": str(place),
+    }
     shutil.copytree(Path(os.environ["JUPYTER_PATH"]) / "kernels", place / "kernels")
     try:
         done = subprocess.run(

@@ -356,7 +356,8 @@ def test_in_a_terminal_each_cell_is_asked_for(terminal: Terminal) -> None:
 
 def test_what_is_typed_before_there_is_a_question_answers_none(folder: Path) -> None:
     """A cell prints a question of its own, and asks again when it has been answered."""
-    wait = "while not open('go.txt').read(): time.sleep(0.1)"
+    go = str(folder / "go.txt")  # the file itself: its copy in there follows before each cell
+    wait = f"while not open({go!r}).read(): time.sleep(0.1)"
     code = f"import time\nprint('Run th' + 'is? [y]es: ', flush=True)\n{wait}"
     (folder / "go.txt").touch()
     reply = f"{F}python\n{code}\n{F}"

@@ -95,7 +95,7 @@ class Hints:
         if not os.path.isabs(typed) and name.startswith("../"):
             return self._not_shared(name)
         if _is_below(full, [*_SYSTEM, sys.prefix, sys.base_prefix]):
-            return READ_ONLY if forbidden and os.access(os.path.dirname(full), os.R_OK) else ""
+            return READ_ONLY if forbidden and _can_be_listed(os.path.dirname(full)) else ""
         home = os.path.expanduser("~")
         if _is_below(full, [f"{home}/tmp"]):
             return ""
@@ -135,6 +135,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _can_be_listed(folder: str) -> bool:
+    """Try it: access(2) does not ask for the capability to read that root's kernel may have."""
+    try:
+        with os.scandir(folder):
+            return True
+    except OSError:
+        return False
 
 
 def _is_below(path: str, tops: list[str]) -> bool:

@@ -143,7 +143,7 @@ def forge(lab: Lab, kernel: str, proofs: Path) -> Path:
 
 
 def bars(notebook: NotebookPage) -> Locator:
-    return notebook.page.locator(".jp-JupyterAgentBar")
+    return notebook.page.locator(".jp-Cell .jp-JupyterAgentBar")
 
 
 def again(notebook: NotebookPage, index: int) -> Locator:
@@ -225,7 +225,6 @@ def test_a_forged_notebook_that_is_run_whole_stays_in_the_sandbox(
         everything_is_seen(notebook)
         for index in (3, 6):
             expect(notebook.outputs(index)).to_have_text("tried")
-        expect(bars(notebook).first).not_to_contain_text("gpt-9")
         unharmed(notebook, live, proofs)
         notebook.screenshot(f"forged-whole-{kernel}")
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import aclosing
@@ -851,21 +852,26 @@ def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:
 
 
 async def test_what_a_killed_host_left_is_swept_and_what_lives_is_not(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    left = tmp_path / "jupyter-agent-left"
+    with tempfile.TemporaryDirectory() as short:  # where sockets have room
+        monkeypatch.setenv("XDG_RUNTIME_DIR", short)
+        await sweeps(folder, Path(short))
+
+
+async def sweeps(folder: Path, place: Path) -> None:
+    left = place / "jupyter-agent-left"
     left.mkdir()
     (left / "s-1").write_text("")
     os.utime(left, (0, 0))
     async with Sandbox(folder) as first:
-        [held] = tmp_path.glob("jupyter-agent-*")
+        [held] = place.glob("jupyter-agent-*")
         assert held != left
         os.utime(held, (0, 0))
         async with Sandbox(folder):
             assert held.exists()
             assert await text(first, "1") == "1"
-    assert not list(tmp_path.glob("jupyter-agent-*"))
+    assert not list(place.glob("jupyter-agent-*"))
 
 
 @pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])

@@ -215,8 +215,7 @@ class Agent(LoggingConfigurable):
 
     def _step(self, number: int) -> Step:
         name = self.model.name
-        known = self.learnt.thinks_aloud.get(name)
-        look_ahead = {None: LOOK_AHEAD, True: self.reply_length, False: 0}[known]
+        look_ahead = self.reply_length if name in self.learnt.think_aloud else LOOK_AHEAD
         return Step(Draft(self.transcript, number, name, self.model.form, look_ahead))
 
     def _correction(self, step: Step, corrected: list[str], *, last: bool) -> str:
@@ -290,8 +289,8 @@ class Agent(LoggingConfigurable):
             self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open
         ):
             raise fault
-        if draft.length:
-            self.learnt.thinks_aloud.setdefault(self.model.name, draft.thinks_aloud)
+        if draft.thinks_aloud:
+            self.learnt.think_aloud.add(self.model.name)
         if not draft.cells and not draft.problem:
             raise ModelError(
                 f"{self.model.name} gave an empty reply; ask again or another model",

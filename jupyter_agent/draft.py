@@ -11,7 +11,7 @@ from jupyter_agent.hostcells import agents_code
 from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.models.call_reader import CallReader, is_python_tool
-from jupyter_agent.models.parser import Problem, ReplyReader
+from jupyter_agent.models.parser import LOOK_AHEAD, Problem, ReplyReader
 from jupyter_agent.protocol import Delta, Form, Kept, Usage, fenced
 from jupyter_agent.sandbox.markdown import Clean, clean_markdown
 from jupyter_agent.transcript import Change, Role, Transcript
@@ -40,7 +40,7 @@ class Draft:
     """
 
     def __init__(
-        self, transcript: Transcript, number: int, by: str, form: Form, look_ahead: int = 0
+        self, transcript: Transcript, number: int, by: str, form: Form, look_ahead: int = LOOK_AHEAD
     ) -> None:
         self.prose: NotebookNode | None = None
         self.usage: Usage | None = None

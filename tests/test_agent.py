@@ -278,6 +278,26 @@ async def test_a_consumer_that_leaves_ends_the_run_well() -> None:
     assert roles(agent)[-1] == "end"
 
 
+async def test_a_model_that_thinks_aloud_only_later_runs_no_thought() -> None:
+    thought = f"Perhaps so.\n\n{STEP.format('bad()')}Or not.\n</think>\n\n{STEP.format('y')}"
+    agent = agent_with(STEP.format("x"), thought, "done")
+    await run(agent)
+    assert agent.sandbox.ran == ["x", "y"]  # type: ignore[attr-defined]
+    assert roles(agent) == ["task", "prose", "code", "prose", "code", "prose"]
+
+
+async def test_what_a_model_invents_after_its_block_is_left_out() -> None:
+    more = f"Output: 3\n\n{STEP.format('bad()')}\n" * 3
+    endless = [STEP.format("y"), *["and so on\n" * 100] * 99]
+    agent = talk(
+        said(STEP.format("x") + more), [Delta(t) for t in endless], said("done"), form="text"
+    )
+    await run(agent)
+    assert agent.sandbox.ran == ["x", "y"]  # type: ignore[attr-defined]
+    assert agent.transcript.answer == "done"
+    assert agent.transcript.bill.completion < 99 * 1000 / 4
+
+
 async def test_an_empty_reply_is_an_error_not_an_answer() -> None:
     agent = agent_with("", retries=0)
     with pytest.raises(ModelError, match="empty reply"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_agent.models.call_reader import is_python_tool
-from jupyter_agent.models.parser import MAX_PARSED, ReplyReader
+from jupyter_agent.models.parser import LOOK_AHEAD, MAX_PARSED, ReplyReader
 
 F = "```"
 CODE = 'print("a\\n", 1)\nx = {"b": [2]}'
@@ -20,7 +20,9 @@ LISTED = f"[{CALL}]"
 BLOCK = f"{F}python\n{CODE}\n{F}\n"
 
 
-def read(text: str, size: int = 0, *, fences: bool = True, look_ahead: int = 0) -> ReplyReader:
+def read(
+    text: str, size: int = 0, *, fences: bool = True, look_ahead: int = LOOK_AHEAD
+) -> ReplyReader:
     reader = ReplyReader(fences=fences, look_ahead=look_ahead)
     size = size or len(text) or 1
     for start in range(0, len(text), size):
@@ -170,7 +172,7 @@ def test_a_thought_without_a_beginning_is_one(
 ) -> None:
     if end == "</think>":
         thought = thought.removesuffix("ba") + "\n"
-    reader = read(thought + end + reply, size, look_ahead=4000)
+    reader = read(thought + end + reply, size)
     assert reader.thinks_aloud
     assert outcome(reader) == outcome(read(reply))
 
@@ -180,8 +182,29 @@ def test_an_end_after_which_nothing_comes_loses_no_answer(end: str) -> None:
     assert outcome(read(f"The answer is 42.{end}")) == outcome(read("The answer is 42."))
 
 
+@pytest.mark.parametrize("thought", ["<think>\nhm\n</think>\n", "Now <think>hm</think> again.\n"])
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_thought_after_a_block_leaves_it_the_reply(thought: str, size: int) -> None:
+    reader = read(f"I look.\n\n{BLOCK}Output: 3\n{thought}\n{F}python\nbad()\n{F}\n", size)
+    assert (reader.prose, reader.code, reader.problem) == ("I look.", CODE, None)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_thought_may_begin_in_a_line(size: int) -> None:
+    reader = read(f"I look. <think>So:\n{F}python\nbad()\n{F}\n</think> Now:\n{BLOCK}", size)
+    assert (reader.prose, reader.code) == ("I look.\n Now:", CODE)
+
+
+def test_a_mark_far_behind_a_block_is_not_read() -> None:
+    reader = read(f"{BLOCK}{'x ' * LOOK_AHEAD}\n</think>\nDone.")
+    assert reader.code == CODE
+    reader = read(f"{BLOCK}{'x ' * LOOK_AHEAD}\n</think>\nDone.", look_ahead=3 * LOOK_AHEAD)
+    assert (reader.prose, reader.code) == ("Done.", None)
+
+
 def test_only_a_thought_is_no_answer() -> None:
-    for text in ("<think>\nI look.\n", f"<think>\n{BLOCK}", f"{F}python\nx\n</think>"):
+    texts = ["<think>\nI look.\n", f"<think>\n{BLOCK}", f"{F}python\nx\n</think>"]
+    for text in [*texts, f"Perhaps:\n{BLOCK}\nOr not.\n</think>\n"]:
         reader = read(text)
         assert reader.code is None
         assert reader.problem
@@ -287,7 +310,7 @@ def test_calls_as_text_are_read(shape: str, size: int, prose: str) -> None:
 
 
 def test_what_follows_a_call_is_cut() -> None:
-    reader = ReplyReader()
+    reader = ReplyReader(look_ahead=0)
     assert not reader.feed(f"<tool_call>{CALL}</tool_call>\n")
     assert reader.feed("<tool_response>")
     reader.close()

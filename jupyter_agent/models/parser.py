@@ -34,11 +34,13 @@ MAX_PARSED = 2_000_000  # characters of one reply that are parsed, some of them 
 WEIGHT_OF_A_LINE = 100  # characters
 MAX_TRIES = 20  # of a call that seems to end
 MAX_MARKS = 20  # of one line; what follows them is text
-LOOK_AHEAD = 4_000  # characters after a block, where it is not sure that it is the reply's
+# characters that are read after a block: a mark may follow by which it was only a thought. Most
+# models end there; what others invent after it costs no more than this, and is left out
+LOOK_AHEAD = 10_000
 
 _THOUGHT = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)"
 _OPENS_THOUGHT = re.compile(
-    rf"^\s*(?:<{_THOUGHT}>|\[THINK\]|\u25c1think\u25b7)|<\|(?:begin_of_thought|START_THINKING)\|>",
+    rf"\s*(?:<{_THOUGHT}>|\[THINK\]|\u25c1think\u25b7|<\|(?:begin_of_thought|START_THINKING)\|>)",
     re.IGNORECASE,
 )
 _CLOSES_THOUGHT = re.compile(
@@ -98,7 +100,7 @@ class ReplyReader:
         Characters that are read after a block, as a mark may follow that makes a thought of it.
     """
 
-    def __init__(self, *, fences: bool = True, look_ahead: int = 0) -> None:
+    def __init__(self, *, fences: bool = True, look_ahead: int = LOOK_AHEAD) -> None:
         self.problem: Problem | None = None  # known when the reply is closed
         self.unread = ""  # a call of the text's in which no code was found
         self.thinks_aloud = False  # whether a thought ended that had no beginning
@@ -106,6 +108,9 @@ class ReplyReader:
         self._fences = fences
         self._look_ahead = look_ahead
         self._blocks = _Blocks(fences=fences)
+        self._reply: _Blocks | None = None  # when its block is whole; the others hold what follows
+        self._behind = 0  # characters of that
+        self._is_followed = False  # whether they are more than blanks
         self._thoughts: _Blocks | None = None  # what came before a mark that ends a thought
         self._thought_end: re.Pattern[str] | None = None
         self._mark: Mark | None = None
@@ -113,14 +118,12 @@ class ReplyReader:
         self._call: list[str] = []
         self._tries = MAX_TRIES
         self._rest = ""  # the last line, not whole yet
-        self._left = ""  # of a line in which a call ended
-        self._after = ""  # what was read after the block
         self._done = False
 
     @property
     def closed(self) -> bool:
         """Whether a block of code is whole."""
-        return self._blocks.closed
+        return (self._reply or self._blocks).closed
 
     @property
     def parsed(self) -> int:
@@ -130,7 +133,7 @@ class ReplyReader:
     @property
     def prose(self) -> str:
         """The prose so far; a line that could still be a fence or a mark is held back."""
-        lines = [*self._blocks.prose]
+        lines = [*(self._reply or self._blocks).prose]
         if not self._done and not self._hides_rest() and not self._blocks.in_code:
             lines.append(self._rest)
         return "\n".join(lines).strip()
@@ -138,16 +141,19 @@ class ReplyReader:
     @property
     def lead(self) -> str:
         """The prose before the first block of Python."""
-        shown = self._blocks.shown
-        return self.prose if shown is None else "\n".join(self._blocks.prose[:shown]).strip()
+        blocks = self._reply or self._blocks
+        return (
+            self.prose if blocks.shown is None else "\n".join(blocks.prose[: blocks.shown]).strip()
+        )
 
     @property
     def code(self) -> str | None:
         """The code so far; None while there is none."""
-        if self.closed or not self._blocks.in_code:
-            return self._blocks.code
+        blocks = self._reply or self._blocks
+        if blocks.closed or not blocks.in_code:
+            return blocks.code
         rest = [] if self._done or _MAYBE_FENCE.match(self._rest) else [self._rest]
-        return self._blocks.code_so_far(rest)
+        return blocks.code_so_far(rest)
 
     def _hides_rest(self) -> bool:
         """Tell whether the line that is not whole yet may be none of the prose."""
@@ -158,62 +164,38 @@ class ReplyReader:
 
     def feed(self, text: str) -> bool:
         """Read more text; return whether the reply is over because more follows its block."""
-        while text:
-            if self.closed:
-                after = self._read_after(text)
-                if isinstance(after, bool):
-                    return after
-                text = after
-            else:
-                text = self._read_lines(text)
-        return False
-
-    def _read_lines(self, text: str) -> str:
-        """Read the lines that are whole; return what follows the block."""
         if "\n" not in text and "\r" not in text and not self._rest.endswith("\r"):
             self._rest += text
-            return ""
+            return self._is_over(self._rest)
         # a CR may be the first half of a line's end
         *lines, self._rest = re.split(r"\r\n|\n|\r(?!\Z)", self._rest + text)
-        for place, line in enumerate(lines):
-            self._read(line)
-            if self.closed:
-                after = "\n".join([self._left, *lines[place + 1 :], self._rest])
-                self._left = self._rest = ""
-                return after
-        return ""
+        if any(map(self._read, lines)):
+            self._rest = ""
+            return True
+        return self._is_over(self._rest)
 
-    def _read_after(self, text: str) -> bool | str:
-        """Read what follows the block; return what is to be read anew if that was a thought."""
-        most = max(self._look_ahead, LOOK_AHEAD if self._blocks.is_text_cell else 0)
-        if not most:
-            return bool(text.strip())
-        room = most - len(self._after)
-        self._after += text[:room]
-        found = _CLOSES_THOUGHT.search(self._after) if self._look_ahead else None
-        if found and not _OPENS_THOUGHT.search(self._after[: found.start()]):
-            again = self._after[found.end() :] + text[room:]
-            self._restart()
-            return again or False
-        return len(self._after) >= most and bool(self._after.strip())
+    def _is_over(self, line: str) -> bool:
+        """Tell whether a line is too far behind the block to be read."""
+        self._is_followed |= self._reply is not None and bool(line.strip())
+        return self._is_followed and self._behind + len(line) > self._look_ahead
 
     def close(self) -> None:
         """Read what is left when the reply has ended; a block left open counts as closed."""
         if self._done:
             return
-        if not self.closed:
-            self._read(self._rest.removesuffix("\r"))
+        self._read(self._rest.removesuffix("\r"))
         self._rest, self._done = "", True
         if self._mark:
             self._end_call()
+        follows, self._blocks = self._blocks, self._reply or self._blocks
         if self._thoughts and self._blocks.is_blank and not self._thought_end:
-            self._blocks = self._thoughts  # the mark was none
-            if self._blocks.in_fence:
-                self._blocks.close_unread()
+            self._blocks = self._thoughts  # the mark was none, or nothing follows the thought
+            if self._blocks.in_fence or self._blocks.closed:
+                self._blocks.drop_code()
                 self.problem = Problem("thought", _ONLY_THOUGHT, certain=True)
         self.is_open |= self._blocks.in_code and not self._blocks.closed
         self._blocks.finish()
-        if self._blocks.closed and self._blocks.is_text_cell and _holds_fence(self._after):
+        if self._reply and self._blocks.is_text_cell and follows.has_fences:
             self._blocks.drop_code()
             self.problem = Problem(
                 "fences",
@@ -224,17 +206,23 @@ class ReplyReader:
         if not self.closed and not self.problem:
             self.problem = self._judge()
 
-    def _read(self, line: str) -> None:
-        rest: str | None = line
-        steps = MAX_MARKS
-        while rest is not None and not self.closed:
-            steps -= 1
-            if steps < 0:
-                self._blocks.read(rest)
-                rest = None
-            else:
-                rest = self._step(rest)
-        self._left = rest or ""
+    def _read(self, line: str) -> bool:
+        """Read a whole line; return whether it is too far behind the block for that."""
+        if self._is_over(line):
+            return True
+        self._behind += len(line) + 1
+        for _ in range(MAX_MARKS):
+            rest = self._step(line)
+            if self._blocks.closed:
+                self._reply, self._blocks = self._blocks, self._new_blocks(fences=False)
+                self._behind, self._is_followed = 0, False
+                if self._is_over(rest or ""):
+                    return True
+            if rest is None:
+                return False
+            line = rest
+        self._blocks.read(line)
+        return False
 
     def _step(self, line: str) -> str | None:
         """Read a line up to what changes how it is read; return the rest."""
@@ -257,7 +245,7 @@ class ReplyReader:
         return self._step_in_prose(line)
 
     def _step_in_prose(self, line: str) -> str | None:
-        mark = None if may_be_fence(line) else find_mark(line)
+        mark = None if may_be_fence(line) or self._reply else find_mark(line)
         thoughts = [
             (found, until)
             for opens, until in (
@@ -267,7 +255,7 @@ class ReplyReader:
             )
             if (found := opens.search(line))
             and line.count("`", 0, found.start()) % 2 == 0
-            and not (until is None and _is_named(line, found))
+            and not _is_named(line, found)
         ]
         thought, until = min(thoughts, key=lambda each: each[0].start(), default=(None, None))
         if mark and (not thought or mark.start < thought.start()):
@@ -295,9 +283,12 @@ class ReplyReader:
     def _restart(self) -> None:
         """Take all that was said for a thought."""
         self.thinks_aloud = True
-        self._thoughts = self._blocks
-        self._blocks = _Blocks(fences=self._fences, room=self._blocks.room)
-        self._after = ""
+        self._thoughts = self._reply or self._blocks
+        self._reply, self._blocks = None, self._new_blocks(fences=self._fences)
+        self._is_followed = False
+
+    def _new_blocks(self, *, fences: bool) -> _Blocks:
+        return _Blocks(fences=fences, room=self._blocks.room)
 
     # -- calls
 
@@ -409,10 +400,6 @@ def _is_named(line: str, mark: re.Match[str]) -> bool:
     """Tell whether a mark between words is only named: the sentence goes on after it."""
     before, after = line[: mark.start()], line[mark.end() :]
     return bool(before.strip()) and re.match(r"\s+[a-z]+\b|[.,;:)!?](?:\s|$)", after) is not None
-
-
-def _holds_fence(text: str) -> bool:
-    return any(map(may_be_fence, text.split("\n")))
 
 
 class _Blocks:
@@ -598,10 +585,6 @@ class _Blocks:
             _, now = self._parse(self._pending)
             self._end(now or self._fence, None)
 
-    def close_unread(self) -> None:
-        """End a block that is still open, and take nothing from it."""
-        self._fence = None
-
     def take_code(self, code: str, *, before: str | None = None) -> None:
         """Take code that stood in no block; ``before`` is what is left of the prose then."""
         self._fence = None
@@ -611,6 +594,7 @@ class _Blocks:
 
     def drop_code(self) -> None:
         """Take no code from the text after all."""
+        self._fence = None
         self.code, self.closed = None, False
 
 

@@ -11,8 +11,10 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.sandbox import guest_files
+from jupyter_agent.sandbox.files import Share
 from jupyter_agent.sandbox.guest_files import WorkingFolder
 from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.paths import Policy
 
 from .conftest import TIERS
 
@@ -67,6 +69,15 @@ def test_folders_are_folders_and_files_are_files(project: Path, work: Path) -> N
         "table.csv": "a,b\n1,2\n",
     }
     assert here.outside == {"nowhere.csv"}
+    assert here.is_copy("table.csv")
+
+
+def test_copies_of_a_folder_that_is_shared_whole_are_known_as_such(
+    project: Path, work: Path
+) -> None:
+    share = Share(project, "")
+    here = WorkingFolder(str(work), Policy([share]).links(share), ROOM)
+    here.update()
     assert here.is_copy("table.csv")
 
 

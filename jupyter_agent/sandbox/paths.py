@@ -103,7 +103,7 @@ class Policy:
         found = []
         for path in self.visible_of(share):
             name = Path(share.name, path.relative_to(share.path))
-            found.append((str(name), str(path), name == Path()))
+            found.append(("" if name == Path() else str(name), str(path), name == Path()))
         return found
 
     def symlinks(self, share: Share) -> list[tuple[str, str]]:

@@ -298,6 +298,69 @@ def test_a_reader_that_leaves_is_no_traceback(folder: Path, script: str) -> None
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words", ["run Go -m scripted:s.md", "run Go -m scripted:s.md -q", "doctor"]
+)
+def test_a_stdout_that_is_full_is_one_line_and_no_fault_of_ours(folder: Path, words: str) -> None:
+    (folder / "s.md").write_text("344\n")
+    command = f"exec {shlex.join(COMMAND)} {words} > /dev/full"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "jupyter agent: cannot write to stdout: No space left on device"
+
+
+def test_a_run_goes_on_without_its_notes(folder: Path) -> None:
+    (folder / "s.md").write_text("344\n")
+    command = f"exec {shlex.join(COMMAND)} run Go -m scripted:s.md 2> /dev/full"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "344\n")
+
+
+NO_HOME = {"HOME": "/nonexistent", "IPYTHONDIR": "/nonexistent/.ipython"}
+
+
+def test_without_a_home_the_answer_comes_alone(folder: Path) -> None:
+    (folder / "s.md").write_text("```python\n1\n```\n<!-- next reply -->\n344\n")
+    done = agent(folder, "run", "Go", "-q", "-m", "scripted:s.md", **NO_HOME)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "344\n", "")
+
+
+def test_an_interrupt_while_modules_load_is_one_line(folder: Path) -> None:
+    (folder / "argparse.py").write_text("print('loading', flush=True)\nwhile True: pass\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jupyter_agent.cli", "run", "Go"],
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "jupyter agent: interrupted\n"
+    assert process.returncode == 130
+
+
+def test_many_interrupts_at_once_are_as_one(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply("I think ", fault="endless")]
+    process = start(folder, "run", "x", "-m", server.model, "-o", "run.ipynb")
+    assert process.stdout
+    assert process.stdout.read(7) == "I think"
+    for _ in range(20):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)  # or the kernel would join them
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "jupyter agent: interrupted"
+    assert "Task" not in stderr
+    assert nbformat.read(folder / "run.ipynb", as_version=4).cells[-1].source.startswith("*Stopped")
+
+
 def test_the_doctor_is_truthful_with_and_without_bubblewrap(folder: Path) -> None:
     done = agent(folder, "doctor", JUPYTER_AGENT_MODEL="ollama:x")
     assert done.returncode == 0, done.stdout

@@ -71,7 +71,7 @@ LAYERS = [
     {"views", "views.display", "views.terminal"},
     {"permission"},
     {"sandbox.install", "session", "doctor"},
-    {"commands"},
+    {"commands", "command_line"},
     {"magics", "kernel", "cli"},
 ]
 # what carries a run

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
-from traitlets import Bool, Int, List, Unicode
+from jupyter_core.paths import jupyter_path
+from traitlets import Bool, Int, List, Unicode, default
 from traitlets.config import Config
 
 from jupyter_agent import settings
@@ -333,7 +334,13 @@ class Sandbox(settings.Settled):
         if self.data is not None:
             config.SandboxProvisioner.data = self.data
         config.SandboxProvisioner.magics = True
-        return {"kernel_name": self.kernel_name, "config": config, "log": _SILENT}
+        specs = _KernelSpecs(config=config)
+        return {
+            "kernel_name": self.kernel_name,
+            "kernel_spec_manager": specs,
+            "config": config,
+            "log": _SILENT,
+        }
 
     def _configuration(self) -> Config:
         """Pass on what concerns the kernel, and nothing else of the door's configuration."""
@@ -624,6 +631,14 @@ class Sandbox(settings.Settled):
         if self._settling:
             await asyncio.wait({self._settling})
             self._settling = None
+
+
+class _KernelSpecs(KernelSpecManager):
+    """Looks in Jupyter's own folders: without a home IPython makes one for its, and warns."""
+
+    @default("kernel_dirs")
+    def _jupyters_own(self) -> list[str]:
+        return jupyter_path("kernels")
 
 
 class _Kernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -158,8 +159,9 @@ class TerminalView:
             self._write("\n")
 
     def _note(self, text: str) -> None:
-        self._notes.write(f"[agent] {visible_prose(text)}\n")
-        self._notes.flush()
+        with contextlib.suppress(OSError):  # a run goes on without its notes
+            self._notes.write(f"[agent] {visible_prose(text)}\n")
+            self._notes.flush()
 
 
 _PLAIN = "\x1b[0m"

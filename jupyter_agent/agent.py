@@ -291,11 +291,6 @@ class Agent(LoggingConfigurable):
             raise fault
         if draft.thinks_aloud:
             self.learnt.think_aloud.add(self.model.name)
-        if not draft.cells and not draft.problem:
-            raise ModelError(
-                f"{self.model.name} gave an empty reply; ask again or another model",
-                kind="protocol",
-            )
         for cell in draft.cells[-1:]:
             cell.metadata[KEY] |= {"usage": self._tries.pop(), **self._failed()}
         step.whole, step.to_run = True, draft.code
@@ -320,7 +315,7 @@ class Agent(LoggingConfigurable):
                     self._check_budget(asked + draft.paid // CHARACTERS_A_TOKEN)
             whole = True
         finally:
-            if draft.begun:  # also what broke off is paid for
+            if whole or draft.begun:  # also what broke off is paid for, and what was empty
                 self._spend(draft, messages, whole=whole)
 
     def _seconds_to_wait(self, error: ModelError, tried: int) -> float:

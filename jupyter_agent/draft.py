@@ -185,6 +185,8 @@ class Draft:
         if self.prose and not self.prose.source:
             yield self._drop(self.prose)
             self.prose = None
+        if not self.cells and not self.problem:
+            self.problem = Problem("empty", "The reply was empty", certain=True)
 
     def drop(self) -> Iterator[Change]:
         """Take the reply back."""

@@ -66,7 +66,6 @@ FAULTS = [
     Fault("clean end before the end mark", "truncated", "broke off in the middle of its reply; try again", {"fault": "no end mark"}),
     Fault("a chunk that is not JSON", "protocol", "the server sent what is not JSON", {"fault": "not json"}),
     Fault("no event stream at all", "server", "the server failed ({}); try again", {"fault": "html"}),
-    Fault("empty stream", "protocol", "gave an empty reply; ask again or another model", {"fault": "empty"}),
     Fault("error inside the stream", "server", "overloaded", {"fault": "error event"}),
     Fault("length limit of the server", "truncated", "length limit in the middle of its reply", {"fault": "length"}, again=False),
     Fault("slow first token", "timeout", "did not end its reply within 1.2 s", {"fault": "slow"}, limits=HURRY),

@@ -298,10 +298,27 @@ async def test_what_a_model_invents_after_its_block_is_left_out() -> None:
     assert agent.transcript.bill.completion < 99 * 1000 / 4
 
 
-async def test_an_empty_reply_is_an_error_not_an_answer() -> None:
-    agent = agent_with("", retries=0)
-    with pytest.raises(ModelError, match="empty reply"):
+@pytest.mark.parametrize("form", ["text", "tool"])
+async def test_an_empty_reply_is_no_answer_and_is_told_twice(form: Form) -> None:
+    agent = talk(*[[Delta(end="stop")]] * 5, form=form)
+    with pytest.raises(ModelError, match=r"3 replies in a row .* \(the reply was empty\)"):
         await run(agent)
+    assert roles(agent) == ["task", "correction", "correction", "end"]
+    asked = agent.model.requests  # type: ignore[attr-defined]
+    assert len(asked) == 3
+    assert "The reply was empty, and nothing was run." in asked[1]
+    bill = agent.transcript.bill
+    assert bill.prompt > sum(map(len, asked)) / 5
+    assert bill.estimated
+
+
+async def test_what_an_empty_reply_costs_is_told_as_it_was_counted() -> None:
+    nothing = [Delta(end="stop"), Delta(usage=Usage(11, 0))]
+    agent = talk(nothing, [Delta("42"), Delta(usage=Usage(20, 1))])
+    await run(agent)
+    assert agent.transcript.answer == "42"
+    bill = agent.transcript.bill
+    assert (bill.prompt, bill.completion, bill.estimated) == (31, 1, False)
 
 
 async def test_what_servers_count_is_recorded_with_the_step() -> None:

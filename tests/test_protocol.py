@@ -64,7 +64,7 @@ def test_a_reply_is_split_the_same_in_pieces_of_any_size(case: str, size: int) -
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_what_follows_the_block_is_cut(size: int) -> None:
     text = f"{F}python\na\n{F}\n\nOutput: 3\n{F}python\nb\n{F}\n"
-    reader = ReplyReader()
+    reader = ReplyReader(look_ahead=0)
     over = [reader.feed(text[i : i + size]) for i in range(0, len(text), size)]
     reader.close()
     assert any(over)
@@ -72,7 +72,7 @@ def test_what_follows_the_block_is_cut(size: int) -> None:
 
 
 def test_blanks_after_the_block_do_not_end_the_stream_before_its_bill() -> None:
-    reader = ReplyReader()
+    reader = ReplyReader(look_ahead=0)
     assert not reader.feed(f"{F}python\na\n{F}\n")
     assert not reader.feed("\n  \n")
     assert reader.feed("more")

@@ -17,7 +17,7 @@ from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
 from jupyter_agent import summary
-from jupyter_agent.aside import with_pauses
+from jupyter_agent.aside import cancel
 from jupyter_agent.draft import Draft
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError, Unsaved
 from jupyter_agent.hostcells import agents_code
@@ -274,15 +274,19 @@ class Agent(LoggingConfigurable):
 
     async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
         """Stream one reply of the model into cells."""
-        form, draft = self.model.form, step.draft
-        async with aclosing(with_pauses(self._stream(draft), lambda: draft.rests)) as deltas:
-            async for delta in deltas:
-                over = draft.read(delta) if delta else False
+        draft, news = step.draft, asyncio.Event()
+        reading = asyncio.create_task(self._read(draft, news))
+        reading.add_done_callback(lambda _: news.set())
+        try:
+            while not reading.done():
+                await news.wait()
+                news.clear()
                 for change in draft.write():
                     yield change
-                if over and form == "text":
-                    draft.end = "stop"  # ours: what follows is not read
-                    break
+                await asyncio.wait({reading}, timeout=draft.rest)
+            reading.result()
+        finally:
+            await cancel(reading)
         for change in draft.close():
             yield change
         if fault := unfinished(
@@ -297,16 +301,25 @@ class Agent(LoggingConfigurable):
         if draft.prose:
             yield self._done(draft.prose)
 
+    async def _read(self, draft: Draft, news: asyncio.Event) -> None:
+        """Read a reply to its end, and give a sign whenever more of it has come."""
+        async with self._reply_in_time(), aclosing(self._stream(draft)) as deltas:
+            async for delta in deltas:
+                over = draft.read(delta)
+                news.set()
+                if over and self.model.form == "text":
+                    draft.end = "stop"  # ours: what follows is not read
+                    return
+
     async def _stream(
         self, draft: Draft, cells: list[NotebookNode] | None = None
     ) -> AsyncGenerator[Delta, None]:
-        """Ask about these cells, or for the next step, within all limits; the caller reads."""
+        """Ask about these cells, or for the next step, within its limits; the caller reads."""
         messages, asked = self._requests.messages(cells), self._requests.size(cells)
         self._check_budget(asked)
-        ends = asyncio.get_running_loop().time() + self.reply_timeout
         whole = False
         try:
-            async with aclosing(self._in_time(self.model.stream(messages), ends)) as deltas:
+            async with aclosing(self.model.stream(messages)) as deltas:
                 async for delta in _in_pieces(deltas):
                     yield delta
                     if draft.length > self.reply_length:
@@ -339,13 +352,14 @@ class Agent(LoggingConfigurable):
 
     async def _make_room(self) -> AsyncGenerator[Change, None]:
         """Put a summary before the newest steps when the request nears the model's window."""
-        cells, window = self.transcript.in_reach(), self._requests.window
+        window = self._requests.window
         if (
             not window
             or self._requests.size() <= window * 3 // 4
             or not (old := self._requests.old_cells())
         ):
             return
+        cells = self.transcript.in_reach()
         text, costs = await self._sum_up(cells[:old], most=window // 2)
         index = len(self.transcript.cells) - len(cells) + old
         tasks = [c for c in self.transcript.cells if c.metadata.get(KEY, {}).get("role") == "task"]
@@ -363,7 +377,7 @@ class Agent(LoggingConfigurable):
         asked = [*cells, new_markdown_cell(summary.INSTRUCTION)]
         draft, text = self._step(0).draft, ""
         try:
-            async with aclosing(self._stream(draft, asked)) as deltas:
+            async with self._reply_in_time(), aclosing(self._stream(draft, asked)) as deltas:
                 async for delta in deltas:
                     draft.read(delta)
                     text += delta.text
@@ -425,6 +439,7 @@ class Agent(LoggingConfigurable):
         if step.waiting:
             yield _over(step.waiting)
         if not step.whole:
+            yield from step.draft.write()
             half = step.draft.text  # it was paid for
             yield from step.draft.drop()
         if cell := step.running:
@@ -446,18 +461,19 @@ class Agent(LoggingConfigurable):
 
     # -- limits
 
-    async def _in_time(
-        self, source: AsyncGenerator[T, None], ends: float = math.inf
-    ) -> AsyncGenerator[T, None]:
-        """Iterate until the run's time is up, or a reply's, which ``ends`` at a time of its own."""
+    async def _in_time(self, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """Iterate until the run's time is up."""
         async with aclosing(source):
             while True:
-                async with self._by(ends):
+                async with self._by():
                     try:
                         item = await anext(source)
                     except StopAsyncIteration:
                         return
                 yield item
+
+    def _reply_in_time(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return self._by(asyncio.get_running_loop().time() + self.reply_timeout)
 
     @contextlib.asynccontextmanager
     async def _by(self, ends: float = math.inf) -> AsyncGenerator[None, None]:
@@ -535,9 +551,14 @@ def _reason(error: BaseException) -> str:
 
 
 async def _in_pieces(deltas: AsyncIterable[Delta]) -> AsyncGenerator[Delta, None]:
-    """Cut long texts up, as some servers send a whole reply at once."""
+    """Cut long texts up, as some servers send a whole reply at once, and let others work between.
+
+    A model need never wait itself: one that replies from a file does not.
+    """
     async for delta in deltas:
-        yield replace(delta, text=delta.text[:_MOST_AT_ONCE])
+        begin = _MOST_AT_ONCE
+        yield delta if len(delta.text) <= begin else replace(delta, text=delta.text[:begin])
+        await asyncio.sleep(0)
         for begin in range(_MOST_AT_ONCE, len(delta.text), _MOST_AT_ONCE):
-            await asyncio.sleep(0)
             yield Delta(delta.text[begin : begin + _MOST_AT_ONCE])
+            await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Wait beside other work: for a function in a thread of its own, for the next of a stream."""
+"""Wait beside other work: for a function in a thread of its own, for the end of a task."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["aside", "aside_to_its_end", "with_pauses"]
+__all__ = ["aside", "aside_to_its_end", "cancel"]
 
 T = TypeVar("T")
 
@@ -62,30 +61,9 @@ async def aside_to_its_end(function: Callable[[], T]) -> T:
         raise
 
 
-async def with_pauses(
-    source: AsyncGenerator[T, None], seconds: Callable[[], float | None]
-) -> AsyncGenerator[T | None, None]:
-    """Iterate, and yield None too when so many seconds have passed and nothing came."""
-    coming: asyncio.Task[T] | None = None
-    async with aclosing(source):
-        try:
-            while True:
-                coming = coming or asyncio.create_task(_next(source))
-                await asyncio.wait({coming}, timeout=seconds())
-                if not coming.done():
-                    yield None
-                    continue
-                came, coming = coming, None
-                try:
-                    item = came.result()
-                except StopAsyncIteration:
-                    return
-                yield item
-        finally:
-            if coming:
-                coming.cancel()
-                await asyncio.wait({coming})
-
-
-async def _next(source: AsyncGenerator[T, None]) -> T:
-    return await anext(source)
+async def cancel(task: asyncio.Task[T]) -> None:
+    """End a task, and wait until it has ended, however it does."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # else the loop would say that nobody has asked

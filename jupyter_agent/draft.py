@@ -19,7 +19,7 @@ from jupyter_agent.transcript import Change, Role, Transcript
 __all__ = ["Draft"]
 
 _MOST_UNREAD = 2_000  # characters of a call without code that are kept as prose
-_MOST_WRITING = 0.001  # seconds of a processor that writing a reply may take before it rests
+_FRAME = 1 / 60  # seconds between two times that a page is painted
 _FENCED = -1  # where a block of the text stands among the calls
 
 
@@ -45,6 +45,7 @@ class Draft:
         self.prose: NotebookNode | None = None
         self.usage: Usage | None = None
         self.length = 0  # characters read
+        self.rest = 0.0  # seconds until it is worth while to write again
         self.paid = 0  # characters with what the model has thought
         self.end: str | None = None  # why the reply ended, as the server says
         self.refusal = ""  # the words by which the model declined
@@ -60,9 +61,7 @@ class Draft:
         self._ids: dict[int, str] = {}
         self._code: dict[int, NotebookNode] = {}
         self._said = ""
-        self._written = 0  # characters of them that the cells show
         self._read, self._clean = "", Clean()  # the prose as it was read, and as it is written
-        self._rests_until = 0.0  # when a long reply may be written again
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
 
@@ -101,12 +100,6 @@ class Draft:
         prose = [self.prose.source] if self.prose else []
         return "\n\n".join([*prose, *(fenced(cell.source) for cell in self.code)])
 
-    @property
-    def rests(self) -> float | None:
-        """Seconds until what has been read may be written; None if all of it is."""
-        waits = self.length > self._written
-        return max(0.0, self._rests_until - time.monotonic()) if waits else None
-
     def read(self, delta: Delta) -> bool:
         """Take in a piece; return whether what follows in the text is none of the reply's."""
         self.usage = delta.usage or self.usage
@@ -128,17 +121,14 @@ class Draft:
         return not self._calls and self._reader.feed(delta.text)
 
     def write(self) -> Iterator[Change]:
-        """Bring the cells up to what has been read.
+        """Bring the cells up to what has been read, and say in ``rest`` when to do so again.
 
-        A long reply, which is written as a whole each time, takes a quarter of the time for that.
+        That is not before a page can show it; a long reply, which is written as a whole each
+        time, takes a quarter of the time for that.
         """
-        if self.rests == 0:
-            began = time.thread_time()
-            self._written = self.length
-            yield from self._write()
-            took = time.thread_time() - began
-            if took > _MOST_WRITING:
-                self._rests_until = time.monotonic() + 3 * took
+        began = time.thread_time()
+        yield from self._write()
+        self.rest = max(_FRAME, 3 * (time.thread_time() - began))
 
     def _write(self) -> Iterator[Change]:
         words = self._reader.lead if self._calls else self._reader.prose
@@ -151,13 +141,13 @@ class Draft:
         if _FENCED in self._code and (self._calls or self._reader.code is None):
             yield self._drop(self._code.pop(_FENCED))
         for index, code in self._blocks():
-            if index not in self._code:
+            source = agents_code(_writable(code))
+            if is_new := index not in self._code:
                 if self.prose and not self._code:
                     yield Change(self.prose, done=True)
                 self._code[index] = self._begin(index)
-                yield Change(self._code[index])
             cell = self._code[index]
-            if cell.source != (source := agents_code(_writable(code))):
+            if is_new or cell.source != source:
                 cell.source = source
                 yield Change(cell)
 

@@ -68,8 +68,8 @@ def _marks(cells: list[NotebookNode]) -> list[_Mark]:
 class Saved(Protocol):
     """A notebook that can be saved (`transcript.Transcript`)."""
 
-    def to_save(self) -> Callable[[], str]:
-        """Compose the file as things stand, and return what writes it, in any thread.
+    def to_save(self) -> Callable[[], str] | None:
+        """Compose the file as things stand, and return what writes it, in any thread; or None.
 
         That returns what the user should know; TranscriptError: it could not.
         """
@@ -95,8 +95,10 @@ class Saves:
     async def _write(self) -> None:
         while self._wanted:
             self._wanted = False
+            if (write := self._notebook.to_save()) is None:
+                continue
             try:
-                self.notice = await aside(self._notebook.to_save()) or self.notice
+                self.notice = await aside(write) or self.notice
                 self.problem = ""
             except TranscriptError as problem:
                 self.problem = str(problem)

@@ -280,12 +280,16 @@ class Transcript:
         TranscriptError
             The disk is full or the folder is gone; what was saved before is still there.
         """
-        return self.to_save()()
+        write = self.to_save()
+        return write() if write else ""
 
-    def to_save(self) -> Callable[[], str]:
-        """Compose the file as things stand, and return what writes it, as `save` does."""
+    def to_save(self) -> Callable[[], str] | None:
+        """Compose the file as things stand, and return what writes it, as `save` does.
+
+        None where nothing is to be saved.
+        """
         if self.path is None:
-            return str
+            return None
         return functools.partial(self._write, self.path, self._text.compose(self.notebook))
 
     def _write(self, path: Path, parts: list[bytes]) -> str:
@@ -317,11 +321,12 @@ class Transcript:
 
     def in_reach(self) -> list[NotebookNode]:
         """Return the cells that a model reads: the last summary and what follows it."""
-        for index in reversed(range(len(self.cells))):
-            facts = self.cells[index]["metadata"].get(KEY, ())
+        cells = self.cells
+        for index in reversed(range(len(cells))):
+            facts = cells[index]["metadata"].get(KEY, ())
             if "role" in facts and facts["role"] == "summary" and "replaced" not in facts:
-                return self.cells[index:]
-        return self.cells[:]
+                return cells[index:]
+        return cells[:]
 
     def turns(
         self, cells: Iterable[NotebookNode] | None = None, *, seeing: bool = True

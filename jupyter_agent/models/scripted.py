@@ -6,7 +6,6 @@ the first one.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -72,5 +71,4 @@ class ScriptedModel:
         self._next += 1
         for piece in _PIECE.findall(reply):
             yield Delta(piece)
-            await asyncio.sleep(0)
         yield Delta(end="stop")

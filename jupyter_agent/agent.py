@@ -51,7 +51,7 @@ _NO_FINAL_ANSWER = (
 )
 _UNFINISHED = "*The reply was not finished, and nothing of it was run:*"
 _FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
-_MOST_AT_ONCE = 4_000  # characters of a reply that are read before other work has its turn
+_PIECE = 4_000  # characters of a reply that are read before other work has its turn
 _NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 
 
@@ -556,9 +556,8 @@ async def _in_pieces(deltas: AsyncIterable[Delta]) -> AsyncGenerator[Delta, None
     A model need never wait itself: one that replies from a file does not.
     """
     async for delta in deltas:
-        begin = _MOST_AT_ONCE
-        yield delta if len(delta.text) <= begin else replace(delta, text=delta.text[:begin])
-        await asyncio.sleep(0)
-        for begin in range(_MOST_AT_ONCE, len(delta.text), _MOST_AT_ONCE):
-            yield Delta(delta.text[begin : begin + _MOST_AT_ONCE])
+        texts = [delta.text[i : i + _PIECE] for i in range(0, len(delta.text), _PIECE)]
+        first = replace(delta, text=texts[0]) if len(texts) > 1 else delta
+        for piece in (first, *map(Delta, texts[1:])):
+            yield piece
             await asyncio.sleep(0)

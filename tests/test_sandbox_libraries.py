@@ -8,8 +8,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from traitlets.config import Config
 
+from jupyter_agent.sandbox.__main__ import LIMITS
 from jupyter_agent.sandbox.kernel import Request, Sandbox
 
 from .test_sandbox_kernel import attempt, outputs, text
@@ -25,6 +25,9 @@ async def test_the_user_has_a_name(sandbox: Sandbox) -> None:
     await text(sandbox, code)
     assert await text(sandbox, "me.pw_name, getpass.getuser()") == "('agent', 'agent')"
     assert await text(sandbox, "me.pw_dir == os.path.expanduser('~')") == "True"
+    assert await text(sandbox, "pwd.getpwnam('agent') == me, pwd.getpwall() == [me]") == (
+        "(True, True)"
+    )
     assert await attempt(sandbox, "pwd.getpwuid(54321)") == "KeyError"
 
 
@@ -46,6 +49,32 @@ async def test_a_group_of_control_is_readable_or_absent(sandbox: Sandbox) -> Non
     assert await attempt(sandbox, code) in ("True", "FileNotFoundError")
 
 
+async def test_the_limits_of_control_groups_are_readable_or_absent(sandbox: Sandbox) -> None:
+    """DuckDB and joblib read them if they are there; what groups hold stays closed."""
+    code = """
+import os
+said, refused = [], []
+for folder, _, names in os.walk('/sys/fs/cgroup'):
+    said += [os.path.join(folder, name) for name in names]
+for line in open('/proc/self/cgroup'):
+    _, controllers, group = line.strip().split(':', 2)
+    for group in (group, ''):
+        folder = f'/sys/fs/cgroup/{controllers}/{group}'
+        for name in LIMITS + MEMBERS:
+            try:
+                open(f'{folder}/{name}').close()
+                (refused if name in MEMBERS else []).append(name)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                (refused if name in LIMITS else []).append(name)
+said, refused
+"""
+    members = ["cgroup.procs", "tasks", "memory.stat"]
+    code = f"LIMITS, MEMBERS = {LIMITS}, {members}\n{code}"
+    assert await text(sandbox, code) == "([], [])"
+
+
 async def test_cores_can_be_counted(sandbox: Sandbox) -> None:
     """joblib and scikit-learn warn in six lines where they cannot."""
     if not Path("/sys/devices/system/cpu/possible").exists():
@@ -53,6 +82,7 @@ async def test_cores_can_be_counted(sandbox: Sandbox) -> None:
     assert await text(sandbox, "!lscpu --parse=core | grep -c '^[0-9]'") != "0"
     assert await attempt(sandbox, "open('/sys/devices/system/cpu/possible').read()[0]") == "0"
     assert await attempt(sandbox, "open('/sys/kernel/uevent_seqnum')") != "True"
+    assert await attempt(sandbox, "len(__import__('os').getloadavg())") == "3"
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -71,14 +101,80 @@ async def test_temporary_files_go_to_the_private_folder(sandbox: Sandbox) -> Non
     assert await text(sandbox, "tempfile.NamedTemporaryFile('w').write('abc')") == "3"
 
 
-@pytest.mark.parametrize("code", ["multiprocessing.Lock()", "multiprocessing.Pool(1)"])
-async def test_where_no_process_pool_can_be_the_error_says_what_to_use(
-    code: str, folder: Path
+JOB = """
+import ctypes, multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import shared_memory
+
+def fill(lock, counted, queue, memory, room):
+    for _ in range(100):
+        with lock:
+            counted.value += 1
+    shared = shared_memory.SharedMemory(memory)
+    shared.buf[0] += 1
+    shared.close()
+    queue.put(room.acquire())
+
+def main(way):
+    context = multiprocessing.get_context(way)
+    memory = shared_memory.SharedMemory(create=True, size=8)
+    lock, counted, queue = context.RLock(), context.Value("i", 0, lock=False), context.Queue()
+    room = context.BoundedSemaphore(2)
+    started = [
+        context.Process(target=fill, args=(lock, counted, queue, memory.name, room))
+        for _ in range(2)
+    ]
+    for process in started:
+        process.start()
+    ended = [queue.get(timeout=60) for _ in started]
+    for process in started:
+        process.join()
+    found = counted.value, memory.buf[0], all(ended), room.get_value()
+    memory.close()
+    memory.unlink()
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        print(*found, *pool.map(abs, [-3, 4]), flush=True)
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+async def test_processes_share_locks_queues_and_memory(sandbox: Sandbox) -> None:
+    """Also those of a program of its own, and those that are started anew."""
+    await text(sandbox, f"open('job.py', 'w').write({JOB!r})\nimport job")
+    assert await text(sandbox, "job.main('fork')") == "200 2 True 0 3 4"
+    for way in ("fork", "spawn"):
+        assert await text(sandbox, f"!python job.py {way}") == "200 2 True 0 3 4"
+
+
+async def test_locks_are_those_of_any_python(sandbox: Sandbox) -> None:
+    await text(sandbox, "import multiprocessing as mp, time\nlock, own = mp.Lock(), mp.RLock()")
+    for code, found in {
+        "lock.acquire(), lock.acquire(False), lock.acquire(timeout=0.01)": "(True, False, False)",
+        "lock.release(), lock.acquire(timeout=1)": "(None, True)",
+        "lock.release(), lock.release()": "ValueError",
+        "own.acquire(), own.acquire(), own": "(True, True, <RLock(MainProcess, 2)>)",
+        "[own.release(), own.release(), own.release()]": "AssertionError",
+        "mp.BoundedSemaphore(2)": "<BoundedSemaphore(value=2, maxvalue=2)>",
+        "mp.Event().wait(0)": "False",
+    }.items():
+        assert await text(sandbox, code) == found
+    code = "s = mp.Array('d', [1, 2]); r = mp.RawArray('i', 3)"
+    assert await text(sandbox, f"{code}\ns[:], r[:]") == "([1.0, 2.0], [0, 0, 0])"
+
+
+async def test_a_sitecustomize_of_the_users_runs_too(
+    folder: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Config({"SandboxProvisioner": {"isolation": "landlock"}})
-    async with Sandbox(folder, config=config) as sandbox:
-        [error] = await outputs(sandbox, f"import multiprocessing\n{code}")
-    assert "no process pools and no locks of multiprocessing: use threads" in error.traceback[-1]
+    project = folder.parent / "elsewhere"
+    project.mkdir()
+    (project / "sitecustomize.py").write_text("import sys\nsys.customized = True\n")
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    monkeypatch.syspath_prepend(str(project))
+    async with Sandbox(folder, config=sandbox.config) as inside:
+        code = "!python -c 'import sys, _multiprocessing; print(sys.customized)'"
+        assert await text(inside, code) == "True"
 
 
 # -- what a model reads

@@ -13,6 +13,7 @@ import resource
 import runpy
 import select
 import sys
+from pathlib import Path
 from typing import Any
 
 from jupyter_agent.sandbox import lockdown, supervisor, system_calls
@@ -67,12 +68,36 @@ def confine(plan: dict[str, Any]) -> None:
     namespaces = plan["namespaces"]
     if not namespaces:
         lockdown.die_with_parent()
-    if plan["landlock"]:
-        lockdown.restrict_paths(**plan["landlock"], own_network=namespaces)
+    if rules := plan["landlock"]:
+        if not namespaces:
+            rules["read"] += _limits_of_own_groups()
+        lockdown.restrict_paths(**rules, own_network=namespaces)
     scoped = namespaces or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
     lockdown.install_filter(
         system_calls.seccomp_filter(own_namespaces=namespaces, signals_scoped=scoped)
     )
+
+
+# What a control group (cgroups(7), versions 2 and 1) says of its limits, not of its members.
+LIMITS = (
+    "cpu.max cpuset.cpus.effective memory.high memory.max pids.max "
+    "cpu.cfs_period_us cpu.cfs_quota_us cpu.shares cpuset.cpus memory.limit_in_bytes"
+).split()
+
+
+def _limits_of_own_groups() -> list[str]:
+    """Name the files that say how much this process may use, and the groups above it.
+
+    Libraries such as DuckDB and joblib read them where there are any, and fail where they may not.
+    """
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        root = Path("/sys/fs/cgroup", controllers)
+        own = Path(os.path.normpath(root / group.lstrip("/")))
+        folders = [path for path in (own, *own.parents) if path.is_relative_to(root)]
+        found += [str(folder / name) for folder in folders for name in LIMITS]
+    return found
 
 
 def _see_that_the_host_lives(lifeline: int) -> None:

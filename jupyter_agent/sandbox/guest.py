@@ -105,6 +105,9 @@ def name_user() -> None:
     home, shell = os.environ["HOME"], os.environ["SHELL"]
     user = pwd.struct_passwd(("agent", "x", uid, os.getgid(), "", home, shell))
     pwd.getpwuid = lambda each: user if each == uid else known(each)
+    named = pwd.getpwnam
+    pwd.getpwnam = lambda each: user if each == "agent" else named(each)
+    pwd.getpwall = lambda: [user]
 
 
 def _started(command: str) -> subprocess.Popen[bytes]:

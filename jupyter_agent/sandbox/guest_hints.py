@@ -18,7 +18,6 @@ from typing import Any, TypedDict
 from jupyter_agent.sandbox.guest_files import WorkingFolder
 
 NETWORK = "the sandbox has no network: put what is needed into a file beside the notebook"
-NO_POOLS = "in this sandbox there are no process pools and no locks of multiprocessing: use threads"
 READ_ONLY = "in the sandbox nothing can be written but new files in the working folder"
 FINAL_ANSWER = "there is no final_answer here: to end, answer in plain text without a code block"
 _NO_NETWORK = {
@@ -79,8 +78,6 @@ class Hints:
                 return NETWORK
             case OSError(errno=number, filename=str() | bytes() as path) if number in _MISSING:
                 return self._about_path(os.fsdecode(path), forbidden=number in _FORBIDDEN)
-            case PermissionError(errno=errno.EACCES, filename=None):  # of a semaphore
-                return NO_POOLS
             case FileNotFoundError(filename=None):
                 return self._left_out()
         return ""

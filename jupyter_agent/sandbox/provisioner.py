@@ -31,7 +31,15 @@ from traitlets import Bool, Enum, Int, List, Unicode
 from jupyter_agent import settings
 from jupyter_agent.aside import aside, aside_to_its_end
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox import bubblewrap, cgroup, debugger, files, lockdown, system_calls
+from jupyter_agent.sandbox import (
+    bubblewrap,
+    cgroup,
+    debugger,
+    files,
+    lockdown,
+    shm,
+    system_calls,
+)
 from jupyter_agent.sandbox.folders import Folder, remove
 from jupyter_agent.sandbox.interpreter import (
     EXECUTABLE,
@@ -528,7 +536,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         private = self._private.path / "home"
         policy = Policy(self.shares, self.modules, reaches=[private])
         proc = [f"/proc/self/{name}" for name in PROC]
-        proc += ["/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/dev/random", "/dev/urandom"]
+        proc += [f"/proc/{name}" for name in "cpuinfo loadavg meminfo stat uptime version".split()]
+        proc += ["/dev/random", "/dev/urandom"]
         proc.append(bubblewrap.PROCESSORS)
         rules = {
             "read": [*map(str, policy.read), *proc, str(self.newcomers.shown)],
@@ -547,7 +556,11 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             landlock=rules,
             search=search.values(),
         )
-        environment = guest_environment(f"{private}/tmp", str(private), inherited_path(search))
+        modules = [Path(shm.__file__).parent, *inherited_path(search)]
+        environment = guest_environment(f"{private}/tmp", str(private), modules)
+        environment[shm.VARIABLE] = f"{private}/shm"
+        # its workers end where they may not read what /proc says of them; without, it is serial
+        environment["JOBLIB_MULTIPROCESSING"] = "0"
         return self._launch(kwargs, [*launcher(), plan], environment)
 
     def _prepare(self, private: Path, policy: Policy) -> dict[Path, Path]:
@@ -559,6 +572,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         private.mkdir(mode=0o700)
         self._work(private).mkdir(parents=True)
         (private / "tmp").mkdir()
+        (private / "shm").mkdir()
         cache = private / ".cache" / "matplotlib"
         cache.mkdir(parents=True)
         for fonts in font_lists():

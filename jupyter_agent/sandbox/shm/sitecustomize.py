@@ -1,0 +1,34 @@
+"""Have the modules beside this one imported instead of the library's, then do as the user's does.
+
+Python imports a module of this name whenever it starts (its module ``site``), so processes that
+code in the sandbox starts find the same. What stands on PYTHONPATH is not enough: some builds of
+Python have these modules built in.
+"""
+
+import importlib.util
+import os
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
+
+_HERE = os.path.dirname(__file__)
+_NAMES = ("_multiprocessing", "_posixshmem")
+
+
+class _Finder:
+    @staticmethod
+    def find_spec(name: str, *_: object) -> ModuleSpec | None:
+        if name not in _NAMES:
+            return None
+        return importlib.util.spec_from_file_location(name, os.path.join(_HERE, f"{name}.py"))
+
+
+def _run_the_users() -> None:
+    """Run the sitecustomize that would have been found if this one were not there."""
+    sys.path[:] = [path for path in sys.path if path != _HERE]
+    spec = PathFinder.find_spec("sitecustomize", sys.path)
+    if spec and spec.loader:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+sys.meta_path.insert(0, _Finder)
+_run_the_users()

@@ -45,6 +45,7 @@ from jupyter_agent.sandbox.cleaning import clean_prose, cleaned
 from jupyter_agent.sandbox.figures import NotShown
 from jupyter_agent.sandbox.markdown import Clean, clean_folded, clean_markdown
 from jupyter_agent.saving import Text
+from jupyter_agent.temporary import clear_left_over
 from jupyter_agent.writing import Left, unwritable, write_beside, write_whole
 
 __all__ = [
@@ -144,6 +145,7 @@ class Transcript:
             raise UsageError(f"cannot save to {str(path)!r}: that is a folder; name a file in it")
         if not path.resolve().parent.is_dir():
             raise UsageError(f"cannot save to {str(path)!r}: no such folder; make it first")
+        clear_left_over(path)
         if not path.exists():
             return cls(path)
         if not path.is_file():  # a pipe or a device, whose end may never come

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from jupyter_agent.temporary import open_temporary
 
 __all__ = ["Left", "unwritable", "write_beside", "write_whole"]
 
@@ -24,19 +25,12 @@ def write_whole(path: Path, content: bytes) -> None:
         It cannot be written.
     """
     path = Path(os.path.realpath(path))
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".tmp"
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(_mode(path))
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with open_temporary(path) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        Path(file.name).chmod(_mode(path))
+        Path(file.name).replace(path)
 
 
 def write_beside(path: Path, content: bytes) -> Path:

@@ -16,8 +16,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 LAYERS = [
     {"__init__", "aside", "errors", "protocol", "options", "bridge", "pictures", "examples"}
-    | {"ipynb", "writing", "invisibles"},
-    {"growing", "hostcells", "models.blocks", "settings", "turns"},
+    | {"ipynb", "temporary", "invisibles"},
+    {"growing", "hostcells", "models.blocks", "settings", "turns", "writing"},
     {"models.call_reader"},
     {"bill", "records", "views.runs", "sandbox.guest_files", "sandbox.guest_values"}
     | {"sandbox.guest_display", "sandbox.lockdown", "sandbox.shm", "sandbox.shm.sitecustomize"}

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_agent.temporary import clear_left_over
+from jupyter_agent.transcript import Transcript
 from jupyter_agent.writing import write_whole
 
 WRITE = """
 import resource, signal, sys
 from pathlib import Path
+from jupyter_agent.temporary import clear_left_over
+from jupyter_agent.transcript import Transcript
 from jupyter_agent.writing import write_whole
 {before}
 try:
@@ -60,3 +64,27 @@ def test_a_kill_in_the_middle_leaves_the_old_file_whole(tmp_path: Path) -> None:
     )
     assert written(path, before=before).returncode == -signal.SIGXFSZ
     assert path.read_text() == "old"
+
+
+def test_what_a_killed_write_has_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    kinds = [tmp_path / name for name in (".kept.tmp", ".kept.mine.tmp", "kept.tmp")]
+    for kind in kinds:
+        kind.touch()
+    before = "import os\nos.fsync = lambda _: (print('in', flush=True), signal.pause())"
+    program = WRITE.format(path=str(path), before=before)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"in\n"
+        clear_left_over(path)
+        assert len(list(tmp_path.iterdir())) == len(kinds) + 1
+        process.kill()
+    clear_left_over(path)
+    assert sorted(tmp_path.iterdir()) == sorted(kinds)
+
+
+def test_a_run_that_is_opened_again_clears_what_is_left_over(tmp_path: Path) -> None:
+    left_over = tmp_path / ".run.ipynb.jupyter-agent-abcd_123.tmp"
+    left_over.touch()
+    Transcript.open(tmp_path / "run.ipynb")
+    assert not left_over.exists()

@@ -52,11 +52,31 @@ def test_what_is_labelled_python_runs(label: str) -> None:
     assert (reader.prose, reader.code, reader.problem) == ("I look.", CODE, None)
 
 
-@pytest.mark.parametrize("label", ["text", "pycon", "python-repl", "json", "pythonic", "r", "sql"])
+@pytest.mark.parametrize("label", ["text", "pycon", "python-repl", "json", "r", "sql"])
 def test_what_is_labelled_otherwise_is_prose(label: str) -> None:
     text = f"I look.\n\n{F}{label}\n{CODE}\n{F}"
     reader = read(text)
     assert (reader.prose, reader.code, reader.problem) == (text, None, None)
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["python-exec", "ipynb", "[python]", "lang=python", "code python", "", "cell", "pythonic"],
+)
+def test_a_label_that_no_language_has_is_doubted(label: str) -> None:
+    reader = read(f"I look.\n\n{F}{label}\n{CODE}\n{F}")
+    assert reader.code is None
+    assert reader.problem
+    assert (reader.problem.kind, reader.problem.certain) == ("label", False)
+
+
+@pytest.mark.parametrize("unseen", ["\ufeff", "\u200b", "\xa0", "\u2060\u200b"])
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_fence_is_one_whatever_nobody_sees_around_it(unseen: str, size: int) -> None:
+    text = f"{unseen}{F}python{unseen}\n{CODE}\n{unseen}{F}{unseen}\nOutput: 3\n"
+    assert outcome(read(text, size)) == ("", CODE, None, "", False)
+    inner = f"s = '''\n{unseen}{F}\n'''\nprint(s)"
+    assert read(f"{F}python\n{inner}\n{F}\n", size).code == inner
 
 
 def indented(text: str, by: str) -> str:
@@ -92,10 +112,41 @@ def test_indented_code_shows_and_does_not_run() -> None:
     assert read(text).code is None
 
 
-@pytest.mark.parametrize("closing", ["<end_code>", "<|im_end|>", " <|eot_id|>", "</s>", "</code>"])
-def test_fences_that_close_oddly_close(closing: str) -> None:
-    reader = read(f"I look.\n{F}py\n{CODE}\n{F}{closing}\nOutput: 3\n")
-    assert (reader.prose, reader.code) == ("I look.", CODE)
+@pytest.mark.parametrize(
+    "closing",
+    [
+        *(f"{F}{end}" for end in ("<end_code>", "<|im_end|>", " <|eot_id|>", "</s>", "</code>")),
+        *(f"{F}{text}" for text in (" and so", ".", " # the end", "**Now**", "output", "python")),
+        *(f"    {F}", f"\t{F} and so", f"{F}{F}", f"{F}</details> And so"),
+    ],
+)
+@pytest.mark.parametrize("by", ["", "- I look.\n\n  "])
+@pytest.mark.parametrize("size", [0, 1])
+def test_fences_that_close_oddly_close(closing: str, by: str, size: int) -> None:
+    block = "".join(f"{' ' * bool(by) * 2}{line}\n" for line in f"{CODE}\n{closing}".split("\n"))
+    reader = read(f"{by or 'I look.'}\n{' ' * bool(by) * 2}{F}py\n{block}Output: 3\n", size)
+    assert (reader.prose, reader.code) == (by.strip() or "I look.", CODE)
+    assert not reader.is_open
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_fence_behind_code_on_its_line_closes(size: int) -> None:
+    reader = read(f"{F}python\nx = 1\nprint(x){F} \nOutput: 3\n", size)
+    assert (reader.code, reader.is_open) == ("x = 1\nprint(x)", False)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"x = 1  # {F}",
+        f"s = '{F}'",
+        f"print('''\n{F} and so\n    {F}\n''')",
+        f"!echo a {F}",
+        f"%%writefile a.md\n{F}text and so\n{F}\nend",
+    ],
+)
+def test_a_fence_that_is_code_closes_nothing(code: str) -> None:
+    assert read(f"{F}python\n{code}\n{F}\n").code == code
 
 
 @pytest.mark.parametrize(
@@ -150,6 +201,10 @@ def test_a_cell_whose_end_cannot_be_told_does_not_run() -> None:
         ("<reasoning>", "</reasoning>\n"),
         ("<seed:think>", "</seed:think>"),
         ("[THINK]", "[/THINK]"),
+        ("<antThinking>", "</antThinking>"),
+        ("<scratch_pad>", "</scratch_pad>"),
+        ("<|channel>thought\n", "<channel|>"),
+        ("<unused94>thought\n", "<unused95>"),
         ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
         ("<|START_THINKING|>", "<|END_THINKING|>"),
         ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
@@ -291,6 +346,14 @@ CALLS = {
     "LFM2": f"<|tool_call_start|>[python(code={CODE!r})]<|tool_call_end|>",
     "OLMo": f"<function_calls>\npython(code={CODE!r})\n</function_calls>",
     "InternLM": f"<|action_start|><|plugin|>\n{CALL}<|action_end|>",
+    "LangChain's fence": f"Action: {F}json\n{LISTED}\n{F}",
+    "AutoGPT": json.dumps({"thoughts": {"text": "hm"}, "command": {"name": "python", "args": {"code": CODE}}}),
+    "several at once": json.dumps({"tool_uses": [{"recipient_name": "functions.python", "parameters": {"code": CODE}}]}),
+    "Gemini": f"{F}tool_code\nprint(default_api.python(code={CODE!r}))\n{F}",
+    "a tool's tag": f'<tool name="python">{ARGUMENTS}</tool>',
+    "a tag of use": f"<tool_use>\n{CALL}\n</tool_use>",
+    "HTML": f'<pre><code class="language-python">\n{CODE}\n</code></pre>',
+    "Cohere's answer": f"<|START_RESPONSE|>{BLOCK}<|END_RESPONSE|>",
     "LangChain": json.dumps({"action": "python", "action_input": CODE}),
     "Python's quotes": "<tool_call>" + str(json.loads(CALL)) + "</tool_call>",
     "in a fence": f"{F}json\n{CALL}\n{F}",
@@ -306,7 +369,9 @@ def test_calls_as_text_are_read(shape: str, size: int, prose: str) -> None:
     reader = read(prose + CALLS[shape], size)
     assert reader.code == CODE
     assert reader.problem is None
-    assert reader.prose.removesuffix("Code:").strip() == prose.strip()
+    assert (
+        reader.prose.removesuffix("Code:").removesuffix(f"Action: {F}json").strip() == prose.strip()
+    )
 
 
 def test_what_follows_a_call_is_cut() -> None:
@@ -329,6 +394,8 @@ def test_what_follows_a_call_is_cut() -> None:
         ("<function=bash><parameter=code>ls</parameter></function>", "no tool 'bash'"),
         ('[TOOL_CALLS]javascript[ARGS]{"code": "1"}', "no tool 'javascript'"),
         ("<|channel|>commentary to=functions.get_weather<|message|>{}", "get_weather"),
+        ("<execute_bash>\nls\n</execute_bash>", "no tool 'execute_bash'"),
+        ("<execute_command>\n<command>ls</command>\n</execute_command>", "'execute_command'"),
         ('<tool_call>{"name": "python", "arguments": {"code": "f(1); g(', "holds no Python code"),
     ],
 )
@@ -379,11 +446,9 @@ def test_an_answer_is_an_answer(text: str) -> None:
         (f"{F}python print(1){F}", "fence"),
         (f"I look.\n\n{F}python\n\n{F}\n", "empty"),
         (f"I look.\n\n{F}\nprint(1)\n{F}", "label"),
+        (f"I look:\n    {F}python\n    print(1)\n    {F}", "fence"),
         ("I write <tool_call>{...}</tool_call> in it.\n\n" + "And more. " * 500, "call"),
         (f"{F}markdown\nI look.\n\n{F}python\nprint(1)\n{F}\n{F}", "fence"),
-        ("Thought: I look\nAction: python\nAction Input: print(1)", "call"),
-        ('<|tools_prefix|>[{"python": {"code": "1"}}]<|tools_suffix|>', "call"),
-        ("<start_function_call>call:python{code:<escape>1<escape>}", "call"),
     ],
 )
 def test_what_seems_to_be_more_than_an_answer_is_doubted(text: str, kind: str) -> None:
@@ -393,6 +458,21 @@ def test_what_seems_to_be_more_than_an_answer_is_doubted(text: str, kind: str) -
     assert (reader.problem.kind, reader.problem.certain) == (kind, False)
     if kind != "empty":
         assert reader.prose == text.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Thought: I look\nAction: python\nAction Input: print(1)",
+        '<|tools_prefix|>[{"python": {"code": "1"}}]<|tools_suffix|>',
+        "<start_function_call>call:python{code:<escape>1<escape>}",
+    ],
+)
+def test_a_raw_call_is_no_answer_however_often_it_comes(text: str) -> None:
+    reader = read(text)
+    assert reader.code is None
+    assert reader.problem
+    assert (reader.problem.kind, reader.problem.certain) == ("call", True)
 
 
 def test_a_doubted_call_hides_no_block() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Fence",
     "ends_in_string",
+    "is_language",
     "is_python",
     "is_statement",
     "label",
@@ -31,6 +32,7 @@ MAX_NESTING = 48  # of tokens in each other
 MAX_JUDGED = 20_000  # characters of text that is asked whether it is Python
 
 _PYTHON = frozenset("python python3 py py3 ipython ipython3 jupyter tool_code".split())
+_FORMATS = frozenset("plaintext plain txt csv tsv log math latex mermaid python-repl".split())
 _LABEL = re.compile(r"[{\s.]*([\w+#-]*)")
 _ATTRIBUTES = re.compile(r"(?:[\w.:-]+(?:=(?:\"[^\"]*\"|\S*))?(?:[\s,]+|$))+")
 # after the marks of quotes and lists alone, of which no text has that many
@@ -60,6 +62,18 @@ def label(info: str) -> str:
 def is_python(info: str) -> bool:
     """Tell whether a block is Python by what stands behind its fence."""
     return label(info) in _PYTHON
+
+
+@functools.cache
+def is_language(language: str) -> bool:
+    """Tell whether a label names any language or format."""
+    from pygments.lexers import find_lexer_class_by_name  # type: ignore[import-untyped]
+
+    try:
+        find_lexer_class_by_name(language)
+    except ValueError:
+        return language in _FORMATS
+    return True
 
 
 def may_be_fence(line: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -114,12 +115,13 @@ _MARK = re.compile(
         | <\uff5ctool\u2581calls?\u2581begin\uff5c> | \[TOOL_CALLS?\] | ^\s*functools(?=\[) )
     | (?P<python> <\|python_tag\|> | ^\s*>>>(?=i?python\b|all\b))
     | (?P<tag> <(?P<name>\uff5cDSML\uff5c\w+
-        |(?:[\w-]+:)?(?:tool_?calls?|function_?calls?|invoke|function))
+        |(?:[\w-]+:)?(?:tool(?:_?calls?|_?use)?|function_?calls?|invoke|function))
         (?=[\s=>])[^<>]{0,100}> )
-    | (?P<bare> ^\s*<(?P<kind>code|python|execute(?:_\w+)?|code_interpreter|tool_code)
-        (?P<language>\ [^<>]{0,60})?>(?=\s*$|.*</(?P=kind)>\s*$) )""",
+    | (?P<bare> ^\s*(?:<pre>\s*)?<(?P<kind>code|python|execute(?:_\w+)?|code_interpreter|tool_code)
+        (?P<language>\ [^<>]{0,60})?>(?=\s*$|.*</(?P=kind)>(?:\s*</pre>)?\s*$) )""",
     re.VERBOSE | re.IGNORECASE,
 )
+_LANGUAGE = re.compile(r".*=|language-|lang-|[\"' ]")
 _ENDS = r"<\|(?:call|eom_id|eot_id|im_end|/tool_call|end)\|>|</s>"
 
 
@@ -132,7 +134,7 @@ def find_mark(line: str) -> Mark | None:
         kind = next(name for name in ("harmony", "special", "python", "tag", "bare") if found[name])
         if kind == "tag" and _is_named(line[found.end() : found.end() + 200]):
             continue
-        if found["language"] and not is_python(re.sub(r".*=", "", found["language"]).strip("\"' ")):
+        if found["language"] and not is_python(_LANGUAGE.sub("", found["language"])):
             continue
         return Mark(found.start(), found[0], _end(found), raw=kind in ("harmony", "python", "bare"))
     return None
@@ -154,7 +156,7 @@ def _end(found: re.Match[str]) -> re.Pattern[str]:
 
 
 _NAME = re.compile(
-    r"""(?:<(?:\uff5cDSML\uff5c|[\w-]+:)?(?:invoke|function)\s*(?:=|\s+name=)\s*"?)([\w.:-]+)"""
+    r"""(?:<(?:\uff5cDSML\uff5c|[\w-]+:)?(?:invoke|function|tool)\s*(?:=|\s+name=)\s*"?)([\w.:-]+)"""
 )
 _OPEN_ARGUMENT = re.compile(
     r"""<(?:\uff5cDSML\uff5c|[\w-]+:)?parameter(?:=|\s+name=)\s*"?(\w+)"?[^<>]*>"""
@@ -244,9 +246,11 @@ def _read_bare(mark: Mark, text: str) -> Call | None:
     ):
         header, code = found[1], code[found.end() :]
     name = _name_in(mark.text + header) if "to=" in mark.text else ""
+    if "<execute_" in mark.text:
+        name = mark.text.strip(" <>")
     if fence := re.fullmatch(r"(`{3,})([^\n`]*)\n(.*)\n\1\s*", code.strip(), re.DOTALL):
         code = fence[3] if is_python(fence[2]) or not label(fence[2]) else ""
-    is_html = mark.text.lstrip().lower().startswith("<code")
+    is_html = "<code" in mark.text.lower()
     if is_html and not parses(code) and not re.search(r"^\s*[%!]", code, re.MULTILINE):
         return None
     return Call(name, code.strip("\n") if is_python_tool(name) and code.strip() else None)
@@ -264,6 +268,8 @@ def _read_python(text: str) -> Call | None:
     call = call.elts[0] if isinstance(call, ast.List) and call.elts else call
     if not isinstance(call, ast.Call):
         return None
+    if ast.unparse(call.func) == "print" and call.args and isinstance(call.args[0], ast.Call):
+        call = call.args[0]  # of Gemini's
     name = ast.unparse(call.func)
     values = [each.value for each in call.keywords if each.arg in _CODE] + call.args[:1]
     code = values[0].value if values and isinstance(values[0], ast.Constant) else None
@@ -282,15 +288,20 @@ def _read_json(text: str, name: str = "", *, whole: bool = False) -> Call | None
         Whether nothing may follow.
     """
     value, rest = _value(text)
-    if whole and rest.strip():
+    if whole and rest.strip("` \n"):
         return None
-    for _ in range(3):  # a list of calls, or an object of them
-        if isinstance(value, list) and value:
-            value = value[0]
-        if isinstance(value, dict):
-            inner = [value.get(key) for key in ("tool_calls", "function")]
-            value = next((each for each in inner if isinstance(each, dict | list)), value)
-    return _called(value, name) if isinstance(value, dict) else None
+    calls = [*_calls_in(value, name)]
+    return next((call for call in calls if call.code), calls[0] if calls else None)
+
+
+def _calls_in(value: Any, name: str, deepest: int = 4) -> Iterator[Call]:
+    """Yield the calls in a value, each of which may be wrapped in lists and objects."""
+    if isinstance(value, dict) and (call := _called(value, name)):
+        yield call
+        return
+    inner = [*value.values()] if isinstance(value, dict) else value
+    for each in inner if isinstance(inner, list) and deepest else ():
+        yield from _calls_in(each, name, deepest - 1)
 
 
 _NAMES = ("name", "tool_name", "tool", "function", "action", "recipient_name")

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from jupyter_agent.models.blocks import (
     Fence,
     ends_in_string,
+    is_language,
     is_python,
     is_statement,
     label,
     last_fence,
     may_be_fence,
+    parses,
     typed,
 )
 from jupyter_agent.models.call_reader import (
@@ -38,13 +40,15 @@ MAX_MARKS = 20  # of one line; what follows them is text
 # models end there; what others invent after it costs no more than this, and is left out
 LOOK_AHEAD = 10_000
 
-_THOUGHT = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)"
+_THOUGHT = r"(?:seed:)?(?:(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratch_?pad)"
 _OPENS_THOUGHT = re.compile(
-    rf"\s*(?:<{_THOUGHT}>|\[THINK\]|\u25c1think\u25b7|<\|(?:begin_of_thought|START_THINKING)\|>)",
+    rf"\s*(?:<{_THOUGHT}>|\[THINK\]|\u25c1think\u25b7|<\|(?:begin_of_thought|START_THINKING)\|>"
+    r"|(?:<\|channel>|<unused94>)thought)",
     re.IGNORECASE,
 )
 _CLOSES_THOUGHT = re.compile(
-    rf"</{_THOUGHT}>|\[/THINK\]|\u25c1/think\u25b7|<\|(?:end_of_thought|END_THINKING)\|>",
+    rf"</{_THOUGHT}>|\[/THINK\]|\u25c1/think\u25b7|<\|(?:end_of_thought|END_THINKING)\|>"
+    r"|<channel\|>|<unused95>",
     re.IGNORECASE,
 )
 _OPENS_ANALYSIS = re.compile(  # gpt-oss's, with its marks or what servers leave of them
@@ -61,6 +65,11 @@ _NOISE = re.compile(
     r"|(?:</s>|<end_of_turn>|<end_code>|<EOS>|<eos>)\s*$"
 )
 _ODD_CLOSING = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*(?:<[^<>\s]{1,40}>\s*)+")
+_BACKTICKS = re.compile(r"([\s>]*)(`{3,})")
+_UNSEEN = re.compile("[\u200b-\u200d\u2060\ufeff]")
+_AROUND_FENCE = re.compile(
+    "([ \t\xa0\u200b-\u200d\u2060\ufeff]*)((?:`{3}|~{3}).*?)[\xa0\u200b-\u200d\u2060\ufeff]*"
+)
 _NAMED_FENCE = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*[^\s`]")
 _MAYBE_FENCE = re.compile(r"[ \t>*+\-\d.)]{0,100}(?:`{1,2}|~{1,2}|(?:`{3,}|~{3,})[^`]*)?$")
 _TEXT_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|python)\w")
@@ -245,6 +254,8 @@ class ReplyReader:
         return self._step_in_prose(line)
 
     def _step_in_prose(self, line: str) -> str | None:
+        if may_be_fence(bare := _NOISE.sub("", line)):
+            line = bare
         mark = None if may_be_fence(line) or self._reply else find_mark(line)
         thoughts = [
             (found, until)
@@ -338,7 +349,12 @@ class ReplyReader:
             return Problem("thought", _ONLY_THOUGHT, certain=True)
         if blocks.room < 0:
             return Problem("fences", "The reply holds more fences than can be read", certain=True)
-        if blocks.last and self._fences and label(blocks.last.info) not in ("text", "plaintext"):
+        if (
+            blocks.last
+            and blocks.last.content
+            and self._fences
+            and label(blocks.last.info) not in ("text", "plaintext")
+        ):
             before, source = "\n".join(blocks.prose[: blocks.last.first]), blocks.last.content
         elif begins := _BEGINS_CALL.search(text):
             before, source = text[: begins.start()], text[begins.start() :]
@@ -361,7 +377,7 @@ class ReplyReader:
         if blocks.has_fence_in_line:
             return Problem("fence", "A block begins and ends with a fence on a line of its own")
         if _SEEMS_CALL.search(self.prose):
-            return Problem("call", _CALL)
+            return Problem("call", _CALL, certain=True)
         if _WRAPPED.match(self.prose):
             return Problem("fence", "A block of Markdown is not read, nor is the code in it")
         if not blocks.has_fences and is_statement(self.prose):
@@ -372,7 +388,7 @@ class ReplyReader:
         if language in _SHELL:
             how = "To run a shell command, put it into a python block after a !, as in !ls"
             return Problem("shell", f"A {language} block is not run. {how}")
-        if language in ("", "code") and is_statement(blocks.last.content):
+        if not is_language(language) and is_statement(blocks.last.content):
             return Problem("label", "A block without the label python is not run")
         return None
 
@@ -463,6 +479,7 @@ class _Blocks:
         if self._fence:
             self._read_inside(line)
             return
+        line = _seen(line)
         self.prose.append(line)
         self._pending.append(line)
         self.last = None if line.strip() else self.last
@@ -508,11 +525,17 @@ class _Blocks:
         assert fence
         if odd := _ODD_CLOSING.fullmatch(line):
             line = odd[1] + odd[2]
-        looks_like_fence = may_be_fence(line)
-        if self._python and looks_like_fence and self._is_text(line):
-            self._hidden[len(self._inside)] = line
-            self._keep(line, "x".rjust(self._column + 1))
-            return
+        seen = _seen(line) if self._python else line
+        looks_like_fence = may_be_fence(seen)
+        if self._python and looks_like_fence:
+            if self._is_text(seen):
+                self._hidden[len(self._inside)] = line
+                self._keep(line, "x".rjust(self._column + 1))
+                return
+            line = self._closing(seen, fence)
+        elif self._python and line.rstrip().endswith(fence.markup) and self._closes_behind(line):
+            self._keep(code := line.rstrip("`~ "), code)
+            line, looks_like_fence = " " * self._column + fence.markup, True
         may_end_list = fence.level > 0 and line.strip() != "" and _indent(line) < self._column
         if not looks_like_fence and not may_end_list:
             self._keep(line, line)
@@ -539,6 +562,19 @@ class _Blocks:
         elif line.strip() and not self._has_code:
             self._has_code = True
             self.is_text_cell = _TEXT_CELL.match(line) is not None
+
+    def _closing(self, line: str, fence: Fence) -> str:
+        """Take what stands around a fence in code from it: no line of Python begins with one."""
+        found = None if self.is_text_cell else _BACKTICKS.match(line)
+        if not found or not found[2].startswith(fence.markup):
+            return line
+        return found[1][: self._column if ">" not in found[1] else None] + found[2]
+
+    def _closes_behind(self, line: str) -> bool:
+        """Tell whether a fence at a line's end is none of the code before it."""
+        code = self.code_so_far([line])
+        self.room -= len(code) + WEIGHT_OF_A_LINE * len(self._inside)
+        return self.room >= 0 and not parses(code) and parses(code.rstrip("`~"))
 
     def _is_text(self, line: str) -> bool:
         """Tell whether a fence is only text in the code."""
@@ -574,6 +610,8 @@ class _Blocks:
         for place, hidden in self._hidden.items() if fence.content else ():
             lines[place] = _without_indent(hidden, self._column)
         code = typed("\n".join(lines), fence.info)
+        if label(fence.info) == "tool_code" and (call := read_text(code)) and call.code:
+            code = call.code
         if code.strip():
             self.code, self.closed = code, True
         else:
@@ -603,8 +641,14 @@ def _has_fence(line: str) -> bool:
     line = line.strip()
     before, fence, after = line.rpartition("```")
     if line.startswith("```"):
-        return line.endswith("```") and is_python(line[3:]) and len(line) > 6
+        return is_python(line[3:])
     return bool(fence and after) and is_python(after) and "```" not in before
+
+
+def _seen(line: str) -> str:
+    """Take what nobody sees from around a fence."""
+    found = _AROUND_FENCE.fullmatch(line)
+    return _UNSEEN.sub("", found[1]).replace("\xa0", " ") + found[2] if found else line
 
 
 def _indent(line: str) -> int:

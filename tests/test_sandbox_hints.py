@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -13,7 +14,15 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.sandbox.guest_files import WorkingFolder
-from jupyter_agent.sandbox.guest_hints import FINAL_ANSWER, NETWORK, READ_ONLY, Facts, Hints
+from jupyter_agent.sandbox.guest_hints import (
+    FINAL_ANSWER,
+    LINKED,
+    NETWORK,
+    OF_THE_SYSTEM,
+    READ_ONLY,
+    Facts,
+    Hints,
+)
 from jupyter_agent.sandbox.kernel import Sandbox
 
 from .conftest import TIERS
@@ -99,13 +108,41 @@ def test_what_is_left_out_is_said_where_a_file_is_missed(work: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_what_cannot_be_written_is_said_to(work: Path, number: int) -> None:
-    for path in ("data/large.bin", "/usr/lib/x"):
+    for path in ("data/new.bin", f"{sys.prefix}/lib/x"):
         assert hint(work, missing(path, number)) == READ_ONLY
 
 
-@pytest.mark.parametrize("path", ["/usr/share/x", "/etc/x", "/proc/1/environ", "/tmp/x"])
-def test_what_is_missing_in_any_system_gets_no_hint(work: Path, path: str) -> None:
-    assert hint(work, missing(path)) == ""
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("path", ["/usr/share/x", "/etc/x", "/proc/1/environ"])
+def test_of_the_system_the_same_is_said_whatever_a_tier_makes_of_a_path(
+    work: Path, number: int, path: str
+) -> None:
+    assert hint(work, missing(path, number)) == OF_THE_SYSTEM
+
+
+@pytest.mark.parametrize("path", ["/tmp/x.csv", "/var/tmp/x.csv", "/dev/shm/x.csv"])
+def test_of_a_temporary_file_it_is_said_where_others_go(work: Path, path: str) -> None:
+    shared = f"{path} is not shared with the sandbox; {LETS}%%agent --data . {path}"
+    assert hint(work, missing(path)) == shared
+    assert hint(work, missing(path, errno.EACCES)) == f"{READ_ONLY}; {shared}"
+
+
+def test_what_is_the_users_own_is_said_to_be(work: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "f.csv").write_text("a")
+    (work / "big").symlink_to(own)
+    for path in ("big/new.txt", "big/f.csv", "big"):
+        for number in (errno.EACCES, errno.EROFS):
+            assert hint(work, missing(path, number)) == LINKED
+
+
+@pytest.mark.parametrize("name", [".env", "data/.env", ".config/x.csv"])
+def test_names_with_a_dot_are_said_to_be_left_out(work: Path, name: str) -> None:
+    assert hint(work, missing(name)) == (
+        f"{name} is not shared with the sandbox, as names with a dot may be those of secrets; "
+        f"{LETS}c.SandboxProvisioner.exposed = ['{name}'], and %%agent --data . {name}"
+    )
 
 
 def test_no_network_is_said_whoever_wraps_the_error(work: Path) -> None:
@@ -149,8 +186,11 @@ async def test_errors_end_with_the_same_hints_in_both_tiers(place: Sandbox, fold
         "%cd -q deep\nopen('../../data/x.csv')": f"{LETS}%%agent --data . ../data/x.csv",
         "%cd -q ..\nopen('sales.csv')": f"{LETS}%%agent --data . sales.csv",
         "open('server.pem')": "in the sandbox: project: 1 path left out as secret",
-        f"open({str(x)!r})": f"{LETS}%%agent --data . {x}" if x.parts[1] != "tmp" else "",
-        "open(__import__('os').__file__, 'w')": READ_ONLY,
+        f"open({str(x)!r})": f"{LETS}%%agent --data . {x}",
+        "open('.env')": "exposed = ['.env'], and %%agent --data . .env",
+        "open('/usr/lib/x', 'w')": OF_THE_SYSTEM,
+        "open('/etc/hosts')": OF_THE_SYSTEM,
+        "open(__import__('traitlets').__file__, 'w')": READ_ONLY,
         "import urllib.request as r; r.urlopen('http://example.org')": NETWORK,
         "import socket; socket.create_connection(('192.0.2.1', 80))": NETWORK,
         "final_answer(1)": FINAL_ANSWER,

@@ -95,6 +95,21 @@ async def test_git_and_pip_work_on_files(sandbox: Sandbox) -> None:
     assert "ERROR" not in await text(sandbox, "!pip config list; pip --version")
 
 
+async def test_what_may_not_be_run_is_said_how(sandbox: Sandbox) -> None:
+    """Landlock has no say over chmod(2), so nothing can be made executable there."""
+    write = "import os, subprocess; open('a.sh', 'w').write('#!/bin/sh\\necho ran')"
+    await text(sandbox, f"{write}; os.chmod('a.sh', 0o755)")
+    told = "no file can be made executable: run a script by its interpreter (sh a.sh)"
+    found = await text(sandbox, "!./a.sh")
+    [output] = await outputs(sandbox, "subprocess.run(['./a.sh'], capture_output=True).stdout")
+    if found == "ran":
+        assert output.data["text/plain"] == "b'ran\\n'"
+    else:
+        assert told in found
+        assert told in output.traceback[-1]
+    assert await text(sandbox, "!sh a.sh") == "ran"
+
+
 async def test_temporary_files_go_to_the_private_folder(sandbox: Sandbox) -> None:
     code = "import tempfile, pathlib\npathlib.Path(tempfile.gettempdir()) == pathlib.Path.home() / 'tmp'"
     assert await text(sandbox, code) == "True"

@@ -26,7 +26,7 @@ from ipykernel.kernelapp import IPKernelApp
 from IPython.utils.text import LSString, SList
 
 from jupyter_agent.sandbox import guest_files
-from jupyter_agent.sandbox.guest_hints import Hints
+from jupyter_agent.sandbox.guest_hints import Hints, can_be_made_executable, no_chmod
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jupyter_agent.sandbox.guest_hints import Facts
 
 PACE = 1 << 20  # characters
+NOT_EXECUTABLE = 126  # what a shell exits with for a command that is there and may not be run
 
 
 def import_from_here(search: Sequence[str]) -> None:
@@ -64,6 +65,8 @@ def use_pipes(shell: InteractiveShell) -> None:
                 sys.stdout.write(decoder.decode(piece))
                 sys.stdout.flush()
         shell.user_ns["_exit_code"] = process.returncode
+        if process.returncode == NOT_EXECUTABLE and not can_be_made_executable():
+            sys.stderr.write(f"{no_chmod()}\n")
 
     def getoutput(command: str, split: bool = True, depth: int = 0) -> str | list[str]:
         with _started(shell.var_expand(command, depth=depth + 1)) as process:

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import glob
 import os
 import shlex
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
 from jupyter_agent.sandbox.guest_files import WorkingFolder
 
 NETWORK = "the sandbox has no network: put what is needed into a file beside the notebook"
-READ_ONLY = "in the sandbox nothing can be written but new files in the working folder"
+READ_ONLY = "in the sandbox only the working folder and temporary files (tempfile) can be written"
+LINKED = "it is the user's own, too large to be copied, and can only be read: write elsewhere"
+NO_CHMOD = (
+    "in this sandbox no file can be made executable: run a script by its interpreter (sh a.sh), "
+    "a compiled program by the loader ({loader} ./a.out)"
+)
+OF_THE_SYSTEM = (
+    "of the system only programs and libraries are in the sandbox, and none can be changed"
+)
 FINAL_ANSWER = "there is no final_answer here: to end, answer in plain text without a code block"
 _NO_NETWORK = {
     errno.EAFNOSUPPORT,
@@ -29,6 +40,7 @@ _NO_NETWORK = {
 }
 _MISSING = {errno.ENOENT, errno.EACCES, errno.EROFS, errno.EPERM}
 _FORBIDDEN = _MISSING - {errno.ENOENT}
+_TEMPORARY = ["/tmp", "/var/tmp", "/dev/shm"]
 _SYSTEM = "/bin /boot /dev /etc /lib /lib32 /lib64 /proc /run /sbin /sys /usr /var".split()
 
 
@@ -91,15 +103,18 @@ class Hints:
             return self._about_own(os.path.relpath(full, top), forbidden=forbidden)
         if not os.path.isabs(typed) and name.startswith("../"):
             return self._not_shared(name)
-        if _is_below(full, [*_SYSTEM, sys.prefix, sys.base_prefix]):
-            return READ_ONLY if forbidden and _can_be_listed(os.path.dirname(full)) else ""
         home = os.path.expanduser("~")
         if _is_below(full, [f"{home}/tmp"]):
             return ""
         if _is_below(full, [home]):
             return self._not_shared(f"~/{os.path.relpath(full, home)}")
-        if _is_below(full, ["/tmp", "/dev/shm"]):
-            return ""
+        if _is_below(full, _TEMPORARY):
+            said = [READ_ONLY] if forbidden else []
+            return "; ".join([*said, self._not_shared(full)])
+        if _is_below(full, _SYSTEM):
+            return OF_THE_SYSTEM
+        if _is_below(full, [sys.prefix, sys.base_prefix]):
+            return READ_ONLY if forbidden else ""
         return self._not_shared(full)
 
     def _about_own(self, name: str, *, forbidden: bool) -> str:
@@ -108,20 +123,36 @@ class Hints:
         if links and not os.path.lexists(os.path.join(self._folder.folder, links[0])):
             return self._not_shared(name, "a link that leads elsewhere")
         if forbidden:
-            return READ_ONLY
+            return self._about_forbidden(os.path.join(self._folder.folder, name))
+        if any(part.startswith(".") for part in name.split("/")):
+            return self._not_shared(name, secret=True)
         return self._left_out() if self._facts["whole"] else self._not_shared(name)
+
+    def _about_forbidden(self, path: str) -> str:
+        """Say why something that is in the working folder cannot be written, or run."""
+        real = os.path.realpath(path)
+        if not _is_below(real, [os.path.realpath(self._folder.folder)]):
+            return LINKED
+        if os.path.isfile(path) and not os.access(path, os.X_OK) and not can_be_made_executable():
+            return no_chmod()
+        return READ_ONLY
 
     def _left_out(self) -> str:
         left_out = self._facts["left_out"]
         return f"not all of the user's files are in the sandbox: {left_out}" if left_out else ""
 
-    def _not_shared(self, name: str, why: str = "not shared with the sandbox") -> str:
+    def _not_shared(
+        self, name: str, why: str = "not shared with the sandbox", *, secret: bool = False
+    ) -> str:
         data = list(dict.fromkeys([*self._facts["data"], name]))
         typed = (
             f"%%agent --data {shlex.join(data)}"
             if self._facts["magics"]
             else f"c.SandboxProvisioner.data = {data}"
         )
+        if secret:
+            why += ", as names with a dot may be those of secrets"
+            typed = f"c.SandboxProvisioner.exposed = {[name]}, and {typed}"
         return f"{name} is {why}; if it is there, this lets it be read: {typed}"
 
 
@@ -134,13 +165,18 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _can_be_listed(folder: str) -> bool:
-    """Try it: access(2) does not ask for the capability to read that root's kernel may have."""
-    try:
-        with os.scandir(folder):
-            return True
-    except OSError:
-        return False
+@functools.cache
+def can_be_made_executable() -> bool:
+    """Try it: where Landlock confines, chmod(2) is a success that changes nothing."""
+    with tempfile.NamedTemporaryFile() as file:
+        os.chmod(file.name, 0o700)
+        return os.access(file.name, os.X_OK)
+
+
+def no_chmod() -> str:
+    """Say how to run what cannot be made executable."""
+    loaders = [*glob.glob("/lib64/ld-linux*.so.*"), *glob.glob("/lib/ld-linux*.so.*")]
+    return NO_CHMOD.format(loader=loaders[0] if loaders else "ld.so")
 
 
 def _is_below(path: str, tops: list[str]) -> bool:

@@ -27,8 +27,8 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 ETC = [
     Path("/etc", name)
     for name in (
-        "alternatives fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime matplotlibrc "
-        "mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
+        "alternatives debian_version fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime "
+        "matplotlibrc mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
     ).split()
 ]
 # Debian's own Python has its sitecustomize there, to which a link of its library leads.

@@ -192,6 +192,18 @@ async def test_a_sitecustomize_of_the_users_runs_too(
         assert await text(inside, code) == "True"
 
 
+async def test_a_cell_that_waits_sees_a_change_by_the_absolute_path(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    own = folder / "deep" / "numbers.txt"
+    code = f"print('waits', flush=True)\nwhile open({str(own)!r}).read() != 'new': pass"
+    async with aclosing(sandbox.execute(f"{code}\nopen('deep/numbers.txt').read()")) as found:
+        assert (await anext(found)).text == "waits\n"
+        before = own.read_text()
+        own.write_text("new")
+        assert (await anext(found)).data["text/plain"] == repr(before)
+
+
 # -- what a model reads
 
 

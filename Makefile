@@ -24,8 +24,9 @@ demo: $(VENV)/demo
 test: $(VENV)/test  # two files side by side
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-front-ends: $(VENV)/test .venv-lab42  # live cells in Notebook 7 and an older JupyterLab too
+front-ends: $(VENV)/test .venv-lab42 .venv-shared  # live cells in Notebook 7, an older JupyterLab, a shared document
 	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest tests/test_live_cells.py
+	JUPYTER_AGENT_SHARED=$(CURDIR)/.venv-shared $(BIN)/python -m pytest tests/test_lab_shared.py
 
 fuzz: $(VENV)/test  # hostile Markdown in a real JupyterLab, for FUZZ_SECONDS (600)
 	$(BIN)/python -m tests.fuzz_markdown
@@ -79,5 +80,12 @@ picture: $(VENV)/test
 	$@/bin/python -m pip install --quiet "jupyterlab==4.2.7" "notebook==7.2.3" "ipykernel<7" matplotlib pandas .
 	@touch $@
 
+# a notebook that two users have open
+.venv-shared: pyproject.toml
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$@/bin/python -m pip install --quiet "jupyterlab>=4.6,<5" "jupyter-collaboration==5.0.4" matplotlib pandas .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-lab42 .ci/js/node_modules notebooks/data/demo.ipynb
+	rm -rf $(VENV) .venv-lab42 .venv-shared .ci/js/node_modules notebooks/data/demo.ipynb

@@ -2,17 +2,20 @@
 
     python benchmarks/live_cells.py
 
-Prints the time from a model's token to visible text, and what many cells and many tokens cost
-beside JupyterLab's own insertCell. Needs chromium.
+Prints the time from a model's token to visible text and the page's share of a core meanwhile,
+beside the same words written into a cell by JupyterLab's own document; then what many cells and
+many tokens cost beside its own insertCell. The machine's load stands at each line. Needs chromium.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from tests.servers import ChatServer, Reply
 
 LOAD = "%load_ext jupyter_agent"
 TOKENS = 150
+RATE = 60  # tokens a second
+LINES = 600  # before the tokens that are timed in a long cell: 36 KB
 CELLS = 200
 UPDATES = 2000
 
@@ -69,15 +74,28 @@ def tokens(most):
     view(Change(cell, done=True))
 """
 
-# Notes when each numbered word is first drawn, and the longest time between two frames.
+# Notes when each numbered word has been painted, and the longest time between two frames.
 WATCH = """() => {
-    window.drawn = {}; window.gap = 0; window.counts = [];
-    let last = performance.now();
+    window.drawn = {}; window.gap = 0;
+    let last = performance.now(), fresh = new Set();
+    const painted = new MessageChannel();
+    painted.port1.onmessage = () => {
+        for (const number of fresh) window.drawn[number] ??= Date.now();
+        fresh = new Set();
+    };
+    new MutationObserver(records => {
+        for (const { target, addedNodes } of records)
+            for (const node of [target, ...addedNodes])
+                if (node.textContent.length < 5000)
+                    for (const [, number] of node.textContent.matchAll(/w(\\d+)w/g))
+                        if (!(number in window.drawn)) fresh.add(number);
+    }).observe(document.querySelector('.jp-Notebook'), {
+        subtree: true, childList: true, characterData: true
+    });
     const look = now => {
         window.gap = Math.max(window.gap, now - last);
         last = now;
-        const text = document.querySelector('.jp-Notebook').textContent;
-        for (const [, number] of text.matchAll(/w(\\d+)w/g)) window.drawn[number] ??= Date.now();
+        painted.port2.postMessage(0);  // it comes when this frame has been painted
         requestAnimationFrame(look);
     };
     requestAnimationFrame(look);
@@ -109,6 +127,23 @@ OWN = f"""async most => {{
     return Date.now() - started;
 }}"""
 
+# Writes pieces into the last cell by JupyterLab's own document, so many a second; tells when.
+TYPE = f"""async ([before, pieces, rate]) => {{
+    const cells = {MODEL}.sharedModel.cells, cell = cells[cells.length - 1];
+    const source = cell.getSource();
+    cell.updateSource(source.length, source.length, before);
+    await new Promise(done => setTimeout(done, 500));
+    const sent = [], began = performance.now();
+    for (const [i, piece] of pieces.entries()) {{
+        await new Promise(done => setTimeout(done, began + i * 1000 / rate - performance.now()));
+        sent.push([Date.now() / 1000, piece]);
+        const end = cell.getSource().length;
+        cell.updateSource(end, end, piece);
+    }}
+    await new Promise(done => setTimeout(done, 500));
+    return sent;
+}}"""
+
 
 def main() -> None:
     """Measure, and print."""
@@ -123,9 +158,9 @@ def main() -> None:
             def page(name: str, *sources: str) -> Any:
                 return opened(lab, browser, lab.write(f"{name}.ipynb", *sources), height=1000)
 
-            for name in ("prose", "code"):
+            for name in ("prose", "code", "36 KB of code"):
                 task = f"%%agent -m {chat.model} --data none\nx"
-                with page(name, LOAD, task) as notebook:
+                with page(name.replace(" ", "-"), LOAD, task) as notebook:
                     tokens_to_text(notebook, chat, name)
             with page("own", "1") as notebook:
                 own = notebook.page.evaluate(OWN, CELLS)
@@ -144,23 +179,58 @@ def tokens_to_text(notebook: NotebookPage, chat: ChatServer, name: str) -> None:
     """Measure from the moment a server sends a token to the frame that shows it."""
     words = [f"w{number}w" for number in range(TOKENS)]
     lines = [" ".join(words[start : start + 10]) for start in range(0, TOKENS, 10)]
-    text = "\n".join(lines)
-    if name == "code":
-        text = "```python\n" + "\n".join(f'"{line}"' for line in lines) + "\n```"
-    reply = Reply(text, delay=0.03)
+    before, text = "", "\n".join(lines)
+    if name != "prose":
+        many = LINES if "36 KB" in name else 0
+        before = "".join(f"v{number:03}='{'x' * 52}'\n" for number in range(many))
+        text = "\n".join(f'"{line}"' for line in lines)
+    reply = Reply(text if name == "prose" else f"```python\n{before}{text}\n```", delay=1 / RATE)
     chat.replies = [reply, Reply("ok")]
     notebook.run(0)
     notebook.page.evaluate(WATCH)
-    notebook.run(1)
-    drawn = notebook.page.evaluate("window.drawn")
-    sent = {}
-    for moment, piece in reply.sent:
+
+    def agent() -> list[tuple[float, str]]:
+        notebook.run(1)
+        return reply.sent
+
+    def own() -> list[tuple[float, str]]:
+        pieces = re.findall(r"\S+\s*", re.sub(r"w(\d+)w", r"w9\1w", text))  # other words
+        sent: list[tuple[float, str]] = notebook.page.evaluate(TYPE, [before, pieces, RATE])
+        return sent
+
+    agents, share = measured(notebook, agent)
+    owns, own_share = measured(notebook, own)
+    for what, of, own_of in (("median", agents[0], owns[0]), ("p95", agents[1], owns[1])):
+        print(
+            f"a token of {name} to visible text: {what} {of:.0f} ms,"
+            f" {of / own_of:.1f} times what the document itself takes ({own_of:.0f} ms)"
+        )
+    ratio, load = share / own_share, os.getloadavg()[0]
+    print(f"  the page's share of a core: {share:.0%}, {ratio:.1f} times its own; load {load:.1f}")
+
+
+def measured(
+    notebook: NotebookPage, write: Callable[[], Iterable[tuple[float, str]]]
+) -> tuple[tuple[float, float], float]:
+    """Return median and p95 of the milliseconds to paint, and the page's share of a core."""
+    page = notebook.page
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+
+    def busy() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return sum(each["value"] for each in metrics if each["name"] == "TaskDuration")
+
+    page.evaluate("window.drawn = {}")
+    before, sent = busy(), {}
+    pieces = list(write())
+    for moment, piece in pieces:
         for number in re.findall(r"w(\d+)w", piece):
             sent[number] = moment
+    share = (busy() - before) / (pieces[-1][0] - pieces[0][0])
+    drawn = page.evaluate("window.drawn")
     took = sorted(drawn[number] - sent[number] * 1000 for number in sent if number in drawn)
-    p95 = took[int(len(took) * 0.95)]
-    median = statistics.median(took)
-    print(f"a token of {name} to visible text: median {median:.0f} ms, p95 {p95:.0f} ms")
+    return (statistics.median(took), took[int(len(took) * 0.95)]), share
 
 
 def feed(notebook: NotebookPage) -> int:

@@ -459,7 +459,11 @@ class AgentKernel(settings.Settled, Kernel):
         view: AnswerView | DisplayView = AnswerView(outlet)
         if not options.quiet:
             view = DisplayView(
-                outlet, anchor=note.cell_id, digest=digest(note.source), replaces=note.run
+                outlet,
+                anchor=note.cell_id,
+                digest=digest(note.source),
+                replaces=note.run,
+                session=note.session,
             )
             self._runs.add(view)
         read = functools.partial(self._ask_user, cell, password=False)

@@ -230,6 +230,7 @@ class AgentMagics(Magics):
             digest=digest(note.source),
             replaces=note.run,
             first_line="%%sandbox\n",
+            session=note.session,
         )
         self._runs.add(view)
         return view

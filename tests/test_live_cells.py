@@ -281,6 +281,7 @@ def test_the_first_notebook_looks_as_in_the_readme(lab: Lab, browser: BrowserCon
 
 # -- where the user looks
 
+CONTENTS_PATH = {"jupyterlab": "lab/tree", "notebook": "notebooks"}
 SCROLLED = "document.querySelector('.jp-WindowedPanel-outer').scrollTop"
 ENDS_IN_SIGHT = """index => {
     const pane = document.querySelector('.jp-WindowedPanel-outer').getBoundingClientRect();
@@ -321,9 +322,36 @@ def test_the_view_follows_who_looks_on_and_lets_others_read(
         assert abs(notebook.page.evaluate(SCROLLED) - read) < 5
 
 
+def test_a_jump_by_the_table_of_contents_is_not_scrolled_back(
+    lab: Lab, browser: BrowserContext, chat: ChatServer
+) -> None:
+    lines = "\n\n".join(f"line {number}" for number in range(60))
+    held = threading.Event()
+    chat.replies = [Reply(f"# Begin\n\n{lines}", delay=0.05, hold=held)]
+    path = lab.write("contents.ipynb", LOAD, task(chat), "print('mine')")
+    with opened(lab, browser, path, height=600) as notebook:
+        notebook.page.goto(f"{lab.url}/{CONTENTS_PATH[lab.front_end.module]}/{path.name}?reset")
+        notebook._settle()
+        notebook.run(0)
+        notebook.choose("View", "Table of Contents")
+        entry = notebook.page.locator(".jp-tocItem-content", has_text="Begin")
+        notebook.start(1)
+        wait_for_text(notebook, "line 20")
+        notebook.page.wait_for_function(f"{SCROLLED} > 100")  # it follows
+        entry.first.click(timeout=PATIENCE)
+        notebook.page.wait_for_function(f"{SCROLLED} < 100")
+        read = notebook.page.evaluate(SCROLLED)
+        wait_for_text(notebook, "line 58")
+        assert abs(notebook.page.evaluate(SCROLLED) - read) < 5
+        held.set()
+        is_over(notebook)
+
+
 def wait_for_text(notebook: NotebookPage, text: str) -> None:
     notebook.page.wait_for_function(
-        "text => document.querySelector('.jp-Notebook').textContent.includes(text)", arg=text
+        "text => document.querySelector('.jp-Notebook').textContent.includes(text)",
+        arg=text,
+        timeout=PATIENCE,
     )
 
 
@@ -495,17 +523,25 @@ def test_a_run_whose_cell_is_deleted_ends_in_calm(notebook: NotebookPage, chat: 
 def test_running_again_replaces_and_one_undo_restores(
     notebook: NotebookPage, chat: ChatServer
 ) -> None:
-    chat.replies = [Reply(step("Old.", "print('old')")), Reply("Old end."), Reply("New end.")]
+    gate = threading.Event()
+    new = Reply("New end.", gate=gate)
+    chat.replies = [Reply(step("Old.", "print('old')")), Reply("Old end."), new]
     notebook.run(1)
     is_over(notebook)
     bar(notebook).get_by_role("button", name="Run again").click()
+    # what keeps the place of the new run's cells is not shown
+    expect(notebook.cells.filter(visible=True)).to_have_count(3, timeout=PATIENCE)
+    gate.set()
     expect(notebook.cells.nth(2)).to_contain_text("New end.", timeout=PATIENCE)
     is_over(notebook)
     assert len(saved(notebook).cells) == 4
     assert "print('old')" not in chat.requests[-1].raw.decode()
     notebook.command(1, "z")
     expect(notebook.cells).to_have_count(7)
-    notebook.run(4 if "old" in sources(notebook)[4] else 3)
+    file = saved(notebook)
+    old = ["Old.", "%%sandbox\nprint('old')", "Old end."]
+    assert [cell.source for cell in file.cells[2:6]] == [*old, "New end."]
+    notebook.run(3)
     expect(notebook.page.locator(".jp-Notebook")).to_contain_text("has been replaced")
 
 

@@ -365,7 +365,7 @@ def test_a_cell_of_a_replaced_run_is_a_ghost_unless_it_was_edited() -> None:
 
 
 def test_a_kernel_knows_its_own_runs_and_no_other() -> None:
-    runs, run = Runs(), Run(first_line="%%sandbox\n")
+    runs, run = Runs(), Run(first_line="%%sandbox\n", session="page")
     runs.add(run.view)
     cell = run.begin("print(1)")
     run.execute(cell, text("1\n"))
@@ -374,7 +374,7 @@ def test_a_kernel_knows_its_own_runs_and_no_other() -> None:
     known = runs.answer({"op": "known", "runs": [run.view.run, "forged", "", 7, None, [], {}]})
     assert list(known["runs"]) == [run.view.run]
     told = known["runs"][run.view.run]
-    assert told["anchor"] == "anchor"
+    assert (told["anchor"], told["session"]) == ("anchor", "page")
     assert told["facts"]["state"] == "working"
     assert told["cells"] == {cell.id: "%%sandbox\nprint(2)"}
     header = runs.header(Note.of(request("1", run=run.view.run)))

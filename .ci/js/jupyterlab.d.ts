@@ -60,7 +60,7 @@ declare namespace Lab {
   interface CellState {
     id: string;
     index: number;
-    type: 'code' | 'markdown';
+    type: string;
     state: string;
     first_line: string;
     count?: number | null;
@@ -88,6 +88,8 @@ declare namespace Lab {
   /** What a kernel knows of a run. */
   interface Known {
     anchor: string;
+    /** Of the page that asked for it. */
+    session: string;
     facts: Facts;
     /** The sources of its cells. */
     cells: Record<string, string>;
@@ -111,11 +113,9 @@ declare namespace Lab {
     sent: number;
     /** The last step that was shown: an earlier one that is not there was deleted. */
     last: number;
-    /** Messages that are gathered to be done together, and when. */
+    /** Messages that are gathered for the next frame. */
     queue: Array<[Tag, Content]>;
-    timer: number;
-    /** When some were last done. */
-    flushed: number;
+    frame: number;
     /** Whether the view is about to be scrolled. */
     follows: boolean;
     /** Messages that came while the whole run is fetched. */
@@ -222,6 +222,8 @@ declare namespace Lab {
     model: {
       cells: Iterable<Cell> & { changed: Signal<unknown, { type: string; newValues: Cell[] }> };
       contentChanged: Signal<unknown, void>;
+      /** Whether the server shares the document between pages. */
+      collaborative?: boolean;
       sharedModel: {
         /** What the pages say of themselves that have this document open. */
         awareness: {
@@ -229,7 +231,7 @@ declare namespace Lab {
           // biome-ignore lint/suspicious/noExplicitAny: any page's
           getStates(): Map<number, any>;
           setLocalStateField(name: string, value: unknown): void;
-          on(event: string, slot: () => void): void;
+          on(event: string, slot: (change: { added: number[] }) => void): void;
         };
         cells: ReadonlyArray<{ getId(): string }>;
         transact(change: () => void, undoable?: boolean): void;

@@ -312,6 +312,8 @@ class DisplayView:
         The run whose cells this one's take the place of.
     first_line
         What code cells begin with in a kernel that is not the sandbox's own.
+    session
+        Of the page that has asked for the run: of those that share a document, that one writes.
     """
 
     def __init__(
@@ -322,6 +324,7 @@ class DisplayView:
         digest: str = "",
         replaces: str = "",
         first_line: str = "",
+        session: str = "",
     ) -> None:
         self.run = ""
         self.task: NotebookNode | None = None
@@ -331,6 +334,7 @@ class DisplayView:
         self._anchor = anchor
         self._digest = digest
         self._first_line = first_line
+        self._session = session
         self._sent = 0  # messages, so that a page notices when one was lost
         self._cells: dict[str, _Shown] = {}
         self._progress = _Progress()
@@ -421,10 +425,11 @@ class DisplayView:
         return self._digest
 
     def known(self) -> dict[str, Any]:
-        """Say where it was shown, how it stands, and the sources of its cells."""
+        """Say where and by whom it was asked for, how it stands, and the sources of its cells."""
         with self._lock:
             cells = {each.cell.id: self._first(each) + each.source for each in self._kept()}
-            return {"anchor": self._anchor, "facts": self._header.get(MIME, {}), "cells": cells}
+            where = {"anchor": self._anchor, "session": self._session}
+            return {**where, "facts": self._header.get(MIME, {}), "cells": cells}
 
     def _kept(self) -> list[_Shown]:
         return [each for each in self._cells.values() if each.kept and not each.deleted]

@@ -93,6 +93,7 @@ class Note:
     state: str = ""  # how the run ended whose %%agent cell this is
     digest: str = ""  # of the text that asked for that run
     checksum: str = ""  # of the source that the agent gave this cell
+    session: str = ""  # of the page that asks, as the request itself says
 
     @classmethod
     def of(cls, request: dict[str, Any]) -> Note:
@@ -101,12 +102,13 @@ class Note:
         source = request.get("content", {}).get("code", "")
         cell_id, note = metadata.get("cellId"), metadata.get(_KEY)
         cell_id = cell_id if isinstance(cell_id, str) else ""
+        session = str(request.get("header", {}).get("session", ""))
         # a copy of a cell carries the note of another
         if not isinstance(note, dict) or not cell_id or note.get("id") != cell_id:
-            return cls(cell_id, source)
+            return cls(cell_id, source, session=session)
         names = ("run", "state", "digest", "checksum")
         facts = {name: value for name in names if isinstance(value := note.get(name), str)}
-        return cls(cell_id, source, **facts)
+        return cls(cell_id, source, session=session, **facts)
 
     @property
     def held(self) -> bool:

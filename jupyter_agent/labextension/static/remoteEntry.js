@@ -24,8 +24,7 @@
   const REQUEST = 'jupyter_agent_request';
   const EVENT = 'jupyter-agent';
   const PATIENCE = 10_000; // milliseconds that a kernel may take to answer
-  const FRAME = 8; // milliseconds in which messages are gathered, to change the document once
-  const ALONE = 30; // milliseconds: a message so long after the last is done at once
+  const MEETING = 3000; // milliseconds in which pages that share a document hear of each other
   const KEPT = 50; // runs that a browser remembers
   const PAUSE = 250; // milliseconds without a key before an edit is told
   const RESPITE = 2000; // milliseconds after the user has done something in which nothing scrolls
@@ -117,6 +116,10 @@
     return note?.id === cell?.id ? note : undefined;
   }
 
+  /** The id of the cell that keeps the place of a run's first.
+   * @param {string} run */
+  const placeOf = run => `${run}-0`;
+
   /** Whether a cell still says what the agent wrote.
    * @param {Lab.Cell} cell
    * @param {Lab.Note} note */
@@ -205,6 +208,9 @@
       /** Whether the user looks at the end of the run there; until that is known, not in it.
        * @type {Map<Lab.Panel, boolean>} */
       this.looking = new Map();
+      /** How far each view is scrolled.
+       * @type {Map<Lab.Panel, number>} */
+      this.tops = new Map();
       /** The cells that requests of this page run.
        * @type {Map<string, string>} */
       this.executed = new Map();
@@ -224,7 +230,10 @@
       /** Bars at the foot of views, for a run whose own bar is out of sight.
        * @type {Map<Lab.Panel, Lab.Bar>} */
       this.feet = new Map();
-      this.wrote = false;
+      /** The sessions of pages that have this document open, or had.
+       * @type {Set<string>} */
+      this.met = new Set();
+      this.attached = 0;
       const session = context.sessionContext;
       const attach = () => this.attach(session.session?.kernel ?? null);
       session.kernelChanged.connect(() => void context.ready.then(attach));
@@ -240,7 +249,12 @@
         context.model.cells.changed.connect((_, { type, newValues }) =>
           queueMicrotask(() => this.changedCells(type === 'add' ? newValues : []))
         );
-        context.model.sharedModel.awareness.on('change', () => this.takeTurns());
+        context.model.sharedModel.awareness.on('change', ({ added }) => {
+          if (added.length) {
+            this.announce(); // a newcomer has not heard of it
+          }
+          this.takeTurns();
+        });
       });
       context.saveState.connect((_, state) => {
         if (state === 'started') {
@@ -255,7 +269,7 @@
       this.panels.add(panel);
       panel.disposed.connect(() => {
         this.feet.get(panel)?.dispose();
-        for (const each of [this.panels, this.handled, this.looking, this.feet]) {
+        for (const each of [this.panels, this.handled, this.looking, this.tops, this.feet]) {
           each.delete(panel);
         }
       });
@@ -280,7 +294,7 @@
       };
       panel.node.addEventListener('click', hold, { capture: true });
       void this.context.ready.then(() => {
-        panel.content.outerNode.addEventListener('scroll', () => this.showFoot(panel), { passive: true });
+        panel.content.outerNode.addEventListener('scroll', () => this.scrolled(panel), { passive: true });
         this.fold();
       });
     }
@@ -339,7 +353,9 @@
       if (!kernel) {
         return;
       }
-      this.context.model.sharedModel.awareness.setLocalStateField(KEY, { session: kernel.clientId });
+      this.announce();
+      this.attached = performance.now();
+      setTimeout(() => this.takeTurns(), MEETING);
       kernel.anyMessage.connect((sender, { msg, direction }) => {
         if (sender !== this.kernel) {
           return;
@@ -389,11 +405,12 @@
         return;
       }
       const told = new Map(Object.entries(/** @type {Record<string, Lab.Known>} */ (reply.runs)));
-      for (const [id, { anchor, facts, cells }] of told) {
+      for (const [id, { anchor, session, facts, cells }] of told) {
         const cell = this.cell(anchor);
         const note = noteOf(cell);
         const run = this.run(id);
         run.anchor = anchor;
+        run.session = session;
         run.wrote = this.writes(run);
         const stale = GOING.has(facts.state) || note?.run !== id || note.state === 'working';
         if (stale && run.wrote) {
@@ -471,6 +488,12 @@
       return shown || (asked && this.cell(tag.anchor) !== undefined);
     }
 
+    /** Tell the pages that share the document of this one. */
+    announce() {
+      const session = this.kernel?.clientId;
+      this.context.model.sharedModel.awareness.setLocalStateField(KEY, { session });
+    }
+
     /** The pages that have this document open, by their session with the kernel. A document is
      * shared if the server says so (jupyter-collaboration); else there is this page alone.
      * @returns {Map<string, number>} */
@@ -491,12 +514,19 @@
      * @param {Lab.Run} run */
     writes(run) {
       const sessions = this.sessions();
+      const early = performance.now() - this.attached < MEETING;
+      if (this.context.model.collaborative && early && run.session && !this.met.has(run.session)) {
+        return false; // this page may only not have heard of the one that has asked
+      }
       const writer = sessions.get(run.session) ?? Math.min(...sessions.values());
       return !sessions.size || writer === this.context.model.sharedModel.awareness.clientID;
     }
 
     /** A page has come or gone: go on with the runs that it wrote, if that is this page's now. */
     takeTurns() {
+      for (const session of this.sessions().keys()) {
+        this.met.add(session);
+      }
       for (const run of this.context.isDisposed ? [] : this.runs.values()) {
         const writes = this.writes(run);
         if (writes && !run.wrote && this.isLatest(run)) {
@@ -530,10 +560,10 @@
       } else if (tag.sent === run.sent + 1) {
         run.sent = tag.sent;
         run.queue.push([tag, content]);
-        if (performance.now() - run.flushed > ALONE) {
-          this.flush(run); // it comes alone
+        if (document.hidden) {
+          this.flush(run); // it draws no frames, and its timers are slow
         } else {
-          run.timer ||= setTimeout(() => this.flush(run), FRAME);
+          run.frame ||= requestAnimationFrame(() => this.flush(run));
         }
       } else if (tag.sent > run.sent) {
         this.sync(tag.run).waiting?.push([tag, content]);
@@ -560,7 +590,7 @@
     run(id) {
       let run = this.runs.get(id);
       if (!run) {
-        const none = { sent: 0, last: 0, queue: [], timer: 0, flushed: 0, follows: false, waiting: null };
+        const none = { sent: 0, last: 0, queue: [], frame: 0, follows: false, waiting: null };
         const whose = { anchor: '', session: '', own: false, wrote: false };
         run = { id, ...whose, ...none, model: undefined, left: false, held: new Map() };
         this.runs.set(id, run);
@@ -568,13 +598,21 @@
       return run;
     }
 
-    /** Do what has been gathered. Cells that are new are inserted together, as far as they are.
+    /** Have no more of a run gathered, and return what was.
+     * @param {Lab.Run} run */
+    gathered(run) {
+      cancelAnimationFrame(run.frame);
+      const { queue } = run;
+      run.frame = 0;
+      run.queue = [];
+      return queue;
+    }
+
+    /** Do what has been gathered for a frame. Cells that are new are inserted together, as far as
+     * they are.
      * @param {Lab.Run} run */
     flush(run) {
-      clearTimeout(run.timer);
-      const queue = run.queue;
-      run.timer = 0;
-      run.queue = [];
+      const queue = this.gathered(run);
       if (this.context.isDisposed) {
         return;
       }
@@ -614,7 +652,6 @@
           this.follow(run);
         });
       }
-      run.flushed = performance.now();
       this.showFeet();
     }
 
@@ -707,8 +744,8 @@
      * @param {Lab.Run} run
      * @param {Lab.Snapshot} snapshot */
     restore(run, snapshot) {
+      this.gathered(run); // the snapshot holds it
       run.sent = snapshot.sent;
-      run.queue = [];
       run.wrote = true;
       this.header(run, { ...snapshot, op: 'run' }, snapshot.header);
       run.last = Math.max(run.last, noteOf(this.cell(snapshot.anchor))?.last ?? 0);
@@ -727,8 +764,8 @@
     /** Note that a run will never end: its kernel knows nothing of it.
      * @param {Lab.Run} run */
     lose(run) {
-      clearTimeout(run.timer);
-      Object.assign(run, { waiting: null, queue: [], timer: 0 });
+      this.gathered(run);
+      run.waiting = null;
       const facts = { ...factsOf(known.get(run.id)), run: run.id, state: 'lost', doing: '' };
       learn(facts);
       const anchor = this.cell(run.anchor);
@@ -770,7 +807,7 @@
       if (anchor) {
         run.model = anchor;
         if (begun && before?.run !== run.id) {
-          this.remove(this.runs.get(before?.run ?? ''));
+          this.remove(this.runs.get(before?.run ?? ''), run);
           this.note(anchor, { run: run.id, state: tag.state, digest: tag.digest, last: 0 });
         }
         this.show(anchor, facts, data['text/plain']);
@@ -827,8 +864,9 @@
     }
 
     /** Take away an earlier run, which is one undo, save for the cells that the user has edited.
-     * @param {Lab.Run | undefined} run */
-    remove(run) {
+     * @param {Lab.Run | undefined} run
+     * @param {Lab.Run} next */
+    remove(run, next) {
       if (!run) {
         return; // this kernel has not made its cells
       }
@@ -845,6 +883,7 @@
           }
         }
       });
+      this.keepPlace(next, gone);
       shared.transact(() => {
         for (let i = shared.cells.length - 1; i >= 0; i--) {
           if (gone.has(shared.cells[i].getId())) {
@@ -853,6 +892,32 @@
         }
       });
       run.held.clear();
+    }
+
+    /** Put an empty cell, which is not shown, where a run's first one will be: below those that it
+     * replaces, so that an undo brings these back to where they were. Without it the document has
+     * them below all that is inserted meanwhile.
+     * @param {Lab.Run} run
+     * @param {Set<string>} replaced */
+    keepPlace(run, replaced) {
+      const cells = this.cells;
+      let at = cells.findIndex(cell => cell.id === run.anchor) + 1;
+      if (replaced.has(cells[at]?.id)) {
+        while (replaced.has(cells[at]?.id)) {
+          at++;
+        }
+        const state = { id: placeOf(run.id), index: 0, type: 'raw', state: '', first_line: '', source: '', outputs: [] };
+        this.silently(() => this.context.model.sharedModel.insertCells(at, [this.cellOf(run.id, state)]));
+        queueMicrotask(() => this.fold());
+      }
+    }
+
+    /** @param {Lab.Run} run */
+    givePlace(run) {
+      const index = this.cells.findIndex(cell => cell.id === placeOf(run.id));
+      if (index >= 0) {
+        this.silently(() => this.context.model.sharedModel.deleteCell(index));
+      }
     }
 
     /** Whether a cell says what the kernel knows of it.
@@ -937,8 +1002,9 @@
         this.context.model.sharedModel.insertCells(at, cells);
         this.note(anchorCell, { last: run.last });
       });
-      states.forEach((state, i) => {
-        const cell = this.cells[at + i];
+      this.givePlace(run);
+      states.forEach(state => {
+        const cell = /** @type {Lab.Cell} */ (this.cell(state.id));
         run.held.set(cell.id, cell.sharedModel.getSource());
         if (state.type === 'markdown') {
           this.widgets(cell, widget => {
@@ -972,8 +1038,9 @@
       if (best >= 0) {
         cells.forEach((cell, i) => {
           const note = noteOf(cell);
-          if (note?.run === run && note.index && note.index < index && note.index > nearest) {
-            nearest = note.index;
+          const before = note?.run === run ? (note.index ?? index) : index;
+          if (before < index && before >= nearest) {
+            nearest = before;
             best = i;
           }
         });
@@ -1075,6 +1142,7 @@
     /** No cell of a run runs any more.
      * @param {Lab.Run} run */
     rest(run) {
+      this.givePlace(run);
       for (const cell of this.cellsOf(run)) {
         this.progress(cell, { state: 'idle' });
       }
@@ -1257,6 +1325,21 @@
       return Boolean(box?.height) && box.bottom > pane.top && box.bottom <= pane.bottom + NEAR;
     }
 
+    /** A view has been scrolled, by us or by whatever else: a jump from the table of contents is no
+     * key, wheel or press in the view.
+     * @param {Lab.Panel} panel */
+    scrolled(panel) {
+      const top = panel.content.outerNode.scrollTop;
+      const before = this.tops.get(panel) ?? top;
+      this.tops.set(panel, top);
+      const run = [...this.runs.values()].find(each => working(each.id));
+      const cell = run && this.latest(run);
+      if (cell && top < before) {
+        this.looking.set(panel, this.sees(panel, cell)); // we only ever scroll down
+      }
+      this.showFoot(panel);
+    }
+
     /** Whether a view's user looks at the end of a run, and does nothing else.
      * @param {Lab.Panel} panel
      * @param {Lab.Cell | undefined} cell Its newest. */
@@ -1337,7 +1420,7 @@
 
     /** Fold the cells of runs away, or out again. */
     fold() {
-      const hidden = new Set();
+      const hidden = new Set([...this.runs.keys()].map(placeOf));
       for (const run of this.runs.values()) {
         if (known.get(run.id)?.folded) {
           const answer = /^(done|recorded)$/.test(known.get(run.id)?.state ?? '') && this.latest(run);

@@ -419,6 +419,7 @@ class Agent(LoggingConfigurable):
                 self.transcript.add_output(cell, output)
                 yield Change(cell)
         cell.execution_count = self.sandbox.execution_count if refused is None else None
+        await self.transcript.fit_pictures(cell)
         self.transcript.finish(cell)
         step.running = None
         yield self._done(cell)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
 from jupyter_agent.errors import SandboxError
@@ -10,7 +10,7 @@ from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.guest_values import encode
 from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
 from jupyter_agent.tools import Tools
-from jupyter_agent.values import check_name, describe, pack, unpack
+from jupyter_agent.values import Inputs, check_name, unpack
 
 __all__ = ["Border"]
 
@@ -31,15 +31,14 @@ class Border:
         sandbox: Sandbox,
         tools: Tools,
         *,
-        inputs: Mapping[str, object],
+        inputs: Inputs,
         outputs: Sequence[str],
     ) -> None:
         self.results: dict[str, object] = {}
         self.missing: list[str] = []  # what is wrong with the results that are not there
         self._sandbox = sandbox
         self._tools = tools
-        self._inputs = pack(inputs)
-        self._told = [describe(name, value) for name, value in inputs.items()]
+        self._inputs = inputs
         self._outputs = [check_name(name) for name in outputs]
         self._furnished = 0  # which of the sandbox's kernels has it all
         self._asked = False
@@ -71,8 +70,8 @@ class Border:
         await self._sandbox.start()
         if self._furnished == self._sandbox.generation:
             return
-        if self._inputs:
-            await self._call("take", self._inputs, self._inputs)
+        if packed := self._inputs.packed:
+            await self._call("take", packed, packed)
         if self._tools.tools:
             await self._call("offer", self._tools.specs(), self._tools.tools)
         self._furnished = self._sandbox.generation
@@ -105,8 +104,8 @@ class Border:
     def note(self) -> str:
         """Write what the model is told: what is there, what is wanted."""
         notes = []
-        if self._told:
-            notes.append("Variables that are set in your kernel:\n\n" + "\n".join(self._told))
+        if told := self._inputs.told:
+            notes.append("Variables that are set in your kernel:\n\n" + "\n".join(told))
         if self._tools.tools:
             notes.append(self._tools.describe())
         if self._outputs:

@@ -367,6 +367,8 @@ class AgentKernel(settings.Settled, Kernel):
                     self._publish(output, cell.parent)
                     if again:
                         self._session.transcript.add_output(again, output)
+            if again:
+                await self._session.transcript.fit_pictures(again)
         finally:
             self._forwarding = False
             if again:

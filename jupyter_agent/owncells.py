@@ -6,11 +6,11 @@ import copy
 from collections import deque
 from dataclasses import dataclass, field
 
-from jupyter_agent.ipynb import NotebookNode
+from jupyter_agent.ipynb import NotebookNode, new_output
 from jupyter_agent.sandbox.outputs import weight
 from jupyter_agent.transcript import KEY, MOST_PICTURES, OF_A_RUN, Transcript, tell_own
 
-__all__ = ["OwnCells", "replace"]
+__all__ = ["OwnCells", "replace", "show_given"]
 
 MOST_CELLS = 200  # that are kept until a task comes
 MOST_KEPT = 500_000  # characters of one cell's outputs, pictures too
@@ -94,11 +94,22 @@ def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
     return cell
 
 
+def show_given(transcript: Transcript, text: str) -> None:
+    """Show what the user's values hold, as an output: who clears those clears that."""
+    cell = transcript.add("own", "# the variables that were given with the task", given=True)
+    transcript.add_output(cell, new_output("stream", name="stdout", text=f"{text}\n"))
+    transcript.finish(cell)
+    tell_own(cell)
+
+
 def replace(transcript: Transcript, task: NotebookNode) -> None:
     """Have the model read no more of a run; what the user has edited of it is the user's own."""
     start = next((i for i, cell in enumerate(transcript.cells) if cell is task), None)
     if start is None:
         return  # the session was reset
+    for cell in transcript.cells[max(0, start - 1) : start]:
+        if cell.metadata.get(KEY, {}).get("given"):
+            cell.metadata[KEY]["replaced"] = True
     for index, cell in enumerate(transcript.cells[start:], start):
         facts = cell.metadata.get(KEY, {})
         if cell is not task and facts.get("role") not in OF_A_RUN:

@@ -80,7 +80,7 @@ _FITS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("run", "note", "model", "sandbox", "call", "last", "refused"), _text),
     **dict.fromkeys(("step", "cells", "window", "left_out", "pictures"), _count),
     **dict.fromkeys(
-        ("deleted", "edited", "fresh", "replaced", "unread"), lambda value: value is True
+        ("deleted", "edited", "fresh", "given", "replaced", "unread"), lambda value: value is True
     ),
     "usage": _usage,
     "failed": lambda value: isinstance(value, list) and all(map(_usage, value)),

@@ -14,7 +14,7 @@ from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from jupyter_agent import settings
 from jupyter_agent.agent import Agent
-from jupyter_agent.aside import aside
+from jupyter_agent.aside import aside, aside_to_its_end
 from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
 from jupyter_agent.border import Border
 from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
@@ -22,7 +22,7 @@ from jupyter_agent.invisibles import visible
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.options import POLICIES
-from jupyter_agent.owncells import OwnCells, replace
+from jupyter_agent.owncells import OwnCells, replace, show_given
 from jupyter_agent.permission import Permit, Reach
 from jupyter_agent.protocol import Form, Model
 from jupyter_agent.request import Learnt
@@ -35,7 +35,7 @@ from jupyter_agent.sandbox.provisioner import SandboxProvisioner
 from jupyter_agent.tools import Tool, Tools, find
 from jupyter_agent.transcript import KEY, Change, Transcript, passing
 from jupyter_agent.turns import Turns
-from jupyter_agent.values import read
+from jupyter_agent.values import Inputs, read
 from jupyter_agent.writing import unwritable, write_whole
 
 __all__ = ["Session"]
@@ -217,8 +217,9 @@ class Session(settings.Settled):
         if policy == "always" and asker is None:
             raise UsageError(f"cannot ask before each cell: {NOBODY}")
         offered = self._tools(tools, None if policy == "never" else asker or _nobody)
+        prepared = await aside(functools.partial(Inputs, inputs))
         sandbox = await self._sandbox_with(data)
-        border = Border(sandbox, offered, inputs=inputs, outputs=outputs)
+        border = Border(sandbox, offered, inputs=prepared, outputs=outputs)
         agent = None
         if chosen:
             try:
@@ -232,7 +233,8 @@ class Session(settings.Settled):
         opened = self._go_on_with(kept, transcript)
         self.sandbox.saved = self.transcript.path
         if agent:
-            changes = self._carry_out(task, agent, border, opened=opened, replaces=replaces)
+            given = prepared.preview
+            changes = self._carry_out(task, agent, border, given, opened=opened, replaces=replaces)
         else:
             unsaved = unwritable(path) if path else ""
             changes = self._replay(recorded, border, unsaved)
@@ -270,6 +272,7 @@ class Session(settings.Settled):
         task: str,
         agent: Agent,
         border: Border,
+        given: str,
         *,
         opened: bool,
         replaces: NotebookNode | None,
@@ -277,8 +280,11 @@ class Session(settings.Settled):
         """Have the agent carry a task out."""
         if replaces:
             replace(self.transcript, replaces)
-        fresh = self._own.move_to(self.transcript, fresh=self._fresh() or opened)
+        move = functools.partial(self._own.move_to, fresh=self._fresh() or opened)
+        fresh = await aside_to_its_end(functools.partial(move, self.transcript))
         note = "\n\n".join(filter(None, [self._note(fresh), border.note()]))
+        if given:
+            show_given(self.transcript, given)
         async with aclosing(agent.run(task, note=note, lacks=border.collect)) as changes:
             async for change in changes:
                 if change.cell.metadata[KEY]["role"] == "task":
@@ -349,7 +355,8 @@ class Session(settings.Settled):
         self, code: str, *, keep: bool, answer: Answer | None, request: Request | None
     ) -> AsyncGenerator[NotebookNode, None]:
         if self._border is None:
-            self._border = Border(self.sandbox, self._tools({}, _nobody), inputs={}, outputs=())
+            tools = self._tools({}, _nobody)
+            self._border = Border(self.sandbox, tools, inputs=Inputs({}), outputs=())
         earlier = bool(self.transcript.cells or len(self._own))
         ran = self._own.add(code) if keep else None
         try:

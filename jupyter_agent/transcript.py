@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jupyter_agent.aside import aside
 from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.growing import Growing, marks
@@ -258,6 +259,11 @@ class Transcript:
                     kept["picture"] = {name: read[name] for name in read if name != "output"}
             return {KEY: kept}
         return {}
+
+    async def fit_pictures(self, cell: NotebookNode) -> None:
+        """Make ready what `finish` would wait for, while the event loop goes on."""
+        for index, picture in _drawn_in(cell.outputs)[:MOST_PICTURES]:
+            await aside(functools.partial(_fit, picture, cell.outputs[index]))
 
     def finish(self, cell: NotebookNode) -> None:
         """Record what the model reads of a code cell's outputs: cut once, the same ever after.
@@ -579,13 +585,10 @@ def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     """
     texts = [text for text in map(_text_of, outputs) if text.strip()]
     text = cut("\n".join(text.rstrip("\n") for text in texts), MOST_CHARACTERS) or "(none)"
-    drawn = [(index, p) for index, output in enumerate(outputs) if (p := _picture_of(output))]
+    drawn = _drawn_in(outputs)
     pictures: list[dict[str, Any]] = []
     for index, picture in drawn[:MOST_PICTURES]:
-        output = outputs[index]
-        if picture.keys() == {"mime"}:
-            picture |= _fitted(picture["mime"], output.data.get(picture["mime"], ""))
-            output.metadata[KEY] = {**output.metadata.get(KEY, {}), "picture": from_dict(picture)}
+        _fit(picture, outputs[index])
         if why := picture.get("why"):
             text += f"\n[a picture {why}]"
         else:
@@ -593,6 +596,16 @@ def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     if len(drawn) > MOST_PICTURES:
         text += f"\n[{len(drawn) - MOST_PICTURES} more pictures are not shown]"
     return {"text": f"Output:\n{text}", "pictures": pictures}
+
+
+def _drawn_in(outputs: list[NotebookNode]) -> list[tuple[int, dict[str, Any]]]:
+    return [(index, p) for index, output in enumerate(outputs) if (p := _picture_of(output))]
+
+
+def _fit(picture: dict[str, Any], output: NotebookNode) -> None:
+    if picture.keys() == {"mime"}:
+        picture |= _fitted(picture["mime"], output.data.get(picture["mime"], ""))
+        output.metadata[KEY] = {**output.metadata.get(KEY, {}), "picture": from_dict(picture)}
 
 
 def _picture_of(output: NotebookNode) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.guest_values import Buffer, Unfit, decode, encode
 from jupyter_agent.sandbox.outputs import printable
 
-__all__ = ["check_name", "describe", "pack", "read", "unpack"]
+__all__ = ["Inputs", "check_name", "describe", "preview", "read", "unpack"]
 
 MOST_COLUMNS = 30  # named in a description
 MOST_PREVIEW = 1000  # characters of one value
@@ -36,21 +36,28 @@ def check_name(name: str) -> str:
     return name
 
 
-def pack(values: Mapping[str, object]) -> dict[str, list[memoryview]]:
-    """Make ready what goes in.
+class Inputs:
+    """Values that go in, made ready.
 
     Raises
     ------
     UsageError
         One cannot cross; it says which, why and what could.
     """
-    packed = {}
-    for name, value in values.items():
-        try:
-            packed[check_name(name)] = [memoryview(part) for part in encode(value)]
-        except Unfit as unfit:
-            raise UsageError(f"{name}{unfit.where}: {unfit.why}") from None
-    return packed
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self.packed = {name: _pack(name, value) for name, value in values.items()}
+        self.told = [describe(name, value) for name, value in values.items()]
+        shown = (preview(name, value) for name, value in values.items())
+        self.preview = "\n".join(filter(None, shown))  # it goes from a file with the outputs
+
+
+def _pack(name: str, value: object) -> list[memoryview]:
+    try:
+        check_name(name)
+        return [memoryview(part) for part in encode(value)]
+    except Unfit as unfit:
+        raise UsageError(f"{name}{unfit.where}: {unfit.why}") from None
 
 
 async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:
@@ -110,20 +117,29 @@ def _parts(value: object) -> list[Buffer]:
 
 
 def describe(name: str, value: object) -> str:
-    """Say what a variable holds: its type, its shape and a little of it."""
+    """Say what a variable is: its type and its shape."""
     kind = type(value).__name__
     dtypes = _dtypes(value)
     shape = getattr(value, "shape", None)
     if dtypes is not None and isinstance(shape, tuple):
-        head = f"{kind}, {shape[0]:,} rows x {len(dtypes):,} columns: {_columns(dtypes)}"
-        return f"- `{name}`: {head}\n\n{_indented(_preview(value))}"
+        columns = f"{len(dtypes):,} columns: {_columns(dtypes)}"
+        return f"- `{name}`: {kind}, {shape[0]:,} rows x {columns}"
     if isinstance(shape, tuple):
         sides = " x ".join(f"{side:,}" for side in shape)
         return f"- `{name}`: {kind} of {getattr(value, 'dtype', '')}, {sides or 'one value'}"
     if isinstance(value, bytes | bytearray):
         return f"- `{name}`: {kind}, {len(value):,} bytes"
     size = f", {len(value):,} in all" if isinstance(value, dict | list | tuple | set) else ""
-    return f"- `{name}`: {kind}{size}: {printable(_brief.repr(value))}"
+    return f"- `{name}`: {kind}{size}"
+
+
+def preview(name: str, value: object) -> str:
+    """Show a little of what a variable holds; nothing of bytes and arrays."""
+    if _dtypes(value) is not None:
+        return f"{name} begins:\n{_rows(value)}"
+    if hasattr(value, "shape") or isinstance(value, bytes | bytearray):
+        return ""
+    return f"{name} = {printable(_brief.repr(value))}"
 
 
 def _dtypes(value: object) -> dict[str, str] | None:
@@ -144,12 +160,8 @@ def _columns(dtypes: dict[str, str]) -> str:
     return printable(", ".join(named)) + (f" and {more:,} more" if more else "")
 
 
-def _preview(table: object) -> str:
-    """Show the first rows as they print."""
+def _rows(table: object) -> str:
+    """Show the first rows of a table as they print."""
     rows = table.slice(0, 3) if hasattr(table, "slice") else table.head(3)  # type: ignore[attr-defined]
     rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
     return printable(str(rows))[:MOST_PREVIEW]
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"      {line}" for line in text.splitlines())

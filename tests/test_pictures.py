@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -137,6 +138,27 @@ def test_a_large_picture_is_made_small_once(
     assert picture["mime"] == f"image/{small.format}".lower()
     assert len(base64.b64decode(picture["data"])) <= MOST_BYTES
     assert max(small.size) <= MOST_SIDE
+
+
+async def test_the_event_loop_goes_on_while_a_picture_is_made_small() -> None:
+    transcript = Transcript()
+    cell = transcript.add("code", "1")
+    transcript.add_output(cell, drawing(encoded(NOISE)))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await transcript.fit_pictures(cell)
+    counting.cancel()
+    assert turns > 10
+    before = cell.outputs[0].metadata[KEY]["picture"]
+    transcript.finish(cell)
+    assert cell.outputs[0].metadata[KEY]["picture"] is before
 
 
 def test_of_a_moving_picture_the_first_is_sent() -> None:

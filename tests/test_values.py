@@ -18,6 +18,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -27,6 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
+from nbconvert.preprocessors import ClearOutputPreprocessor
 from PIL import Image
 from traitlets.config import Config
 
@@ -36,8 +38,8 @@ from jupyter_agent.sandbox.guest_values import Unfit, decode, encode
 from jupyter_agent.sandbox.kernel import Sandbox
 from jupyter_agent.session import Session
 from jupyter_agent.tools import Tools
-from jupyter_agent.transcript import KEY
-from jupyter_agent.values import describe, pack, read, unpack
+from jupyter_agent.transcript import KEY, Transcript
+from jupyter_agent.values import Inputs, describe, preview, read, unpack
 
 from .conftest import TIERS
 
@@ -338,7 +340,7 @@ NOT: dict[str, tuple[Callable[[], object], str]] = {
 def test_what_cannot_cross_says_what_why_and_what_could(case: str) -> None:
     make, message = NOT[case]
     with pytest.raises(UsageError, match=f"^x(: )?{message}"):
-        pack({"x": make()})
+        Inputs({"x": make()})
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:
@@ -633,11 +635,15 @@ def test_the_model_is_told_shapes_and_a_little_of_each() -> None:
     frame = pd.DataFrame({"a": range(1000), "b": "x" * 500})
     told = describe("df", frame)
     assert "`df`: DataFrame, 1,000 rows x 2 columns: a (int64), b (str)" in told
-    assert "999" not in told
-    assert len(told) < 1500
+    assert "x" * 20 not in told
+    shown = preview("df", frame)
+    assert shown.startswith("df begins:\n")
+    assert "999" not in shown
+    assert len(shown) < 1500
     assert describe("X", np.zeros((3, 2))) == "- `X`: ndarray of float64, 3 x 2"
     assert describe("b", b"secret") == "- `b`: bytes, 6 bytes"
-    assert describe("l", list(range(99))) == "- `l`: list, 99 in all: [0, 1, 2, 3, 4, ...]"
+    assert describe("l", list(range(99))) == "- `l`: list, 99 in all"
+    assert preview("l", list(range(99))) == "l = [0, 1, 2, 3, 4, ...]"
     assert "rows x 1 columns: a (Int64)" in describe("p", pl.DataFrame({"a": [1]}))
     assert "rows x 1 columns: a (int64)" in describe("p", pa.table({"a": [1]}))
 
@@ -663,7 +669,7 @@ async def ran(sandbox: Sandbox, code: str) -> str:
 
 
 async def test_values_go_in_and_come_out(sandbox: Sandbox) -> None:
-    await sandbox.call("take", encode(pack(EVERYTHING)))
+    await sandbox.call("take", encode(Inputs(EVERYTHING).packed))
     assert await ran(sandbox, "print(frame.shape, type(polars).__name__, len(large))") == (
         f"(3, {len(COLUMNS)}) DataFrame 20000000\n"
     )
@@ -722,7 +728,7 @@ async def test_a_guest_that_sends_something_else_is_found_out(folder: Path) -> N
 @pytest.fixture
 def border(sandbox: Sandbox) -> Border:
     """Give a sandbox a table, and want two results of it."""
-    inputs = {"df": pd.DataFrame({"a": np.arange(3_000_000)}), "n": 1}
+    inputs = Inputs({"df": pd.DataFrame({"a": np.arange(3_000_000)}), "n": 1})
     tools = Tools([], ask=None, most_calls=1)
     return Border(sandbox, tools, inputs=inputs, outputs=["df", "fig"])
 
@@ -752,7 +758,7 @@ async def test_a_kernel_that_is_killed_in_a_transfer_says_what_was_lost(
 async def test_a_value_that_does_not_fit_in_there_is_named(folder: Path, tier: str) -> None:
     config = Config({"SandboxProvisioner": {"isolation": tier, "memory": 300}})
     async with Sandbox(folder, config=config) as sandbox:
-        inputs = {"huge": np.ones(40_000_000), "n": 2}
+        inputs = Inputs({"huge": np.ones(40_000_000), "n": 2})
         border = Border(sandbox, Tools([], ask=None, most_calls=1), inputs=inputs, outputs=[])
         with pytest.raises(SandboxError, match="^`huge`, `n`: .*(died|memory|Memory)"):
             await border.furnish()
@@ -808,9 +814,11 @@ async def test_a_missing_result_is_asked_for_once(session: Session) -> None:
     (reminder,) = told(session, "reminder")
     assert "`result` is not set; `fig`: a generator cannot cross; make it a list" in reminder
     assert session.transcript.answer == "Done now."
-    note = session.transcript.cells[0].metadata[KEY]["note"]
+    shown, task, *_ = session.transcript.cells
+    assert shown.outputs[0].text == "df begins:\n   a\n0  1\n1  2\nn = 3\n"
+    note = task.metadata[KEY]["note"]
     assert "`df`: DataFrame, 2 rows x 1 columns: a (int64)" in note
-    assert "- `n`: int: 3" in note
+    assert "- `n`: int" in note
     assert "must be set, for the user: `result`, `fig`" in note
     roles = [message["role"] for message in session.transcript.messages()]
     assert roles == ["user", "assistant"] * 4
@@ -829,6 +837,27 @@ async def test_inputs_are_there_again_in_a_new_kernel(session: Session) -> None:
     model = script("import os; os._exit(1)", "print(n)", "!Done.")
     await run(session, model, inputs={"n": 42})
     assert session.transcript.cells[-2].outputs[0].text == "42\n"
+
+
+async def test_who_clears_the_outputs_has_cleared_what_went_in(session: Session) -> None:
+    inputs = {"df": pd.DataFrame({"a": ["SECRET"]}), "d": {"key": "SECRET"}}
+    await run(session, script("!Done."), inputs=inputs, save="run.ipynb")
+    path = session.folder / "run.ipynb"
+    before = json.dumps(session.transcript.messages())
+    assert before.count("SECRET") == 2
+    assert json.dumps(Transcript.open(path).messages()) == before
+    notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, 4), {})
+    assert "SECRET" not in nbformat.writes(notebook)
+
+
+async def test_a_run_in_the_place_of_another_shows_what_went_in_once(session: Session) -> None:
+    model = script("!One.", "!Two.")
+    await run(session, model, inputs={"n": 42})
+    task = session.transcript.cells[1]
+    await run(session, model, inputs={"n": 43}, replaces=task)
+    told = json.dumps(session.transcript.messages())
+    assert "n = 43" in told
+    assert "n = 42" not in told
 
 
 async def test_what_cannot_go_in_starts_nothing(session: Session) -> None:

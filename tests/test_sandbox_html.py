@@ -306,5 +306,21 @@ def test_a_script_that_draws_is_let_in_with_what_it_draws_into() -> None:
         **{"application_javascript": "draw()", "application_vnd.bokehjs_exec.v0+json": ""}
     )
     assert data["text/plain"].endswith(
-        "c.Sandbox.admit = ['application/javascript', 'application/vnd.bokehjs_exec.v0+json', 'text/html']]"
+        "c.Sandbox.admit = ['application/javascript', 'application/vnd.bokehjs_exec.v0+json', 'text/html', 'application/vnd.bokehjs_load.v0+json']]"
     )
+
+
+def test_scripts_that_only_prepare_a_page_are_one_line() -> None:
+    load = {"application_javascript": "load()", "application_vnd.bokehjs_load.v0+json": ""}
+    assert bundle(**load) == {
+        "text/plain": "[scripts that prepare a page for figures are left out]"
+    }
+
+
+def test_a_plot_of_holoviews_says_how_it_is_a_picture() -> None:
+    data = bundle(**{"application_vnd.holoviews_exec.v0+json": "", "text_plain": ":Curve"})
+    assert (
+        "[as a picture it does: hv.extension('matplotlib'), then draw it again]"
+        in (data["text/plain"])
+    )
+    assert "'application/vnd.holoviews_load.v0+json'" in data["text/plain"]

@@ -224,13 +224,20 @@ async def filtered(folder: Path) -> AsyncIterator[Sandbox]:
         ("import pandas as pd; pd.DataFrame({'a': [1.25], 'b': ['x']}).style.format(precision=1)", "| a | b\n0 | 1.2 | x"),
         ("import plotly.express as px; px.bar(x=[1, 2], y=[3, 4], title='Sales')", "[a Plotly figure 'Sales' of 1 traces: bar]"),
         ("px.bar(x=[1, 2], y=[3, 4]).show()", "[a Plotly figure of 1 traces: bar]"),
+        ("IFrame('https://example.org', 300, 200)", "[iframe https://example.org]"),
+        ("HTML('<b>a</b> Make this Notebook Trusted <iframe srcdoc=x>no</iframe>')", "a[iframe]"),
+        ("JSON({'a': [1]})", '{"a": [1]}'),
+        ("SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"><rect width=\"9\" height=\"9\"/></svg>')", "[svg]"),
+        ("type('Graph', (), {'__str__': lambda self: 'two nodes'})()", "two nodes"),
         ("object.__new__(type('Plain', (), {}))", "<__main__.Plain at 0x"),
         ("type('Own', (), {'_repr_html_': lambda self: '<p>seen</p>', '__repr__': lambda self: 'itself'})()", "itself"),
         ("type('Odd', (), {'_repr_html_': lambda self: '</script><td'})()", "<__main__.Odd at 0x"),
     ],
 )  # fmt: skip
 async def test_displays_say_what_is_in_them(filtered: Sandbox, code: str, told: str) -> None:
-    await text(filtered, "from IPython.display import HTML, Latex, Markdown, display")
+    await text(
+        filtered, "from IPython.display import HTML, JSON, SVG, IFrame, Latex, Markdown, display"
+    )
     if "px." in code:
         await text(filtered, "import plotly.express as px")
     [output] = await outputs(filtered, code)

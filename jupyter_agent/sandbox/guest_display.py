@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.abc
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -65,8 +66,10 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 _SAYS_NOTHING = re.compile(r"\bat 0x[0-9a-f]+>|^<[\w.]+ object>$")
 _PLOTLY = "application/vnd.plotly.v1+json"
 _BLOCKS = set("br div h1 h2 h3 h4 h5 h6 hr li ol p pre section table tr ul".split())
-_UNSEEN = {"head", "script", "style", "template"}
-MOST_READ = 100_000  # characters of HTML
+_UNSEEN = {"audio", "head", "iframe", "script", "style", "svg", "template", "video"}
+_NAMED = {"audio", "iframe", "img", "svg", "video"}  # by where they come from
+_ASKS_FOR_TRUST = re.compile("(?i)trust.{0,20}notebook|notebook.{0,20}trust")  # is no content
+MOST_READ = 100_000  # characters of HTML, or of text
 MOST_TRACES = 20
 
 
@@ -76,7 +79,7 @@ def _describe_displays(shell: Any) -> None:
 
     def format_with_text(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
         data, metadata = formatted(*args, **kwargs)
-        return _with_text(data), metadata
+        return _with_text(data, *args[:1]), metadata
 
     def publish_with_text(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         publish(_with_text(data), *args, **kwargs)
@@ -85,15 +88,21 @@ def _describe_displays(shell: Any) -> None:
     shell.display_pub.publish = publish_with_text
 
 
-def _with_text(data: dict[str, Any]) -> dict[str, Any]:
+def _with_text(data: dict[str, Any], shown: object = None) -> dict[str, Any]:
     if not data or not _SAYS_NOTHING.search(data.get("text/plain", "at 0x0>")):
         return data
     with contextlib.suppress(Exception):  # of what is no text, or no figure
         text = data.get("text/markdown") or data.get("text/latex")
         if _PLOTLY in data:
             text = _read_figure(data[_PLOTLY])
-        if text := text or _read_html(data.get("text/html", "")):
-            return {**data, "text/plain": text}
+        if "application/json" in data:
+            text = json.dumps(data["application/json"], default=str)
+        page = data.get("text/html") or data.get("image/svg+xml", "")
+        text = text or _read_html(page)
+        if not text and type(shown).__str__ is not object.__str__:  # such as a graph's
+            text = str(shown)
+        if text:
+            return {**data, "text/plain": text[:MOST_READ]}
     return data
 
 
@@ -115,7 +124,11 @@ class _Reader(HTMLParser):
         self.text = ""
         self._unseen = 0
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _NAMED and not self._unseen:
+            source = dict(attrs).get("src") or "data:"
+            where = "" if source.startswith("data:") else f" {source[:MOST_NAMED]}"
+            self.text += f"[{tag}{where}]"
         self._unseen += tag in _UNSEEN
         self.text += "\n" if tag in _BLOCKS else " | " if tag in ("td", "th") else ""
 
@@ -124,7 +137,8 @@ class _Reader(HTMLParser):
         self.text += "\n" if tag in _BLOCKS else ""
 
     def handle_data(self, data: str) -> None:
-        self.text += "" if self._unseen else re.sub(r"\s+", " ", data)
+        if not (self._unseen or _ASKS_FOR_TRUST.search(data)):
+            self.text += re.sub(r"\s+", " ", data)
 
 
 def _read_html(html: str) -> str:

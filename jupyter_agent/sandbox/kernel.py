@@ -335,12 +335,8 @@ class Sandbox(settings.Settled):
             config.SandboxProvisioner.data = self.data
         config.SandboxProvisioner.magics = True
         specs = _KernelSpecs(config=config)
-        return {
-            "kernel_name": self.kernel_name,
-            "kernel_spec_manager": specs,
-            "config": config,
-            "log": _SILENT,
-        }
+        named = {"kernel_name": self.kernel_name, "kernel_spec_manager": specs}
+        return {**named, "config": config, "log": _SILENT}
 
     def _configuration(self) -> Config:
         """Pass on what concerns the kernel, and nothing else of the door's configuration."""

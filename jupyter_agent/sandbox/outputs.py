@@ -165,10 +165,14 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
 
 
 _STAYS = "may not leave the sandbox"
+_SCRIPTS = re.compile(r"(application/vnd\.\w+)_(load|exec)\.v0\+json")  # bokeh's, HoloViews'
 
 
 def _note(dropped: dict[str, str]) -> str:
     """Say what was dropped, why, and how to let it pass."""
+    scripts = [found for mime in dropped if (found := _SCRIPTS.fullmatch(mime))]
+    if any(found[2] == "load" for found in scripts):  # there is nothing yet that could be drawn
+        return "[scripts that prepare a page for figures are left out]"
     named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MOST_NAMED]]
     alike: dict[str, list[str]] = {}
     for mime, why in named:
@@ -180,9 +184,12 @@ def _note(dropped: dict[str, str]) -> str:
         lines.append("[widgets work in the kernel Python 3 (agent): c.AgentKernel.widgets = True]")
     if any(VEGA.fullmatch(mime) for mime in dropped):
         lines.append("[as a picture it does: alt.renderers.enable('png'), with vl-convert-python]")
+    if any("holoviews" in found[1] for found in scripts):
+        lines.append("[as a picture it does: hv.extension('matplotlib'), then draw it again]")
     admitted = [mime for mime, why in named if why.startswith(_STAYS) and mime != WIDGET_VIEW]
     if "application/javascript" in admitted:  # such as bokeh's draws into HTML of its own
         admitted = sorted({*admitted, "text/html"})
+    admitted += sorted(f"{found[1]}_load.v0+json" for found in scripts)
     if admitted:
         lines.append(
             "[a picture of it passes; to let it pass itself, and act in your browser: "

@@ -35,6 +35,7 @@ class Fault:
     said: str  # in what the user reads
     facts: dict[str, Any] = field(default_factory=dict)
     again: bool = True  # whether the model is asked again
+    anew: bool = False  # whether it is asked again at once, without what nobody asked for
     limits: dict[str, float] = field(default_factory=dict)
 
     def reply(self, form: str) -> Reply:
@@ -49,10 +50,10 @@ HURRY = {"reply_timeout": 1.2}
 FAULTS = [
     Fault("401", "auth", "the key was refused (401: no such key); check it", refusal(401, "no such key"), again=False),
     Fault("403", "auth", "the key was refused (403: not yours); check it", refusal(403, "not yours"), again=False),
-    Fault("400", "bad_request", "the server refused the request (400: no)", refusal(400, "no"), again=False),
+    Fault("400", "bad_request", "the server refused the request (400: no)", refusal(400, "no"), again=False, anew=True),
     Fault("404", "bad_request", "no such model or path (404: no model x); check the name and the URL", refusal(404, "no model x"), again=False),
     Fault("413", "bad_request", "the server refused the request (413: image too large)", refusal(413, "image too large"), again=False),
-    Fault("422", "bad_request", "the server refused the request (422: no)", refusal(422, "no"), again=False),
+    Fault("422", "bad_request", "the server refused the request (422: no)", refusal(422, "no"), again=False, anew=True),
     Fault("400, too long for the model", "context", "longer than the model can read (400: maximum context length is 8192 tokens", refusal(400, "maximum context length is 8192 tokens, you sent 9000"), again=False),
     Fault("408", "timeout", "the server did not answer in time (408: slow); try again", refusal(408, "slow")),
     Fault("429", "rate_limit", "too many requests (429: slow down); wait and try again", refusal(429, "slow down")),

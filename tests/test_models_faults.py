@@ -70,7 +70,7 @@ async def test_a_fault_is_told_in_one_line_and_runs_nothing(
     assert agent.model.name in str(error)
     assert error.kind == fault.kind
     assert error.window == (8192 if error.kind == "context" else None)
-    assert len(everywhere.requests) == 1 + fault.again
+    assert len(everywhere.requests) == 1 + fault.again + fault.anew
     assert roles(agent) == ["task", "end"]
     line, _, kept = agent.transcript.cells[-1].source.partition("\n\n")
     assert line == f"*Stopped: {error}.*"

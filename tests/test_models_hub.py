@@ -137,7 +137,7 @@ async def test_a_key_goes_to_no_other_server_and_a_refusal_says_why(
     ],
 )
 async def test_every_fault_is_one_line(server: ChatServer, reply: Reply, said: str) -> None:
-    server.replies = [reply]
+    server.replies = [reply] * 2
     with pytest.raises(ModelError) as caught:
         await ask(server.model)
     assert said in str(caught.value)

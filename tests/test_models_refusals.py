@@ -14,7 +14,7 @@ from jupyter_agent.models import load_model
 from jupyter_agent.models.faults import StreamError, fault
 from jupyter_agent.models.remote import _fitted
 
-from .faults import FORMS
+from .faults import FORMS, refusal
 from .servers import ChatServer, Reply
 from .test_models_faults import agent_for, run
 
@@ -169,7 +169,7 @@ async def test_what_cannot_be_served_is_told_once(
 ) -> None:
     error = await refuse(everywhere, "hf:org/x", status, text)
     assert error.kind == "bad_request"
-    assert len(everywhere.requests) == 1
+    assert len(everywhere.requests) == 1 + (status == 400)  # without what nobody asked for
 
 
 @pytest.mark.parametrize(("status", "text", "window"), TOO_LONG)
@@ -217,6 +217,35 @@ async def test_fields_that_we_add_are_left_out_where_an_error_of_unknown_length_
         await run(agent)
         assert agent.transcript.answer == "Done."
     assert [field in body for body in sent] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("hf:org/x", "stream_options"), ("openai:x", "include"), ("anthropic:x", "cache_control")],
+)
+async def test_what_nobody_asked_for_is_left_out_where_a_first_refusal_names_nothing(
+    everywhere: ChatServer, name: str, field: str
+) -> None:
+    everywhere.replies = [Reply(**refusal(400, "bad JSON")), Reply("Done."), Reply("Done.")]
+    for _ in range(2):
+        agent = agent_for(name, everywhere, retries=0)
+        await run(agent)
+        assert agent.transcript.answer == "Done."
+    assert [field in request.body for request in everywhere.requests] == [True, False, False]
+
+
+async def test_a_field_that_was_not_the_cause_is_sent_again(everywhere: ChatServer) -> None:
+    bad = Reply(**refusal(400, "bad JSON"))
+    everywhere.replies = [bad, bad, Reply("Done."), bad]
+    for said in ("bad JSON", "", "bad JSON"):
+        agent = agent_for("hf:org/x", everywhere, retries=0)
+        if said:
+            with pytest.raises(ModelError, match=said):
+                await run(agent)
+        else:
+            await run(agent)
+    sent = ["stream_options" in request.body for request in everywhere.requests]
+    assert sent == [True, False, True, True]  # once it was taken, it is not the cause
 
 
 def stream(

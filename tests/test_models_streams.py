@@ -88,6 +88,7 @@ async def test_an_error_is_read_wherever_it_stands(body: str, said: object) -> N
         ("", "the server sent an empty reply; try again"),
         (": ping\n\n", "the server sent an empty reply; try again"),
         ("<html>\n<p>Log in", "the server sent no reply but a page; is that the right URL?"),
+        ("data: 5\n\n", "the server sent no reply but '5'; is that the right URL?"),
         ("upstream\x1b failed", "the server sent no reply but 'upstream\\x1b failed'; is that"),
     ],
 )
@@ -338,6 +339,97 @@ async def test_a_refusal_is_told_once_and_as_what_it_is(
 
 def responses(*sent: Any) -> list[Delta]:
     return deltas_of(openai._Reply(), *sent)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_reply_that_its_status_calls_failed_is_not_whole(status: str) -> None:
+    with pytest.raises(StreamError):
+        responses({"type": "response.completed", "response": {"status": status, "error": None}})
+
+
+@pytest.mark.parametrize("code", ["bio_policy", "image_too_large", "data_residency_mismatch"])
+async def test_what_a_policy_refuses_is_asked_once(everywhere: ChatServer, code: str) -> None:
+    error = {"code": code, "message": "No."}
+    failed = {"type": "response.failed", "response": {"error": error}}
+    everywhere.answer = lambda handler: stream(handler, [failed])
+    with pytest.raises(ModelError, match="refused the request"):
+        await run(agent_for("openai:x", everywhere, retries=2))
+    assert len(everywhere.requests) == 1
+
+
+def test_messages_of_one_reply_are_paragraphs() -> None:
+    def message(text: str) -> dict[str, Any]:
+        return {"type": "message", "content": [{"type": "output_text", "text": text}]}
+
+    def piece(text: str) -> dict[str, Any]:
+        return {"type": "response.output_text.delta", "delta": text}
+
+    def over(text: str) -> dict[str, Any]:
+        return {"type": "response.output_item.done", "item": message(text)}
+
+    end = {
+        "type": "response.completed",
+        "response": {"output": [message("I look."), message("Done.")]},
+    }
+    streamed = [
+        piece("I "),
+        piece("look."),
+        over("I look."),
+        piece("Do"),
+        piece("ne."),
+        over("Done."),
+    ]
+    for sent in ([*streamed, end], [over("I look."), over("Done."), end], [end]):
+        assert text_of(responses(*sent)) == "I look.\n\nDone."
+
+
+# -- Messages
+
+
+def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    begin = {"type": "content_block_start", "index": index, "content_block": start}
+    pieces = [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+    return [begin, *pieces, {"type": "content_block_stop", "index": index}]
+
+
+def spoken(index: int, *texts: str) -> list[dict[str, Any]]:
+    deltas = [{"type": "text_delta", "text": text} for text in texts]
+    return block(index, {"type": "text", "text": ""}, *deltas)
+
+
+def thinking(index: int, *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    return block(index, {"type": "thinking", "thinking": "", "signature": ""}, *deltas)
+
+
+def test_a_signature_is_kept_where_the_thought_is_not_told() -> None:
+    signed = [{"type": "signature_delta", "signature": part} for part in ("ab", "c")]
+    redacted = {"type": "redacted_thinking", "data": "xyz"}
+    sent = [*thinking(0, *signed), *block(1, redacted)]
+    kept = [each.kept for each in deltas_of(anthropic._Reply(), *sent) if each.kept]
+    assert kept == [{"type": "thinking", "thinking": "", "signature": "abc"}, redacted]
+
+
+def test_what_a_servers_own_tool_is_given_is_no_call_of_ours() -> None:
+    use = {"type": "server_tool_use", "id": "s", "name": "code_execution", "input": {}}
+    pieces = [{"type": "input_json_delta", "partial_json": part} for part in (CODE[:5], CODE[5:])]
+    result = {"type": "code_execution_tool_result", "tool_use_id": "s", "content": {}}
+    sent = [
+        *spoken(0, "I look."),
+        *block(1, use, *pieces),
+        *block(2, result),
+        *spoken(3, "Do", "ne."),
+    ]
+    deltas = deltas_of(anthropic._Reply(), *sent, {"type": "ping"}, {"type": "new_event"})
+    assert [each.call for each in deltas if each.call] == []
+    assert text_of(deltas) == "I look.\n\nDone."
+
+
+def test_blocks_of_text_are_one_sentence_and_others_part_them() -> None:
+    sent = [*spoken(0, "It is "), *spoken(1, "42."), *thinking(2), *spoken(3, "So", ".")]
+    assert text_of(deltas_of(anthropic._Reply(), *sent)) == "It is 42.\n\nSo."
+
+
+# -- Responses' calls
 
 
 def test_arguments_that_come_only_when_the_call_is_whole_are_read() -> None:

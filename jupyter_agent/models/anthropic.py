@@ -36,6 +36,7 @@ class AnthropicModel(RemoteModel):
 
     best_form = "tool"
     optional = ("tools", "cache_control")
+    unasked = ("cache_control",)
     _most_tokens = MOST_TOKENS
 
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
@@ -91,6 +92,9 @@ class _Reply:
         self._thoughts: list[str] = []
         self._signature = ""
         self._calls = Calls()
+        self._has_text = self._is_apart = (
+            False  # whether text came, and then a block of another kind
+        )
 
     def read(self, event: dict[str, Any]) -> Iterator[Delta]:
         """Read what an event adds to the reply."""
@@ -120,16 +124,25 @@ class _Reply:
         if block.get("type") == "tool_use":
             call = self._calls.read(place, call_id=block.get("id"), name=block.get("name"))
             yield Delta(call=call)
+        if block.get("type") != "text":
+            self._is_apart = self._has_text
         elif text := as_text(block.get("text")):
-            yield Delta(text)
+            yield self._say(text)
+
+    def _say(self, text: str) -> Delta:
+        """Begin a paragraph after a block of another kind; blocks of text are one sentence."""
+        before, self._has_text, self._is_apart = "\n\n" * self._is_apart, True, False
+        return Delta(before + text)
 
     def _piece(self, place: object, delta: dict[str, Any]) -> Iterator[Delta]:
         text, thought = as_text(delta.get("text")), as_text(delta.get("thinking"))
         arguments = as_text(delta.get("partial_json"))
         match delta.get("type"):
             case "text_delta" if text:
-                yield Delta(text)
-            case "input_json_delta" if arguments:
+                yield self._say(text)
+            case "input_json_delta" if arguments and self._calls.knows(
+                place
+            ):  # not of a server's tool
                 yield Delta(call=self._calls.read(place, arguments=arguments))
             case "thinking_delta" if thought:
                 self._thoughts.append(thought)
@@ -142,8 +155,8 @@ class _Reply:
         if block.get("type") in _SIGNED:
             thoughts = as_text(block.get("thinking")) + "".join(self._thoughts)
             signature = self._signature or as_text(block.get("signature"))
-            whole = {"thinking": thoughts, "signature": signature} if thoughts else {}
-            yield Delta(kept=block | whole)
+            whole = {"thinking": thoughts, "signature": signature}  # which may be all that is sent
+            yield Delta(kept=block | (whole if block["type"] == "thinking" else {}))
             self._thoughts, self._signature = [], ""
         elif block.get("input") and (call := self._calls.whole(place, arguments=block["input"])):
             yield Delta(call=call)  # which other servers send at once

@@ -34,7 +34,7 @@ async def events(body: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any], N
     ValueError
         An event is not JSON.
     """
-    begun = False
+    begun, odd = False, ""
     async with aclosing(_frames(body)) as frames:
         async for name, text, event in frames:
             if name == _BODY:
@@ -44,11 +44,12 @@ async def events(body: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any], N
                 return
             else:
                 event = _checked(name, text, event)
-            begun = True
             if isinstance(event, dict):
+                begun = True
                 yield event
+            odd = odd or text
     if not begun:
-        raise NoEventsError("the server sent an empty reply; try again")
+        raise _no_reply(odd) if odd else NoEventsError("the server sent an empty reply; try again")
 
 
 def _checked(name: str, text: str, event: Any) -> Any:
@@ -71,14 +72,15 @@ def _whole_reply(text: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
     except ValueError:
-        page = text.lstrip().startswith("<")
-        says = "a page" if page else f"{text.strip()[:100]!a}"
-        raise NoEventsError(
-            f"the server sent no reply but {says}; is that the right URL?"
-        ) from None
+        raise _no_reply(text) from None
     if isinstance(body, dict) and body.get("choices") and not body.get("error"):
         return body
     raise StreamError(body)
+
+
+def _no_reply(text: str) -> NoEventsError:
+    says = "a page" if text.lstrip().startswith("<") else f"{text.strip()[:100]!a}"
+    return NoEventsError(f"the server sent no reply but {says}; is that the right URL?")
 
 
 async def _frames(

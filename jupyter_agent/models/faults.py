@@ -76,7 +76,7 @@ _CODES = {  # words in an error's type or code, and the status that says the sam
     "permission|forbidden": 403,
     "not_?found": 404,
     "rate_limit|too_many|exhausted|throttl": 429,
-    "invalid|bad_request|unsupported|validation": 400,
+    "invalid|bad_request|unsupported|validation|policy|mismatch|^image_": 400,
     "time_?out": 504,
 }
 

@@ -121,6 +121,7 @@ class HubModel(RemoteModel):
     """A model that speaks chat completions."""
 
     optional = ("tools", "stream_options", *_THOUGHTS)
+    unasked = ("stream_options",)
 
     def __init__(self, name: str, *, bill_to: str = "", **settings: Any) -> None:
         super().__init__(name, **settings)

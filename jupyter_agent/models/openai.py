@@ -35,6 +35,7 @@ class OpenAIModel(RemoteModel):
 
     best_form = "tool"
     optional = ("tools", "include")
+    unasked = ("include",)
 
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -84,6 +85,7 @@ class _Reply:
         self._ended = False
         self._begun = False  # whether anything of the reply has come
         self._has_text = False  # whether text of the item that streams in has
+        self._had_text = False  # whether text of one before it has
         self._calls = Calls()
 
     def read(self, event: dict[str, Any]) -> Iterator[Delta]:
@@ -97,8 +99,8 @@ class _Reply:
             case "response.completed" | "response.incomplete" | "response.failed" as kind:
                 yield from self._close(kind, as_dict(event.get("response")))
             case "response.output_text.delta" if delta:
+                yield Delta(self._said(delta))
                 self._begun = self._has_text = True
-                yield Delta(delta)
             case "response.refusal.delta" if delta:
                 self._begun = self._has_text = True
                 yield Delta(refusal=delta)
@@ -136,23 +138,30 @@ class _Reply:
                     yield Delta(call=whole)
             case "message" if not self._has_text:
                 parts = [as_dict(part) for part in as_list(item.get("content"))]
-                yield Delta(as_text(parts), refusal=as_text([p.get("refusal") for p in parts]))
+                refusal = as_text([part.get("refusal") for part in parts])
+                yield Delta(self._said(text) if (text := as_text(parts)) else "", refusal=refusal)
+                self._had_text |= bool(text)
             case _:
-                self._has_text = False
+                self._had_text, self._has_text = self._had_text or self._has_text, False
                 return
         self._begun, self._has_text = True, False
+
+    def _said(self, text: str) -> str:
+        """Begin each message with a paragraph of its own."""
+        return "\n\n" * (self._had_text and not self._has_text) + text
 
     def _close(self, kind: str, response: dict[str, Any]) -> Iterator[Delta]:
         """Read the whole reply that comes at the end."""
         if usage := _usage(as_dict(response.get("usage"))):
             yield Delta(usage=usage)
-        if kind == "response.failed" or response.get("error"):
+        status = response.get("status")
+        if kind == "response.failed" or status in ("failed", "cancelled") or response.get("error"):
             raise StreamError(response.get("error"))
         if not self._begun:
             for place, item in enumerate(as_list(response.get("output"))):
                 yield from self._whole(as_dict(item), place)
         why = as_dict(response.get("incomplete_details")).get("reason")
-        short = "incomplete" in (kind.removeprefix("response."), response.get("status"))
+        short = "incomplete" in (kind.removeprefix("response."), status)
         if short or (usage and usage.completion >= self._most):
             yield from self._end(str(why or "max_output_tokens"))
         else:

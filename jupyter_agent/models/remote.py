@@ -33,6 +33,7 @@ _SECRET = re.compile(r"key|token|secret|passw|auth|credential|sig$|signature", r
 # by URL and model: fields that were refused, and the most tokens that a request and its reply had
 _refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 _fitted: defaultdict[tuple[str, str], int] = defaultdict(int)
+_taken: set[tuple[str, str]] = set()  # that have replied to a request
 
 
 class RemoteModel:
@@ -58,6 +59,7 @@ class RemoteModel:
 
     best_form: Form = "text"
     optional: tuple[str, ...] = ()  # fields that are sent unasked, and can be done without
+    unasked: tuple[str, ...] = ()  # those of them that make no other request of it
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class RemoteModel:
         self._key = key
         self._options = dict(options or {})
         self._sent: set[str] = set()  # the fields of the last request that it can do without
+        self._guessed: set[str] = set()  # those that are left out in case it refuses them
         self._form: Form = form or self.best_form
 
     def __repr__(self) -> str:
@@ -129,6 +132,7 @@ class RemoteModel:
                         yield replace(delta, kept=_encodable(delta.kept)) if delta.kept else delta
                 if not ended:
                     raise broken_off(self.name)
+                _taken.add((self._url, self._model))
                 return
             except AgentError:
                 raise
@@ -141,7 +145,7 @@ class RemoteModel:
                     problem.args = (f"{problem}; {self._keyless}",)
                 if problem.window and problem.window < _fitted[self._url, self._model]:
                     problem.window = None  # it is another number that was read
-                if begun or not self._learn(problem):
+                if begun or not (self._learn(problem) or self._guess(problem, error)):
                     told = self._key in "".join(traceback.format_exception(error))
                     raise problem from (None if told else error)
 
@@ -177,6 +181,18 @@ class RemoteModel:
                     problem.passing, problem.retry_after = True, 0.0
                 return field != "tools"
         return False
+
+    def _guess(self, problem: ModelError, error: Exception) -> bool:
+        """Leave out what nobody asked for, once, where a first refusal names no field."""
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        fields = self._sent.intersection(self.unasked) - self.refused - self._options.keys()
+        if self._guessed:  # it was not that
+            self.refused.difference_update(self._guessed)
+            self._guessed = set()
+        elif status in (400, 422) and problem.kind == "bad_request" and not problem.passing:
+            self._guessed = set() if (self._url, self._model) in _taken else fields
+            self.refused.update(self._guessed)
+        return bool(self._guessed)
 
 
 def _encodable(value: T) -> T:

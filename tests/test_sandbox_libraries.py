@@ -93,6 +93,18 @@ async def test_git_and_pip_work_on_files(sandbox: Sandbox) -> None:
     )
     assert await text(sandbox, code) == "first"
     assert "ERROR" not in await text(sandbox, "!pip config list; pip --version")
+    for name in ("/etc/debian_version", "/etc/os-release"):  # pip install reads them
+        there = Path(name).exists()
+        assert await attempt(sandbox, f"len(open({name!r}).read()) > 1") == (
+            "True" if there else "FileNotFoundError"
+        )
+
+
+async def test_the_shell_is_told_the_working_folder(sandbox: Sandbox) -> None:
+    assert (
+        await attempt(sandbox, "__import__('os').environ['PWD'] == __import__('os').getcwd()")
+        == "True"
+    )
 
 
 async def test_what_may_not_be_run_is_said_how(sandbox: Sandbox) -> None:

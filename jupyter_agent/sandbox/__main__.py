@@ -59,6 +59,7 @@ def main() -> None:
 def confine(plan: dict[str, Any]) -> None:
     """Give up every right that the plan does not name."""
     os.chdir(plan["folder"])
+    os.environ["PWD"] = plan["folder"]  # bubblewrap has set it to its own
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)  # so that an interrupt reaches the children too
     for name, value in (plan["limits"] | SHARED_LIMITS).items():

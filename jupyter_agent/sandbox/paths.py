@@ -28,7 +28,8 @@ ETC = [
     Path("/etc", name)
     for name in (
         "alternatives debian_version fonts host.conf ld.so.cache ld.so.conf ld.so.conf.d localtime "
-        "matplotlibrc mime.types nsswitch.conf ssl/certs ssl/openssl.cnf timezone"
+        "lsb-release matplotlibrc mime.types nsswitch.conf os-release ssl/certs ssl/openssl.cnf "
+        "timezone"
     ).split()
 ]
 # Debian's own Python has its sitecustomize there, to which a link of its library leads.

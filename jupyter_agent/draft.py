@@ -11,7 +11,7 @@ from jupyter_agent.hostcells import agents_code
 from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.models.call_reader import CallReader, is_python_tool
-from jupyter_agent.models.parser import LOOK_AHEAD, Problem, ReplyReader
+from jupyter_agent.models.parser import LOOK_AHEAD, Problem, ReplyReader, unread_call
 from jupyter_agent.protocol import Delta, Form, Kept, Usage, fenced
 from jupyter_agent.sandbox.markdown import Clean, clean_markdown
 from jupyter_agent.transcript import Change, Role, Transcript
@@ -166,7 +166,7 @@ class Draft:
         for index, call in list(self._calls.items()):
             whole = call.close()
             if not whole or not call.code.strip() or not is_python_tool(call.name):
-                self.problem = _unread(call)
+                self.problem = unread_call(call.name)
                 self.unread.append(fenced(call.arguments[:_MOST_UNREAD], "json"))
                 del self._calls[index]
                 if index in self._code:
@@ -210,12 +210,6 @@ class Draft:
     def _drop(self, cell: NotebookNode) -> Change:
         self._transcript.drop(cell)
         return Change(cell, done=True)
-
-
-def _unread(call: CallReader) -> Problem:
-    if not is_python_tool(call.name):
-        return Problem("call", f"There is no tool {call.name[:40]!a} to call", certain=True)
-    return Problem("call", "The call held no Python code that could be read", certain=True)
 
 
 def _as_saved(kept: dict[str, Any]) -> dict[str, Any]:

@@ -452,7 +452,7 @@ async def test_three_calls_without_code_in_a_row_fail_the_run(form: Form) -> Non
     requests = agent.model.requests  # type: ignore[attr-defined]
     for before, after in pairwise(requests):
         assert after.startswith(before[:-1])
-    assert json.loads(requests[-1])[-1]["content"].startswith("The call held no Python code")
+    assert json.loads(requests[-1])[-1]["content"].startswith("The call holds no Python code")
 
 
 async def test_a_call_of_another_tool_does_not_run() -> None:

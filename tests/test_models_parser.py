@@ -417,6 +417,8 @@ def test_a_call_without_our_code_is_no_answer(text: str, said: str, fences: bool
         "<tool_call> is the tag of Qwen's calls.",
         "In HTML, <code>x</code> is code.",
         '{"mean": 3.5, "n": 12}',
+        '{"name": "Ann", "args": 3}',
+        '{"languages": [{"name": "python", "input": "x"}]}',
         "[1, 2, 3]",
         f"So:\n\n{F}text\nprint(1)\n{F}",
         f"So:\n\n{F}\n42\n{F}",

@@ -128,7 +128,6 @@ _ENDS = r"<\|(?:call|eom_id|eot_id|im_end|/tool_call|end)\|>|</s>"
 def find_mark(line: str) -> Mark | None:
     """Find where a call begins in a line, and not as code in prose."""
     for found in islice(_MARK.finditer(line), MAX_MARKS):
-        kind = found.lastgroup or ""
         if line.count("`", 0, found.start()) % 2:
             continue
         kind = next(name for name in ("harmony", "special", "python", "tag", "bare") if found[name])
@@ -148,11 +147,9 @@ def _is_named(after: str) -> bool:
 def _end(found: re.Match[str]) -> re.Pattern[str]:
     if name := found["name"] or found["kind"]:
         return re.compile(re.escape(f"</{name}>"), re.IGNORECASE)
-    closing = found[0].strip()
-    for begin, end in (("begin", "end"), ("start", "end"), ("START", "END")):
-        if begin in closing and found["special"]:
-            return re.compile(re.escape(closing.replace(begin, end)))
-    return re.compile(_ENDS)
+    begins = found[0].strip()
+    ends = re.sub("begin|start", "end", begins).replace("START", "END")
+    return re.compile(re.escape(ends) if found["special"] and ends != begins else _ENDS)
 
 
 _NAME = re.compile(
@@ -245,9 +242,8 @@ def _read_bare(mark: Mark, text: str) -> Call | None:
         found := re.match(r"(?:functions\.)?(i?python|all)\b[^\n]*\n", code)
     ):
         header, code = found[1], code[found.end() :]
-    name = _name_in(mark.text + header) if "to=" in mark.text else ""
-    if "<execute_" in mark.text:
-        name = mark.text.strip(" <>")
+    name = mark.text.strip(" <>") if "<execute_" in mark.text else ""
+    name = _name_in(mark.text + header) if "to=" in mark.text else name
     if fence := re.fullmatch(r"(`{3,})([^\n`]*)\n(.*)\n\1\s*", code.strip(), re.DOTALL):
         code = fence[3] if is_python(fence[2]) or not label(fence[2]) else ""
     is_html = "<code" in mark.text.lower()
@@ -299,11 +295,12 @@ def _calls_in(value: Any, name: str, deepest: int = 4) -> Iterator[Call]:
     if isinstance(value, dict) and (call := _called(value, name)):
         yield call
         return
-    inner = [*value.values()] if isinstance(value, dict) else value
+    inner = [value.get(key) for key in _WRAPPERS] if isinstance(value, dict) else value
     for each in inner if isinstance(inner, list) and deepest else ():
         yield from _calls_in(each, name, deepest - 1)
 
 
+_WRAPPERS = ("tool_calls", "tool_uses", "function", "function_call", "command", "calls", "actions")
 _NAMES = ("name", "tool_name", "tool", "function", "action", "recipient_name")
 _BESIDE_CODE = frozenset(("code", "thought", "thoughts", "language", "name"))
 _ARGUMENTS = ("arguments", "parameters", "args", "action_input", "tool_input", "input", "kwargs")
@@ -315,7 +312,7 @@ def _called(value: dict[str, Any], name: str) -> Call | None:
     inner = next((value[key] for key in _ARGUMENTS if key in value and named), value)
     arguments: Any = inner
     bare = isinstance(value.get("code"), str) and value.keys() <= _BESIDE_CODE
-    if inner is value and not name and not bare:
+    if (inner is value and not name and not bare) or not isinstance(inner, dict | str | None):
         return None
     name = named or name
     if isinstance(arguments, str):

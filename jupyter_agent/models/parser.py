@@ -30,7 +30,7 @@ from jupyter_agent.models.call_reader import (
     read_text,
 )
 
-__all__ = ["LOOK_AHEAD", "MAX_PARSED", "Problem", "ReplyReader"]
+__all__ = ["LOOK_AHEAD", "MAX_PARSED", "Problem", "ReplyReader", "unread_call"]
 
 MAX_PARSED = 2_000_000  # characters of one reply that are parsed, some of them again and again
 WEIGHT_OF_A_LINE = 100  # characters
@@ -331,7 +331,7 @@ class ReplyReader:
             self._blocks.take_code(call.code)
         elif call and not (self._before and found and text[found.end() :].strip()):
             self.unread = (mark.text.strip() + text).strip()
-            self.problem = _unread(call.name)
+            self.problem = unread_call(call.name)
         else:
             if self._before:
                 self._blocks.unread()
@@ -349,13 +349,9 @@ class ReplyReader:
             return Problem("thought", _ONLY_THOUGHT, certain=True)
         if blocks.room < 0:
             return Problem("fences", "The reply holds more fences than can be read", certain=True)
-        if (
-            blocks.last
-            and blocks.last.content
-            and self._fences
-            and label(blocks.last.info) not in ("text", "plaintext")
-        ):
-            before, source = "\n".join(blocks.prose[: blocks.last.first]), blocks.last.content
+        last = blocks.last if self._fences else None
+        if last and last.content and label(last.info) not in ("text", "plaintext"):
+            before, source = "\n".join(blocks.prose[: last.first]), last.content
         elif begins := _BEGINS_CALL.search(text):
             before, source = text[: begins.start()], text[begins.start() :]
         else:
@@ -365,7 +361,7 @@ class ReplyReader:
             blocks.take_code(call.code, before=before)
             return None
         certain = not before.strip() and not blocks.has_fences
-        return _unread(call.name, certain=certain) if call else self._doubt()
+        return unread_call(call.name, certain=certain) if call else self._doubt()
 
     def _doubt(self) -> Problem | None:
         """Say what an answer seems to be that would be code if it were well written."""
@@ -404,12 +400,14 @@ _CALL = "The reply seems to hold a call written as text, which cannot be read"
 _ONLY_THOUGHT = "The reply was only a thought, without an answer or code after it"
 
 
-def _unread(name: str, *, certain: bool = True) -> Problem:
-    if name and not is_python_tool(name):
-        return Problem("call", f"There is no tool {name[:40]!a} to call", certain)
-    return Problem(
-        "call", "The call written as text holds no Python code that can be read", certain
+def unread_call(name: str, *, certain: bool = True) -> Problem:
+    """Say of a call why nothing was run."""
+    ours = not name or is_python_tool(name)
+    no_code, no_tool = (
+        "The call holds no Python code that can be read",
+        "There is no tool {} to call",
     )
+    return Problem("call", no_code if ours else no_tool.format(ascii(name[:40])), certain)
 
 
 def _is_named(line: str, mark: re.Match[str]) -> bool:
@@ -489,7 +487,7 @@ class _Blocks:
             if fence and fence.first == first + len(self._pending) - 1:
                 self._open(line, fence, first)
                 return
-        self.has_fence_in_line |= self._fences and _has_fence(line)
+        self.has_fence_in_line |= self._fences and is_python(line.partition("```")[2])
 
     def unread(self) -> None:
         """Take back the last line, which is in no block."""
@@ -634,15 +632,6 @@ class _Blocks:
         """Take no code from the text after all."""
         self._fence = None
         self.code, self.closed = None, False
-
-
-def _has_fence(line: str) -> bool:
-    """Tell whether a line begins a block of Python after text, or has the whole of it."""
-    line = line.strip()
-    before, fence, after = line.rpartition("```")
-    if line.startswith("```"):
-        return is_python(line[3:])
-    return bool(fence and after) and is_python(after) and "```" not in before
 
 
 def _seen(line: str) -> str:

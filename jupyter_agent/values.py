@@ -6,6 +6,7 @@ import asyncio
 import functools
 import reprlib
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 
 from jupyter_agent.aside import aside
@@ -164,4 +165,5 @@ def _rows(table: object) -> str:
     """Show the first rows of a table as they print."""
     rows = table.slice(0, 3) if hasattr(table, "slice") else table.head(3)  # type: ignore[attr-defined]
     rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
-    return printable(str(rows))[:MOST_PREVIEW]
+    with warnings.catch_warnings(action="ignore"):  # of pandas', as of numbers too large
+        return printable(str(rows))[:MOST_PREVIEW]

@@ -93,6 +93,9 @@ async def test_git_and_pip_work_on_files(sandbox: Sandbox) -> None:
     )
     assert await text(sandbox, code) == "first"
     assert "ERROR" not in await text(sandbox, "!pip config list; pip --version")
+    listed = await text(sandbox, "!pip list")  # beside this project, which is editable
+    assert "Error" not in listed
+    assert "jupyter-agent-kernel" in listed
     for name in ("/etc/debian_version", "/etc/os-release"):  # pip install reads them
         there = Path(name).exists()
         assert await attempt(sandbox, f"len(open({name!r}).read()) > 1") == (

@@ -178,6 +178,18 @@ async def test_processes_share_locks_queues_and_memory(sandbox: Sandbox) -> None
         assert await text(sandbox, f"!python job.py {way}") == "200 2 True 0 3 4"
 
 
+async def test_pools_work_where_a_fork_server_is_the_default(sandbox: Sandbox) -> None:
+    """As it is from Python 3.14 on; its socket cannot be made where Landlock confines."""
+    code = (
+        "from multiprocessing import Pool, context\n"
+        "context._default_context._default_context = context._concrete_contexts['forkserver']\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(1) as pool: print(pool.map(abs, [-1]))\n"
+    )
+    await text(sandbox, f"open('pool.py', 'w').write({code!r})")
+    assert await text(sandbox, "!python pool.py") == "[1]"
+
+
 async def test_locks_are_those_of_any_python(sandbox: Sandbox) -> None:
     await text(sandbox, "import multiprocessing as mp, time\nlock, own = mp.Lock(), mp.RLock()")
     for code, found in {

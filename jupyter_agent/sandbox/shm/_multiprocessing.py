@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 import time
-from multiprocessing import heap
+from multiprocessing import context, heap
 from typing import Any
 
 shm_open, sem_unlink = _posixshmem.shm_open, _posixshmem.shm_unlink
@@ -20,6 +20,10 @@ __all__ = ["SemLock", "flags", "sem_unlink"]
 
 flags: dict[str, int] = {"HAVE_SEM_OPEN": 1, "HAVE_SEM_TIMEDWAIT": 1, "HAVE_FD_TRANSFER": 1}
 heap.Arena._dir_candidates = []  # type: ignore[attr-defined]  # of shared arrays: no /dev/shm
+_contexts: Any = context
+_default = _contexts._default_context
+if _default._default_context.get_start_method() == "forkserver":  # from Python 3.14 on
+    _default._default_context = _contexts._concrete_contexts["fork"]  # the other needs a socket
 _RECURSIVE_MUTEX, _SEMAPHORE = 0, 1
 _SIZE = 64  # bytes; a sem_t has 32
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -327,7 +327,7 @@ def test_a_jump_by_the_table_of_contents_is_not_scrolled_back(
 ) -> None:
     lines = "\n\n".join(f"line {number}" for number in range(60))
     held = threading.Event()
-    chat.replies = [Reply(f"# Begin\n\n{lines}", delay=0.05, hold=held)]
+    chat.replies = [Reply(f"# Begin\n\n{lines}", delay=0.1, hold=held)]
     path = lab.write("contents.ipynb", LOAD, task(chat), "print('mine')")
     with opened(lab, browser, path, height=600) as notebook:
         notebook.page.goto(f"{lab.url}/{CONTENTS_PATH[lab.front_end.module]}/{path.name}?reset")
@@ -337,9 +337,9 @@ def test_a_jump_by_the_table_of_contents_is_not_scrolled_back(
         entry = notebook.page.locator(".jp-tocItem-content", has_text="Begin")
         notebook.start(1)
         wait_for_text(notebook, "line 20")
-        notebook.page.wait_for_function(f"{SCROLLED} > 100")  # it follows
+        notebook.page.wait_for_function(f"{SCROLLED} > 250")  # it follows
         entry.first.click(timeout=PATIENCE)
-        notebook.page.wait_for_function(f"{SCROLLED} < 100")
+        notebook.page.wait_for_function(f"{SCROLLED} < 250")
         read = notebook.page.evaluate(SCROLLED)
         wait_for_text(notebook, "line 58")
         assert abs(notebook.page.evaluate(SCROLLED) - read) < 5

@@ -24,7 +24,7 @@ from jupyter_agent.hostcells import agents_code
 from jupyter_agent.ipynb import NotebookNode, new_markdown_cell, new_output
 from jupyter_agent.models.ends import unfinished
 from jupyter_agent.models.faults import cut_short
-from jupyter_agent.models.parser import LOOK_AHEAD
+from jupyter_agent.models.parser import LOOK_AHEAD, LOOK_AHEAD_LATER
 from jupyter_agent.options import Seconds
 from jupyter_agent.protocol import Delta, Message, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
@@ -215,7 +215,8 @@ class Agent(LoggingConfigurable):
 
     def _step(self, number: int) -> Step:
         name = self.model.name
-        look_ahead = self.reply_length if name in self.learnt.think_aloud else LOOK_AHEAD
+        far = {None: LOOK_AHEAD, True: self.reply_length, False: LOOK_AHEAD_LATER}
+        look_ahead = far[self._thinks_aloud]
         return Step(Draft(self.transcript, number, name, self.model.form, look_ahead))
 
     def _correction(self, step: Step, corrected: list[str], *, last: bool) -> str:
@@ -285,21 +286,31 @@ class Agent(LoggingConfigurable):
                     yield change
                 await asyncio.wait({reading}, timeout=draft.rest)
             reading.result()
+        except ModelError as error:
+            if not self._spares(draft, error):
+                raise
+            draft.end = "stop"
         finally:
             await cancel(reading)
         for change in draft.close():
             yield change
-        if fault := unfinished(
-            self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open
-        ):
+        fault = unfinished(self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open)
+        if fault and not self._spares(draft, fault):
             raise fault
-        if draft.thinks_aloud:
-            self.learnt.think_aloud.add(self.model.name)
+        self.learnt.thinks_aloud[self.model.name] = self._thinks_aloud or draft.thinks_aloud
         for cell in draft.cells[-1:]:
             cell.metadata[KEY] |= {"usage": self._tries.pop(), **self._failed()}
         step.whole, step.to_run = True, draft.code
         if draft.prose:
             yield self._done(draft.prose)
+
+    @property
+    def _thinks_aloud(self) -> bool | None:
+        return self.learnt.thinks_aloud.get(self.model.name)
+
+    def _spares(self, draft: Draft, fault: ModelError) -> bool:
+        """Tell whether a fault has cut off only what the model invents after its block."""
+        return fault.kind == "truncated" and draft.has_block and self._thinks_aloud is False
 
     async def _read(self, draft: Draft, news: asyncio.Event) -> None:
         """Read a reply to its end, and give a sign whenever more of it has come."""

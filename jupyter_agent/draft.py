@@ -80,6 +80,11 @@ class Draft:
         return self._reader.is_open and not self._calls
 
     @property
+    def has_block(self) -> bool:
+        """Whether the text has a whole block of code."""
+        return self._reader.closed
+
+    @property
     def thinks_aloud(self) -> bool:
         """Whether the text began with a thought that only its end tells."""
         return self._reader.thinks_aloud

@@ -24,7 +24,7 @@ class Learnt:
 
     blind: set[str] = field(default_factory=set)
     windows: dict[str, int] = field(default_factory=dict)  # tokens
-    think_aloud: set[str] = field(default_factory=set)  # models: a thought first, without a mark
+    thinks_aloud: dict[str, bool] = field(default_factory=dict)  # a thought first, without a mark
 
 
 @dataclass(slots=True)

@@ -285,6 +285,22 @@ async def test_a_model_that_thinks_aloud_only_later_runs_no_thought() -> None:
     assert roles(agent) == ["task", "prose", "code", "prose", "code", "prose"]
 
 
+@pytest.mark.parametrize("cut", ["length", "max_tokens", "nothing"])
+async def test_what_cuts_off_only_what_is_invented_is_no_fault(cut: str) -> None:
+    plain = [Delta(STEP.format("x")), Delta(end="stop")]
+    more = [Delta(STEP.format("y") + "Output: 3"), Delta(end=cut)]
+    agent = talk(plain, more, said("done"), form="text")
+    await run(agent)
+    assert agent.sandbox.ran == ["x", "y"]  # type: ignore[attr-defined]
+
+
+async def test_of_a_model_nobody_knows_yet_a_limit_may_have_cut_off_a_thought() -> None:
+    agent = talk([Delta(STEP.format("x") + "Or not"), Delta(end="length")], form="text")
+    with pytest.raises(ModelError, match="length limit"):
+        await run(agent)
+    assert agent.sandbox.ran == []  # type: ignore[attr-defined]
+
+
 async def test_what_a_model_invents_after_its_block_is_left_out() -> None:
     more = f"Output: 3\n\n{STEP.format('bad()')}\n" * 3
     endless = [STEP.format("y"), *["and so on\n" * 100] * 99]

@@ -114,7 +114,9 @@ class LocalModel:
             if len(tokens) - len(prompt) == _LONGEST_REPLY:
                 raise ModelError(
                     f"the local model's reply did not end within {_LONGEST_REPLY} tokens; "
-                    "ask for something simpler, or choose another model"
+                    "ask for something simpler, or choose another model",
+                    kind="truncated",
+                    passing=False,
                 )
         usage = Usage(len(prompt), len(tokens) - len(prompt) + 1, cached)
         yield Delta(usage=usage, end="stop")

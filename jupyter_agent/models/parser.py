@@ -30,7 +30,7 @@ from jupyter_agent.models.call_reader import (
     read_text,
 )
 
-__all__ = ["LOOK_AHEAD", "MAX_PARSED", "Problem", "ReplyReader", "unread_call"]
+__all__ = ["LOOK_AHEAD", "LOOK_AHEAD_LATER", "MAX_PARSED", "Problem", "ReplyReader", "unread_call"]
 
 MAX_PARSED = 2_000_000  # characters of one reply that are parsed, some of them again and again
 WEIGHT_OF_A_LINE = 100  # characters
@@ -39,6 +39,7 @@ MAX_MARKS = 20  # of one line; what follows them is text
 # characters that are read after a block: a mark may follow by which it was only a thought. Most
 # models end there; what others invent after it costs no more than this, and is left out
 LOOK_AHEAD = 10_000
+LOOK_AHEAD_LATER = 2_000  # of a model that has replied without such a mark
 
 _THOUGHT = r"(?:seed:)?(?:(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratch_?pad)"
 _OPENS_THOUGHT = re.compile(

@@ -56,6 +56,19 @@ def shown(folder: Path) -> dict[str, str]:
     return found
 
 
+def test_a_folder_one_level_up_is_not_mixed_with_one_of_its_name(
+    project: Path, work: Path, tmp_path: Path
+) -> None:
+    outer = tmp_path / "data"
+    outer.mkdir()
+    (outer / "same.csv").write_text("outer")
+    (project / "data" / "same.csv").write_text("inner")
+    shares = [("", str(project), True), ("data", str(outer), False)]
+    WorkingFolder(str(work), shares, ROOM, links=[("../data", str(outer))]).update()
+    assert (work / "data" / "same.csv").read_text() == "inner"
+    assert (work.parent / "data" / "same.csv").read_text() == "outer"
+
+
 def test_folders_are_folders_and_files_are_files(project: Path, work: Path) -> None:
     here = WorkingFolder(str(work), [("", str(project), True)], ROOM)
     here.update()

@@ -27,7 +27,7 @@ from jupyter_agent.sandbox.kernel import Sandbox
 
 from .conftest import TIERS
 
-LETS = "if it is there, this lets it be read: "
+LETS = "if it is there, a task can read it with: "
 FACTS: Facts = {"data": ["."], "whole": True, "left_out": "", "magics": True}
 
 

@@ -162,10 +162,18 @@ class WorkingFolder:
             return
         for root_name, root in self._roots:
             if target == root or target.startswith(f"{root}/"):
+                if self._is_mixed(root_name, root):
+                    break
                 shown = os.path.join(self.folder, root_name, os.path.relpath(target, root))
                 target = os.path.relpath(shown, os.path.dirname(self._path(name)))
                 break
         self._link(name, target)
+
+    def _is_mixed(self, name: str, root: str) -> bool:
+        """Tell whether another share has something by the name by which a root is shown."""
+        places = ((os.path.relpath(name or ".", place or "."), path) for place, path in self._roots)
+        others = (os.path.join(path, inside) for inside, path in places if inside[:2] != "..")
+        return any(os.path.lexists(path) and os.path.realpath(path) != root for path in others)
 
     def _link(self, name: str, target: str) -> None:
         self._there.add(name)

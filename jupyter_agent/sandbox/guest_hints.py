@@ -145,15 +145,13 @@ class Hints:
         self, name: str, why: str = "not shared with the sandbox", *, secret: bool = False
     ) -> str:
         data = list(dict.fromkeys([*self._facts["data"], name]))
-        typed = (
-            f"%%agent --data {shlex.join(data)}"
-            if self._facts["magics"]
-            else f"c.SandboxProvisioner.data = {data}"
-        )
+        reads, typed = "this lets it be read", f"c.SandboxProvisioner.data = {data}"
+        if self._facts["magics"]:
+            reads, typed = "a task can read it with", f"%%agent --data {shlex.join(data)}"
         if secret:
             why += ", as names with a dot may be those of secrets"
             typed = f"c.SandboxProvisioner.exposed = {[name]}, and {typed}"
-        return f"{name} is {why}; if it is there, this lets it be read: {typed}"
+        return f"{name} is {why}; if it is there, {reads}: {typed}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -192,8 +192,8 @@ def _note(dropped: dict[str, str]) -> str:
     admitted += sorted(f"{found[1]}_load.v0+json" for found in scripts)
     if admitted:
         lines.append(
-            "[a picture of it passes; to let it pass itself, and act in your browser: "
-            f"c.Sandbox.admit = {admitted}]"
+            f"[to let it pass as it is, and act in your browser: c.Sandbox.admit = {admitted}; "
+            "a picture passes always]"
         )
     return "\n".join(lines)
 

@@ -301,7 +301,7 @@ class Agent(LoggingConfigurable):
         for cell in draft.cells[-1:]:
             cell.metadata[KEY] |= {"usage": self._tries.pop(), **self._failed()}
         step.whole, step.to_run = True, draft.code
-        if draft.prose:
+        if draft.prose and not draft.is_prose_final:
             yield self._done(draft.prose)
 
     @property

@@ -61,6 +61,7 @@ class Draft:
         self._ids: dict[int, str] = {}
         self._code: dict[int, NotebookNode] = {}
         self._said = ""
+        self._final: str | None = None  # the prose when its code began
         self._read, self._clean = "", Clean()  # the prose as it was read, and as it is written
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
@@ -78,6 +79,11 @@ class Draft:
     def is_open(self) -> bool:
         """Whether a block of code had begun and not ended when the reply was closed."""
         return self._reader.is_open and not self._calls
+
+    @property
+    def is_prose_final(self) -> bool:
+        """Whether the prose, if there is any, is as it was when its code began."""
+        return self.prose is None or self._final == self._said
 
     @property
     def has_block(self) -> bool:
@@ -149,6 +155,7 @@ class Draft:
             source = agents_code(_writable(code))
             if is_new := index not in self._code:
                 if self.prose and not self._code:
+                    self._final = prose
                     yield Change(self.prose, done=True)
                 self._code[index] = self._begin(index)
             cell = self._code[index]

@@ -340,7 +340,7 @@ async def test_other_refusals_end_the_run_and_say_nothing_of_its_sight(server: C
 async def test_a_refusal_that_speaks_of_pictures_where_there_are_none_is_no_lesson(
     server: ChatServer,
 ) -> None:
-    server.replies = [Reply("no image_url here", status=400)]
+    server.replies = [Reply("no image_url here", status=400)] * 2  # once more with fewer fields
     agent = Agent(load_model(server.model), Drawer(""))
     with pytest.raises(ModelError, match="image_url"):
         await run(agent)

@@ -112,7 +112,7 @@ def one_line(text: str) -> str:
 
 
 _ESCAPED = re.compile(
-    r"(?P<code>^(?P<fence>`{3,})[a-z+]*\n.*?\n(?P=fence)$|`[^`\n]+`|\${1,2}[^$`]+\${1,2})"
+    r"(?P<code>^(?P<fence>`{3,})[a-z+]*\n.*?\n(?P=fence)$|`[^`\n]+`|\${1,2}(?:[^$`]|(?<=\\)\$)+(?<!\\)\${1,2})"
     r"|\\{1,2}(?P<dollar>\$)|\\(?P<sign>[!-/:-@\[-`{}~]|$)|&#(?P<number>\d+);|&(?P<name>lt|amp);",
     re.MULTILINE | re.DOTALL,
 )
@@ -180,35 +180,46 @@ def _parser() -> MarkdownIt:
 
 
 _FORMULA = re.compile(
-    r"\$\$(?P<double>[^$`]+)(?<!\\)\$\$(?!\$)"
-    r"|\$(?P<single>[^$`]+)(?<!\\)\$(?![\d$])"
+    r"\$\$(?P<double>(?:[^$`]|(?<=\\)\$)+)(?<!\\)\$\$(?!\$)"
+    r"|\$(?P<single>(?:[^$`]|(?<=\\)\$)+)(?<!\\)\$(?![\d$])"
     r"|\\{1,2}\((?P<round>(?:[^\\$`]|\\[^()])+?)\\{1,2}\)"
     r"|\\{1,2}\[(?P<square>(?:[^\\$`]|\\[^\[\]])+?)\\{1,2}\]"
-    r"|(?P<environment>\\begin\{(?P<name>[a-z]{1,12}\*?)\}[^$`]{0,5000}?\\end\{(?P=name)\})",
+    r"|(?P<environment>\\begin\{(?P<name>[a-z]{1,12}\*?)\}(?:[^$`]|(?<=\\)\$){0,5000}?\\end\{(?P=name)\})",
     re.IGNORECASE,
 )
 _BEGINS = re.compile(r"\$\$|\\{1,2}\[|\\begin\{")
-_MONEY = re.compile(r"[A-Za-z]{3}|\d\s*[KMBkmb]\b|^[\d.,]+ ")
+_MONEY = re.compile(r"[A-Za-z]{3}|\d\s*[KMBkmb]\b|^[\d.,]+ (?!(?:[+*/=<>]|-.*=) )")
 _NAME = re.compile(r"[A-Za-z_]\w\w|[{(]\w")  # of a variable, or what a shell begins by its dollar
 _SIGN_OF_TEX = re.compile(r"[\\^_]")
+_JOINS = frozenset("-+*/=:,;.<>|&(")
 
 
 def _read(found: re.Match[str]) -> tuple[str, bool] | None:
     """Read what seems to be a formula: how it is written, and whether it is displayed."""
     kind = "environment" if found.lastgroup == "name" else found.lastgroup or ""
     source = found[kind]
-    if kind == "single":
-        spaces = (source[0].isspace(), source[-1].isspace())
-        if spaces != (False, False) and not (all(spaces) and _SIGN_OF_TEX.search(source)):
-            return None
-        if not _SIGN_OF_TEX.search(source) and _MONEY.search(source):
-            return None
-        if _NAME.match(source) and _NAME.match(found.string, found.end()):
-            return None  # $HOME/my_bin:$PATH
+    if kind == "single" and not _is_formula(source, found):
+        return None
     if kind == "square" and not re.search(r"[\\^_=<>+]", source):
         return None  # brackets that are escaped
     formula = read_formula(source)
     return (formula, kind in ("double", "square", "environment")) if formula else None
+
+
+def _is_formula(source: str, found: re.Match[str]) -> bool:
+    """Tell whether what stands between two dollars is neither prices nor names of variables."""
+    plain = source.replace("\\$", "")
+    tex = _SIGN_OF_TEX.search(plain) is not None
+    spaces = (source[0].isspace(), source[-1].isspace())
+    if spaces != (False, False) and not (all(spaces) and tex):
+        return False
+    if not tex and _MONEY.search(plain) and not source.startswith("\\$"):
+        return False
+    before = found.string[: found.start()][-1:]
+    joins = before.isalnum() or source[-1] in _JOINS
+    if not tex and joins and found.string[found.end() : found.end() + 1].isalnum():
+        return False  # list$a$b, $x/$y
+    return not (_NAME.match(source) and _NAME.match(found.string, found.end()))  # $A/my_bin:$PATH
 
 
 def _formula_inline(state: StateInline, silent: bool) -> bool:

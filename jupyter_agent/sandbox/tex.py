@@ -76,7 +76,7 @@ _ENVIRONMENTS = frozenset(
     "equation equation* gather gather* gathered matrix multline multline* pmatrix smallmatrix "
     "split subarray vmatrix Vmatrix".split()
 )
-_SYMBOLS = frozenset("\\ ,;:!>{}|%#&_\n")  # what may follow a backslash; a space among them
+_SYMBOLS = frozenset("\\ ,;:!>{}|%#&_$\n")  # what may follow a backslash; a space among them
 
 # wherever MathJax may begin to read: also after a backslash that it does not see
 _COMMAND = re.compile(r"\\(?:(begin|end)\s*\{([^{}]{0,40})\}|([A-Za-z]+))")
@@ -141,6 +141,8 @@ def read_formula(source: str) -> str | None:
         return None
     while written and written[-1] in (" ", "\\ ", "\\\\ "):
         written.pop()
+    if written and written[-1] == "\\$":
+        written.append("{}")  # so that it does not close the formula
     return "".join(written).strip() or None
 
 

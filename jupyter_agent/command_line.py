@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from types import FrameType
-from typing import NoReturn, Self, TextIO
+from typing import Literal, NoReturn, Self, TextIO
 
 from traitlets import TraitError
 from traitlets.config import Application, Config
@@ -33,8 +33,9 @@ _PATIENCE = 1  # seconds that a run has to end, before a signal does again what 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    sys.stdout = sys.stdout or _nowhere()
-    sys.stderr = sys.stderr or _nowhere()
+    sys.stdin = sys.stdin or _nowhere("r")
+    sys.stdout = sys.stdout or _nowhere("w")
+    sys.stderr = sys.stderr or _nowhere("w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model's "é" must not end a run in ASCII
             stream.reconfigure(errors="backslashreplace")
@@ -65,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(Defect.of(error, "With --debug it shows where"), FAILED)
 
 
-def _nowhere() -> TextIO:
+def _nowhere(mode: Literal["r", "w"]) -> TextIO:
     """Stand for a stream that is closed, as ``>&-`` does it."""
-    return open(os.devnull, "w")  # noqa: PTH123
+    return open(os.devnull, mode)  # noqa: PTH123
 
 
 class _Signals:

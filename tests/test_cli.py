@@ -409,7 +409,7 @@ def test_a_key_goes_to_the_server_that_is_typed_unless_it_is_anothers(
     assert keys == ["Bearer sk-mine", "Bearer none"]
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_stream_that_is_closed_is_no_fault(folder: Path, closed: str) -> None:
     (folder / "s.md").write_text("344\n")
     command = f"exec {shlex.join(COMMAND)} run Go -m scripted:s.md -o run.ipynb {closed}"

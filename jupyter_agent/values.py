@@ -135,12 +135,15 @@ def describe(name: str, value: object) -> str:
 
 
 def preview(name: str, value: object) -> str:
-    """Show a little of what a variable holds; nothing of bytes and arrays."""
-    if _dtypes(value) is not None:
-        return f"{name} begins:\n{_rows(value)}"
-    if hasattr(value, "shape") or isinstance(value, bytes | bytearray):
+    """Show a little of what a variable holds; nothing of bytes, arrays and the unprintable."""
+    try:
+        if _dtypes(value) is not None:
+            return f"{name} begins:\n{_rows(value)}"
+        if hasattr(value, "shape") or isinstance(value, bytes | bytearray):
+            return ""
+        return f"{name} = {printable(_brief.repr(value))}"
+    except Exception:  # of a __repr__ of the user's, or a number of too many digits
         return ""
-    return f"{name} = {printable(_brief.repr(value))}"
 
 
 def _dtypes(value: object) -> dict[str, str] | None:

@@ -631,6 +631,17 @@ def test_a_long_text_is_one_part_whatever_it_holds() -> None:
     assert crossed({"csv": text, "l": [text]}) == {"csv": text, "l": [text]}
 
 
+class Mute:
+    def __repr__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
+@pytest.mark.parametrize("value", [10**5000, pd.DataFrame({"a": [Mute()]})], ids=["int", "table"])
+def test_what_cannot_be_printed_is_told_without_its_value(value: object) -> None:
+    assert preview("v", value) == ""
+    assert describe("v", value)
+
+
 def test_the_model_is_told_shapes_and_a_little_of_each() -> None:
     frame = pd.DataFrame({"a": range(1000), "b": "x" * 500})
     told = describe("df", frame)

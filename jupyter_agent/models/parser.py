@@ -8,6 +8,7 @@ their server should have read.
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 
 from jupyter_agent.models.blocks import (
@@ -41,7 +42,7 @@ MAX_MARKS = 20  # of one line; what follows them is text
 LOOK_AHEAD = 10_000
 LOOK_AHEAD_LATER = 2_000  # of a model that has replied without such a mark
 
-_THOUGHT = r"(?:seed:)?(?:(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratch_?pad)"
+_THOUGHT = r"(?:seed:|ant)?(?:(?:think|reason)(?:ing)?|thoughts?|reflection|scratch_?pad|\w+logue)"
 _OPENS_THOUGHT = re.compile(
     rf"\s*(?:<{_THOUGHT}>|\[THINK\]|\u25c1think\u25b7|<\|(?:begin_of_thought|START_THINKING)\|>"
     r"|(?:<\|channel>|<unused94>)thought)",
@@ -377,7 +378,7 @@ class ReplyReader:
             return Problem("call", _CALL, certain=True)
         if _WRAPPED.match(self.prose):
             return Problem("fence", "A block of Markdown is not read, nor is the code in it")
-        if not blocks.has_fences and is_statement(self.prose):
+        if not blocks.has_fences and _ends_in_code(self.prose):
             return Problem("bare", "The reply is code, but in no python block")
         if blocks.last is None:
             return None
@@ -397,6 +398,9 @@ _SEEMS_CALL = re.compile(
 _WRAPPED = re.compile(
     r"(`{3,})(?:markdown|md)[ \t]*\n(?:.*\n)*?[ \t]*`{3,}(?:python|py)\b", re.IGNORECASE
 )
+_OTHER_FENCE = re.compile(  # that no Markdown knows
+    r"""(?im)^(?:['"]{3}\w*|\[/?python\]|</?[^<>\n]*(?:python|artifact)[^<>\n]*>|\\(begin|end)\{.*)$"""
+)
 _CALL = "The reply seems to hold a call written as text, which cannot be read"
 _ONLY_THOUGHT = "The reply was only a thought, without an answer or code after it"
 
@@ -409,6 +413,13 @@ def unread_call(name: str, *, certain: bool = True) -> Problem:
         "There is no tool {} to call",
     )
     return Problem("call", no_code if ours else no_tool.format(ascii(name[:40])), certain)
+
+
+def _ends_in_code(text: str) -> bool:
+    """Tell whether a text is Python from one of its paragraphs on."""
+    parts = re.split(r"\n[ \t]*\n", _OTHER_FENCE.sub("", text).strip("\n"))[-20:]
+    rests = ("\n\n".join(parts[i:]) for i in range(len(parts)))
+    return any(is_statement(textwrap.dedent(rest)) for rest in rests)
 
 
 def _is_named(line: str, mark: re.Match[str]) -> bool:

@@ -204,7 +204,6 @@ def test_a_cell_whose_end_cannot_be_told_does_not_run() -> None:
         ("<antThinking>", "</antThinking>"),
         ("<scratch_pad>", "</scratch_pad>"),
         ("<INNER_MONOLOGUE>\n", "\n</INNER_MONOLOGUE>\n"),
-        ("<reason>", "</reason>"),
         ("<|channel>thought\n", "<channel|>"),
         ("<unused94>thought\n", "<unused95>"),
         ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
@@ -433,6 +432,8 @@ def test_a_call_without_our_code_is_no_answer(text: str, said: str, fences: bool
         f"In the page:\n\n{F}js\nconsole.log('x')\n{F}",
         "A thought stands between <think> and </think> in a reply.\nThat is all.",
         "It ends with </think>, the mark.",
+        "The scene:\n\n<dialogue>\nHe: Yes.\n</dialogue>\n\nThat is all.",
+        "<item>\n<reason>It is late.</reason>\n</item>",
     ],
 )
 def test_an_answer_is_an_answer(text: str) -> None:

@@ -42,7 +42,9 @@ MAX_MARKS = 20  # of one line; what follows them is text
 LOOK_AHEAD = 10_000
 LOOK_AHEAD_LATER = 2_000  # of a model that has replied without such a mark
 
-_THOUGHT = r"(?:seed:|ant)?(?:(?:think|reason)(?:ing)?|thoughts?|reflection|scratch_?pad|\w+logue)"
+_THOUGHT = (
+    r"(?:seed:|ant)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratch_?pad|inner_monologue)"
+)
 _OPENS_THOUGHT = re.compile(
     rf"\s*(?:<{_THOUGHT}>|\[THINK\]|\u25c1think\u25b7|<\|(?:begin_of_thought|START_THINKING)\|>"
     r"|(?:<\|channel>|<unused94>)thought)",

@@ -131,6 +131,20 @@ def test_the_countdown_to_the_next_try_moves(notebook: NotebookPage, chat: ChatS
     is_over(notebook, "stopped")
 
 
+def test_a_question_is_what_the_run_waits_for(notebook: NotebookPage, chat: ChatServer) -> None:
+    chat.replies = [Reply(step("I look.", "print('seen')")), Reply("Done.")]
+    notebook.edit(1, task(chat, options=" --ask always"))
+    notebook.start(1)
+    box = notebook.page.locator(".jp-Stdin-input")
+    expect(box).to_be_visible(timeout=PATIENCE)
+    says = bar(notebook).get_by_role("status")
+    expect(says).to_have_text("Waiting for your answer…")
+    box.fill("y")
+    box.press("Enter")
+    is_over(notebook)
+    expect(says).to_have_text("Done")
+
+
 def test_status_and_stop_are_in_sight_where_the_run_writes(
     lab: Lab, browser: BrowserContext, chat: ChatServer
 ) -> None:

@@ -1793,6 +1793,9 @@
         if (performance.now() - facts.heard > SILENCE) {
           return 'The kernel does not answer…';
         }
+        if (this.node.closest('.jp-NotebookPanel')?.querySelector('.jp-Stdin-input')) {
+          return 'Waiting for your answer…'; // its kernel asks about nothing but what it runs
+        }
         return `${waiting || (Object.hasOwn(DOING, doing ?? '') ? DOING[doing ?? ''] : 'Working')}…`;
       }
 

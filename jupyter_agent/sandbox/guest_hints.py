@@ -108,13 +108,13 @@ class Hints:
             return ""
         if _is_below(full, [home]):
             return self._not_shared(f"~/{os.path.relpath(full, home)}")
+        if _is_below(full, [sys.prefix, sys.base_prefix]):
+            return READ_ONLY if forbidden else ""
         if _is_below(full, _TEMPORARY):
             said = [READ_ONLY] if forbidden else []
             return "; ".join([*said, self._not_shared(full)])
         if _is_below(full, _SYSTEM):
             return OF_THE_SYSTEM
-        if _is_below(full, [sys.prefix, sys.base_prefix]):
-            return READ_ONLY if forbidden else ""
         return self._not_shared(full)
 
     def _about_own(self, name: str, *, forbidden: bool) -> str:

@@ -144,14 +144,16 @@ class Draft:
     def _write(self) -> Iterator[Change]:
         words = self._reader.lead if self._calls else self._reader.prose
         prose = self._cleaned("\n\n".join([words, *self.unread]).strip())
+        blocks = [*self._blocks()]  # now: while a change is shown, more may be read
+        is_taken_back = self._calls or self._reader.code is None
         if prose and self.prose is None:
             self.prose = self._add("prose", self._take_kept())
         if self.prose and self._said != prose:  # else it stays as it may have been edited
             self.prose.source = self._said = prose
             yield Change(self.prose)
-        if _FENCED in self._code and (self._calls or self._reader.code is None):
+        if _FENCED in self._code and is_taken_back:
             yield self._drop(self._code.pop(_FENCED))
-        for index, code in self._blocks():
+        for index, code in blocks:
             source = agents_code(_writable(code))
             if is_new := index not in self._code:
                 if self.prose and not self._code:

@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.agent import Agent
+from jupyter_agent.draft import Draft
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.scripted import ScriptedModel
 from jupyter_agent.protocol import Call, Delta, Form, Message, Usage
@@ -668,3 +669,14 @@ async def test_a_refusal_is_said_once_and_paid_for(form: Form) -> None:
         await run(agent)
     assert len(agent.model.requests) == 1  # type: ignore[attr-defined]
     assert agent.transcript.bill.total == 16
+
+
+def test_a_reply_that_is_read_on_while_it_is_shown_is_shown_as_it_was() -> None:
+    draft = Draft(Transcript(), 1, "m", "text")
+    draft.read(Delta("I"))
+    changes = draft.write()
+    assert next(changes).cell.source == "I"
+    draft.read(Delta(" look.\n\n```python\nx\n```\n"))  # by the task beside a slow view
+    assert [*changes] == []
+    shown = [(change.cell.source, change.done) for change in draft.write()]
+    assert shown == [("I look.", False), ("I look.", True), ("x", False)]

@@ -92,7 +92,11 @@ def _limits_of_own_groups() -> list[str]:
     Libraries such as DuckDB and joblib read them where there are any, and fail where they may not.
     """
     found = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    try:
+        groups = os.fsdecode(Path("/proc/self/cgroup").read_bytes())
+    except OSError:  # a kernel without control groups
+        return []
+    for line in filter(None, groups.split("\n")):
         _, controllers, group = line.split(":", 2)
         root = Path("/sys/fs/cgroup", controllers)
         own = Path(os.path.normpath(root / group.lstrip("/")))

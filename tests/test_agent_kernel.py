@@ -325,8 +325,10 @@ def comparable(published: list[tuple[str, Content]]) -> list[tuple[str, str]]:
 def take_texts(published: list[tuple[str, Content]], wanted: list[tuple[str, Content]]) -> None:
     """Expect the sandbox's text where a plain kernel's is the address of an object."""
     for (_, mine), (_, plain) in zip(published, wanted, strict=False):
-        if ADDRESS.fullmatch(plain.get("data", {}).get("text/plain", "")):
-            plain["data"]["text/plain"] = mine["data"]["text/plain"]
+        text, *notes = plain.get("data", {}).get("text/plain", "").split("\n")
+        if ADDRESS.fullmatch(text):  # the notes of what was left out are the same
+            text = mine["data"]["text/plain"].split("\n")[: -len(notes) or None]
+            plain["data"]["text/plain"] = "\n".join([*text, *notes])
 
 
 def plain_reply(reply: Content) -> Content:

@@ -326,7 +326,7 @@ class Agent(LoggingConfigurable):
         self, draft: Draft, cells: list[NotebookNode] | None = None
     ) -> AsyncGenerator[Delta, None]:
         """Ask about these cells, or for the next step, within its limits; the caller reads."""
-        messages, asked = self._requests.messages(cells), self._requests.size(cells)
+        messages, asked = self._requests.sized(cells)
         self._check_budget(asked)
         whole = False
         try:

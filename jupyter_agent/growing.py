@@ -7,9 +7,10 @@ from typing import Generic, TypeVar
 
 from jupyter_agent.ipynb import NotebookNode
 
-__all__ = ["Growing", "first_change", "marks"]
+__all__ = ["Growing", "Mark", "first_change", "marks"]
 
 KEY = "jupyter_agent"
+_NONE: dict[str, object] = {}
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -50,11 +51,19 @@ def first_change(before: Sequence[object], after: Sequence[object]) -> int:
     return next(different, min(len(before), len(after)))
 
 
-def marks(cells: Sequence[NotebookNode]) -> list[object]:
+Mark = tuple[object, ...]  # its last item: whether the cell is replaced, and read no more
+
+
+def marks(cells: Sequence[NotebookNode]) -> list[Mark]:
     """Mark cells so that a change of anything that a model reads of one changes its mark."""
-    return [_mark(cell, cell["metadata"].get(KEY, {})) for cell in cells]
-
-
-def _mark(cell: NotebookNode, facts: NotebookNode) -> object:
-    outputs = cell.get("outputs", ())
-    return cell.get("id"), cell["source"], len(facts), facts.get("shown"), len(outputs)
+    return [
+        (
+            cell.get("id"),
+            cell["source"],
+            len(facts := cell["metadata"].get(KEY, _NONE)),
+            facts.get("shown"),
+            len(cell.get("outputs", ())),
+            "replaced" in facts,
+        )
+        for cell in cells
+    ]

@@ -11,6 +11,7 @@ from importlib import resources
 from jupyter_agent import summary
 from jupyter_agent.errors import ModelError
 from jupyter_agent.examples import EXAMPLES
+from jupyter_agent.growing import marks
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.protocol import Form, Message, Model
 from jupyter_agent.transcript import Transcript
@@ -48,13 +49,19 @@ class Requests:
 
     def messages(self, cells: Sequence[NotebookNode] | None = None) -> list[Message]:
         """Write the request about these cells, by default the next one of the run."""
-        seeing = self.model.name not in self.learnt.blind
-        told = self.transcript.messages(self.model.form, cells, seeing=seeing)
-        return [*self._head(), *told]
+        return self.sized(cells)[0]
 
     def size(self, cells: Sequence[NotebookNode] | None = None) -> int:
         """Estimate the tokens of a request about these cells, by default the next one."""
         return self._sizes.of(cells or self.transcript.in_reach(), characters(self._head()))
+
+    def sized(self, cells: Sequence[NotebookNode] | None = None) -> tuple[list[Message], int]:
+        """Write a request and estimate its tokens, and look at a long run only once for both."""
+        cells = cells or self.transcript.in_reach()
+        seeing, marked = self.model.name not in self.learnt.blind, marks(cells)
+        told = self.transcript.messages(self.model.form, cells, seeing=seeing, marked=marked)
+        head = self._head()
+        return [*head, *told], self._sizes.of(cells, characters(head), marked)
 
     def _head(self) -> list[Message]:
         """Write what every request begins with."""

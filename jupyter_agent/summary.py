@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jupyter_agent.growing import Growing, marks
+from jupyter_agent.growing import Growing, Mark, marks
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.sandbox.markdown import Clean, clean_markdown, code_block, folded
 from jupyter_agent.transcript import KEY
@@ -48,12 +48,14 @@ class Sizes:
     def __init__(self) -> None:
         self._growing = Growing(_add_size)
 
-    def of(self, cells: Sequence[NotebookNode], head: int) -> int:
+    def of(
+        self, cells: Sequence[NotebookNode], head: int, marked: Sequence[Mark] | None = None
+    ) -> int:
         """Estimate a request: what the server counted last, and what came after that.
 
         Where it counts nothing, the characters do, with so many of them before the cells.
         """
-        sums = self._growing.of(cells, marks(cells))
+        sums = self._growing.of(cells, marked or marks(cells))
         whole, counted = sums[-1] if sums else (0, -1)
         if counted < _counted_from(cells):
             return head // CHARACTERS_A_TOKEN + whole

@@ -18,7 +18,7 @@ from typing import Any
 from jupyter_agent.aside import aside
 from jupyter_agent.bill import Bill
 from jupyter_agent.errors import TranscriptError, UsageError
-from jupyter_agent.growing import Growing, marks
+from jupyter_agent.growing import Growing, Mark, marks
 from jupyter_agent.hostcells import agents_code, inert
 from jupyter_agent.ipynb import (
     NotebookNode,
@@ -337,20 +337,26 @@ class Transcript:
         return cells[:]
 
     def turns(
-        self, cells: Iterable[NotebookNode] | None = None, *, seeing: bool = True
+        self,
+        cells: Sequence[NotebookNode] | None = None,
+        *,
+        seeing: bool = True,
+        marked: Sequence[Mark] | None = None,
     ) -> list[Turn]:
         """Tell cells to no model in particular; see `messages`."""
         cells = self.in_reach() if cells is None else cells
-        told = [cell for cell in cells if "replaced" not in cell["metadata"].get(KEY, ())]
+        pairs = zip(cells, marked or marks(cells), strict=True)
+        told = [(cell, mark) for cell, mark in pairs if not mark[-1]]
         growing = self._turns.setdefault(seeing, Growing(_tell_seen if seeing else _tell_unseen))
-        return growing.of(told, marks(told))
+        return growing.of([cell for cell, _ in told], [mark for _, mark in told])
 
     def messages(
         self,
         form: Form = "text",
-        cells: Iterable[NotebookNode] | None = None,
+        cells: Sequence[NotebookNode] | None = None,
         *,
         seeing: bool = True,
+        marked: Sequence[Mark] | None = None,
     ) -> list[Message]:
         """Put cells as the messages a model reads; a later call extends an earlier one's.
 
@@ -360,8 +366,10 @@ class Transcript:
             Which; by default those in reach.
         seeing
             Whether the model gets pictures, or is told of them in words.
+        marked
+            What `marks` gives of the cells, where the caller has it.
         """
-        turns = self.turns(cells, seeing=seeing)
+        turns = self.turns(cells, seeing=seeing, marked=marked)
         growing = self._messages.setdefault(
             form, Growing(_put_text if form == "text" else _put_calls)
         )

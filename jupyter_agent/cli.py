@@ -17,9 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from jupyter_agent import command_line
 
         return command_line.main(argv)
-    finally:
-        if argv is not None:  # called by a program that goes on
-            signal.signal(signal.SIGINT, before)
+    finally:  # the end of a process is not interrupted, that of a call by another program may be
+        signal.signal(signal.SIGINT, signal.SIG_IGN if argv is None else before)
 
 
 def _leave(*_: object) -> None:

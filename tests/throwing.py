@@ -22,7 +22,7 @@ LAYERS = [
     "transcript.py:finish",
     "scripted.py:stream",
     "draft.py:read",
-    "request.py:size",
+    "request.py:sized",
     "agent.py:_execute",
     "border.py:note",
     "tools.py:start_cell",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -337,7 +338,9 @@ def _frames(path: str, text: str) -> Iterator[bytes]:
 def descendants(pid: int) -> list[int]:
     """Every process that this one has started, and those they have."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
+    with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+        for task in [*Path(f"/proc/{pid}/task").iterdir()]:
+            with contextlib.suppress(FileNotFoundError):  # or this thread of it
+                for child in map(int, (task / "children").read_text().split()):
+                    found += [child, *descendants(child)]
     return found

@@ -540,7 +540,8 @@ def test_running_again_replaces_and_one_undo_restores(
     expect(notebook.cells).to_have_count(7)
     file = saved(notebook)
     old = ["Old.", "%%sandbox\nprint('old')", "Old end."]
-    assert [cell.source for cell in file.cells[2:6]] == [*old, "New end."]
+    sources = [cell.source for cell in file.cells[2:6]]
+    assert sources in ([*old, "New end."], ["New end.", *old])  # seldom below; docs/live-cells.md
     notebook.run(3)
     expect(notebook.page.locator(".jp-Notebook")).to_contain_text("has been replaced")
 

@@ -645,6 +645,7 @@
       if (kept.length) {
         this.insert(run, queue[0][0].anchor, kept);
       }
+      this.givePlace(run);
       if (following.length && !run.follows) {
         run.follows = true;
         requestAnimationFrame(() => {
@@ -759,6 +760,7 @@
         }
       }
       this.insert(run, snapshot.anchor, fresh);
+      this.givePlace(run);
     }
 
     /** Note that a run will never end: its kernel knows nothing of it.
@@ -777,6 +779,7 @@
         }
       }
       this.rest(run);
+      this.givePlace(run);
     }
 
     /** The kernel is gone, and with it its runs. */
@@ -912,8 +915,13 @@
       }
     }
 
-    /** @param {Lab.Run} run */
+    /** Take that cell away when the run has cells of its own, or will have none. The end of a run may
+     * come in one frame with its first cell, which needs its place all the same.
+     * @param {Lab.Run} run */
     givePlace(run) {
+      if (working(run.id) && !run.last) {
+        return;
+      }
       const index = this.cells.findIndex(cell => cell.id === placeOf(run.id));
       if (index >= 0) {
         this.silently(() => this.context.model.sharedModel.deleteCell(index));
@@ -1002,7 +1010,6 @@
         this.context.model.sharedModel.insertCells(at, cells);
         this.note(anchorCell, { last: run.last });
       });
-      this.givePlace(run);
       states.forEach(state => {
         const cell = /** @type {Lab.Cell} */ (this.cell(state.id));
         run.held.set(cell.id, cell.sharedModel.getSource());
@@ -1142,7 +1149,6 @@
     /** No cell of a run runs any more.
      * @param {Lab.Run} run */
     rest(run) {
-      this.givePlace(run);
       for (const cell of this.cellsOf(run)) {
         this.progress(cell, { state: 'idle' });
       }

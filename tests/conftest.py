@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,24 @@ TIERS = ["bubblewrap", "landlock"]
 
 # test files run side by side: threads of numpy's that wait for one another would hold them up
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@contextmanager
+def counted_turns() -> Iterator[Callable[[], int]]:
+    """Count how often the event loop comes round meanwhile."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.get_running_loop().create_task(count())
+    try:
+        yield lambda: turns
+    finally:
+        counting.cancel()
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,8 @@ from jupyter_agent.models.scripted import ScriptedModel
 from jupyter_agent.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.transcript import KEY, Transcript
 
+from .conftest import counted_turns
+
 FENCE = "```"
 STEP = "I compute.\n\n```python\n{}\n```\n"
 
@@ -621,19 +623,10 @@ async def test_prose_that_a_view_has_changed_stays_so() -> None:
 
 
 async def test_a_long_reply_in_one_piece_does_not_hold_up_the_loop() -> None:
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
     agent = talk([Delta("So it is. " * 20_000), Delta(end="stop")], form="text")
-    await run(agent)
-    counting.cancel()
-    assert turns > 20
+    with counted_turns() as turns:
+        await run(agent)
+    assert turns() > 20
     assert agent.transcript.answer.count("So") == 20_000
 
 

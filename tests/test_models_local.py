@@ -19,6 +19,7 @@ from jupyter_agent.models.local import CONTEXT, LocalModel, find_weights, load
 from jupyter_agent.models.parser import ReplyReader
 from jupyter_agent.protocol import Message, Model, Part, Usage, fenced
 
+from .conftest import counted_turns
 from .servers import ChatServer
 
 ISLANDS = ["Torgersen"] * 3 + ["Dream"] * 5 + ["Biscoe"] * 4
@@ -142,17 +143,8 @@ async def test_a_reply_comes_in_pieces_and_usage_counts_what_was_computed(
 
 
 async def test_the_event_loop_runs_on_between_any_two_pieces(model: LocalModel) -> None:
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    seen = [turns async for delta in model.stream(asking(SHORT)) if delta.text]
-    counting.cancel()
+    with counted_turns() as turns:
+        seen = [turns() async for delta in model.stream(asking(SHORT)) if delta.text]
     assert len(set(seen)) == len(seen)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
@@ -28,6 +27,7 @@ from jupyter_agent.pictures import MOST_BYTES, MOST_SIDE, fit
 from jupyter_agent.request import Learnt
 from jupyter_agent.transcript import KEY, Transcript
 
+from .conftest import counted_turns
 from .servers import ChatServer, Reply
 
 STEP = "I draw.\n\n```python\n{}\n```\n"
@@ -144,18 +144,9 @@ async def test_the_event_loop_goes_on_while_a_picture_is_made_small() -> None:
     transcript = Transcript()
     cell = transcript.add("code", "1")
     transcript.add_output(cell, drawing(encoded(NOISE)))
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    await transcript.fit_pictures(cell)
-    counting.cancel()
-    assert turns > 10
+    with counted_turns() as turns:
+        await transcript.fit_pictures(cell)
+    assert turns() > 10
     before = cell.outputs[0].metadata[KEY]["picture"]
     transcript.finish(cell)
     assert cell.outputs[0].metadata[KEY]["picture"] is before

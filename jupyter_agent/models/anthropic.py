@@ -92,9 +92,8 @@ class _Reply:
         self._thoughts: list[str] = []
         self._signature = ""
         self._calls = Calls()
-        self._has_text = self._is_apart = (
-            False  # whether text came, and then a block of another kind
-        )
+        self._has_text = False  # whether text came
+        self._is_apart = False  # whether a block of another kind came after it
 
     def read(self, event: dict[str, Any]) -> Iterator[Delta]:
         """Read what an event adds to the reply."""
@@ -140,9 +139,8 @@ class _Reply:
         match delta.get("type"):
             case "text_delta" if text:
                 yield self._say(text)
-            case "input_json_delta" if arguments and self._calls.knows(
-                place
-            ):  # not of a server's tool
+            # what a server's own tool is given is no call
+            case "input_json_delta" if arguments and self._calls.knows(place):
                 yield Delta(call=self._calls.read(place, arguments=arguments))
             case "thinking_delta" if thought:
                 self._thoughts.append(thought)

@@ -108,7 +108,8 @@ class Hints:
             return ""
         if _is_below(full, [home]):
             return self._not_shared(f"~/{os.path.relpath(full, home)}")
-        if _is_below(full, [sys.prefix, sys.base_prefix]):
+        prefixes = {sys.prefix, sys.base_prefix}  # below /tmp, or /usr, or neither
+        if _is_below(full, [path for path in prefixes if not _is_below(path, _SYSTEM)]):
             return READ_ONLY if forbidden else ""
         if _is_below(full, _TEMPORARY):
             said = [READ_ONLY] if forbidden else []

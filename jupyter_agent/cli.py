@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from jupyter_agent import command_line
 
-        return command_line.main(argv)
+        code = command_line.main(argv)
+        command_line.flush_stderr()
+        return code
     finally:  # the end of a process is not interrupted, that of a call by another program may be
         signal.signal(signal.SIGINT, signal.SIG_IGN if argv is None else before)
 

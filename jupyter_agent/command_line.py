@@ -24,7 +24,7 @@ from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, Defect, Unsaved, UsageError
 from jupyter_agent.options import add_run_options, run_arguments
 
-__all__ = ["main"]
+__all__ = ["flush_stderr", "main"]
 
 _TRAIT = re.compile(r"--[^=]*\..*=")
 ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -245,6 +245,14 @@ def _fail(error: AgentError | TraitError, code: int, *, debug: bool = False) -> 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # there is nowhere to say that either
         print(f"jupyter agent: {text}", file=sys.stderr)  # noqa: T201
+
+
+def flush_stderr() -> None:
+    """Write what is left for stderr, if it can be: else Python would end with a code of its own."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _doctor() -> int:

@@ -295,6 +295,7 @@ def normal(content: Content) -> str:
     a carriage return too.
     """
     text = json.dumps(content, sort_keys=True, ensure_ascii=False).replace(r"\r\n", r"\n")
+    text = text.replace(f"{Path.home()}/", "~/")  # which is another folder in the sandbox
     return re.sub(r"0x[0-9a-f]+|[^\s\"]*ipykernel_\d+", "", re.sub(NUMBERS, "TIME", text))
 
 

@@ -350,11 +350,13 @@ def test_a_folder_that_cannot_be_read_is_hidden(folder: Path) -> None:
     if os.geteuid() == 0:
         command = as_user(command)
     else:
-        (folder / "lost+found").chmod(0)
+        for name, mode in (("lost+found", 0), ("closed", 0o444), ("of-another.csv", 0)):
+            (folder / name).chmod(mode)
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, env={"HOME": "/x"}, check=False
     )
-    (folder / "lost+found").chmod(0o700)
+    for name in ("lost+found", "closed"):
+        (folder / name).chmod(0o700)
     hidden, visible, named, note = done.stdout.splitlines() or [done.stderr] * 4
     assert note == "1 path left out as secret, 3 paths left out as unreadable"
     assert hidden == ".env closed lost+found of-another.csv server.key"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -495,6 +496,7 @@ def console(kernel: str, folder: Path) -> Iterator[Console]:
         pytest.fail("tmux is missing; .ci/run installs it")
     tmux = ["tmux", "-L", f"ja-{kernel}-{os.getpid()}"]
     command = f"{sys.executable} -m jupyter_console --kernel {kernel}; echo left $?; cat"
+    command = shlex.join(["exec", "bash", "-c", command])  # dash would end with the first Ctrl-C
     start = ["new-session", "-d", "-x", "100", "-y", "50", "-c", str(folder), command]
     subprocess.run([*tmux, *start], check=True)
     try:

@@ -208,7 +208,7 @@ class Agent(LoggingConfigurable):
                 "raise -n (c.Agent.max_steps) or ask for less"
             )
         except BaseException as error:
-            for change in self._close(step, error):
+            for change in [*self._close(step, error)]:  # all of it, also where nobody reads on
                 if not isinstance(error, GeneratorExit):  # nobody listens any more
                     yield change
             raise

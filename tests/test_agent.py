@@ -234,6 +234,21 @@ async def test_cancelling_hands_out_the_last_changes() -> None:
         await anext(changes)
 
 
+async def test_a_run_that_is_closed_amid_its_last_changes_is_whole(tmp_path: Path) -> None:
+    agent = agent_with(STEP.format("forever"), path=tmp_path / "r.ipynb")
+    changes = agent.run("Do it")
+    async for change in changes:
+        if change.cell.get("outputs"):
+            break
+    step = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0.02)
+    step.cancel()
+    await step  # the first of them: a front end that is interrupted here reads no more
+    await changes.aclose()
+    cells = nbformat.read(tmp_path / "r.ipynb", as_version=4).cells
+    assert cells[-1].source == "*Stopped: interrupted.*"
+
+
 async def test_the_last_words_of_a_burst_are_written_before_the_next_come() -> None:
     written = asyncio.Event()
 

@@ -73,8 +73,11 @@ def test_where_stop_was_nothing_else_answers_at_first(
         """([x, y]) => {
             window.there = []; window.ended = 0;
             const bar = document.querySelector('.jp-JupyterAgentBar');
+            const end = () => {
+                if (bar.dataset.state !== 'working') window.ended ||= Date.now();
+            };
+            new MutationObserver(end).observe(bar, {attributeFilter: ['data-state']});
             const look = () => {
-                if (!window.ended && bar.dataset.state !== 'working') window.ended = Date.now();
                 const button = document.elementFromPoint(x, y)?.closest('button');
                 if (window.ended && button)
                     window.there.push([Date.now() - window.ended, button.textContent]);

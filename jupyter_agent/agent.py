@@ -26,7 +26,7 @@ from jupyter_agent.models.ends import unfinished
 from jupyter_agent.models.faults import cut_short
 from jupyter_agent.models.parser import LOOK_AHEAD, LOOK_AHEAD_LATER
 from jupyter_agent.options import Seconds
-from jupyter_agent.protocol import Delta, Message, Model, Usage
+from jupyter_agent.protocol import Delta, Model, Usage
 from jupyter_agent.request import Learnt, Requests, characters
 from jupyter_agent.sandbox.markdown import one_line
 from jupyter_agent.sandbox.outputs import printable
@@ -328,7 +328,7 @@ class Agent(LoggingConfigurable):
         """Ask about these cells, or for the next step, within its limits; the caller reads."""
         messages, asked = self._requests.sized(cells)
         self._check_budget(asked)
-        whole = False
+        draft.asked, whole = messages, False
         try:
             async with aclosing(self.model.stream(messages)) as deltas:
                 async for delta in _in_pieces(deltas):
@@ -339,8 +339,7 @@ class Agent(LoggingConfigurable):
                     self._check_budget(asked + draft.paid // CHARACTERS_A_TOKEN)
             whole = True
         finally:
-            if whole or draft.begun:  # also what broke off is paid for, and what was empty
-                self._spend(draft, messages, whole=whole)
+            self._spend(draft, whole=whole)
 
     def _seconds_to_wait(self, error: ModelError, tried: int) -> float:
         """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
@@ -452,6 +451,7 @@ class Agent(LoggingConfigurable):
             yield _over(step.waiting)
         if not step.whole:
             yield from step.draft.write()
+            self._spend(step.draft, whole=False)  # its stream may still be closing
             half = step.draft.text  # it was paid for
             yield from step.draft.drop()
         if cell := step.running:
@@ -518,8 +518,14 @@ class Agent(LoggingConfigurable):
                 f"takes {more:,} or more; raise --budget (c.Agent.token_budget)"
             )
 
-    def _spend(self, draft: Draft, messages: list[Message], *, whole: bool) -> None:
-        """Record what a try cost, as counted by the server or else estimated."""
+    def _spend(self, draft: Draft, *, whole: bool) -> None:
+        """Record what a try cost, once, as counted by the server or else estimated.
+
+        What broke off is paid for too, and what was empty.
+        """
+        messages, draft.asked = draft.asked, None
+        if messages is None or not (whole or draft.begun):
+            return
         usage = draft.usage or Usage()
         counted = whole and usage.prompt > 0  # there are servers that count nothing, but say so
         if not counted:

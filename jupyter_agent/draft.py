@@ -12,7 +12,7 @@ from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
 from jupyter_agent.models.call_reader import CallReader, is_python_tool
 from jupyter_agent.models.parser import LOOK_AHEAD, Problem, ReplyReader, unread_call
-from jupyter_agent.protocol import Delta, Form, Kept, Usage, fenced
+from jupyter_agent.protocol import Delta, Form, Kept, Message, Usage, fenced
 from jupyter_agent.sandbox.markdown import Clean, clean_markdown
 from jupyter_agent.transcript import Change, Role, Transcript
 
@@ -47,6 +47,7 @@ class Draft:
         self.length = 0  # characters read
         self.rest = 0.0  # seconds until it is worth while to write again
         self.paid = 0  # characters with what the model has thought
+        self.asked: list[Message] | None = None  # what it replies to, until that is paid for
         self.end: str | None = None  # why the reply ended, as the server says
         self.refusal = ""  # the words by which the model declined
         self.problem: Problem | None = None  # why the reply, which is whole, may be no answer

@@ -219,6 +219,39 @@ async def test_a_cancelled_run_leaves_a_whole_saved_notebook(tmp_path: Path) -> 
     assert "running" not in notebook.cells[-2].metadata[KEY]
 
 
+async def test_a_run_cancelled_twice_keeps_the_cost_of_a_stream_that_is_still_closing() -> None:
+    class Slow(ScriptedModel):
+        def __init__(self) -> None:
+            super().__init__([])
+            self.closing, self.may_close = asyncio.Event(), asyncio.Event()
+
+        async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
+            try:
+                yield Delta("I look and look. ")
+                await asyncio.Event().wait()
+            finally:
+                self.closing.set()
+                await self.may_close.wait()
+
+    model, said = Slow(), asyncio.Event()
+    agent = Agent(model, Echo())
+
+    async def run() -> None:
+        async for change in agent.run("Look"):
+            if change.cell.metadata[KEY]["role"] == "prose":
+                said.set()
+
+    running = asyncio.create_task(run())
+    await said.wait()
+    running.cancel()
+    await model.closing.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    [failed] = agent.transcript.cells[-1].metadata[KEY]["failed"]
+    assert failed["estimated"]
+    model.may_close.set()
+
+
 async def test_cancelling_hands_out_the_last_changes() -> None:
     agent = agent_with(STEP.format("forever"))
     changes = agent.run("Do it")

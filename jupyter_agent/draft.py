@@ -10,7 +10,8 @@ from typing import Any
 from jupyter_agent.hostcells import agents_code
 from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.models.call_reader import CallReader, is_python_tool
+from jupyter_agent.models.call_reader import is_python_tool
+from jupyter_agent.models.calls import CallReader
 from jupyter_agent.models.parser import LOOK_AHEAD, Problem, ReplyReader, unread_call
 from jupyter_agent.protocol import Delta, Form, Kept, Message, Usage, fenced
 from jupyter_agent.sandbox.markdown import Clean, clean_markdown
@@ -201,9 +202,8 @@ class Draft:
     def _blocks(self) -> Iterator[tuple[int, str]]:
         if self._calls:
             for index, call in self._calls.items():
-                if not is_python_tool(call.name):
-                    continue
-                if code := call.code.rstrip().lstrip("\n"):  # as the code of a block
+                code = call.code.rstrip().lstrip("\n")  # as the code of a block
+                if code and is_python_tool(call.name):
                     yield index, code
         elif self._reader.code is not None and not self.unread:
             yield _FENCED, self._reader.code

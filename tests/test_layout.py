@@ -19,6 +19,7 @@ LAYERS = [
     | {"ipynb", "temporary", "invisibles"},
     {"growing", "hostcells", "models.blocks", "settings", "turns", "writing"},
     {"models.call_reader"},
+    {"models.block_reader"},
     {"bill", "records", "views.runs", "sandbox.guest_files", "sandbox.guest_values"}
     | {"sandbox.guest_display", "sandbox.lockdown", "sandbox.shm", "sandbox.shm.sitecustomize"}
     | {"sandbox.shm._multiprocessing", "sandbox.shm._posixshmem"}
@@ -78,7 +79,7 @@ LAYERS = [
 # what carries a run
 LOOP = ["errors", "protocol", "bill", "pictures", "transcript", "summary", "draft", "request"]
 LOOP += ["models", "models.ends", "agent", "writing", "saving", "growing"]
-REPLIES = ["models.blocks", "models.call_reader", "models.parser"]
+REPLIES = ["models.blocks", "models.block_reader", "models.call_reader", "models.parser"]
 BORDER = [
     "hostcells",
     "invisibles",

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jupyter_agent.models.block_reader import MAX_PARSED
 from jupyter_agent.models.call_reader import is_python_tool
-from jupyter_agent.models.parser import LOOK_AHEAD, MAX_PARSED, ReplyReader
+from jupyter_agent.models.parser import LOOK_AHEAD, ReplyReader
 
 F = "```"
 CODE = 'print("a\\n", 1)\nx = {"b": [2]}'
@@ -136,6 +137,31 @@ def test_a_fence_behind_code_on_its_line_closes(size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "end",
+    [
+        *("<|im_end|>", " <|eot_id|> ", "</s>", "<end_of_turn>", "<end_code>", "</code>", "<eos>"),
+        *("<|im_end|>\n<|im_start|>user", "<|end|><|endoftext|>", "[|endofturn|]", "<seed:eos>"),
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    ],
+)
+@pytest.mark.parametrize("begin", ["\n", "\n\n  ", "", " "])
+@pytest.mark.parametrize("size", [0, 1])
+def test_an_end_of_turn_in_an_open_block_closes_it(end: str, begin: str, size: int) -> None:
+    for after in ("", "\n", "\nOutput: 3\n"):
+        reader = read(f"I look.\n\n{F}python\n{CODE}{begin}{end}{after}", size)
+        assert outcome(reader) == ("I look.", CODE, None, "", False)
+    listed = read(f"- I look.\n\n  {F}python\n  x = 1{begin}{end}\n", size)
+    assert (listed.code, listed.is_open) == ("x = 1", False)
+
+
+def test_an_end_of_turn_ends_a_file_only_where_the_reply_ends() -> None:
+    for code in ("%%writefile a\nHi\n<|im_end|>\nYes", "s = '''\n<|im_end|>\n'''"):
+        assert read(f"{F}python\n{code}\n{F}\n").code == code
+    assert read(f"{F}python\n%%writefile a\nHi\n<|im_end|>\n").code == "%%writefile a\nHi"
+    assert read(f"{F}json\n{CALL}\n<|im_end|>\n").code == CODE
+
+
+@pytest.mark.parametrize(
     "code",
     [
         f"x = 1  # {F}",
@@ -231,6 +257,65 @@ def test_a_thought_without_a_beginning_is_one(
     reader = read(thought + end + reply, size)
     assert reader.thinks_aloud
     assert outcome(reader) == outcome(read(reply))
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ('<details type="reasoning" done="true" duration="3">\n<summary>Thought</summary>\n', "</details>"),
+        ("<details><summary>Thought for 3 s</summary>\n", "</details>\n"),
+        ('<details style="color:gray" open> <summary> Thinking... </summary>\n', "\n</details>\n"),
+        ("<details>\n<summary>Reasoning</summary>\n", "\n</details>"),
+        ('<div class="thinking">\n', "\n</div>\n"),
+        ("<analysis>\n", "\n</analysis>\n"),
+        ("\n<Analysis>", "</Analysis>"),
+        ("<reason>\n", "\n</reason>\n"),
+        ("<rationale>", "</rationale>\n"),
+        ("<self_reflection>\n", "</self_reflection>\n"),
+        ("<chain_of_thought>\n", "\n</chain_of_thought>\n"),
+        ("<thought_process>\n", "\n</thought_process>\n"),
+        ("<longcat_think>\n", "\n</longcat_think>\n"),
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "thought", [f"Perhaps:\n{F}python\nbad()\n{F}\nor not.", f"\n> {F}py\n> b()\n> {F}\n"]
+)
+@pytest.mark.parametrize("reply", [f"I look.\n\n{BLOCK}", "The answer is 42."])
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_reply_may_begin_with_a_thought_in_tags_that_answers_hold_too(
+    begin: str, end: str, thought: str, reply: str, size: int
+) -> None:
+    assert outcome(read(f"{begin}{thought}{end}{reply}", size)) == outcome(read(reply))
+    far = read(f"{begin}{thought}{'hm ' * LOOK_AHEAD}{end}{reply}", size * 99)
+    assert outcome(far) == outcome(read(reply))
+
+
+@pytest.mark.parametrize("name", ["analysis", "reason", "details"])
+def test_a_thought_that_nothing_follows_is_an_answer_or_only_a_thought(name: str) -> None:
+    begin = '<details type="reasoning">' if name == "details" else f"<{name}>"
+    for end in ("", f"\n</{name}>\n"):
+        text = f"{begin}\nThe mean is 4.{end}"
+        assert outcome(read(text)) == (text.strip(), None, None, "", False)
+        reader = read(f"{begin}\nPerhaps:\n{F}python\nbad()\n{F}\n{end}")
+        assert reader.code is None
+        assert reader.problem
+        assert (reader.problem.kind, reader.problem.certain) == ("thought", True)
+
+
+@pytest.mark.parametrize(
+    "tag", "answer code execute response output solution python final result item details".split()
+)
+def test_what_a_tag_gives_as_the_real_thing_is_no_thought(tag: str) -> None:
+    reader = read(f"<{tag}>\n{BLOCK}</{tag}>\n\nThat is all.")
+    assert (reader.code, reader.problem) == (CODE, None)
+
+
+@pytest.mark.parametrize("text", ["The model writes <think>\nand goes on.", "I look.\n<think>\nSo"])
+def test_a_thought_that_never_ends_cuts_no_answer_off_unseen(text: str) -> None:
+    reader = read(text)
+    assert reader.problem
+    assert (reader.problem.kind, reader.problem.certain) == ("thought", False)
 
 
 @pytest.mark.parametrize("end", ["</think>", "\n</reasoning>\n"])
@@ -433,6 +518,8 @@ def test_a_call_without_our_code_is_no_answer(text: str, said: str, fences: bool
         "A thought stands between <think> and </think> in a reply.\nThat is all.",
         "It ends with </think>, the mark.",
         "The scene:\n\n<dialogue>\nHe: Yes.\n</dialogue>\n\nThat is all.",
+        "The settings:\n\nname: python\nversion: 3.12\npath: a.py",
+        f"{F}yaml\nname: build\non: push\njobs:\n  a:\n    script: make\n{F}",
         "<item>\n<reason>It is late.</reason>\n</item>",
     ],
 )
@@ -476,6 +563,10 @@ def test_what_seems_to_be_more_than_an_answer_is_doubted(text: str, kind: str) -
     "text",
     [
         "Thought: I look\nAction: python\nAction Input: print(1)",
+        "name: python\narguments:\n  code: |\n    print(1)",
+        "tool: python\ncode: |\n  print(1)\n",
+        "- function: execute_python\n  parameters:\n    code: print(1)",
+        f"{F}yaml\nname: python\narguments:\n  code: |\n    print(1)\n{F}",
         '<|tools_prefix|>[{"python": {"code": "1"}}]<|tools_suffix|>',
         "<start_function_call>call:python{code:<escape>1<escape>}",
     ],
@@ -526,6 +617,7 @@ ATOMS = [
     *("<think>", "</think>", "</reasoning>", "<tool_call>", "</tool_call>", CALL, ARGUMENTS, "{", "["),
     *("<code>", "</code>", "<end_code>", "<|im_end|>", "<|python_tag|>", "[TOOL_CALLS]", ">>> ", ">>>python"),
     *("<|channel|>analysis<|message|>", "<|end|>", "<function=python>", "<parameter=code>", "word"),
+    *("<details type=reasoning>", "</details>", "<analysis>", "</analysis>", "</s>"),
     *("</parameter>", "</function>", "\ue000", "\x00", "\u2028", "{.python}"),
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(ATOMS), max_size=25).map("".join) | st.text(max_size=60)

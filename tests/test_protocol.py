@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.models.call_reader import CallReader
+from jupyter_agent.models.calls import CallReader
 from jupyter_agent.models.parser import ReplyReader
 from jupyter_agent.protocol import fenced
 

@@ -1,4 +1,4 @@
-"""Calls of a tool: the arguments of native ones, and those that a model wrote as text.
+"""Calls of a tool that a model wrote as text.
 
 Each family of models has marks of its own for a call, which its server should read. Where that
 does not, they come as text. All of them hold a name and arguments in one of few forms: JSON, tags
@@ -17,56 +17,9 @@ from typing import Any
 
 from jupyter_agent.models.blocks import MAX_JUDGED, is_python, label, parses
 
-__all__ = ["Call", "CallReader", "Mark", "find_mark", "is_python_tool", "read_call", "read_text"]
+__all__ = ["Call", "Mark", "find_mark", "is_python_tool", "read_call", "read_text"]
 
 MAX_MARKS = 20  # of one line that are looked at
-
-_BEFORE_CODE = re.compile(  # a flat object up to its member "code"
-    r"""\s*\{\s*(?:"(?!code")(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^"\s,{}\[\]]+)\s*,\s*)*"""
-    r"""\"code"\s*:\s*\"""",
-    re.DOTALL,
-)
-_STRING_PIECE = re.compile(
-    r"""(?:[^"\\]|\\["\\/bfnrt]
-    |\\u[dD][89abAB][0-9a-fA-F]{2}(?=\\u[0-9a-fA-F]{4}|[^\\]|\\[^u])
-    |\\u(?![dD][89abAB])[0-9a-fA-F]{4})*""",
-    re.VERBOSE,
-)
-
-
-class CallReader:
-    """Read ``code`` out of a native call's arguments while their JSON arrives.
-
-    `code` is what may be shown now. It only grows, until `close` reads the whole once more.
-    """
-
-    def __init__(self) -> None:
-        self.name = ""
-        self.code = ""
-        self.arguments = ""
-        self._at = 0  # where in the arguments the unread rest of the string begins
-
-    def feed(self, text: str) -> None:
-        """Read more JSON."""
-        self.arguments += text
-        early = len(self.arguments) < 10_000  # else the search would take time without end
-        if early and not self._at and (before := _BEFORE_CODE.match(self.arguments)):
-            self._at = before.end()
-        if self._at and (piece := _STRING_PIECE.match(self.arguments, self._at)):
-            self.code += json.loads(f'"{piece[0]}"', strict=False)
-            self._at = piece.end()
-
-    def close(self) -> bool:
-        """Tell whether the arguments hold code; a missing closing brace is forgiven."""
-        try:
-            whole = json.loads(self.arguments, strict=False)
-        except (ValueError, RecursionError):
-            return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
-        code = whole.get("code") if isinstance(whole, dict) else None
-        if isinstance(code, str):
-            self.code = code
-        return isinstance(code, str)
-
 
 _WORDS = re.compile(r"[^a-zA-Z\d]+|(?<=[a-z])(?=[A-Z])")
 _OUR_WORDS = frozenset("python python3 ipython jupyter notebook interpreter repl".split())
@@ -77,9 +30,6 @@ def is_python_tool(name: str) -> bool:
     """Tell whether a tool's name means ours: one of Python's, or one that names no language."""
     words = {word.lower() for word in _WORDS.split(name) if word and not word.isdigit()}
     return bool(words & _OUR_WORDS) or words <= _GENERAL | {"functions", "tools"}
-
-
-# -- calls as text
 
 
 @dataclass(frozen=True, slots=True)

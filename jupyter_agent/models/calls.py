@@ -7,12 +7,13 @@ arguments as text in pieces, as text in one, as an object, or only when a call i
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from jupyter_agent.protocol import Call
 
-__all__ = ["Calls"]
+__all__ = ["CallReader", "Calls"]
 
 _LONGEST_ID = 200  # characters; it is sent back with every request
 Place = int | str | None
@@ -121,3 +122,50 @@ def _short(value: Any) -> str:
     """Return a name that can be written to a file and sent back."""
     text = value if isinstance(value, str) else ""
     return text.encode("utf-8", "replace").decode()[:_LONGEST_ID]
+
+
+_BEFORE_CODE = re.compile(  # a flat object up to its member "code"
+    r"""\s*\{\s*(?:"(?!code")(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^"\s,{}\[\]]+)\s*,\s*)*"""
+    r"""\"code"\s*:\s*\"""",
+    re.DOTALL,
+)
+_STRING_PIECE = re.compile(
+    r"""(?:[^"\\]|\\["\\/bfnrt]
+    |\\u[dD][89abAB][0-9a-fA-F]{2}(?=\\u[0-9a-fA-F]{4}|[^\\]|\\[^u])
+    |\\u(?![dD][89abAB])[0-9a-fA-F]{4})*""",
+    re.VERBOSE,
+)
+
+
+class CallReader:
+    """Read ``code`` out of a native call's arguments while their JSON arrives.
+
+    `code` is what may be shown now. It only grows, until `close` reads the whole once more.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.code = ""
+        self.arguments = ""
+        self._at = 0  # where in the arguments the unread rest of the string begins
+
+    def feed(self, text: str) -> None:
+        """Read more JSON."""
+        self.arguments += text
+        early = len(self.arguments) < 10_000  # else the search would take time without end
+        if early and not self._at and (before := _BEFORE_CODE.match(self.arguments)):
+            self._at = before.end()
+        if self._at and (piece := _STRING_PIECE.match(self.arguments, self._at)):
+            self.code += json.loads(f'"{piece[0]}"', strict=False)
+            self._at = piece.end()
+
+    def close(self) -> bool:
+        """Tell whether the arguments hold code; a missing closing brace is forgiven."""
+        try:
+            whole = json.loads(self.arguments, strict=False)
+        except (ValueError, RecursionError):
+            return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
+        code = whole.get("code") if isinstance(whole, dict) else None
+        if isinstance(code, str):
+            self.code = code
+        return isinstance(code, str)

@@ -460,6 +460,24 @@ def test_calls_as_text_are_read(shape: str, size: int, prose: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "name: python\narguments:\n  code: |\n    print(1)",
+        "name: 'python'\narguments: {code: 'print(1)'}",
+        "code: print(1)\ntool: python",
+        "action: code_interpreter\naction_input: print(1)",
+        "tool_calls:\n- name: python\n  arguments:\n    code: print(1)",
+        "- function: execute_python\n  parameters:\n    code: print(1)",
+        "tool: python\ncode: |\n  print(1)",
+    ],
+)
+@pytest.mark.parametrize("around", ["%s", f"{F}yaml\n%s\n{F}", f"{F}\n%s\n{F}", "%s\n<|im_end|>\n"])
+@pytest.mark.parametrize("prose", ["", "I look.\n\n"])
+def test_a_call_may_be_yaml(call: str, around: str, prose: str) -> None:
+    assert outcome(read(prose + around % call)) == (prose.strip(), "print(1)", None, "", False)
+
+
 def test_what_follows_a_call_is_cut() -> None:
     reader = ReplyReader(look_ahead=0)
     assert not reader.feed(f"<tool_call>{CALL}</tool_call>\n")
@@ -563,10 +581,6 @@ def test_what_seems_to_be_more_than_an_answer_is_doubted(text: str, kind: str) -
     "text",
     [
         "Thought: I look\nAction: python\nAction Input: print(1)",
-        "name: python\narguments:\n  code: |\n    print(1)",
-        "tool: python\ncode: |\n  print(1)\n",
-        "- function: execute_python\n  parameters:\n    code: print(1)",
-        f"{F}yaml\nname: python\narguments:\n  code: |\n    print(1)\n{F}",
         '<|tools_prefix|>[{"python": {"code": "1"}}]<|tools_suffix|>',
         "<start_function_call>call:python{code:<escape>1<escape>}",
     ],

@@ -2,7 +2,7 @@
 
 Each family of models has marks of its own for a call, which its server should read. Where that
 does not, they come as text. All of them hold a name and arguments in one of few forms: JSON, tags
-for each argument, a Python call, or bare code.
+for each argument, YAML, a Python call, or bare code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from jupyter_agent.models.blocks import MAX_JUDGED, is_python, label, parses
+from jupyter_agent.models.blocks import MAX_JUDGED, is_python, is_statement, label, parses
 
 __all__ = ["Call", "Mark", "find_mark", "is_python_tool", "read_call", "read_text"]
 
@@ -156,7 +156,7 @@ def read_text(text: str) -> Call | None:
     if call := _read_json(text, whole=True):
         return call
     call = _read_python(text)  # without brackets around it, it may be any program's line
-    return call if call and (call.code or text.startswith("[")) else None
+    return call if call and (call.code or text.startswith("[")) else _read_yaml(text)
 
 
 def _name_in(before: str) -> str:
@@ -223,6 +223,18 @@ def _read_python(text: str) -> Call | None:
     return Call(name, str(code) if ours else None)
 
 
+def _read_yaml(text: str) -> Call | None:
+    """Read a call that is written as YAML, as settings are too: only code makes it one."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        value = yaml.safe_load(text) if len(text) <= MAX_JUDGED else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    calls = _calls_in(value, "")
+    return next((each for each in calls if each.name and is_statement(each.code or "")), None)
+
+
 def _read_json(text: str, name: str = "", *, whole: bool = False) -> Call | None:
     """Read a call from the JSON at the beginning of a text; None if that is no call.
 
@@ -252,7 +264,7 @@ def _calls_in(value: Any, name: str, deepest: int = 4) -> Iterator[Call]:
 
 _WRAPPERS = ("tool_calls", "tool_uses", "function", "function_call", "command", "calls", "actions")
 _NAMES = ("name", "tool_name", "tool", "function", "action", "recipient_name")
-_BESIDE_CODE = frozenset(("code", "thought", "thoughts", "language", "name"))
+_BESIDE_CODE = frozenset(("code", "thought", "thoughts", "language", "name", "tool"))
 _ARGUMENTS = ("arguments", "parameters", "args", "action_input", "tool_input", "input", "kwargs")
 
 

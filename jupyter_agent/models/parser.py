@@ -281,8 +281,7 @@ class ReplyReader:
 
     def _say(self, before: str) -> bool:
         """Read what stands before a mark on its line; return whether that is anything."""
-        plain = _NOISE.sub("", before).strip()
-        if plain:
+        if plain := _NOISE.sub("", before).strip():
             self._blocks.read(plain)
         return bool(plain)
 
@@ -369,9 +368,6 @@ class ReplyReader:
             return Problem("fence", "A block begins and ends with a fence on a line of its own")
         if _SEEMS_CALL.search(self.prose):
             return Problem("call", _CALL, certain=True)
-        if found := _YAML_CALL.search(self.prose):
-            certain = not self.prose[: found.start()].strip("`yaml \n")
-            return Problem("call", _CALL, certain)
         if _WRAPPED.match(self.prose):
             return Problem("fence", "A block of Markdown is not read, nor is the code in it")
         if not blocks.has_fences and _ends_in_code(self.prose):
@@ -387,13 +383,10 @@ class ReplyReader:
         return None
 
 
-_BEGINS_CALL = re.compile(r"^(?:\{|\[\s*\{|\[[A-Za-z_][\w.]*\()", re.MULTILINE)
-_SEEMS_CALL = re.compile(r"(?m)^(?:Action Input:|<\|tools_prefix\|>|<start_function_call>)")
-_YAML_CALL = re.compile(
-    r"^(?:- )?[ \t]*(?:tool(?:_name)?|name|function|action):[ \t]*[\"']?[\w.-]*(?:python|jupyter"
-    r"|interpreter|code)[\w]*[\"']?[ \t]*\n(?:.*\n){0,5}?[ \t]*(?:code|source|script|input):",
-    re.MULTILINE | re.IGNORECASE,
+_BEGINS_CALL = re.compile(
+    r"(?m)^(?:\{|\[\s*\{|\[[A-Za-z_][\w.]*\(|(?:- )?(?:tool|name|function|action|code)\w*:\s)"
 )
+_SEEMS_CALL = re.compile(r"(?m)^(?:Action Input:|<\|tools_prefix\|>|<start_function_call>)")
 _WRAPPED = re.compile(r"(?i)(`{3,})(?:markdown|md)[ \t]*\n(?:.*\n)*?[ \t]*`{3,}(?:python|py)\b")
 _OTHER_FENCE = re.compile(  # that no Markdown knows
     r"""(?im)^(?:['"]{3}\w*|\[/?python\]|</?[^<>\n]*(?:python|artifact)[^<>\n]*>|\\(begin|end)\{.*)$"""

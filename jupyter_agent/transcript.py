@@ -138,9 +138,9 @@ class Transcript:
         path = path.expanduser().absolute()
         try:
             path.stat()
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except (FileNotFoundError, NotADirectoryError):
             pass  # below it is said better
-        except OSError as error:  # too long a name, a link to itself
+        except OSError as error:  # a closed folder, too long a name, a link to itself
             raise UsageError(f"cannot save to {str(path)!r}: {error.strerror}") from None
         if path.is_dir():
             raise UsageError(f"cannot save to {str(path)!r}: that is a folder; name a file in it")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from nbformat.v4 import new_output
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.owncells import OwnCells
 from jupyter_agent.transcript import KEY, MOST_CHARACTERS, Transcript, brief
+
+from .as_user import as_user
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -349,6 +353,28 @@ def test_a_file_in_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> No
     for endless in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UsageError, match="no regular file"):
             Transcript.open(endless)
+
+
+def test_a_file_in_a_folder_that_cannot_be_entered_is_refused(tmp_path: Path) -> None:
+    """As an ordinary user, whom a folder's mode keeps out."""
+    (tmp_path / "closed").mkdir(mode=0)
+    code = (
+        "import sys; from pathlib import Path; from jupyter_agent.transcript import Transcript;"
+        "Transcript.open(Path(sys.argv[1]) / 'closed' / 'run.ipynb')"
+    )
+    for parent in (tmp_path, *tmp_path.parents):
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(0o755)
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    if os.geteuid() == 0:
+        command = as_user(command)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"HOME": "/x"}, check=False, timeout=60
+    )
+    (tmp_path / "closed").chmod(0o700)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("jupyter_agent.errors.UsageError: cannot save to"), done.stderr
+    assert last.endswith(": Permission denied")
 
 
 def test_a_long_line_is_read_in_no_time_to_speak_of() -> None:

@@ -39,7 +39,6 @@ __all__ = ["Agent"]
 T = TypeVar("T")
 _MOST_UNREAD = 3  # replies in a row that cannot be read
 _LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
-_CORRECTION = "{said}, and nothing was run. {how}"
 _HOW = {
     "text": "To run code, write it in a ```python block; to finish, answer in words.",
     "tool": 'To run code, call python with {"code": "..."} as its arguments; '
@@ -238,7 +237,8 @@ class Agent(LoggingConfigurable):
             return ""
         corrected.append(problem.kind)
         how = _HOW[self.model.form] + _MEANT * (not problem.certain)
-        return _CORRECTION.format(said=problem.said, how=how)
+        ran = "; the other code was run" if step.draft.code else ", and nothing was run"
+        return f"{problem.said}{ran}. {how}"
 
     # -- the reply
 
@@ -297,7 +297,7 @@ class Agent(LoggingConfigurable):
         fault = unfinished(self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open)
         if fault and not self._spares(draft, fault):
             raise fault
-        self.learnt.thinks_aloud[self.model.name] = self._thinks_aloud or draft.thinks_aloud
+        self.learnt.thinks_aloud[self.model.name] = self._thinks_aloud or draft.reader.thinks_aloud
         for cell in draft.cells[-1:]:
             cell.metadata[KEY] |= {"usage": self._tries.pop(), **self._failed()}
         step.whole, step.to_run = True, draft.code
@@ -310,7 +310,7 @@ class Agent(LoggingConfigurable):
 
     def _spares(self, draft: Draft, fault: ModelError) -> bool:
         """Tell whether a fault has cut off only what the model invents after its block."""
-        return fault.kind == "truncated" and draft.has_block and self._thinks_aloud is False
+        return fault.kind == "truncated" and draft.reader.closed and self._thinks_aloud is False
 
     async def _read(self, draft: Draft, news: asyncio.Event) -> None:
         """Read a reply to its end, and give a sign whenever more of it has come."""

@@ -58,7 +58,7 @@ class Draft:
         self._by = by
         self._form: Form = form
         self._look_ahead = look_ahead
-        self._reader = ReplyReader(fences=form == "text", look_ahead=look_ahead)
+        self.reader = ReplyReader(fences=form == "text", look_ahead=look_ahead)
         self._calls: dict[int, CallReader] = {}
         self._ids: dict[int, str] = {}
         self._code: dict[int, NotebookNode] = {}
@@ -80,22 +80,12 @@ class Draft:
     @property
     def is_open(self) -> bool:
         """Whether a block of code had begun and not ended when the reply was closed."""
-        return self._reader.is_open and not self._calls
+        return self.reader.is_open and not self._calls
 
     @property
     def is_prose_final(self) -> bool:
         """Whether the prose, if there is any, is as it was when its code began."""
         return self.prose is None or self._final == self._said
-
-    @property
-    def has_block(self) -> bool:
-        """Whether the text has a whole block of code."""
-        return self._reader.closed
-
-    @property
-    def thinks_aloud(self) -> bool:
-        """Whether the text began with a thought that only its end tells."""
-        return self._reader.thinks_aloud
 
     @property
     def code(self) -> list[NotebookNode]:
@@ -131,7 +121,7 @@ class Draft:
             self._kept_by_call.setdefault(call.index, []).append(delta.kept)
         elif delta.kept:
             self._kept.append(delta.kept)
-        return not self._calls and self._reader.feed(delta.text)
+        return not self._calls and self.reader.feed(delta.text)
 
     def write(self) -> Iterator[Change]:
         """Bring the cells up to what has been read, and say in ``rest`` when to do so again.
@@ -144,10 +134,10 @@ class Draft:
         self.rest = max(_FRAME, 3 * (time.thread_time() - began))
 
     def _write(self) -> Iterator[Change]:
-        words = self._reader.lead if self._calls else self._reader.prose
+        words = self.reader.lead if self._calls else self.reader.prose
         prose = self._cleaned("\n\n".join([words, *self.unread]).strip())
         blocks = [*self._blocks()]  # now: while a change is shown, more may be read
-        is_taken_back = self._calls or self._reader.code is None
+        is_taken_back = self._calls or self.reader.code is None
         if prose and self.prose is None:
             self.prose = self._add("prose", self._take_kept())
         if self.prose and self._said != prose:  # else it stays as it may have been edited
@@ -175,14 +165,14 @@ class Draft:
 
     def close(self) -> Iterator[Change]:
         """Read what is left when the reply has ended whole."""
-        self._reader.close()
-        self.problem = self._reader.problem
-        if self._reader.unread:
-            self.unread.append(fenced(self._reader.unread[:_MOST_UNREAD], "text"))
+        self.reader.close()
+        problem = self.reader.problem
+        if self.reader.unread:
+            self.unread.append(fenced(self.reader.unread[:_MOST_UNREAD], "text"))
         for index, call in list(self._calls.items()):
             whole = call.close()
             if not whole or not call.code.strip() or not is_python_tool(call.name):
-                self.problem = unread_call(call.name)
+                problem = self.problem = unread_call(call.name)
                 self.unread.append(fenced(call.arguments[:_MOST_UNREAD], "json"))
                 del self._calls[index]
                 if index in self._code:
@@ -191,6 +181,8 @@ class Draft:
         if self.prose and not self.prose.source:
             yield self._drop(self.prose)
             self.prose = None
+        if not self._calls:  # else nothing in the prose matters
+            self.problem = problem
         if not self.cells and not self.problem:
             self.problem = Problem("empty", "The reply was empty", certain=True)
 
@@ -205,8 +197,8 @@ class Draft:
                 code = call.code.rstrip().lstrip("\n")  # as the code of a block
                 if code and is_python_tool(call.name):
                     yield index, code
-        elif self._reader.code is not None and not self.unread:
-            yield _FENCED, self._reader.code
+        elif self.reader.code is not None and not self.unread:
+            yield _FENCED, self.reader.code
 
     def _begin(self, index: int) -> NotebookNode:
         facts = self._take_kept(*self._kept_by_call.get(index, ()))

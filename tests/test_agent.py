@@ -535,6 +535,23 @@ async def test_a_call_of_another_tool_does_not_run() -> None:
     assert correction.startswith("There is no tool 'javascript' to call, and nothing was run.")
 
 
+async def test_a_correction_beside_code_that_ran_says_so() -> None:
+    other = [Delta(call=Call(1, "a", name="sql")), Delta(call=Call(1, arguments='{"code": "1"}'))]
+    agent = talk([*calls("x")[:-1], *other, Delta(end="tool_calls")], said("Done."))
+    await run(agent)
+    assert agent.sandbox.ran == ["x"]  # type: ignore[attr-defined]
+    [correction] = [c.source for c in agent.transcript.cells if "no tool" in c.source]
+    assert correction.startswith("There is no tool 'sql' to call; the other code was run.")
+
+
+@pytest.mark.parametrize("prose", ["<think>Now.", f"As here:\n\n{FENCE}bash\nls\n{FENCE}"])
+async def test_where_a_native_call_runs_its_prose_is_not_corrected(prose: str) -> None:
+    agent = talk(calls("x", text=prose), said("Done."))
+    await run(agent)
+    assert agent.sandbox.ran == ["x"]  # type: ignore[attr-defined]
+    assert "correction" not in roles(agent)
+
+
 LEAKED = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
 
 

@@ -44,7 +44,7 @@ from jupyter_agent.protocol import (
 from jupyter_agent.records import Role, sound, sound_of_output
 from jupyter_agent.sandbox.cleaning import clean_prose, cleaned
 from jupyter_agent.sandbox.figures import NotShown
-from jupyter_agent.sandbox.markdown import Clean, clean_folded, clean_markdown
+from jupyter_agent.sandbox.markdown import Clean, as_read, clean_folded, clean_markdown
 from jupyter_agent.saving import Text
 from jupyter_agent.temporary import clear_left_over
 from jupyter_agent.writing import Left, unwritable, write_beside, write_whole
@@ -99,6 +99,12 @@ class Change:
 
     cell: NotebookNode
     done: bool = False
+
+    @property
+    def text(self) -> str:
+        """The cell's source as text for a terminal, without the escapes that a page needs."""
+        source: str = self.cell.source
+        return as_read(source) if self.cell.cell_type == "markdown" else source
 
 
 class Transcript:

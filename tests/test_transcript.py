@@ -19,7 +19,8 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.owncells import OwnCells
-from jupyter_agent.transcript import KEY, MOST_CHARACTERS, Transcript, brief
+from jupyter_agent.sandbox.cleaning import clean_prose
+from jupyter_agent.transcript import KEY, MOST_CHARACTERS, Change, Transcript, brief
 
 from .as_user import as_user
 
@@ -400,3 +401,13 @@ def test_a_display_that_was_cleared_is_updated_no_more_and_not_kept() -> None:
     assert [output.data["text/plain"] for output in cell.outputs] == ["x"]
     transcript.add_output(cell, NotebookNode(output_type="clear_output", wait=False))
     assert not transcript._displays
+
+
+def test_the_text_of_a_change_has_none_of_a_pages_escapes() -> None:
+    transcript = Transcript()
+    said = "It grew from $1.2M to $1.5M, and $x^2$ is a formula."
+    prose = transcript.add("prose", clean_prose(said))
+    code = transcript.add("code", "!echo \\$1")
+    assert prose.source != said
+    assert Change(prose).text == said
+    assert Change(code).text == code.source

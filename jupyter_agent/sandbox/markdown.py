@@ -21,6 +21,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from jupyter_agent.invisibles import visible_prose
 from jupyter_agent.sandbox.tex import JOINER, read_formula
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ _ESCAPED = re.compile(
 
 def as_read(markdown: str) -> str:
     """Write what `clean_markdown` has written as somebody reads it who sees no page."""
-    return _ESCAPED.sub(_unescaped, markdown.replace(JOINER, ""))
+    return visible_prose(_ESCAPED.sub(_unescaped, markdown.replace(JOINER, "")))
 
 
 def _unescaped(found: re.Match[str]) -> str:

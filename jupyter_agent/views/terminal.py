@@ -82,7 +82,7 @@ class TerminalView:
             return
         if self._quiet:
             if self._answer and state == "done":
-                self._write(visible_prose(as_read(self._answer)).rstrip() + "\n")
+                self._write(as_read(self._answer).rstrip() + "\n")
             return
         self._end_line()
         seconds = time.monotonic() - self._started
@@ -113,7 +113,7 @@ class TerminalView:
 
     def _prose(self, cell: NotebookNode, *, done: bool) -> None:
         """Write prose as it grows; what may mean something else once it is whole waits for that."""
-        now, before = visible_prose(as_read(cell.source)), self._sources.get(cell.id, "")
+        now, before = as_read(cell.source), self._sources.get(cell.id, "")
         if not done:
             unsettled = _MARK.search(now, now.rfind("\n\n") + 1)  # in the last paragraph
             now = now[: unsettled.start()] if unsettled else now

@@ -115,6 +115,7 @@ class AgentMagics(Magics):
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.bridge import shared_bridge
         from jupyter_agent.errors import Interrupted
+        from jupyter_agent.transcript import KEY
         from jupyter_agent.views.display import ending
 
         note = self._note()
@@ -135,15 +136,17 @@ class AgentMagics(Magics):
             asker=self._asker(shown=not (options.quiet or note.cell_id)),
             replaces=self._runs.task(note.run),
         )
-        state, why, begun = "done", "", False
+        state, why, begun, stand = "done", "", False, ""
         try:
             with closing(shared_bridge().iterate(changes)) as iterator:
                 for change in iterator:
                     begun = True
+                    if change.cell.source and {"step", "unfinished"} & {*change.cell.metadata[KEY]}:
+                        stand = "; its cells so far stand"
                     view(change)
         except KeyboardInterrupt as error:
             state, why = ending(error)
-            raise Interrupted("the run was stopped; its cells so far stand") from None
+            raise Interrupted(f"the run was stopped{stand}") from None
         except BaseException as error:
             state, why = ending(error)
             raise

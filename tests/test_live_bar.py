@@ -110,17 +110,54 @@ def test_half_a_reply_stays_when_the_run_is_stopped(
     left = notebook.cells.nth(2)
     expect(left).to_contain_text("nothing of it was run")
     expect(left).to_contain_text("I will count.")
+    expect(left).not_to_contain_text("Stopped:")  # the bar and the error say so
     expect(left.locator("pre code")).to_contain_text("b = 2")
     file = saved(notebook)
     assert [cell.cell_type for cell in file.cells] == ["code", "code", "markdown", "code"]
 
 
-def test_a_failure_says_why(notebook: NotebookPage, chat: ChatServer) -> None:
-    chat.replies = [Reply("the key is void", status=401)]
+def test_a_failure_says_why_in_full_once(notebook: NotebookPage, chat: ChatServer) -> None:
+    said = "the key is void: " + "make another one " * 12
+    chat.replies = [Reply(said, status=401)]
     notebook.start(1)
     is_over(notebook, "failed")
-    expect(bar(notebook).get_by_role("status")).to_contain_text("Failed: ")
-    expect(bar(notebook).get_by_role("status")).to_contain_text("the key is void")
+    says = bar(notebook).get_by_role("status")
+    expect(says).to_contain_text("Failed: the key was refused")
+    expect(notebook.outputs(1).last).to_contain_text("make another one")
+    lines = says.evaluate("node => node.getBoundingClientRect().height / 18.2")
+    assert lines < 1.5  # it is cut at the end of its line
+
+
+def test_nothing_is_said_to_stand_where_nothing_does(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    held = threading.Event()
+    chat.replies = [Reply("Never.", gate=held)]
+    notebook.start(1)
+    expect(bar(notebook).get_by_role("status")).to_have_text("Thinking…", timeout=PATIENCE)
+    bar(notebook).get_by_role("button", name="Stop").click()
+    is_over(notebook, "stopped")
+    held.set()
+    expect(notebook.outputs(1).last).to_contain_text("the run was stopped")
+    expect(notebook.cells.nth(1)).not_to_contain_text("stand")
+
+
+@pytest.mark.parametrize("width", [350, 420, 500, 640, 1280])
+def test_a_narrow_bar_breaks_no_part_of_it(
+    notebook: NotebookPage, chat: ChatServer, width: int
+) -> None:
+    chat.replies = [Reply(step("I look.", "print('seen')")), Reply("Done.")]
+    notebook.start(1)
+    is_over(notebook)
+    expect(bar(notebook).get_by_role("button", name="Run again")).to_be_visible()
+    notebook.page.set_viewport_size({"width": width, "height": TALL})
+    parts = bar(notebook).locator(".jp-JupyterAgentBar-facts span")
+    assert parts.evaluate_all("parts => parts.map(part => part.getClientRects().length)") == [1] * 3
+    buttons = bar(notebook).locator("button:visible")
+    tops = buttons.evaluate_all("nodes => nodes.map(node => node.getBoundingClientRect().top)")
+    assert len(tops) == 2
+    assert tops[0] == tops[1]
+    assert bar(notebook).evaluate("bar => bar.scrollWidth <= bar.clientWidth")
 
 
 def test_the_countdown_to_the_next_try_moves(notebook: NotebookPage, chat: ChatServer) -> None:

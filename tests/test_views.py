@@ -321,7 +321,7 @@ def test_what_is_left_of_a_reply_that_was_stopped_is_shown() -> None:
     half = run.transcript.add("end", "*Stopped.*\n\nI will", unfinished=True)
     run.view(Change(half, done=True))
     run.view.finish("stopped")
-    assert [cell["source"] for cell in run.page.cells.values()] == ["*Stopped.*\n\nI will"]
+    assert [cell["source"] for cell in run.page.cells.values()] == ["I will"]
 
 
 @pytest.mark.parametrize(

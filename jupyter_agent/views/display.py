@@ -563,6 +563,8 @@ class DisplayView:
 
     def _prose(self, change: Change, shown: _Shown) -> None:
         source = clean_source(change.cell)
+        if change.cell.metadata[KEY]["role"] == "end":  # why it ended is in the error below
+            source = Clean(source.partition("\n\n")[2])
         shown.state = "done" if change.done else "writing"
         data = _data(source, source)
         self._upsert(change, shown, data, label=shown.state)

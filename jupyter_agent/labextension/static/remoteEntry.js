@@ -773,7 +773,8 @@
       const anchor = this.cell(run.anchor);
       const note = noteOf(anchor);
       if (anchor && this.writes(run) && (note?.run !== run.id || note.state === 'working')) {
-        this.show(anchor, facts, 'agent: lost, because its kernel is gone; its cells so far stand');
+        const stand = this.cellsOf(run).length ? '; its cells so far stand' : '';
+        this.show(anchor, facts, `agent: lost, because its kernel is gone${stand}`);
         if (note?.run === run.id) {
           this.note(anchor, { state: 'lost' });
         }
@@ -1662,7 +1663,9 @@
 .jp-JupyterAgentBar[data-state='failed'] {
   border-left-color: var(--jp-warn-color1);
 }
-.jp-JupyterAgentBar-doing { font-weight: 600; }
+.jp-JupyterAgentBar-text { flex: 1 1 0; min-width: 0; display: flex; flex-wrap: wrap; gap: 0 8px; }
+.jp-JupyterAgentBar-buttons { display: flex; flex-wrap: wrap; gap: 4px 8px; }
+.jp-JupyterAgentBar-doing { font-weight: 600; overflow-wrap: anywhere; }
 .jp-JupyterAgentBar-facts { color: var(--jp-content-font-color2); font-variant-numeric: tabular-nums; }
 .jp-JupyterAgentBar-where {
   flex: 1 1 0; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
@@ -1674,9 +1677,16 @@
   border-top: 1px solid var(--jp-border-color1);
 }
 .jp-JupyterAgentBar button[aria-disabled='true'] { opacity: 0.5; cursor: default; }
-@container (max-width: 480px) { /* where it runs is on the bar's title then */
+.jp-JupyterAgentBar[data-state='failed'] .jp-JupyterAgentBar-doing {
+  flex: 0 1 auto; max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; /* in full below */
+}
+@container (max-width: 600px) { /* where it runs is on the bar's title then */
   .jp-JupyterAgentBar-where { display: none; }
-  .jp-JupyterAgentBar-facts { flex: 1 1 0; }
+}
+@container (max-width: 400px) { /* the buttons on a line of their own */
+  .jp-JupyterAgentBar-text { display: block; flex-basis: 100%; }
+  .jp-JupyterAgentBar-text > * { margin-right: 8px; }
+  .jp-JupyterAgentBar[data-state='failed'] .jp-JupyterAgentBar-doing { display: block; }
 }
 .jp-JupyterAgentBar button {
   height: 22px; padding: 0 8px; margin: 0; cursor: pointer;
@@ -1703,6 +1713,15 @@
   });
   const DOING = /** @type {Record<string, string>} */ ({ thinking: 'Thinking', writing: 'Writing', running: 'Running' });
 
+  /** Text that stays on one line.
+   * @param {string} text */
+  function whole(text) {
+    const node = document.createElement('span');
+    node.style.whiteSpace = 'nowrap';
+    node.textContent = text;
+    return node;
+  }
+
   /** Make the widget that draws a header: a slim bar with what the run does, and its buttons.
    * @param {typeof Lab.Widget} Widget JupyterLab's own. */
   function barClass(Widget) {
@@ -1716,19 +1735,22 @@
         bars.add(this);
         this.ticking = 0;
         this.resting = 0;
-        /** @param {string} name */
-        const span = name => {
+        /** @param {string} name
+         * @param {HTMLElement} inside */
+        const span = (name, inside) => {
           const node = document.createElement('span');
           node.className = `jp-JupyterAgentBar-${name}`;
-          this.node.append(node);
+          inside.append(node);
           return node;
         };
-        this.doing = span('doing');
+        const text = span('text', this.node);
+        this.buttons = span('buttons', this.node);
+        this.doing = span('doing', text);
         this.doing.setAttribute('role', 'status');
         this.doing.setAttribute('aria-live', 'polite'); // as the role implies; not all readers know
-        this.left = span('left'); // beside what a screen reader is told: it changes each second
-        this.numbers = span('facts');
-        this.where = span('where');
+        this.left = span('left', text); // beside what a screen reader is told: it changes each second
+        this.numbers = span('facts', text);
+        this.where = span('where', text);
         this.stop = this.button('stop', '■ Stop', 'Stop the agent');
         this.again = this.button('again', '↻ Run again', 'Ask the model again');
         this.folder = this.button('fold', '', '');
@@ -1754,7 +1776,7 @@
             event.stopPropagation(); // it presses the button, and is not the notebook's
           }
         });
-        this.node.append(button);
+        this.buttons.append(button);
         return button;
       }
 
@@ -1794,7 +1816,8 @@
         }
         if (!working(run)) {
           const ended = Object.hasOwn(STATES, state) ? STATES[state] : 'Not finished';
-          return why ? `${ended}: ${why}` : ended;
+          const model = `${this.facts.model}: `; // the bar says it at its end
+          return why ? `${ended}: ${why.startsWith(model) ? why.slice(model.length) : why}` : ended;
         }
         if (performance.now() - facts.heard > SILENCE) {
           return 'The kernel does not answer…';
@@ -1862,7 +1885,11 @@
         if (seconds) {
           parts.push(`${Math.floor(seconds)} s`);
         }
-        this.numbers.textContent = parts.join(' · ');
+        const text = parts.join(' · ');
+        if (this.numbers.textContent !== text) {
+          // a line breaks between two of them
+          this.numbers.replaceChildren(...parts.flatMap((part, i) => (i ? [' · ', whole(part)] : [whole(part)])));
+        }
       }
 
       /** Count the seconds while a run goes on and can be seen. */

@@ -676,3 +676,32 @@ def test_hostile_text_is_read_with_bounded_work(atom: str, before: str) -> None:
     text = before + atom * ((MOST - len(before)) // len(atom))
     reader = read(text, 100, look_ahead=4000)
     assert reader.parsed <= MAX_PARSED + 101 * MOST
+
+
+@pytest.mark.timeout(60)  # with work that grows as the square of the text it takes hours
+@pytest.mark.parametrize(
+    ("before", "atom", "after"),
+    [
+        *(("", blank, "x") for blank in (" ", "\t", "\xa0", "\u2003", "\f")),
+        *(("```", "\u200b", "x"), ("> ", " ", "x"), ("<think>", " ", "x"), ("</think>", " ", "x")),
+        *(("```python\nx ", "`", " y\n"), ("```python\nx ", "</a> ", " y\n")),
+        *(("```python\nx </a>", " ", " y\n"), ("```python\n", " ", "\n```")),
+    ],
+)
+def test_a_long_line_takes_no_time(before: str, atom: str, after: str) -> None:
+    text = before + atom * (180_000 // len(atom)) + after
+    assert read(text, 4_000).parsed <= MAX_PARSED + 2 * len(text)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 6_000,
+        "- &a [x]\n" + "".join(f"- &a [{'*a, ' * 60}]\n" for _ in range(60)),
+        "name: python\ncode: &a [x]\n" + "".join(f"- &a [{'*a, ' * 60}]\n" for _ in range(60)),
+    ],
+)
+def test_yaml_that_is_deep_or_stands_for_more_is_no_call(text: str) -> None:
+    reader = read(f"```yaml\n{text}\n```\n" * 20, 4_000)
+    assert reader.code is None

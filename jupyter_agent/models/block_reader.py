@@ -22,23 +22,22 @@ THOUGHT = (
     r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratch_?pad|inner_monologue)"
 )
 OPENS_THOUGHT = re.compile(
-    rf"\s*(?:<{THOUGHT}>|\[THINK\]|\u25c1think\u25b7|<\|(?:begin_of_thought|START_THINKING)\|>"
+    rf"(?<!\s)\s*(?:<{THOUGHT}>|\[THINK\]|\u25c1think\u25b7|<\|(?:begin_of_thought|START_THINKING)\|>"
     r"|<\|inner_prefix\|>|(?:<\|channel>|<unused94>)thought)",
     re.IGNORECASE,
 )
 _ODD_CLOSING = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*(?:<[^<>\s]{1,40}>\s*)+")
 _BACKTICKS = re.compile(r"([\s>]*)(`{3,})")
-_UNSEEN = re.compile("[\u200b-\u200d\u2060\ufeff]")
+_UNSEEN = "\u200b\u200c\u200d\u2060\ufeff"
+_BLANK = f" \t\xa0{_UNSEEN}"
 # what ends a turn, or wraps code; behind code that it would make no Python, it ends the block
 _ENDS = (
     r"(?:</[\w:.-]{1,40}>|<[|\uff5c][^\s<>|\uff5c]{1,40}[|\uff5c]>|\[\|endofturn\|\]|<turn\|>"
     r"|<(?:\w+:)?(?:end_\w+|eo[ahst])>|\[EOS\])\s*"
 )
 _ENDS_TURN = re.compile(rf"[\s>]*(?:{_ENDS})+", re.IGNORECASE)
-_BEHIND_CODE = re.compile(rf"(?:`{{3,}}|~{{3,}}|{_ENDS})+\s*$", re.IGNORECASE)
-_AROUND_FENCE = re.compile(
-    "([ \t\xa0\u200b-\u200d\u2060\ufeff]*)((?:`{3}|~{3}).*?)[\xa0\u200b-\u200d\u2060\ufeff]*"
-)
+_LONGEST_END = 60  # characters
+_LAST_END = re.compile(rf"(?:`{{3,}}|~{{3,}}|{_ENDS})$", re.IGNORECASE)
 _NAMED_FENCE = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*[^\s`]")
 _TEXT_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|python)\w")
 
@@ -202,7 +201,7 @@ class BlockReader:
 
     def _before_end(self, line: str) -> str | None:
         """Return what of a line is code, if a fence or an end of turn follows it."""
-        code = _BEHIND_CODE.sub("", line)
+        code = _without_ends(line)
         if code == line or self.is_text_cell:
             return None
         if not code.strip(" \t>"):
@@ -279,10 +278,23 @@ class BlockReader:
         self.code, self.closed = None, False
 
 
+def _without_ends(line: str) -> str:
+    """Take fences and ends of turns from a line's end."""
+    end, found = len(line.rstrip()), None
+    while last := _LAST_END.search(line, max(0, end - _LONGEST_END), end):
+        end, found = last.start(), last
+        while end and line[end - 1].isspace():
+            end -= 1
+    return line[: found.start()] if found else line
+
+
 def _seen(line: str) -> str:
     """Take what nobody sees from around a fence."""
-    found = _AROUND_FENCE.fullmatch(line)
-    return _UNSEEN.sub("", found[1]).replace("\xa0", " ") + found[2] if found else line
+    fence = line.lstrip(_BLANK)
+    if not fence.startswith(("```", "~~~")):
+        return line
+    before = line[: len(line) - len(fence)].replace("\xa0", " ")
+    return before.translate(dict.fromkeys(map(ord, _UNSEEN))) + fence.rstrip("\xa0" + _UNSEEN)
 
 
 def _indent(line: str) -> int:

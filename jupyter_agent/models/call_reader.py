@@ -115,6 +115,7 @@ _NO_CODE = re.compile(r"[\w.:\s<>|\[\]`\uff5c\u2581-]*")
 _ANY_MARK = re.compile(
     r"\[CALL_ID\]\w*|<\|[^|<>]*\|>|<\uff5c[^<>]*\uff5c>|\[[A-Z_]+\]|</?[^<>]*>|[()\[\]]|(?<=\w):\d+"
 )
+_DEEPEST = 20  # collections of YAML in each other
 _CODE = ("code", "python_code", "source", "script", "cell", "query", "input", "__arg1")
 
 
@@ -228,6 +229,13 @@ def _read_yaml(text: str) -> Call | None:
     import yaml  # type: ignore[import-untyped]
 
     try:
+        depth = 0
+        for event in yaml.parse(text[: MAX_JUDGED + 1], Loader=yaml.SafeLoader):
+            begins = isinstance(event, yaml.CollectionStartEvent)
+            depth += begins - isinstance(event, yaml.CollectionEndEvent)
+            # an alias may stand for any amount
+            if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+                return None
         value = yaml.safe_load(text) if len(text) <= MAX_JUDGED else None
     except (yaml.YAMLError, ValueError, RecursionError):
         return None

@@ -76,7 +76,7 @@ class AgentMagics(Magics):
 
         for line in settings.read().warnings:
             print(line, file=sys.stderr)  # noqa: T201
-        session = Session(Path.cwd(), parent=self.shell, keep_spare=True)
+        session = Session(parent=self.shell, keep_spare=True)
         atexit.register(lambda: shared_bridge().call(session.close()))
         return session
 

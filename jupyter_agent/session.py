@@ -88,7 +88,7 @@ class Session(settings.Settled):
         self.results: dict[str, object] = {}  # of the last run, by name
         self._functions = [*self.tools, *tools]
         self._border: Border | None = None  # the last run's: its values and tools live on
-        self.folder = folder or Path.cwd()
+        self.folder = folder or _current_folder()
         confined = SandboxProvisioner(config=self.config)
         self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
         self.transcript = Transcript()
@@ -570,6 +570,13 @@ class Session(settings.Settled):
         if fresh and any(cell.cell_type == "code" for cell in self.transcript.cells):
             notes.append("The kernel is new: variables and files of earlier cells are gone.")
         return "\n".join(notes)
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder is gone; change to another one") from None
 
 
 async def _allow(permit: Permit | None, wanted: Iterable[str]) -> None:

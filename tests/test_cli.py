@@ -181,6 +181,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    command = shlex.join([*COMMAND, "run", "x", "-m", "scripted:s.md"])
+    done = subprocess.run(
+        ["sh", "-c", f"mkdir gone && cd gone && rmdir ../gone && {command}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "jupyter agent: the current folder is gone; change to another one\n"
+
+
 @pytest.mark.parametrize(
     "word",
     "--budget=0 --budget=-1 --budget=1e5 --budget= --budget=² --timeout=nan --timeout=inf "

@@ -53,6 +53,8 @@ async def read(*pieces: bytes) -> list[Any]:
         ('{"choices": [{"message": {"content": "x"}}]}', [{"choices": [{"message": {"content": "x"}}]}]),
         ('{\n "choices": [\n  {}\n ]\n}\n', [{"choices": [{}]}]),
         ('data: {"a": 1}\n\nwhat else\n', [{"a": 1}]),
+        ('\ufeffdata: {"a": 1}\n\n', [{"a": 1}]),
+        ('\ufeff{"choices": [{}]}', [{"choices": [{}]}]),
     ],
 )  # fmt: skip
 async def test_events_are_read_however_they_are_cut(body: str, said: list[Any]) -> None:

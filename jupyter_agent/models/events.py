@@ -90,6 +90,7 @@ async def _frames(
     name, data, other = "", list[str](), list[str]()
     async with aclosing(_lines(body)) as lines:
         async for line in lines:
+            line = line.removeprefix("\ufeff")  # as a body may begin
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")
             match field:

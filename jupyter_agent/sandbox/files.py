@@ -194,7 +194,8 @@ def check(
 
 def _check_readable(path: Path, typed: str) -> None:
     if not path.exists():
-        raise UsageError(f"--data {typed!r}: there is no {path}; check the spelling")
+        advice = "say it alone to share nothing" if typed == "none" else "check the spelling"
+        raise UsageError(f"--data {typed!r}: there is no {path}; {advice}")
     if not (path.is_file() or path.is_dir()):
         raise UsageError(f"--data {typed!r}: {path} is neither a file nor a folder")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):

@@ -131,6 +131,16 @@ def test_the_header_names_the_modules(code: Path) -> None:
     )
 
 
+def test_the_header_names_a_few_of_many_modules(folder: Path) -> None:
+    shares = [
+        files.Share(folder / f"many{number}" / "package", note="1 file checked by name alone")
+        for number in range(9)
+    ]
+    said = files.describe([], "", shares)
+    assert said.count("checked by name alone") == said.count("many") == 3
+    assert said.count("and 6 more") == 3
+
+
 def test_a_socket_beside_modules_is_not_shared(code: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         here = os.open(code / "space_of_mine", os.O_PATH)  # a socket's path must be short

@@ -568,10 +568,10 @@ def describe(shares: list[Share], reason: str, modules: Sequence[Share] = ()) ->
     if not modules:
         return data
     names = [f"{share.path.name}{'/' * share.path.is_dir()}" for share in modules]
-    places = ", ".join(dict.fromkeys(str(share.path.parent) for share in modules))
-    notes = "".join(f"; {share.path.name}/ {share.note}" for share in modules if share.note)
-    named = _some([escaped(name) for name in names])
-    return f"{data}, and modules of {escaped(places)} ({named}{escaped(notes)})"
+    places = _some([*dict.fromkeys(str(share.path.parent) for share in modules)])
+    notes = _some([f"{share.path.name}/ {share.note}" for share in modules if share.note])
+    named = escaped("; ".join(filter(None, [_some(names), notes])))
+    return f"{data}, and modules of {escaped(places)} ({named})"
 
 
 def left_out(shares: Sequence[Share], reason: str) -> str:

@@ -866,7 +866,8 @@ CONTRASTS = """bar => {
             .map(x => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    return [...bar.children].filter(node => !node.hidden && node.textContent).map(node => {
+    const parts = [...bar.children].flatMap(part => [...part.children]);
+    return parts.filter(node => !node.hidden && node.textContent).map(node => {
         const below = behind(node);
         const pair = [over(rgba(getComputedStyle(node).color), below), below].map(luminance);
         return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);

@@ -325,6 +325,8 @@ def test_the_view_follows_who_looks_on_and_lets_others_read(
 def test_a_jump_by_the_table_of_contents_is_not_scrolled_back(
     lab: Lab, browser: BrowserContext, chat: ChatServer
 ) -> None:
+    if lab.front_end.name == "lab42":
+        pytest.skip("JupyterLab 4.2 jumps to no heading in a cell that is in sight")
     lines = "\n\n".join(f"line {number}" for number in range(60))
     held = threading.Event()
     chat.replies = [Reply(f"# Begin\n\n{lines}", delay=0.1, hold=held)]
@@ -531,17 +533,18 @@ def test_running_again_replaces_and_one_undo_restores(
     bar(notebook).get_by_role("button", name="Run again").click()
     # what keeps the place of the new run's cells is not shown
     expect(notebook.cells.filter(visible=True)).to_have_count(3, timeout=PATIENCE)
-    # the new run's cell and its end come within one frame
+    # the new run's cell and its end are done together
     notebook.page.evaluate(
-        "() => { window.frames_held = []; window.frame_of = window.requestAnimationFrame;"
-        " window.requestAnimationFrame = draw => window.frames_held.push(draw); }"
+        "() => { window.timers_held = []; window.timer_of = window.setTimeout;"
+        " window.setTimeout = (call, ms, ...rest) => ms === 8"
+        " ? (window.timers_held.push(call), -1) : window.timer_of(call, ms, ...rest); }"
     )
     gate.set()
     prompt = notebook.cells.nth(1).locator(".jp-InputPrompt")
     expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=PATIENCE)
-    notebook.page.evaluate(
-        "() => { window.requestAnimationFrame = window.frame_of;"
-        " window.frames_held.forEach(draw => draw(performance.now())); }"
+    assert notebook.page.evaluate(
+        "() => { window.setTimeout = window.timer_of;"
+        " window.timers_held.forEach(call => call()); return window.timers_held.length; }"
     )
     expect(notebook.cells.nth(2)).to_contain_text("New end.", timeout=PATIENCE)
     is_over(notebook)

@@ -113,9 +113,9 @@ declare namespace Lab {
     sent: number;
     /** The last step that was shown: an earlier one that is not there was deleted. */
     last: number;
-    /** Messages that are gathered for the next frame. */
+    /** Messages that are gathered, to be done together. */
     queue: Array<[Tag, Content]>;
-    frame: number;
+    timer: number;
     /** Whether the view is about to be scrolled. */
     follows: boolean;
     /** Messages that came while the whole run is fetched. */

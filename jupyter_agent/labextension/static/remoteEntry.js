@@ -24,6 +24,9 @@
   const REQUEST = 'jupyter_agent_request';
   const EVENT = 'jupyter-agent';
   const PATIENCE = 10_000; // milliseconds that a kernel may take to answer
+  // milliseconds in which messages are gathered, to change the document once; by a timer, as
+  // JupyterLab 4.2 does not show a cell that is inserted in an animation frame
+  const GATHERED = 8;
   const MEETING = 3000; // milliseconds in which pages that share a document hear of each other
   const KEPT = 50; // runs that a browser remembers
   const PAUSE = 250; // milliseconds without a key before an edit is told
@@ -563,7 +566,7 @@
         if (document.hidden) {
           this.flush(run); // it draws no frames, and its timers are slow
         } else {
-          run.frame ||= requestAnimationFrame(() => this.flush(run));
+          run.timer ||= setTimeout(() => this.flush(run), GATHERED);
         }
       } else if (tag.sent > run.sent) {
         this.sync(tag.run).waiting?.push([tag, content]);
@@ -590,7 +593,7 @@
     run(id) {
       let run = this.runs.get(id);
       if (!run) {
-        const none = { sent: 0, last: 0, queue: [], frame: 0, follows: false, waiting: null };
+        const none = { sent: 0, last: 0, queue: [], timer: 0, follows: false, waiting: null };
         const whose = { anchor: '', session: '', own: false, wrote: false };
         run = { id, ...whose, ...none, model: undefined, left: false, held: new Map() };
         this.runs.set(id, run);
@@ -601,15 +604,14 @@
     /** Have no more of a run gathered, and return what was.
      * @param {Lab.Run} run */
     gathered(run) {
-      cancelAnimationFrame(run.frame);
+      clearTimeout(run.timer);
       const { queue } = run;
-      run.frame = 0;
+      run.timer = 0;
       run.queue = [];
       return queue;
     }
 
-    /** Do what has been gathered for a frame. Cells that are new are inserted together, as far as
-     * they are.
+    /** Do what has been gathered. Cells that are new are inserted together, as far as they are.
      * @param {Lab.Run} run */
     flush(run) {
       const queue = this.gathered(run);
@@ -917,7 +919,7 @@
     }
 
     /** Take that cell away when the run has cells of its own, or will have none. The end of a run may
-     * come in one frame with its first cell, which needs its place all the same.
+     * come together with its first cell, which needs its place all the same.
      * @param {Lab.Run} run */
     givePlace(run) {
       if (working(run.id) && !run.last) {

@@ -20,6 +20,13 @@ def as_user(command: list[str]) -> list[str]:
     return ["unshare", "--mount", "--propagation", "private", sys.executable, __file__, *command]
 
 
+def let_in(folder: Path) -> None:
+    """Let others enter a folder and those above it, as a folder of pytest's is its user's alone."""
+    for path in (folder, *folder.parents):
+        if not path.stat().st_mode & 0o001:
+            path.chmod(0o755)
+
+
 def closed(path: Path) -> Path | None:
     """Find the topmost folder above a path that others may not enter."""
     for parent in reversed(path.parents):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from jupyter_agent.draft import Draft
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.scripted import ScriptedModel
 from jupyter_agent.protocol import Call, Delta, Form, Message, Usage
-from jupyter_agent.transcript import KEY, Transcript
+from jupyter_agent.transcript import KEY, Change, Transcript
 
 from .conftest import counted_turns
 
@@ -252,8 +252,8 @@ async def test_a_run_cancelled_twice_keeps_the_cost_of_a_stream_that_is_still_cl
     model.may_close.set()
 
 
-async def test_cancelling_hands_out_the_last_changes() -> None:
-    agent = agent_with(STEP.format("forever"))
+async def cancelled(agent: Agent) -> tuple[AsyncGenerator[Change, None], Awaitable[Change]]:
+    """Cancel a step amid a cell that is running, and give the run and that step."""
     changes = agent.run("Do it")
     async for change in changes:
         if change.cell.get("outputs"):
@@ -261,6 +261,12 @@ async def test_cancelling_hands_out_the_last_changes() -> None:
     step = asyncio.ensure_future(anext(changes))
     await asyncio.sleep(0.02)
     step.cancel()
+    return changes, step
+
+
+async def test_cancelling_hands_out_the_last_changes() -> None:
+    agent = agent_with(STEP.format("forever"))
+    changes, step = await cancelled(agent)
     assert (await step).cell.cell_type == "code"
     assert (await anext(changes)).cell.metadata[KEY]["role"] == "end"
     with pytest.raises(asyncio.CancelledError):
@@ -269,13 +275,7 @@ async def test_cancelling_hands_out_the_last_changes() -> None:
 
 async def test_a_run_that_is_closed_amid_its_last_changes_is_whole(tmp_path: Path) -> None:
     agent = agent_with(STEP.format("forever"), path=tmp_path / "r.ipynb")
-    changes = agent.run("Do it")
-    async for change in changes:
-        if change.cell.get("outputs"):
-            break
-    step = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0.02)
-    step.cancel()
+    changes, step = await cancelled(agent)
     await step  # the first of them: a front end that is interrupted here reads no more
     await changes.aclose()
     cells = nbformat.read(tmp_path / "r.ipynb", as_version=4).cells

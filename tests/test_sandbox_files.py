@@ -23,7 +23,7 @@ from jupyter_agent.sandbox.folders import remove
 from jupyter_agent.sandbox.interpreter import PARTS
 from jupyter_agent.sandbox.kernel import Sandbox
 
-from .as_user import as_user
+from .as_user import as_user, let_in
 from .conftest import ROOT, TIERS
 
 LOOK = """\
@@ -343,9 +343,7 @@ def test_a_folder_that_cannot_be_read_is_hidden(folder: Path) -> None:
         "print(*[p.name for p in s.visible()]); print(files.listing([s]));"
         "print(s.note)"
     )
-    for parent in (folder, *folder.parents):
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(0o755)
+    let_in(folder)
     command = [sys.executable, "-c", look, str(folder)]
     if os.geteuid() == 0:
         command = as_user(command)

@@ -22,7 +22,7 @@ from jupyter_agent.owncells import OwnCells
 from jupyter_agent.sandbox.cleaning import clean_prose
 from jupyter_agent.transcript import KEY, MOST_CHARACTERS, Change, Transcript, brief
 
-from .as_user import as_user
+from .as_user import as_user, let_in
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -363,9 +363,7 @@ def test_a_file_in_a_folder_that_cannot_be_entered_is_refused(tmp_path: Path) ->
         "import sys; from pathlib import Path; from jupyter_agent.transcript import Transcript;"
         "Transcript.open(Path(sys.argv[1]) / 'closed' / 'run.ipynb')"
     )
-    for parent in (tmp_path, *tmp_path.parents):
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(0o755)
+    let_in(tmp_path)
     command = [sys.executable, "-c", code, str(tmp_path)]
     if os.geteuid() == 0:
         command = as_user(command)

@@ -23,20 +23,24 @@ TIERS = ["bubblewrap", "landlock"]
 PRELUDE = r"""
 import json, threading, time
 kernel = get_ipython().kernel
-session, iopub = kernel.session, kernel.iopub_thread.socket
+session = kernel.session
 def signed(kind, content, buffers=(), parent=None):
     made = session.msg(kind, {}, parent=parent or kernel.get_parent("shell"))
     parts = [session.pack(made[name]) for name in ("header", "parent_header", "metadata")]
     parts.append(content if isinstance(content, bytes) else json.dumps(content).encode())
     return [b"<IDS|MSG>", session.sign(parts), *parts, *buffers]
 def publish(*message):
-    iopub.send_multipart([b"topic", *signed(*message)])
-def answer(socket, *message):
-    socket.send_multipart([IDENTITY, *signed(*message)])
-def streams():
-    'The sockets that clients are answered by.'
-    return {"shell": kernel.shell_stream.socket, "control": kernel.control_stream.socket,
-            "stdin": kernel.stdin_socket}
+    kernel.iopub_thread.send_multipart([b"topic", *signed(*message)])
+def answer(name, *message):
+    'Answer a client by a socket, in its own thread: one that two threads use loses messages.'
+    frames = [IDENTITY, *signed(*message)]
+    stream = {"shell": kernel.shell_stream, "control": kernel.control_stream}.get(name)
+    if stream is None:
+        kernel.stdin_socket.send_multipart(frames)
+    elif stream.io_loop is kernel.io_loop:
+        stream.socket.send_multipart(frames)
+    else:
+        stream.io_loop.add_callback(stream.socket.send_multipart, frames)
 IDENTITY = kernel.get_parent("shell") and kernel._parent_ident["shell"][0]
 BIG = bytes(100 << 20)
 """
@@ -81,9 +85,9 @@ FLOODS = {
         " 'transient': {'display_id': 'd'}})"
     ),
     "replies": "for name in ('shell', 'control', 'stdin'):\n"
-    "    answer(streams()[name], 'execute_reply', {}, [BIG] * 6)",
+    "    answer(name, 'execute_reply', {}, [BIG] * 6)",
     "replies just below the limit": "for _ in range(9):\n    for name in ('control', 'stdin'):\n"
-    "        answer(streams()[name], 'input_request', {'prompt': 'x' * 31_000_000})",
+    "        answer(name, 'input_request', {'prompt': 'x' * 31_000_000})",
     "comms and debugger's events": "for kind in ('comm_msg', 'comm_open', 'debug_event'):\n"
     "    for _ in range(3): publish(kind, {'data': 'x' * 20_000_000}, [bytes(9 << 20)])",
 }

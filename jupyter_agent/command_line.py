@@ -72,7 +72,7 @@ def _nowhere(mode: Literal["r", "w"]) -> TextIO:
 
 
 class _Signals:
-    """Has SIGINT and SIGTERM end a run; where that does not end soon, they do as before."""
+    """Has SIGINT, SIGTERM and SIGHUP end a run; where that does not end soon, they do as before."""
 
     def __init__(self) -> None:
         self._run: asyncio.Task[int] | None = None
@@ -83,7 +83,9 @@ class _Signals:
         self._run, self._loop = run, run.get_loop()
 
     def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup has it be
+            numbers.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._hear) for number in numbers}
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -246,7 +247,7 @@ def test_the_hubs_offline_mode_is_named(folder: Path, server: ChatServer) -> Non
     assert server.requests == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_the_models_stream_stops_the_run(
     folder: Path, server: ChatServer, number: signal.Signals
 ) -> None:
@@ -260,6 +261,36 @@ def test_a_signal_during_the_models_stream_stops_the_run(
     task, end = (cell.source for cell in cells)
     assert task == "x"
     assert end.startswith("*Stopped: interrupted.*\n\n*The reply was not finished")
+
+
+def test_a_terminal_that_is_closed_ends_the_run(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply("I think ", fault="endless")]
+    command = [*COMMAND, "run", "x", "-m", server.model, "-o", "run.ipynb"]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(folder)
+        os.execv(command[0], command)
+    said = b""
+    while b"I think" not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (1, 130)  # what comes first: the signal, or a write that fails
+    end = nbformat.read(folder / "run.ipynb", as_version=4).cells[-1].source
+    assert end.startswith("*Stopped: interrupted.*\n\n*The reply was not finished")
+
+
+def test_a_run_below_nohup_outlives_its_terminal(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply("I think ", fault="endless")]
+    words = ["nohup", *COMMAND, "run", "x", "-m", server.model]
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.read(7) == "I think"
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.terminate()
+        assert process.wait(20) == 130
 
 
 def test_a_signal_during_an_endless_cell_stops_it_and_leaves_nothing(folder: Path) -> None:

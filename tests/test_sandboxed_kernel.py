@@ -442,6 +442,18 @@ def test_nbclient_runs_a_notebook(folder: Path) -> None:
     assert not (folder / "written.txt").exists()
 
 
+def test_nbconvert_runs_a_notebook_beside_a_module_named_secrets(folder: Path) -> None:
+    (folder / "secrets.py").write_text("TOKEN = 'hf_' + 'x' * 34\n")
+    nbformat.write(new_notebook(cells=[new_code_cell("40 + 4")]), folder / "nb.ipynb")
+    command = [str(BIN / "jupyter"), "nbconvert", "--to", "notebook", "--execute", "--stdout"]
+    command += ["--ExecutePreprocessor.kernel_name=sandboxed-bubblewrap", "nb.ipynb"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert nbformat.reads(done.stdout, as_version=4).cells[0].outputs[0].data["text/plain"] == "44"
+
+
 def test_papermill_runs_a_notebook_with_parameters(folder: Path) -> None:
     parameters = new_code_cell("n = 1", metadata={"tags": ["parameters"]})
     source = new_notebook(

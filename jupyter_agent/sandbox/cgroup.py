@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -112,7 +111,8 @@ def _text(file: Path) -> str:
 
 def make(*, memory: int, processes: int) -> Group | None:
     """Bound memory, in bytes, and processes as a whole; None where that cannot be done."""
-    name = f"{PREFIX}{secrets.token_hex(4)}"
+    # not of the module secrets: nbconvert --execute takes one that lies beside the notebook
+    name = f"{PREFIX}{os.urandom(4).hex()}"
     return _make_here(name, memory, processes) or _make_scope(name, memory, processes)
 
 

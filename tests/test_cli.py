@@ -17,6 +17,7 @@ import pytest
 
 from jupyter_agent.cli import main
 
+from .conftest import TIERS
 from .servers import ChatServer, Reply, descendants
 
 F = "```"
@@ -351,6 +352,18 @@ def test_a_stdout_that_is_full_is_one_line_and_no_fault_of_ours(folder: Path, wo
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last == "jupyter agent: cannot write to stdout: No space left on device"
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_list_of_mounts_that_cannot_be_written_whole_is_said(folder: Path, tier: str) -> None:
+    (folder / "s.md").write_text(f"x\n{F}python\n1\n{F}\n<!-- next reply -->\n344\n")
+    options = f"run Go -m scripted:s.md --SandboxProvisioner.isolation={tier}"
+    command = f"ulimit -f 1; exec {shlex.join(COMMAND)} {options}"  # files of 512 bytes, no more
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 1
+    assert "the sandbox cannot start: [Errno 27] File too large" in done.stderr
 
 
 def test_a_run_goes_on_without_its_notes(folder: Path) -> None:

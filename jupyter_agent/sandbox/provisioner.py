@@ -405,7 +405,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     def _in_memory(self, text: str) -> int:
         descriptor = os.memfd_create("jupyter-agent")
-        os.write(descriptor, os.fsencode(text))
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(os.fsencode(text))  # whole, or it raises: half a list would hide less
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.set_inheritable(descriptor, True)
         self._descriptors.append(descriptor)

@@ -213,8 +213,8 @@ LOOK = """\
 import helper_of_mine, package_of_mine.inner.deep, space_of_mine.part, beside
 print(helper_of_mine.X, package_of_mine.inner.deep.Y, space_of_mine.part.Z, beside.W)
 import os, sys
-found = [os.path.join(top, name) for root in sys.path if "site-packages" not in root
-         and "lib/python" not in root for top, _, names in os.walk(root) for name in names]
+found = [os.path.join(top, name) for root in sys.path if root.startswith({place!r})
+         for top, _, names in os.walk(root) for name in names]
 for path in {paths!r} + found:
     try:
         print(open(path, opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)).read())
@@ -235,7 +235,7 @@ async def test_modules_can_be_imported_in_the_sandbox(code: Path, folder: Path, 
         for name in ("secrets", "mine"):
             (root / "__pycache__" / f"{name}.cpython-311.pyc").write_text(SECRET)
     paths = [str(path) for root in (code, folder) for path in root.rglob("*")]
-    look = LOOK.format(paths=paths)
+    look = LOOK.format(place=str(code.parent), paths=paths)
     config = Config({"SandboxProvisioner": {"isolation": tier}})
     async with (
         Sandbox(folder, config=config) as sandbox,
@@ -243,6 +243,7 @@ async def test_modules_can_be_imported_in_the_sandbox(code: Path, folder: Path, 
     ):
         text = "".join([str(output.get("text") or output) async for output in outputs])
         assert "1 2 3 4" in text
+        assert "W = 4" in text
         assert SECRET not in text
         assert "ghp_" not in text
         assert f"modules of {code}" in sandbox.describe()

@@ -8,11 +8,13 @@ waits until it has tidied up (`jupyter_core.utils.run_sync` lets it go on).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import queue
+import signal
 import threading
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -60,6 +62,9 @@ class Bridge:
                 if result.done():
                     return result.result()
             except KeyboardInterrupt:
+                if result.done() and thread in self._iterating:
+                    self._early.add(thread)
+                    return result.result()
                 if result.done():
                     raise
                 self._loop.call_soon_threadsafe(
@@ -126,11 +131,26 @@ class Bridge:
         self._iterating.add(thread)
         try:
             while (item := self.call(step())) is not _END:
-                yield item
+                with self._deferring():
+                    yield item
         finally:
             self._iterating.discard(thread)
             self._early.discard(thread)
             self.call(close())
+
+    @contextlib.contextmanager
+    def _deferring(self) -> Iterator[None]:
+        """Have the next step hear an interrupt, not what is done with an item: that shows it."""
+        before = signal.default_int_handler
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) is not before:
+            yield
+            return
+        signal.signal(signal.SIGINT, lambda *_: self.stop())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _hand_over(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator
@@ -56,6 +57,20 @@ def test_a_stop_while_a_step_runs_is_heard() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(bridge.iterate(counting(heard)))
     assert heard == ["interrupted", "closed"]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_interrupt_while_an_item_is_shown_waits_for_the_next_step(after: int) -> None:
+    bridge, heard, seen = Bridge(), list[str](), list[int]()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        for number in bridge.iterate(counting(heard)):
+            if number in (after, 3):  # and somebody presses Stop again
+                signal.raise_signal(signal.SIGINT)
+            seen.append(number)
+    assert seen == [1, 2, 3]
+    assert heard == ["interrupted", "closed"]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_stop_is_for_its_own_run_alone() -> None:

@@ -315,6 +315,20 @@ def test_what_is_shown_as_recorded_keeps_its_model_and_cost() -> None:
     assert page.bundles[1][MIME] == {"run": note.run, "state": "claimed"}
 
 
+def test_a_cell_that_is_emptied_before_it_is_dropped_is_taken_back() -> None:
+    run = Run()
+    cell = run.transcript.add("prose", "Half a", step=1)
+    run.view(Change(cell))
+    run.view._show()
+    run.view(Change(cell))  # shown late, by a timer: what a stop has emptied meanwhile
+    run.transcript.drop(cell)
+    run.view._show()
+    run.view(Change(cell, done=True))
+    run.view.finish("stopped")
+    assert run.page.cells[cell.id] == {"outputs": [], "source": "", "state": "done"}
+    assert run.view.snapshot()["cells"] == []
+
+
 def test_what_is_left_of_a_reply_that_was_stopped_is_shown() -> None:
     run = Run()
     run.view(Change(run.transcript.add("end", "*Stopped.*"), done=True))

@@ -612,7 +612,7 @@ class DisplayView:
     ) -> None:
         """Show a cell's source: each time it grows where the front end is live, else once."""
         source = data["text/plain"]
-        if (source, label) == (shown.source, shown.label) or not (source or shown.source):
+        if (source, label) == (shown.source, shown.label) or not (source or shown.displayed):
             return
         whole = whole or (change.done and shown.outputs is None)
         if self._live or (whole and source):

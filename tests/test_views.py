@@ -356,13 +356,14 @@ def test_a_run_that_failed_says_so_and_why(error: BaseException, state: str) -> 
     assert (facts["state"], facts["why"]) == (*state.split(": ", maxsplit=1), "")[:2]
 
 
-def test_pages_are_told_that_the_kernel_lives_and_for_how_long_a_run_waits() -> None:
+@pytest.mark.parametrize("problem", ["m: busy; wait and try again", "m: busy; try again", "busy"])
+def test_pages_are_told_that_the_kernel_lives_and_for_how_long_a_run_waits(problem: str) -> None:
     run = Run()
     assert run.page.beats.wait(20)
-    run.view(Change(passing("*Asking again in 7 s. m: busy*", seconds=7.0, problem="m: busy")))
+    run.view(Change(passing("*Asking again in 7 s. m: busy*", seconds=7.0, problem=problem)))
     facts = run.view.header[MIME]
-    assert (facts["waiting"], facts["wait"]) == ("Asking again: m: busy", 7.0)
-    assert "Asking again: m: busy in 7 s" in run.page.plain[-1]
+    assert (facts["waiting"], facts["wait"]) == ("Asking again: busy", 7.0)
+    assert "Asking again: busy in 7 s" in run.page.plain[-1]
     run.view(Change(passing(""), done=True))
     assert run.view.header[MIME]["waiting"] == ""
     run.view.finish("done")

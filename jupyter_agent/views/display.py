@@ -48,6 +48,7 @@ MOST_WHY = 300  # characters of the reason for which a run ended
 MOST_NAME = 300  # characters of a model's, which a file may have brought
 MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
+_ADVICE = re.compile("; (wait and )?try again$")  # what the run does by itself
 _LONG_LINE = re.compile(rf"([^\r\n]{{{MOST_LINE}}})[^\r\n]+")
 MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw it
 
@@ -512,7 +513,8 @@ class DisplayView:
         if facts["role"] == "wait":
             progress.waiting, progress.wait = change.cell.source.strip("*"), 0.0
             if progress.waiting and "seconds" in facts:  # a page counts them down
-                progress.waiting = f"Asking again: {facts['problem']}"
+                problem = facts["problem"].removeprefix(f"{progress.model}: ")  # said at its end
+                progress.waiting = f"Asking again: {_ADVICE.sub('', problem)}"
                 progress.wait = facts["seconds"]
             self.run = self.run or (_new_id() if self._live else "")
         if change.done:

@@ -49,7 +49,7 @@ async def read(*pieces: bytes) -> list[Any]:
         ('data: {"a":\ndata: {}\ndata: }\n\n', [{"a": {}}]),
         (': ping\n\nid: 7\nretry: 5\ndata: {"a": "x\u2028y\x85"}\n\n', [{"a": "x\u2028y\x85"}]),
         ('data: {"a": 1}\n\ndata: null\n\ndata: [1]\n\ndata: "x"\n\ndata: 7\n\n', [{"a": 1}]),
-        ('data: [DONE]\n\ndata: {"a": 1}\n\n', [DONE]),
+        ('data: {"a": 1}\n\ndata: [DONE]\n\ndata: {"a": 2}\n\n', [{"a": 1}, DONE]),
         ('{"choices": [{"message": {"content": "x"}}]}', [{"choices": [{"message": {"content": "x"}}]}]),
         ('{\n "choices": [\n  {}\n ]\n}\n', [{"choices": [{}]}]),
         ('data: {"a": 1}\n\nwhat else\n', [{"a": 1}]),
@@ -89,6 +89,7 @@ async def test_an_error_is_read_wherever_it_stands(body: str, said: object) -> N
     [
         ("", "the server sent an empty reply; try again"),
         (": ping\n\n", "the server sent an empty reply; try again"),
+        ("data: [DONE]\n\n", "the server sent an empty reply; try again"),
         ("<html>\n<p>Log in", "the server sent no reply but a page; is that the right URL?"),
         ("data: 5\n\n", "the server sent no reply but '5'; is that the right URL?"),
         ("upstream\x1b failed", "the server sent no reply but 'upstream\\x1b failed'; is that"),

@@ -40,6 +40,8 @@ async def events(body: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any], N
             if name == _BODY:
                 event = None if begun else _whole_reply(text)
             elif text.strip() == "[DONE]":
+                if not begun:
+                    break
                 yield DONE
                 return
             else:

@@ -416,6 +416,10 @@ CALLS = {
     "smolagents, labelled": f'<code language="python">\n{CODE}\n</code>',
     "smolagents, old": f"Code:\n{F}py\n{CODE}\n{F}<end_code>",
     "smolagents, structured": json.dumps({"thought": "I look.", "code": CODE}),
+    "StarCoder": f"<jupyter_code>\n{CODE}\n</jupyter_code>",
+    "a tag that names Python": f"<run_python>\n{CODE}\n</run_python>",
+    "a tag that names a cell": f"<python-cell>\n{CODE}\n</python-cell>",
+    "a word before JSON": f"functioncall: {CALL}",
     "CodeAct": f"<execute>\n{CODE}\n</execute>",
     "OpenHands": f"<execute_ipython>\n{CODE}\n</execute_ipython>",
     "a fence in a tag": f"<code>\n{BLOCK}</code>",
@@ -478,6 +482,17 @@ def test_a_call_may_be_yaml(call: str, around: str, prose: str) -> None:
     assert outcome(read(prose + around % call)) == (prose.strip(), "print(1)", None, "", False)
 
 
+@pytest.mark.parametrize("tag", ["code", "python", "jupyter_code", "run_python"])
+def test_code_in_a_tag_may_be_one_line(tag: str) -> None:
+    assert outcome(read(f"I look.\n<{tag}>print(1)</{tag}>")) == (
+        "I look.",
+        "print(1)",
+        None,
+        "",
+        False,
+    )
+
+
 def test_what_follows_a_call_is_cut() -> None:
     reader = ReplyReader(look_ahead=0)
     assert not reader.feed(f"<tool_call>{CALL}</tool_call>\n")
@@ -520,6 +535,9 @@ def test_a_call_without_our_code_is_no_answer(text: str, said: str, fences: bool
         "The tag `<tool_call>` begins a call.",
         "<tool_call> is the tag of Qwen's calls.",
         "In HTML, <code>x</code> is code.",
+        "<jupyter_text>\nprint(1)\n</jupyter_text>",
+        "<python_output>\n3\n</python_output>",
+        "The word functioncall: comes before its JSON.",
         '{"mean": 3.5, "n": 12}',
         '{"name": "Ann", "args": 3}',
         '{"languages": [{"name": "python", "input": "x"}]}',
@@ -557,7 +575,8 @@ def test_an_answer_is_an_answer(text: str) -> None:
         ("I look.\n\n    import os\n    print(os.listdir())", "bare"),
         ("I look.\n\n[PYTHON]\nprint(1)\n[/PYTHON]", "bare"),
         ("'''python\nprint(1)\n'''", "bare"),
-        ("I look.\n<run_python>\nprint(1)\n</run_python>", "bare"),
+        ("\uff40\uff40\uff40python\nprint(1)\n\uff40\uff40\uff40", "bare"),
+        ("I look.\n<my_own_python>\nprint(1)\n</my_own_python>", "bare"),
         ("I look.\n\\begin{lstlisting}[language=Python]\nprint(1)\n\\end{lstlisting}", "bare"),
         (f"I look: {F}python\nprint(1)\n{F}", "fence"),
         (f"{F}python print(1){F}", "fence"),

@@ -62,12 +62,14 @@ _MARK = re.compile(
     r"""(?P<harmony> (?:<\|start\|>assistant)? <\|channel\|>[a-z]+\ to=
         | <\|start\|>assistant\ to= | (?<!\w)assistant(?:commentary|analysis)\ to=)
     | (?P<special> <\|(?:tool_calls?(?:_section)?(?:_begin|_start)?|START_ACTION|action_start)\|>
-        | <\uff5ctool\u2581calls?\u2581begin\uff5c> | \[TOOL_CALLS?\] | ^\s*functools(?=\[) )
+        | <\uff5ctool\u2581calls?\u2581begin\uff5c> | \[TOOL_CALLS?\] | ^\s*functools(?=\[)
+        | (?<![\w`])(?:function|tool)_?calls?:\s*(?=\{\s*["']) )
     | (?P<python> <\|python_tag\|> | ^\s*>>>(?=i?python\b|all\b))
     | (?P<tag> <(?P<name>\uff5cDSML\uff5c\w+
         |(?:[\w-]+:)?(?:tool(?:_?calls?|_?use)?|function_?calls?|invoke|function))
         (?=[\s=>])[^<>]{0,100}> )
-    | (?P<bare> ^\s*(?:<pre>\s*)?<(?P<kind>code|python|execute(?:_\w+)?|code_interpreter|tool_code)
+    | (?P<bare> ^\s*(?:<pre>\s*)?<(?P<kind>code|execute(?:_\w+)?|code_interpreter|tool_code
+        |(?:[a-z]+[_-])?(?:i?python|jupyter)(?:[_-](?:cell|code|exec\w*|run|tool|interpreter))?)
         (?P<language>\ [^<>]{0,60})?>(?=\s*$|.*</(?P=kind)>(?:\s*</pre>)?\s*$) )""",
     re.VERBOSE | re.IGNORECASE,
 )

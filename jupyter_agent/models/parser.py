@@ -389,7 +389,7 @@ _BEGINS_CALL = re.compile(
 _SEEMS_CALL = re.compile(r"(?m)^(?:Action Input:|<\|tools_prefix\|>|<start_function_call>)")
 _WRAPPED = re.compile(r"(?i)(`{3,})(?:markdown|md)[ \t]*\n(?:.*\n)*?[ \t]*`{3,}(?:python|py)\b")
 _OTHER_FENCE = re.compile(  # that no Markdown knows
-    r"""(?im)^(?:['"]{3}\w*|\[/?python\]|</?[^<>\n]*(?:python|artifact)[^<>\n]*>|\\(begin|end)\{.*)$"""
+    r"""(?im)^(?:['"\uff40]{3}\w*|\[/?python\]|</?[^<>\n]*(?:python|artifact)[^<>\n]*>|\\(begin|end)\{.*)$"""
 )
 _CALL = "The reply seems to hold a call written as text, which cannot be read"
 _OPEN_THOUGHT = "The reply ended in a thought, which a tag such as <think> had begun"

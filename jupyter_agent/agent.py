@@ -461,7 +461,7 @@ class Agent(LoggingConfigurable):
             self.transcript.finish(cell)
             yield Change(cell, done=True)
         yield from self._leave_out(step)
-        why = f"*Stopped: {one_line(_reason(error))}.*"  # with what a server said
+        why = f"*Stopped: {one_line(_reason(error))}.*".replace("?.*", "?*")
         if half:
             why = f"{why}\n\n{_UNFINISHED}\n\n{half}"
         facts = {"unfinished": True} if half else {}

@@ -320,6 +320,19 @@ async def test_half_a_reply_is_kept_as_text_and_never_run() -> None:
     assert end.source.startswith(f"*Stopped: it broke off.*\n\n{said}")
 
 
+@pytest.mark.parametrize(("why", "said"), [("it broke", "it broke."), ("why?", "why?")])
+async def test_why_a_run_ended_is_a_sentence(why: str, said: str) -> None:
+    class Failing(ScriptedModel):
+        async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
+            yield Delta("")
+            raise ModelError(why)
+
+    agent = Agent(Failing([]), Echo())
+    with pytest.raises(ModelError):
+        [change async for change in agent.run("Do it")]
+    assert agent.transcript.cells[-1].source == f"*Stopped: {said}*"
+
+
 async def test_a_consumer_that_leaves_ends_the_run_well() -> None:
     agent = agent_with(STEP.format("forever"))
     async with aclosing(agent.run("Do it")) as changes:

@@ -71,22 +71,22 @@ def test_a_path_elsewhere_is_named_relative_to_the_notebook(
 ) -> None:
     monkeypatch.chdir(work / below)
     said = hint(work, missing(typed, number))
-    assert said.endswith(f" is not shared with the sandbox; {LETS}%%agent --data . {named}")
+    assert said.endswith(f" is not shared with the sandbox; {LETS}--data . {named}")
 
 
 def test_a_path_in_a_home_is_named_as_the_user_would(work: Path) -> None:
     said = hint(work, missing(str(work.parent / "docs" / "x.csv")))
-    assert said.endswith("%%agent --data . '~/docs/x.csv'")
+    assert said.endswith("--data . '~/docs/x.csv'")
     assert hint(work, missing(str(work.parent / "tmp" / "x.csv"))) == ""
 
 
 def test_what_is_shared_already_stays_in_what_is_to_be_typed(work: Path) -> None:
     said = hint(work, missing("../x"), data=["a.csv", "b c.csv"], whole=False)
-    assert said.endswith("%%agent --data a.csv 'b c.csv' ../x")
+    assert said.endswith("--data a.csv 'b c.csv' ../x")
     said = hint(work, missing("d.csv"), data=["a.csv"], whole=False)
-    assert said.endswith("%%agent --data a.csv d.csv")
+    assert said.endswith("--data a.csv d.csv")
     said = hint(work, missing("../x"), data=[], whole=False)
-    assert said.endswith("%%agent --data ../x")
+    assert said.endswith("--data ../x")
 
 
 def test_where_no_magic_is_the_setting_is_named(work: Path) -> None:
@@ -96,7 +96,7 @@ def test_where_no_magic_is_the_setting_is_named(work: Path) -> None:
 
 def test_a_link_that_leads_elsewhere_is_said_to(work: Path) -> None:
     said = hint(work, missing("out.csv"))
-    assert said == f"out.csv is a link that leads elsewhere; {LETS}%%agent --data . out.csv"
+    assert said == f"out.csv is a link that leads elsewhere; {LETS}--data . out.csv"
 
 
 def test_what_is_left_out_is_said_where_a_file_is_missed(work: Path) -> None:
@@ -122,7 +122,7 @@ def test_of_the_system_the_same_is_said_whatever_a_tier_makes_of_a_path(
 
 @pytest.mark.parametrize("path", ["/tmp/x.csv", "/var/tmp/x.csv", "/dev/shm/x.csv"])
 def test_of_a_temporary_file_it_is_said_where_others_go(work: Path, path: str) -> None:
-    shared = f"{path} is not shared with the sandbox; {LETS}%%agent --data . {path}"
+    shared = f"{path} is not shared with the sandbox; {LETS}--data . {path}"
     assert hint(work, missing(path)) == shared
     assert hint(work, missing(path, errno.EACCES)) == f"{READ_ONLY}; {shared}"
 
@@ -141,7 +141,7 @@ def test_what_is_the_users_own_is_said_to_be(work: Path, tmp_path: Path) -> None
 def test_names_with_a_dot_are_said_to_be_left_out(work: Path, name: str) -> None:
     assert hint(work, missing(name)) == (
         f"{name} is not shared with the sandbox, as names with a dot may be those of secrets; "
-        f"{LETS}c.SandboxProvisioner.exposed = ['{name}'], and %%agent --data . {name}"
+        f"{LETS}c.SandboxProvisioner.exposed = ['{name}'], and --data . {name}"
     )
 
 
@@ -182,12 +182,12 @@ async def place(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[S
 async def test_errors_end_with_the_same_hints_in_both_tiers(place: Sandbox, folder: Path) -> None:
     x = folder.parent / "data" / "x.csv"
     for code, said in {
-        "open('../data/x.csv')": f"{LETS}%%agent --data . ../data/x.csv",
-        "%cd -q deep\nopen('../../data/x.csv')": f"{LETS}%%agent --data . ../data/x.csv",
-        "%cd -q ..\nopen('sales.csv')": f"{LETS}%%agent --data . sales.csv",
+        "open('../data/x.csv')": f"{LETS}--data . ../data/x.csv",
+        "%cd -q deep\nopen('../../data/x.csv')": f"{LETS}--data . ../data/x.csv",
+        "%cd -q ..\nopen('sales.csv')": f"{LETS}--data . sales.csv",
         "open('server.pem')": "in the sandbox: project: 1 path left out as secret",
-        f"open({str(x)!r})": f"{LETS}%%agent --data . {x}",
-        "open('.env')": "exposed = ['.env'], and %%agent --data . .env",
+        f"open({str(x)!r})": f"{LETS}--data . {x}",
+        "open('.env')": "exposed = ['.env'], and --data . .env",
         "open('/usr/lib/x', 'w')": OF_THE_SYSTEM,
         "open('/etc/hosts')": OF_THE_SYSTEM,
         "open(__import__('traitlets').__file__, 'w')": READ_ONLY,

@@ -148,7 +148,7 @@ class Hints:
         data = list(dict.fromkeys([*self._facts["data"], name]))
         reads, typed = "this lets it be read", f"c.SandboxProvisioner.data = {data}"
         if self._facts["magics"]:
-            reads, typed = "a task can read it with", f"%%agent --data {shlex.join(data)}"
+            reads, typed = "a task can read it with", f"--data {shlex.join(data)}"
         if secret:
             why += ", as names with a dot may be those of secrets"
             typed = f"c.SandboxProvisioner.exposed = {[name]}, and {typed}"

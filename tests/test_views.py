@@ -460,3 +460,13 @@ def test_prose_in_a_terminal_is_written_once_also_a_table() -> None:
     assert said.endswith(f"{cell.source[cell.source.rindex('| c |') :]}\n")
     assert said.count("| 1 |") == said.count("| 3 |") == said.count("both") == 1
     assert len(said) < len(cell.source) + 80
+
+
+def test_a_terminal_says_of_half_a_reply_that_it_was_not_run() -> None:
+    out, notes, transcript = io.StringIO(), io.StringIO(), Transcript()
+    view = TerminalView(out, notes)
+    view(Change(transcript.add("code", "wipe(", step=1)))
+    view(Change(transcript.add("end", "*Stopped.*\n\nwipe(", unfinished=True), done=True))
+    assert notes.getvalue() == "[agent] the reply was not finished, and nothing of it was run\n"
+    view(Change(transcript.add("end", "*Stopped.*"), done=True))
+    assert notes.getvalue().count("\n") == 1

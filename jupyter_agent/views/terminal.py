@@ -73,6 +73,9 @@ class TerminalView:
             case "wait" if cell.source:
                 self._end_line()
                 self._note(cell.source.strip("*"))
+            case "end" if facts.get("unfinished"):
+                self._end_line()
+                self._note("the reply was not finished, and nothing of it was run")
             case "code":
                 self._code(cell, done=change.done or facts.get("running", False))
 

@@ -58,7 +58,13 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_hear_hang_ups,
     )
+
+
+def _hear_hang_ups() -> None:
+    """Do as in a terminal, where nohup may have started these tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def test_a_run_shows_its_steps_and_ends_with_the_answer(folder: Path, script: str) -> None:
@@ -270,6 +276,7 @@ def test_a_terminal_that_is_closed_ends_the_run(folder: Path, server: ChatServer
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(folder)
+        _hear_hang_ups()
         os.execv(command[0], command)
     said = b""
     while b"I think" not in said:
@@ -317,7 +324,10 @@ def test_a_signal_during_an_endless_cell_stops_it_and_leaves_nothing(folder: Pat
 def _seconds_to_stop(process: subprocess.Popen[str], number: signal.Signals) -> float:
     started = time.monotonic()
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=20)
+    try:
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert stderr.endswith("jupyter agent: interrupted\n")
     assert "Traceback" not in stderr

@@ -73,7 +73,7 @@ async def test_a_fault_is_told_in_one_line_and_runs_nothing(
     assert len(everywhere.requests) == 1 + fault.again + fault.anew
     assert roles(agent) == ["task", "end"]
     line, _, kept = agent.transcript.cells[-1].source.partition("\n\n")
-    assert line == f"*Stopped: {error}.*"
+    assert line == f"*Stopped: {error}{'' if str(error).endswith('?') else '.'}*"
     assert kept == "" or kept.startswith("*The reply was not finished, and nothing of it was run:*")
     assert agent.sandbox.ran == []  # type: ignore[attr-defined]
     if fault.facts.get("fault") in ("slow", "stall", "endless"):

@@ -62,14 +62,15 @@ class Bridge:
                 if result.done():
                     return result.result()
             except KeyboardInterrupt:
-                if result.done() and thread in self._iterating:
+                if not result.done():
+                    self._loop.call_soon_threadsafe(
+                        lambda: self._interrupt(thread, self._tasks[thread])
+                    )
+                elif thread in self._iterating:  # the next step hears it, and the item is kept
                     self._early.add(thread)
                     return result.result()
-                if result.done():
+                else:
                     raise
-                self._loop.call_soon_threadsafe(
-                    lambda: self._interrupt(thread, self._tasks[thread])
-                )
 
     def stop(self) -> bool:
         """Interrupt what the main thread waits for, as from a subshell; tell if there was any.

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator
 from types import FrameType
 from typing import Any
@@ -71,6 +72,28 @@ def test_an_interrupt_while_an_item_is_shown_waits_for_the_next_step(after: int)
     assert seen == [1, 2, 3]
     assert heard == ["interrupted", "closed"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_as_an_item_is_handed_over_waits_for_the_next_step() -> None:
+    bridge, heard, seen = Bridge(), list[str](), list[int]()
+    thread = threading.get_ident()
+
+    def interrupt_once_it_is_there() -> None:
+        while not bridge._tasks[thread].done():
+            time.sleep(0.01)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), bridge._loop).result()
+        raise KeyboardInterrupt
+
+    async def run() -> AsyncGenerator[int, None]:
+        bridge._mail[thread].put(interrupt_once_it_is_there)
+        async for number in counting(heard):
+            yield number
+
+    with pytest.raises(KeyboardInterrupt):
+        for number in bridge.iterate(run()):
+            seen.append(number)  # as far as it comes
+    assert (seen[0], seen[-1]) == (1, 3)
+    assert heard == ["interrupted", "closed"]
 
 
 def test_a_stop_is_for_its_own_run_alone() -> None:

@@ -564,7 +564,7 @@
         run.sent = tag.sent;
         run.queue.push([tag, content]);
         if (document.hidden) {
-          this.flush(run); // it draws no frames, and its timers are slow
+          this.flush(run); // its timers are slow
         } else {
           run.timer ||= setTimeout(() => this.flush(run), GATHERED);
         }

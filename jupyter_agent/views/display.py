@@ -48,7 +48,6 @@ MOST_WHY = 300  # characters of the reason for which a run ended
 MOST_NAME = 300  # characters of a model's, which a file may have brought
 MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
-_ADVICE = re.compile("; (wait and )?try again$")  # what the run does by itself
 _LONG_LINE = re.compile(rf"([^\r\n]{{{MOST_LINE}}})[^\r\n]+")
 MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw it
 
@@ -514,7 +513,9 @@ class DisplayView:
             progress.waiting, progress.wait = change.cell.source.strip("*"), 0.0
             if progress.waiting and "seconds" in facts:  # a page counts them down
                 problem = facts["problem"].removeprefix(f"{progress.model}: ")  # said at its end
-                progress.waiting = f"Asking again: {_ADVICE.sub('', problem)}"
+                for advice in ("; try again", "; wait and try again"):  # which the run follows
+                    problem = problem.removesuffix(advice)
+                progress.waiting = f"Asking again: {problem}"
                 progress.wait = facts["seconds"]
             self.run = self.run or (_new_id() if self._live else "")
         if change.done:

@@ -16,6 +16,7 @@ import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
+from types import FrameType
 from typing import Any, TypeVar
 
 __all__ = ["Bridge", "shared_bridge"]
@@ -35,7 +36,9 @@ class Bridge:
         )
         self._tasks: dict[int, asyncio.Task[Any]] = {}  # what each thread waits for
         self._iterating: set[int] = set()  # threads amid the steps of a generator
+        self._steps: dict[int, asyncio.Task[Any] | None] = {}  # those that have begun last
         self._early: set[int] = set()  # those whose next step is interrupted
+        self._on_errand = False  # whether the main thread does what a coroutine gave to `do_here`
         threading.Thread(target=self._loop.run_forever, name="jupyter_agent", daemon=True).start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -50,15 +53,13 @@ class Bridge:
         def begin() -> None:  # in the caller's context: IPython keeps the current cell there
             task = self._tasks[thread] = self._loop.create_task(coroutine)
             task.add_done_callback(functools.partial(_hand_over, result, mail))
-            if thread in self._iterating & self._early:
-                self._loop.call_soon(self._interrupt, thread, task)
 
         self._loop.call_soon_threadsafe(begin)
         while True:
             try:
                 errand = mail.get()
                 if errand:
-                    errand()
+                    self._do(errand)
                 if result.done():
                     return result.result()
             except KeyboardInterrupt:
@@ -71,6 +72,13 @@ class Bridge:
                     return result.result()
                 else:
                     raise
+
+    def _do(self, errand: Errand) -> None:
+        self._on_errand = True
+        try:
+            errand()
+        finally:
+            self._on_errand = False
 
     def stop(self) -> bool:
         """Interrupt what the main thread waits for, as from a subshell; tell if there was any.
@@ -85,10 +93,13 @@ class Bridge:
         return True
 
     def _interrupt(self, thread: int, task: asyncio.Task[Any] | None) -> None:
-        """Cancel what a thread waited for, or the step of its generator that came after."""
+        """Cancel what a thread waited for, or the step of its generator that came after.
+
+        A step that has not begun is not cancelled before it has: the generator would hear nothing.
+        """
         self._early.discard(thread)
         if thread in self._iterating:  # what ends a run, or comes after one, goes on in peace
-            task = self._tasks.get(thread)
+            task = self._steps.get(thread)
         if task and not task.done():
             task.cancel()
         elif thread in self._iterating:
@@ -116,7 +127,10 @@ class Bridge:
         steps: list[asyncio.Task[Any]] = []
 
         async def step() -> T:
-            steps[:] = filter(None, [asyncio.current_task()])
+            task = self._steps[thread] = asyncio.current_task()
+            steps[:] = filter(None, [task])
+            if thread in self._iterating & self._early:
+                self._loop.call_soon(self._interrupt, thread, task)
             return await anext(source, _END)
 
         async def close() -> None:
@@ -129,10 +143,11 @@ class Bridge:
 
         thread = threading.get_ident()
         self._early.discard(thread)
+        self._steps.pop(thread, None)
         self._iterating.add(thread)
         try:
-            while (item := self.call(step())) is not _END:
-                with self._deferring():
+            with self._deferring():
+                while (item := self.call(step())) is not _END:
                     yield item
         finally:
             self._iterating.discard(thread)
@@ -141,13 +156,23 @@ class Bridge:
 
     @contextlib.contextmanager
     def _deferring(self) -> Iterator[None]:
-        """Have the next step hear an interrupt, not what is done with an item: that shows it."""
+        """Have the steps hear interrupts, and what is done here for one, but nothing between them.
+
+        There an exception would end the iteration, and the last items would be lost: what was paid
+        for, and how the run ended.
+        """
         before = signal.default_int_handler
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(signal.SIGINT) is not before:
             yield
             return
-        signal.signal(signal.SIGINT, lambda *_: self.stop())
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            if self._on_errand:
+                signal.default_int_handler(number, frame)
+            self.stop()
+
+        signal.signal(signal.SIGINT, hear)
         try:
             yield
         finally:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from jupyter_agent.bridge import Bridge
+
+
+@pytest.fixture(autouse=True)
+def hear_interrupts() -> Iterator[None]:
+    """Do as in a terminal; what a script has started in the background ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 async def counting(heard: list[str]) -> AsyncGenerator[int, None]:
@@ -72,6 +81,47 @@ def test_an_interrupt_while_an_item_is_shown_waits_for_the_next_step(after: int)
     assert seen == [1, 2, 3]
     assert heard == ["interrupted", "closed"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_as_a_step_is_asked_for_is_heard_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bridge, heard, seen = Bridge(), list[str](), list[int]()
+    send = bridge._loop.call_soon_threadsafe
+
+    def send_and_be_interrupted(*args: Any) -> None:
+        send(*args)
+        if seen == [1]:
+            seen.append(0)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(bridge._loop, "call_soon_threadsafe", send_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        for number in bridge.iterate(counting(heard)):
+            seen.append(number)
+    assert seen[-1] == 3
+    assert heard == ["interrupted", "closed"]
+
+
+def test_an_interrupt_of_what_is_done_here_is_raised_in_it() -> None:
+    bridge, heard = Bridge(), list[str]()
+
+    def question() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            heard.append("asked")
+            raise
+
+    async def run() -> AsyncGenerator[int, None]:
+        with contextlib.suppress(KeyboardInterrupt):
+            await bridge.do_here(question)
+        await asyncio.sleep(20)
+        yield 1
+
+    with pytest.raises(KeyboardInterrupt):
+        list(bridge.iterate(run()))
+    assert heard == ["asked"]
 
 
 def test_an_interrupt_as_an_item_is_handed_over_waits_for_the_next_step() -> None:

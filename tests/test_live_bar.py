@@ -116,6 +116,22 @@ def test_half_a_reply_stays_when_the_run_is_stopped(
     assert [cell.cell_type for cell in file.cells] == ["code", "code", "markdown", "code"]
 
 
+@pytest.mark.parametrize("presses", [1, 2])
+def test_half_a_reply_stays_while_it_still_comes(
+    notebook: NotebookPage, chat: ChatServer, presses: int
+) -> None:
+    chat.replies = [Reply("begin " + "word " * 1000, delay=1 / 200)]  # without an end in sight
+    notebook.start(1)
+    expect(notebook.cells.nth(2)).to_contain_text("begin word", timeout=PATIENCE)
+    bar(notebook).get_by_role("button", name="Stop").click(click_count=presses)
+    is_over(notebook, "stopped")
+    left = notebook.cells.nth(2)
+    expect(left).to_contain_text("nothing of it was run")
+    expect(left).to_contain_text("begin word")
+    file = saved(notebook)
+    assert [cell.cell_type for cell in file.cells] == ["code", "code", "markdown", "code"]
+
+
 def test_a_failure_says_why_in_full_once(notebook: NotebookPage, chat: ChatServer) -> None:
     said = "the key is void: " + "make another one " * 12
     chat.replies = [Reply(said, status=401)]

@@ -470,3 +470,15 @@ def test_a_terminal_says_of_half_a_reply_that_it_was_not_run() -> None:
     assert notes.getvalue() == "[agent] the reply was not finished, and nothing of it was run\n"
     view(Change(transcript.add("end", "*Stopped.*"), done=True))
     assert notes.getvalue().count("\n") == 1
+
+
+def test_a_terminal_goes_on_with_a_line_that_a_cell_has_begun() -> None:
+    out, transcript = io.StringIO(), Transcript()
+    view = TerminalView(out, io.StringIO())
+    cell = transcript.add("code", "count()", step=1, running=True)
+    view(Change(cell))
+    cell.outputs.append(new_output("stream", name="stdout", text=""))
+    for text in (".", "..", "...", "...done\n"):
+        cell.outputs[0].text = text
+        view(Change(cell))
+    assert out.getvalue() == "    count()\n\n...done\n"

@@ -100,8 +100,7 @@ class TerminalView:
             before = seen[index] if index < len(seen) else None
             if before is None:
                 seen.append(text)
-                if output.output_type != "stream":
-                    self._end_line()
+                self._end_line()
                 if index == 0 and cell_id in self._sources:
                     self._write("\n")
                 self._write_output(text)
@@ -133,7 +132,7 @@ class TerminalView:
     def _code(self, cell: NotebookNode, *, done: bool) -> None:
         source = visible(cell.source)
         self._grow(cell, source if done else source[: source.rfind("\n") + 1], "    ")
-        if done and cell.source:
+        if done and cell.source and cell.id not in self._outputs:
             self._end_line()
         self.outputs(cell.id, cell.outputs)
 

@@ -140,6 +140,8 @@ def test_a_fence_behind_code_on_its_line_closes(size: int) -> None:
     "end",
     [
         *("<|im_end|>", " <|eot_id|> ", "</s>", "<end_of_turn>", "<end_code>", "</code>", "<eos>"),
+        *("<|eot_id|><|start_header_id|>assistant<|end_header_id|>", "<|im_end|><|im_start|>user"),
+        *("<end_of_turn><start_of_turn>user", "</s><s>[INST]"),
         *("<|im_end|>\n<|im_start|>user", "<|end|><|endoftext|>", "[|endofturn|]", "<seed:eos>"),
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     ],
@@ -420,6 +422,8 @@ CALLS = {
     "a tag that names Python": f"<run_python>\n{CODE}\n</run_python>",
     "a tag that names a cell": f"<python-cell>\n{CODE}\n</python-cell>",
     "a word before JSON": f"functioncall: {CALL}",
+    "words before JSON": f"Function call: {CALL}",
+    "words before a call": f"Tool call: python(code={CODE!r})",
     "CodeAct": f"<execute>\n{CODE}\n</execute>",
     "OpenHands": f"<execute_ipython>\n{CODE}\n</execute_ipython>",
     "a fence in a tag": f"<code>\n{BLOCK}</code>",

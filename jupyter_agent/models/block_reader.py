@@ -33,7 +33,10 @@ _BLANK = f" \t\xa0{_UNSEEN}"
 # what ends a turn, or wraps code; behind code that it would make no Python, it ends the block
 _ENDS = (
     r"(?:</[\w:.-]{1,40}>|<[|\uff5c][^\s<>|\uff5c]{1,40}[|\uff5c]>|\[\|endofturn\|\]|<turn\|>"
-    r"|<(?:\w+:)?(?:end_\w+|eo[ahst])>|\[EOS\])\s*"
+    r"|<(?:\w+:)?(?:end_\w+|eo[ahst])>|\[EOS\]"
+    # or begins another's
+    r"|(?:<\|(?:start_header_id|im_start|start)\|>|<start_of_turn>|<s>)(?:\s{0,3}\w{1,20})?"
+    r"(?:<\|end_header_id\|>|\s{0,3}\[INST\])?)\s*"
 )
 _ENDS_TURN = re.compile(rf"[\s>]*(?:{_ENDS})+", re.IGNORECASE)
 _LONGEST_END = 60  # characters

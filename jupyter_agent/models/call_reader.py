@@ -63,7 +63,7 @@ _MARK = re.compile(
         | <\|start\|>assistant\ to= | (?<!\w)assistant(?:commentary|analysis)\ to=)
     | (?P<special> <\|(?:tool_calls?(?:_section)?(?:_begin|_start)?|START_ACTION|action_start)\|>
         | <\uff5ctool\u2581calls?\u2581begin\uff5c> | \[TOOL_CALLS?\] | ^\s*functools(?=\[)
-        | (?<![\w`])(?:function|tool)_?calls?:\s*(?=\{\s*["']) )
+        | (?<![\w`])(?:function|tool)[_ ]?calls?:\s*(?=\{\s*["']|i?python\() )
     | (?P<python> <\|python_tag\|> | ^\s*>>>(?=i?python\b|all\b))
     | (?P<tag> <(?P<name>\uff5cDSML\uff5c\w+
         |(?:[\w-]+:)?(?:tool(?:_?calls?|_?use)?|function_?calls?|invoke|function))

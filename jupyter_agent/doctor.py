@@ -12,7 +12,7 @@ from jupyter_agent import settings
 from jupyter_agent.errors import AgentError, UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.sandbox import bubblewrap as bubblewrap_tier
-from jupyter_agent.sandbox.provisioner import REMEDIES, check_landlock
+from jupyter_agent.sandbox.provisioner import SandboxProvisioner, check_landlock, choose_tier
 
 __all__ = ["Finding", "examine"]
 
@@ -52,9 +52,14 @@ def _tiers() -> Iterator[Finding]:
     advice = f"{bubblewrap}; apt install bubblewrap" if bubblewrap else "works"
     yield Finding("bubblewrap", not bubblewrap, advice, needed=False)
     yield Finding("landlock", not landlock, landlock or "works", needed=False)
-    tier = "landlock" if bubblewrap else "bubblewrap"
-    none = bool(bubblewrap and landlock)
-    yield Finding("sandbox", not none, f"none can start; {REMEDIES}" if none else f"uses {tier}")
+    try:
+        tier = choose_tier(SandboxProvisioner(config=settings.read().config).isolation)
+    except AgentError as error:
+        yield Finding("sandbox", ok=False, text=str(error))
+    else:
+        none = "NONE, by c.SandboxProvisioner.isolation: code has your files, keys and network"
+        text = none if tier == "none" else f"uses {tier}"
+        yield Finding("sandbox", tier != "none", text, needed=False)
 
 
 def _provisioner() -> Finding:

@@ -214,6 +214,22 @@ def test_the_command_and_the_doctor_say_a_misspelt_name(
     assert str(finding).startswith(f"--  settings: {path}; {path}: there is no setting")
 
 
+@pytest.mark.parametrize(
+    ("isolation", "line"),
+    [
+        ("none", "--  sandbox: NONE, by c.SandboxProvisioner.isolation: code has your files, "),
+        ("landlock", "ok  sandbox: uses landlock"),
+        ("auto", "ok  sandbox: uses bubblewrap"),
+    ],
+)
+def test_the_doctor_says_which_sandbox_the_settings_choose(
+    isolation: str, line: str, configure: Callable[[str], Path]
+) -> None:
+    configure(f"c.SandboxProvisioner.isolation = {isolation!r}")
+    [finding] = [finding for finding in examine() if finding.subject == "sandbox"]
+    assert str(finding).startswith(line)
+
+
 def test_every_class_with_settings_is_known() -> None:
     package = Path(settings.__file__).parent
     marked = [path for path in package.rglob("*.py") if "tag(config=True)" in path.read_text()]

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from traitlets.config import Config
 
-from jupyter_agent.sandbox.guest_values import encode
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.tools import Tool, Tools
-from jupyter_agent.values import pack, unpack
+from jupyter_agent.exchange.tools import Tool, Tools
+from jupyter_agent.exchange.values import pack, unpack
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.guest.codec import encode
 
 CALLS = 1000
 TIMES = 5

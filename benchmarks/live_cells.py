@@ -36,9 +36,9 @@ UPDATES = 2000
 # Publishes a run as fast as it can, through our own view and without a model.
 FEED = """
 import time
-from jupyter_agent.transcript import Change, Transcript
-from jupyter_agent.views.display import DisplayView, KernelOutlet
-from jupyter_agent.views.runs import Runs
+from jupyter_agent.transcript.notebook import Change, Transcript
+from jupyter_agent.views.output_area import DisplayView, KernelOutlet
+from jupyter_agent.views.page_requests import Runs
 from nbformat.v4 import new_output
 
 kernel = get_ipython().kernel

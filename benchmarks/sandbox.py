@@ -24,9 +24,9 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import bubblewrap
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.provisioner import check_landlock
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import bubblewrap
+from jupyter_agent.sandbox.isolation.provisioner import check_landlock
 
 STARTS = 12
 ROUND_TRIPS = 300

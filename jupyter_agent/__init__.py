@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from jupyter_agent.agent import Agent
-    from jupyter_agent.sandbox.kernel import Sandbox
+    from jupyter_agent.agent.loop import Agent
+    from jupyter_agent.exchange.tools import tool
+    from jupyter_agent.sandbox.client import Sandbox
     from jupyter_agent.session import Session
-    from jupyter_agent.tools import tool
-    from jupyter_agent.transcript import Change, Transcript
+    from jupyter_agent.transcript.notebook import Change, Transcript
 
 __all__ = ["Agent", "Change", "Sandbox", "Session", "Transcript", "load_ipython_extension", "tool"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Agent": "agent",
-    "Change": "transcript",
-    "Sandbox": "sandbox.kernel",
+    "Agent": "agent.loop",
+    "Change": "transcript.notebook",
+    "Sandbox": "sandbox.client",
     "Session": "session",
-    "Transcript": "transcript",
-    "tool": "tools",
+    "Transcript": "transcript.notebook",
+    "tool": "exchange.tools",
 }
 
 
@@ -37,6 +37,6 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:
     """Register ``%%agent``, ``%agent`` and ``%%sandbox`` (``%load_ext jupyter_agent``)."""
-    from jupyter_agent.magics import register
+    from jupyter_agent.frontends.magics import register
 
     register(ipython)

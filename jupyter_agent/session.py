@@ -13,30 +13,29 @@ from typing import Any
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from jupyter_agent import settings
-from jupyter_agent.agent import Agent
-from jupyter_agent.aside import aside, aside_to_its_end
-from jupyter_agent.ask import NOBODY, Ask, Question, Verdict, with_approval
-from jupyter_agent.border import Border
+from jupyter_agent._files import unwritable, write_whole
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent._threads import aside, aside_to_its_end
+from jupyter_agent._turns import Turns
+from jupyter_agent._unicode import visible
+from jupyter_agent.agent.loop import Agent
+from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
-from jupyter_agent.invisibles import visible
-from jupyter_agent.ipynb import NotebookNode
+from jupyter_agent.exchange.approval import NOBODY, POLICIES, Ask, Question, Verdict, with_approval
+from jupyter_agent.exchange.permission import Permit, Reach
+from jupyter_agent.exchange.tools import Tool, Tools, find
+from jupyter_agent.exchange.values import Inputs, read
+from jupyter_agent.exchange.workspace import Border
 from jupyter_agent.models import choose_model, load_model
-from jupyter_agent.options import POLICIES
-from jupyter_agent.owncells import OwnCells, replace, show_given
-from jupyter_agent.permission import Permit, Reach
-from jupyter_agent.protocol import Form, Model
-from jupyter_agent.request import Learnt
-from jupyter_agent.sandbox import files
-from jupyter_agent.sandbox.guest_calls import MOST_FILES
-from jupyter_agent.sandbox.guest_values import encode
-from jupyter_agent.sandbox.kernel import Answer, Request, Sandbox
-from jupyter_agent.sandbox.outputs import printable
-from jupyter_agent.sandbox.provisioner import SandboxProvisioner
-from jupyter_agent.tools import Tool, Tools, find
-from jupyter_agent.transcript import KEY, Change, Transcript, passing
-from jupyter_agent.turns import Turns
-from jupyter_agent.values import Inputs, read
-from jupyter_agent.writing import unwritable, write_whole
+from jupyter_agent.models.protocol import Form, Model
+from jupyter_agent.sandbox.client import Answer, Request, Sandbox
+from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.sandbox.guest.calls import MOST_FILES
+from jupyter_agent.sandbox.guest.codec import encode
+from jupyter_agent.sandbox.isolation import sharing
+from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
+from jupyter_agent.transcript.user_cells import OwnCells, replace, show_given
 
 __all__ = ["Session"]
 
@@ -462,7 +461,7 @@ class Session(settings.Settled):
             "model": model,
             "sandbox": sandbox,
             "limits": self.sandbox.describe_limits(),
-            "folder": files.escaped(str(self.folder)),
+            "folder": sharing.escaped(str(self.folder)),
             "settings": settings.describe(),
             "runs": f"{runs}, {len(there)} cells",
             "used": str(self.transcript.bill),
@@ -563,7 +562,7 @@ class Session(settings.Settled):
     def _note(self, fresh: bool) -> str:
         """Write what the model is told after the task."""
         notes = []
-        if names := files.listing(self.sandbox.shares):
+        if names := sharing.listing(self.sandbox.shares):
             notes.append(f"Files you can read here: {names}")
         if left_out := self.sandbox.left_out:
             notes.append(f"Not shared with you: {left_out}")

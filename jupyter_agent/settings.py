@@ -35,10 +35,10 @@ NAME = "jupyter_agent_config"
 # Where the classes are that have settings. They are imported by name, and only once there is a
 # file to compare with them: all of them build on this module.
 CLASSES = {
-    "Agent": "agent",
-    "AgentKernel": "kernel",
-    "Sandbox": "sandbox.kernel",
-    "SandboxProvisioner": "sandbox.provisioner",
+    "Agent": "agent.loop",
+    "AgentKernel": "frontends.agent_kernel",
+    "Sandbox": "sandbox.client",
+    "SandboxProvisioner": "sandbox.isolation.provisioner",
     "Session": "session",
 }
 _LOADERS: dict[str, type[FileConfigLoader]] = {

@@ -39,9 +39,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat.v4 import output_from_msg
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import system_calls
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.guest import seccomp
+from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .memory import most_resident
 from .system_call_numbers import REFUSED
@@ -724,8 +724,8 @@ def _cpu_ticks(pid: int) -> int:
 
 def _calls() -> dict[str, int]:
     """Number the system calls, those that sandboxes may make and those that attacks need."""
-    groups = [REFUSED, *system_calls.GROUPS.values()]
-    tables = [system_calls.numbers(group, platform.machine()) for group in groups]
+    groups = [REFUSED, *seccomp.GROUPS.values()]
+    tables = [seccomp.numbers(group, platform.machine()) for group in groups]
     return {name: number for table in tables for name, number in table.items()}
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import cleaning
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.filter import cleaning
 
 from .servers import ChatServer
 

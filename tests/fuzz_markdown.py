@@ -18,8 +18,8 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, Page
 
-from jupyter_agent.sandbox.markdown import clean_markdown
-from jupyter_agent.sandbox.outputs import read_output
+from jupyter_agent.sandbox.filter.markdown import clean_markdown
+from jupyter_agent.sandbox.filter.outputs import read_output
 
 from .lab import Lab, browsing, opened, serving
 

@@ -15,12 +15,12 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from jupyter_agent.agent import Agent
-from jupyter_agent.draft import Draft
+from jupyter_agent.agent.loop import Agent
+from jupyter_agent.agent.reply import Draft
 from jupyter_agent.errors import LimitReached, ModelError
+from jupyter_agent.models.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.models.scripted import ScriptedModel
-from jupyter_agent.protocol import Call, Delta, Form, Message, Usage
-from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript
 
 from .conftest import counted_turns
 

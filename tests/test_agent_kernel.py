@@ -27,9 +27,9 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from jupyter_agent.hostcells import plainly_prose
-from jupyter_agent.sandbox.outputs import read_output
-from jupyter_agent.transcript import ANSI
+from jupyter_agent.sandbox.filter.host_commands import plainly_prose
+from jupyter_agent.sandbox.filter.outputs import read_output
+from jupyter_agent.transcript.notebook import ANSI
 
 from .conftest import TIERS
 from .servers import ChatServer, Reply, descendants
@@ -168,7 +168,7 @@ def test_a_port_that_is_taken_ends_the_kernel(port: str, tmp_path: Path) -> None
         other.bind(("127.0.0.1", 0))
         other.listen()
         write_connection_file(path, **{port: other.getsockname()[1]})
-        command = [sys.executable, "-m", "jupyter_agent.kernel", "-f", path]
+        command = [sys.executable, "-m", "jupyter_agent.frontends.agent_kernel", "-f", path]
         ended = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "the kernel cannot start: Address already in use" in ended.stderr

@@ -17,7 +17,7 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 
-from jupyter_agent.ask import NOBODY, Question, Verdict, asker
+from jupyter_agent.exchange.approval import NOBODY, Question, Verdict, asker
 
 F = "```"
 COMMAND = [str(Path(sys.executable).with_name("jupyter")), "agent"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.bridge import Bridge
+from jupyter_agent.frontends.event_loop import Bridge
 
 
 @pytest.fixture(autouse=True)

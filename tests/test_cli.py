@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from jupyter_agent.cli import main
+from jupyter_agent.frontends.cli import main
 
 from .conftest import TIERS
 from .servers import ChatServer, Reply, descendants
@@ -397,7 +397,7 @@ def test_without_a_home_the_answer_comes_alone(folder: Path) -> None:
 def test_an_interrupt_while_modules_load_is_one_line(folder: Path) -> None:
     (folder / "argparse.py").write_text("print('loading', flush=True)\nwhile True: pass\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "jupyter_agent.cli", "run", "Go"],
+        [sys.executable, "-m", "jupyter_agent.frontends.cli", "run", "Go"],
         env=os.environ | {"PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

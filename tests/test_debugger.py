@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from jupyter_agent.sandbox.debugger import read_event, read_response
+from jupyter_agent.sandbox.filter.debugger import read_event, read_response
 
 from .servers import descendants
 from .test_agent_kernel import Content, Kernel, kernel, reply_to, said, sandbox_of

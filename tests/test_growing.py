@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 from nbformat.v4 import new_markdown_cell, new_output
 
-from jupyter_agent import summary
-from jupyter_agent.growing import Growing
-from jupyter_agent.protocol import Form
-from jupyter_agent.transcript import KEY, Transcript
+from jupyter_agent.agent import summary
+from jupyter_agent.models.protocol import Form
+from jupyter_agent.transcript.incremental import Growing
+from jupyter_agent.transcript.notebook import KEY, Transcript
 
 
 def test_only_what_has_changed_is_made_anew() -> None:

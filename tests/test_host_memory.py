@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.guest_values import costs_more
+from jupyter_agent.sandbox.guest.codec import costs_more
 
 from .battery import ROOT
 from .memory import Peak
@@ -96,8 +96,8 @@ import asyncio, sys
 from contextlib import aclosing
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Request, Sandbox
-from jupyter_agent.transcript import Transcript
+from jupyter_agent.sandbox.client import Request, Sandbox
+from jupyter_agent.transcript.notebook import Transcript
 
 tier, folder, prelude, flood, own = sys.argv[1:]
 
@@ -166,8 +166,8 @@ def test_a_flood_leaves_the_host_below_its_promised_memory(
 BOMBS = r"""
 import json, resource, time
 import numpy as np, pandas as pd, polars as pl, pyarrow as pa
-from jupyter_agent.sandbox.guest_values import decode, encode
-from jupyter_agent.values import describe
+from jupyter_agent.sandbox.guest.codec import decode, encode
+from jupyter_agent.exchange.values import describe
 
 MANY = 450_000_000
 def steps(count):

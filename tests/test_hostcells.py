@@ -6,10 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.draft import Draft
-from jupyter_agent.hostcells import Command, agents_code, inert, plainly_prose, read_command
-from jupyter_agent.protocol import Delta
-from jupyter_agent.transcript import Transcript
+from jupyter_agent.agent.reply import Draft
+from jupyter_agent.models.protocol import Delta
+from jupyter_agent.sandbox.filter.host_commands import (
+    Command,
+    agents_code,
+    inert,
+    plainly_prose,
+    read_command,
+)
+from jupyter_agent.transcript.notebook import Transcript
 
 COMMANDS = [
     "%%agent\nGo",

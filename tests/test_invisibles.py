@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.invisibles import visible, visible_blanks, visible_prose
+from jupyter_agent._unicode import visible, visible_blanks, visible_prose
 
 DECEITFUL = [
     "\u202e", "\u202a", "\u2066", "\u2069", "\u200e", "\u200f", "\u061c",  # bidirectional

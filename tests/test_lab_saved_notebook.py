@@ -12,9 +12,9 @@ from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import BrowserContext, Locator, WebSocketRoute, expect
 
-from jupyter_agent.transcript import Transcript
-from jupyter_agent.views.display import MIME
-from jupyter_agent.views.runs import checksum, digest
+from jupyter_agent.transcript.notebook import Transcript
+from jupyter_agent.views.output_area import MIME
+from jupyter_agent.views.page_requests import checksum, digest
 
 from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, opened, serving
 from .servers import ChatServer, Reply

@@ -10,10 +10,10 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from jupyter_agent.agent import Agent
+from jupyter_agent.agent.loop import Agent
 from jupyter_agent.models import HUB_DEFAULT, load_model
-from jupyter_agent.protocol import Form
-from jupyter_agent.transcript import KEY
+from jupyter_agent.models.protocol import Form
+from jupyter_agent.transcript.notebook import KEY
 
 from .test_agent import Echo
 

@@ -201,8 +201,8 @@ def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None
 # a run published as fast as can be: a cell comes with the first of its output
 GROWS = """
 import time
-from jupyter_agent.transcript import Change, Transcript
-from jupyter_agent.views.display import DisplayView, KernelOutlet
+from jupyter_agent.transcript.notebook import Change, Transcript
+from jupyter_agent.views.output_area import DisplayView, KernelOutlet
 from nbformat.v4 import new_output
 
 kernel, transcript = get_ipython().kernel, Transcript()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jupyter_agent.models.ends import unfinished
+from jupyter_agent.models.stop_reasons import unfinished
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.agent import Agent
-from jupyter_agent.bill import Bill
+from jupyter_agent.agent.loop import Agent
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models import load_model
-from jupyter_agent.protocol import Form
-from jupyter_agent.transcript import KEY, Transcript
+from jupyter_agent.models.protocol import Form
+from jupyter_agent.transcript.notebook import KEY, Transcript
+from jupyter_agent.transcript.usage import Bill
 
 from .conftest import ROOT, TOKEN
 from .faults import FAULTS, FORMS, Fault, refusal, reply

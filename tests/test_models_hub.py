@@ -9,7 +9,7 @@ import pytest
 
 from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.models import load_model
-from jupyter_agent.protocol import Delta, Message, Usage
+from jupyter_agent.models.protocol import Delta, Message, Usage
 
 from .servers import ChatServer, Reply
 

@@ -17,7 +17,7 @@ from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.models import load_model
 from jupyter_agent.models.local import CONTEXT, LocalModel, find_weights, load
 from jupyter_agent.models.parser import ReplyReader
-from jupyter_agent.protocol import Message, Model, Part, Usage, fenced
+from jupyter_agent.models.protocol import Message, Model, Part, Usage, fenced
 
 from .conftest import counted_turns
 from .servers import ChatServer

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.bill import Bill
 from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.models import load_model
-from jupyter_agent.protocol import Form, Message, Part
-from jupyter_agent.transcript import KEY, Transcript
+from jupyter_agent.models.protocol import Form, Message, Part
+from jupyter_agent.transcript.notebook import KEY, Transcript
+from jupyter_agent.transcript.usage import Bill
 
 from .conftest import TOKEN
 from .faults import FORMS
@@ -384,7 +384,7 @@ async def test_a_server_that_is_not_there_is_found_before_the_run(
 
 def test_importing_the_package_imports_no_vendors_client() -> None:
     code = (
-        "import sys, jupyter_agent, jupyter_agent.session, jupyter_agent.cli\n"
+        "import sys, jupyter_agent, jupyter_agent.session, jupyter_agent.frontends.cli\n"
         "import os; os.environ |= {'OPENAI_API_KEY': 'k', 'ANTHROPIC_API_KEY': 'k'}\n"
         "from jupyter_agent.models import load_model\n"
         "load_model('openai:x'), load_model('anthropic:x'), load_model('ollama:x')\n"

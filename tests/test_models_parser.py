@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_agent.models.block_reader import MAX_PARSED
-from jupyter_agent.models.call_reader import is_python_tool
+from jupyter_agent.models.fences import MAX_PARSED
 from jupyter_agent.models.parser import LOOK_AHEAD, ReplyReader
+from jupyter_agent.models.text_calls import is_python_tool
 
 F = "```"
 CODE = 'print("a\\n", 1)\nx = {"b": [2]}'

@@ -12,7 +12,7 @@ import pytest
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.models.faults import StreamError, fault
-from jupyter_agent.models.remote import _fitted
+from jupyter_agent.models.http import _fitted
 
 from .faults import FORMS, refusal
 from .servers import ChatServer, Reply

@@ -8,8 +8,8 @@ from collections import Counter
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from jupyter_agent.sandbox.outputs import weight
-from jupyter_agent.sandbox.pace import MAX_DISPLAYS, OUTPUTS_A_SECOND, Displays, Pace
+from jupyter_agent.sandbox.filter.outputs import weight
+from jupyter_agent.sandbox.filter.rate import MAX_DISPLAYS, OUTPUTS_A_SECOND, Displays, Pace
 
 
 def stream(text: str, name: str = "stdout") -> NotebookNode:

@@ -20,12 +20,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from PIL import Image
 
-from jupyter_agent.agent import Agent
+from jupyter_agent.agent.loop import Agent
+from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
-from jupyter_agent.pictures import MOST_BYTES, MOST_SIDE, fit
-from jupyter_agent.request import Learnt
-from jupyter_agent.transcript import KEY, Transcript
+from jupyter_agent.sandbox.filter.images import MOST_BYTES, MOST_SIDE, fit
+from jupyter_agent.transcript.notebook import KEY, Transcript
 
 from .conftest import counted_turns
 from .servers import ChatServer, Reply

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.sandbox import files, places
-from jupyter_agent.sandbox.places import too_wide
+from jupyter_agent.sandbox.isolation import never_shared, sharing
+from jupyter_agent.sandbox.isolation.never_shared import too_wide
 
 from .as_user import as_user
 
@@ -47,10 +47,10 @@ def test_a_home_that_no_list_names_is_too_wide() -> None:
         assert too_wide(home) == "a home folder"
         (home / "project").mkdir()
         assert too_wide(home / "project") == ""
-        _, reason = files.resolve(["."], home)
+        _, reason = sharing.resolve(["."], home)
         assert reason.startswith(f"{home} is a home folder: of its files, those")
         with pytest.raises(UsageError, match="a home folder; name the files or folders"):
-            files.resolve(["project/.."], home)
+            sharing.resolve(["project/.."], home)
     finally:
         (home / "project").rmdir()
         home.rmdir()
@@ -65,8 +65,8 @@ def test_a_folder_that_looks_like_a_home_is_one(tmp_path: Path) -> None:
     assert too_wide(home) == "a home folder"
     (tmp_path / "link").symlink_to(home)
     with pytest.raises(UsageError, match="a home folder"):
-        files.resolve(["link"], tmp_path)
-    [share], _ = files.resolve(["."], tmp_path)
+        sharing.resolve(["link"], tmp_path)
+    [share], _ = sharing.resolve(["."], tmp_path)
     assert share.hidden == (home,)
 
 
@@ -76,7 +76,7 @@ def test_a_home_that_is_bound_elsewhere_is_too_wide(tmp_path: Path, bound: str, 
     subprocess.run(
         ["unshare", "--mount", "--propagation", "private", sys.executable, "-c",
          "import re, subprocess, sys; from pathlib import Path;"
-         "from jupyter_agent.sandbox.places import too_wide;"
+         "from jupyter_agent.sandbox.isolation.never_shared import too_wide;"
          "subprocess.run(['mount', '--bind', sys.argv[1], sys.argv[2]], check=True);"
          "assert re.search(sys.argv[3], too_wide(Path(sys.argv[2])))",
          bound, tmp_path, said],
@@ -116,7 +116,7 @@ def test_what_is_bound_inside_a_shared_folder_is_hidden_where_it_is_too_wide(
 def test_a_folder_of_a_desktops_settings_is_a_home(tmp_path: Path, names: str) -> None:
     for name in names.split():
         (tmp_path / "disk" / "anna" / name).mkdir(parents=True)
-    [share], _ = files.resolve(["."], tmp_path)
+    [share], _ = sharing.resolve(["."], tmp_path)
     assert share.hidden == (tmp_path / "disk" / "anna",)
 
 
@@ -125,7 +125,7 @@ def test_a_system_inside_a_shared_folder_is_hidden(tmp_path: Path) -> None:
         (tmp_path / "copy" / part).mkdir(parents=True)
     (tmp_path / "copy" / "etc" / "passwd").touch()
     (tmp_path / "data.txt").touch()
-    [share], _ = files.resolve(["."], tmp_path)
+    [share], _ = sharing.resolve(["."], tmp_path)
     assert share.hidden == (tmp_path / "copy",)
 
 
@@ -140,7 +140,7 @@ def test_a_mounted_system_is_too_wide(tmp_path: Path) -> None:
 def test_the_home_of_who_became_root_is_too_wide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_accounts", lambda changed: ((str(tmp_path), "anna"),))
+    monkeypatch.setattr(never_shared, "_accounts", lambda changed: ((str(tmp_path), "anna"),))
     assert too_wide(tmp_path) == "the home folder of anna"
     assert too_wide(tmp_path.parent) == "too wide a folder"
 
@@ -149,7 +149,7 @@ def test_the_home_of_who_became_root_is_too_wide(
 def test_the_home_of_a_user_who_is_new_is_too_wide(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys; from pathlib import Path;"
-        "from jupyter_agent.sandbox.places import too_wide;"
+        "from jupyter_agent.sandbox.isolation.never_shared import too_wide;"
         "home, users = Path(sys.argv[1]), Path(sys.argv[2]);"
         "text = Path('/etc/passwd').read_text(); users.write_text(text);"
         "subprocess.run(['mount', '--bind', users, '/etc/passwd'], check=True);"

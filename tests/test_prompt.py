@@ -11,10 +11,10 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from jupyter_agent.agent import Agent
-from jupyter_agent.examples import EXAMPLES
+from jupyter_agent.agent.loop import Agent
 from jupyter_agent.models import load_model
-from jupyter_agent.transcript import MOST_CHARACTERS, MOST_PICTURES
+from jupyter_agent.models.examples import EXAMPLES
+from jupyter_agent.transcript.notebook import MOST_CHARACTERS, MOST_PICTURES
 
 from .servers import ChatServer, Reply
 

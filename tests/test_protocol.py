@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.models.calls import CallReader
+from jupyter_agent.models.native_calls import CallReader
 from jupyter_agent.models.parser import ReplyReader
-from jupyter_agent.protocol import fenced
+from jupyter_agent.models.protocol import fenced
 
 F = "```"
 CASES = {

@@ -14,10 +14,10 @@ import pytest
 from nbformat.v4 import new_output
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.protocol import Form
-from jupyter_agent.sandbox.markdown import Clean, clean_markdown, folded
-from jupyter_agent.transcript import KEY, Change, Transcript
-from jupyter_agent.views.display import AnswerView, DisplayView
+from jupyter_agent.models.protocol import Form
+from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown, folded
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.views.output_area import AnswerView, DisplayView
 
 from .servers import ChatServer, Reply
 from .test_agent_kernel import kernel
@@ -252,9 +252,9 @@ def test_cells_that_are_shown_again_have_ids_of_their_own(tmp_path: Path) -> Non
 
 def test_markdown_reaches_pages_by_one_door() -> None:
     package = Path(__file__).parent.parent / "jupyter_agent"
-    ours = [p for p in package.rglob("*.py") if not p.name.startswith("guest")]
+    ours = [p for p in package.rglob("*.py") if p.parent.name != "guest"]
     doors = [p for p in ours if "text/markdown" in p.read_text()]
-    assert {path.name for path in doors} == {"display.py", "outputs.py"}
+    assert {path.name for path in doors} == {"output_area.py", "outputs.py"}
     assert all(path.read_text().count("text/markdown") == 1 for path in doors)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from jupyter_agent.cli import main
+from jupyter_agent.frontends.cli import main
 
 from .faults import F
 from .servers import ChatServer, Reply

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from nbformat import NotebookNode
 
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 CHART = "alt.Chart({data}).mark_bar().encode(x='a:Q', y='b:Q')"
 TABLE = "alt.Data(values=[dict(a=1, b=2), dict(a=2, b=5)])"

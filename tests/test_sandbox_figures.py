@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.sandbox.figures import PLOTLY, read_plotly
-from jupyter_agent.sandbox.outputs import read_output
+from jupyter_agent.sandbox.filter.figures import PLOTLY, read_plotly
+from jupyter_agent.sandbox.filter.outputs import read_output
 
 EVIL = "https://evil/?d=1"
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from traitlets.config import Config
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.sandbox import files
-from jupyter_agent.sandbox.folders import remove
-from jupyter_agent.sandbox.interpreter import PARTS
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import sharing
+from jupyter_agent.sandbox.isolation.interpreter import PARTS
+from jupyter_agent.sandbox.isolation.private_folders import remove
 
 from .as_user import as_user, let_in
 from .conftest import ROOT, TIERS
@@ -30,7 +30,7 @@ LOOK = """\
 import asyncio, sys
 from contextlib import aclosing
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 READ = '''
 for name in (".env", ".git/config", "ssl/server.key", "deep/server.key", "deep/numbers.txt"):
@@ -52,21 +52,21 @@ for data in ([], ["."]):
 
 
 def test_a_folder_is_shared_by_its_contents_less_its_secrets(folder: Path) -> None:
-    [share], reason = files.resolve(["."], folder)
+    [share], reason = sharing.resolve(["."], folder)
     assert (share.path, share.name, reason) == (folder, "", "")
     assert set(share.hidden) == {folder / ".env", folder / "deep" / "server.key"}
     assert share.visible() == [folder / "deep" / "numbers.txt", folder / "penguins.csv"]
-    assert files.listing([share]) == "deep/, penguins.csv"
-    assert files.describe([share], reason) == (
+    assert sharing.listing([share]) == "deep/, penguins.csv"
+    assert sharing.describe([share], reason) == (
         "project/ (1 path left out as secret; c.SandboxProvisioner.exposed shows them)"
     )
 
 
 def test_a_folder_without_secrets_is_shared_whole(folder: Path) -> None:
-    [share], _ = files.resolve(["deep"], folder)
+    [share], _ = sharing.resolve(["deep"], folder)
     assert share.name == "deep"
     (folder / "deep" / "server.key").unlink()
-    [share], _ = files.resolve(["deep"], folder)
+    [share], _ = sharing.resolve(["deep"], folder)
     assert share.visible() == [folder / "deep"]
 
 
@@ -77,7 +77,7 @@ def test_a_folder_without_secrets_is_shared_whole(folder: Path) -> None:
 def test_what_looks_like_a_secret_is_hidden(tmp_path: Path, secret: str) -> None:
     (tmp_path / secret).write_text("x")
     (tmp_path / "data.csv").write_text("x")
-    [share], _ = files.resolve(["."], tmp_path)
+    [share], _ = sharing.resolve(["."], tmp_path)
     assert share.visible() == [tmp_path / "data.csv"]
 
 
@@ -85,7 +85,7 @@ def test_sockets_and_pipes_are_hidden(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "service.sock"))
         os.mkfifo(tmp_path / "pipe")
-        [share], _ = files.resolve(["."], tmp_path)
+        [share], _ = sharing.resolve(["."], tmp_path)
         assert share.visible() == []
 
 
@@ -113,7 +113,7 @@ def test_names_are_as_typed_below_the_folder_and_bare_elsewhere(
     folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "else.csv").write_text("x")
-    shares, _ = files.resolve(["./deep/numbers.txt", "../else.csv"], folder)
+    shares, _ = sharing.resolve(["./deep/numbers.txt", "../else.csv"], folder)
     assert [share.name for share in shares] == ["deep/numbers.txt", "else.csv"]
 
 
@@ -130,9 +130,9 @@ def test_a_link_is_shared_under_its_own_name(folder: Path, tmp_path: Path) -> No
         str(tmp_path / "to-project" / "sales.csv"): "sales.csv",
         str(tmp_path / "to-project" / "deep"): "deep",
     }.items():
-        [share], _ = files.resolve([typed], folder, exposed=[])
+        [share], _ = sharing.resolve([typed], folder, exposed=[])
         assert share.name == name, typed
-    [share], _ = files.resolve(["sales.csv"], tmp_path / "to-project")
+    [share], _ = sharing.resolve(["sales.csv"], tmp_path / "to-project")
     assert (share.name, share.path) == ("sales.csv", tmp_path / "data-of-2024.csv")
 
 
@@ -149,7 +149,7 @@ async def test_what_is_listed_can_be_read(folder: Path, tmp_path: Path, tier: st
         (["sales.csv", "deep"], ["sales.csv", "deep/"]),
     ):
         async with Sandbox(folder, config=config, data=data) as sandbox:
-            assert files.listing(sandbox.shares).split(", ") == names
+            assert sharing.listing(sandbox.shares).split(", ") == names
             code = "import os; print([[n, os.path.isdir(n) or len(open(n).read())] for n in sorted(os.listdir())])"
             [output] = [one async for one in sandbox.execute(code)]
             for name in names:
@@ -178,22 +178,22 @@ async def test_a_file_above_is_found_by_the_path_that_was_typed(folder: Path, ti
 def test_links_are_not_followed_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (folder / "deep" / "out").symlink_to(tmp_path / "out")
-    [share], _ = files.resolve(["."], folder)
+    [share], _ = sharing.resolve(["."], folder)
     assert not any("out" in path.name for path in share.visible())
 
 
 def test_a_huge_folder_hides_what_was_not_looked_at(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MOST_ENTRIES", 1)
-    [share], _ = files.resolve(["."], folder)
+    monkeypatch.setattr(sharing, "MOST_ENTRIES", 1)
+    [share], _ = sharing.resolve(["."], folder)
     assert folder / "deep" in share.hidden
 
 
 @pytest.mark.parametrize("wide", ["~", "/", "/tmp", "/dev/shm", ".."])
 def test_wide_folders_are_refused_by_name(wide: str) -> None:
     with pytest.raises(UsageError, match="name the files or folders in it"):
-        files.resolve([wide], Path.home() / "project")
+        sharing.resolve([wide], Path.home() / "project")
 
 
 @pytest.fixture
@@ -208,27 +208,27 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_of_a_home_folder_its_plain_files_are_shared(home: Path) -> None:
-    shares, reason = files.resolve(["."], home)
+    shares, reason = sharing.resolve(["."], home)
     assert [(share.name, share.visible()) for share in shares] == [
         ("penguins.csv", [home / "penguins.csv"])
     ]
-    assert files.listing(shares) == "penguins.csv"
+    assert sharing.listing(shares) == "penguins.csv"
     why = (
         f"{home} is your home folder: of its files, those that stand in it alone, 2 paths left "
         "out as secret; name files or folders in it: --data PATH"
     )
-    assert files.describe(shares, reason) == f"penguins.csv ({why})"
-    assert files.left_out(shares, reason) == why
+    assert sharing.describe(shares, reason) == f"penguins.csv ({why})"
+    assert sharing.left_out(shares, reason) == why
 
 
 def test_of_a_large_home_folder_some_files_are_shared_and_it_is_said(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_PLAIN_FILES", 3)
+    monkeypatch.setattr(sharing, "MAX_PLAIN_FILES", 3)
     for number in range(10):
         (home / f"a{number}.csv").touch()
-    shares, reason = files.resolve(["."], home)
-    assert files.describe(shares, reason).startswith("a0.csv, a1.csv, a2.csv (")
+    shares, reason = sharing.resolve(["."], home)
+    assert sharing.describe(shares, reason).startswith("a0.csv, a1.csv, a2.csv (")
     assert "10 files left out unchecked" in reason
 
 
@@ -243,11 +243,11 @@ async def test_a_notebook_in_a_home_folder_reads_the_files_beside_it(home: Path,
 
 
 def test_other_wide_folders_share_nothing_and_say_why() -> None:
-    shares, reason = files.resolve(["."], Path("/srv"))
+    shares, reason = sharing.resolve(["."], Path("/srv"))
     assert shares == []
     why = "/srv is the system's own; name files or folders in it: --data PATH"
-    assert files.describe(shares, reason) == f"no files ({why})"
-    assert files.left_out(shares, reason) == why
+    assert sharing.describe(shares, reason) == f"no files ({why})"
+    assert sharing.left_out(shares, reason) == why
 
 
 @pytest.mark.parametrize("named", [".ssh", ".config/x.json", ".cache/huggingface", "id_rsa"])
@@ -256,7 +256,7 @@ def test_a_path_where_secrets_are_kept_is_refused(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UsageError, match="is where secrets are kept"):
-        files.resolve([str(tmp_path / named)], tmp_path)
+        sharing.resolve([str(tmp_path / named)], tmp_path)
 
 
 def test_a_path_that_the_user_has_named_as_no_secret_is_shared(
@@ -268,14 +268,14 @@ def test_a_path_that_the_user_has_named_as_no_secret_is_shared(
     table.write_text("x")
     (tmp_path / ".config" / "token.key").write_text("x")
     for exposed in ("~/.config/tables", str(table)):
-        [share], _ = files.resolve([str(table)], tmp_path, exposed=[exposed])
+        [share], _ = sharing.resolve([str(table)], tmp_path, exposed=[exposed])
         assert share.visible() == [table]
     with pytest.raises(UsageError, match="c.SandboxProvisioner.exposed"):
-        files.resolve(["~/.config"], tmp_path, exposed=[str(table)])
+        sharing.resolve(["~/.config"], tmp_path, exposed=[str(table)])
 
 
 def test_a_secret_beside_the_data_stays_hidden_when_another_is_named(folder: Path) -> None:
-    [share], _ = files.resolve(["."], folder, exposed=["deep/server.key"])
+    [share], _ = sharing.resolve(["."], folder, exposed=["deep/server.key"])
     assert set(share.hidden) == {folder / ".env"}
 
 
@@ -284,15 +284,15 @@ def test_where_tools_keep_secrets_is_hidden_wherever_it_was_moved(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, str(folder / "deep"))
-    [share], _ = files.resolve(["."], folder)
+    [share], _ = sharing.resolve(["."], folder)
     assert folder / "deep" in share.hidden
     with pytest.raises(UsageError, match="is where secrets are kept"):
-        files.resolve(["deep"], folder)
+        sharing.resolve(["deep"], folder)
 
 
 def test_a_missing_path_is_named(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"'gone.csv': there is no .*/gone.csv"):
-        files.resolve(["gone.csv"], folder)
+        sharing.resolve(["gone.csv"], folder)
 
 
 def test_what_is_read_of_a_pythons_folder_is_what_is_promised() -> None:
@@ -305,12 +305,12 @@ def test_what_is_read_of_a_pythons_folder_is_what_is_promised() -> None:
 
 def test_a_file_that_holds_a_key_is_hidden_whatever_its_name(folder: Path) -> None:
     (folder / "deep" / "notes.txt").write_text("machine a.org login b password h7Kq2wPP")
-    [share], _ = files.resolve(["."], folder)
+    [share], _ = sharing.resolve(["."], folder)
     assert folder / "deep" / "notes.txt" in share.hidden
     assert share.note == "2 paths left out as secret"
     with pytest.raises(UsageError, match=r"holds what looks like .*exposed"):
-        files.resolve(["deep/notes.txt"], folder)
-    [share], _ = files.resolve(["deep/notes.txt"], folder, exposed=["deep/notes.txt"])
+        sharing.resolve(["deep/notes.txt"], folder)
+    [share], _ = sharing.resolve(["deep/notes.txt"], folder, exposed=["deep/notes.txt"])
     assert share.visible() == [folder / "deep" / "notes.txt"]
 
 
@@ -322,10 +322,10 @@ def test_nothing_hidden_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "to-a-secret").symlink_to("server.key")
     (folder / "outside").symlink_to(tmp_path)
     (folder / "two\nlines\u202e.csv").write_text("x")
-    shares, reason = files.resolve([".", "keys"], folder)
-    names = files.listing(shares)
+    shares, reason = sharing.resolve([".", "keys"], folder)
+    names = sharing.listing(shares)
     assert names == r"deep/, inside, penguins.csv, two\nlines\u202e.csv"
-    said = files.describe(shares, reason)
+    said = sharing.describe(shares, reason)
     assert not any(word in said for word in ("server.key", "a.pem", "outside", "to-a-secret"))
 
 
@@ -370,7 +370,7 @@ async def test_odd_names_and_links_in_a_circle_stop_no_start(folder: Path, tier:
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("1")
     config = Config({"SandboxProvisioner": {"isolation": tier}})
     async with Sandbox(folder, config=config) as sandbox:
-        assert "not-utf-8" in files.listing(sandbox.shares)
+        assert "not-utf-8" in sharing.listing(sandbox.shares)
         code = "import os; print(sum('utf-8' in name for name in os.listdir('.')))"
         outputs = [one async for one in sandbox.execute(code)]
         assert [one.get("text") for one in outputs] == ["1\n"]
@@ -397,7 +397,7 @@ def test_a_folder_deeper_than_a_path_may_be_ends(tmp_path: Path) -> None:
         os.close(here)
         here = below
     os.close(here)
-    [share], _ = files.resolve(["."], tmp_path)
+    [share], _ = sharing.resolve(["."], tmp_path)
     assert len(share.hidden) == 1
     shutil.rmtree(tmp_path / ("d" * 200))
 
@@ -405,17 +405,17 @@ def test_a_folder_deeper_than_a_path_may_be_ends(tmp_path: Path) -> None:
 def test_a_python_environment_beside_the_data_is_no_data(folder: Path) -> None:
     (folder / "venv" / "lib").mkdir(parents=True)
     (folder / "venv" / "pyvenv.cfg").touch()
-    [share], _ = files.resolve(["."], folder)
+    [share], _ = sharing.resolve(["."], folder)
     assert folder / "venv" in share.hidden
-    assert files.listing([share]) == "deep/, penguins.csv"
+    assert sharing.listing([share]) == "deep/, penguins.csv"
 
 
 def test_what_there_was_no_time_for_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MOST_SECONDS_OF_READING", -1.0)
-    [share], _ = files.resolve(["."], folder)
+    monkeypatch.setattr(sharing, "MOST_SECONDS_OF_READING", -1.0)
+    [share], _ = sharing.resolve(["."], folder)
     assert share.note == "1 path left out as secret, 2 files checked by name alone"
-    monkeypatch.setattr(files, "MOST_SECONDS", -1.0)
-    [share], _ = files.resolve(["."], folder)
+    monkeypatch.setattr(sharing, "MOST_SECONDS", -1.0)
+    [share], _ = sharing.resolve(["."], folder)
     assert (share.hidden, share.note) == ((folder,), "1 folder left out unchecked")
     assert share.visible() == []
 
@@ -439,7 +439,7 @@ def test_what_is_visible_and_what_is_hidden_make_up_the_folder(kinds: object) ->
                 (secrets if kind else others).add(path)
 
         make(root, kinds if isinstance(kinds, list) else [kinds])
-        [share], _ = files.resolve(["."], root)
+        [share], _ = sharing.resolve(["."], root)
         covered = {
             path
             for top in share.visible()
@@ -455,17 +455,17 @@ def test_shares_are_equal_only_if_the_same_files_can_be_read(folder: Path) -> No
         (folder / "other").write_text(path.read_text())
         (folder / "other").rename(path)
 
-    [before], _ = files.resolve(["."], folder)
+    [before], _ = sharing.resolve(["."], folder)
     for change in (
         lambda: (folder / "deep" / "late.txt").touch(),  # beside a secret
         lambda: replaced(folder / "penguins.csv"),
         lambda: (folder / "deep" / "late.txt").unlink(),
         lambda: (folder / "penguins.csv").rename(folder / "birds.csv"),
     ):
-        [same], _ = files.resolve(["."], folder)
+        [same], _ = sharing.resolve(["."], folder)
         assert same == before
         change()
-        [after], _ = files.resolve(["."], folder)
+        [after], _ = sharing.resolve(["."], folder)
         assert after != before
         before = after
 
@@ -479,13 +479,13 @@ def test_compiled_code_is_hidden_where_its_source_is(tmp_path: Path) -> None:
     for name in ("secrets", "credentials", "mine", "plain"):
         (cache / f"{name}.cpython-311.pyc").touch()
         (cache / f"{name}.work-3.py311.1.nbc").touch()  # numba's
-    [share], _ = files.resolve(["."], tmp_path)
+    [share], _ = sharing.resolve(["."], tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in share.visible()} == {
         "plain.py",
         "__pycache__/plain.cpython-311.pyc",
         "__pycache__/plain.work-3.py311.1.nbc",
     }
-    [share], _ = files.resolve(["."], tmp_path, exposed=["secrets.py"])
+    [share], _ = sharing.resolve(["."], tmp_path, exposed=["secrets.py"])
     assert cache / "secrets.cpython-311.pyc" in share.visible()
 
 
@@ -499,8 +499,8 @@ def test_no_depth_of_a_folder_stops_it(tmp_path: Path) -> None:
     deep.with_name("x.csv").write_text("1")
     try:
         hidden = deep.with_name(".env")
-        assert files.uncovered(top, {hidden}) == [deep.with_name("x.csv")]
-        assert files.listing([files.Share(top, hidden=(hidden,))]) == "d/"
-        files.resolve(["."], top)
+        assert sharing.uncovered(top, {hidden}) == [deep.with_name("x.csv")]
+        assert sharing.listing([sharing.Share(top, hidden=(hidden,))]) == "d/"
+        sharing.resolve(["."], top)
     finally:  # pytest could not
         remove(top)

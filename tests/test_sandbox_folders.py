@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_agent.sandbox import cgroup, folders
-from jupyter_agent.sandbox.folders import Folder, remove, sweep
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import cgroup, private_folders
+from jupyter_agent.sandbox.isolation.private_folders import Folder, remove, sweep
+from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .as_user import UID, as_user
 
@@ -45,7 +45,7 @@ def test_a_folder_is_removed_whatever_its_modes_and_however_deep(tmp_path: Path)
 REMOVE = """
 import sys
 from pathlib import Path
-from jupyter_agent.sandbox.folders import remove
+from jupyter_agent.sandbox.isolation.private_folders import remove
 for path in map(Path, sys.argv[1:]):
     remove(path)
     assert not path.exists(), path
@@ -76,7 +76,7 @@ def test_an_ordinary_user_removes_what_is_closed_to_its_owner() -> None:
 SWAP = """
 import os, sys
 from pathlib import Path
-from jupyter_agent.sandbox.folders import remove
+from jupyter_agent.sandbox.isolation.private_folders import remove
 top, outside, event = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def hook(happens, arguments):
@@ -153,8 +153,8 @@ async def test_the_loop_goes_on_while_what_others_left_is_swept(
     left = tmp_path / "jupyter-agent-left"
     (left / "inner").mkdir(parents=True)
     os.utime(left, (0, 0))
-    slow, _ = when_the_loop_goes_on(folders._empty)
-    monkeypatch.setattr(folders, "_empty", slow)
+    slow, _ = when_the_loop_goes_on(private_folders._empty)
+    monkeypatch.setattr(private_folders, "_empty", slow)
     folder = Folder(tmp_path)
     while left.exists():
         await asyncio.sleep(0.01)
@@ -173,7 +173,7 @@ async def test_the_loop_goes_on_while_a_kernel_is_cleaned_up(
     assert isinstance(provisioner, SandboxProvisioner)
     provisioner._bound = provisioner._bound or cgroup.Group(())
     made = [folder.path for folder in (provisioner._folder, provisioner._private) if folder]
-    owner, name = (folders, "_empty") if slow == "a folder" else (cgroup.Group, "end")
+    owner, name = (private_folders, "_empty") if slow == "a folder" else (cgroup.Group, "end")
     waits, gone_on = when_the_loop_goes_on(getattr(owner, name))
     monkeypatch.setattr(owner, name, waits)
     await sandbox.close()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import guest_files
-from jupyter_agent.sandbox.files import Share
-from jupyter_agent.sandbox.guest_files import WorkingFolder
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.paths import Policy
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.guest import working_folder
+from jupyter_agent.sandbox.guest.working_folder import WorkingFolder
+from jupyter_agent.sandbox.isolation.path_policy import Policy
+from jupyter_agent.sandbox.isolation.sharing import Share
 
 from .conftest import TIERS
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_too_large_is_a_link(project: Path, work: Path) -> None:
 def test_a_folder_of_too_many_files_is_a_link(
     project: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guest_files, "MAX_ENTRIES", 20)
+    monkeypatch.setattr(working_folder, "MAX_ENTRIES", 20)
     for number in range(30):
         (project / "images" / f"{number}.txt").touch()
     here = WorkingFolder(str(work), [("", str(project), True)], ROOM)

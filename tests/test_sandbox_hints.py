@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_agent.sandbox.guest_files import WorkingFolder
-from jupyter_agent.sandbox.guest_hints import (
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.guest.hints import (
     FINAL_ANSWER,
     LINKED,
     NETWORK,
@@ -23,7 +23,7 @@ from jupyter_agent.sandbox.guest_hints import (
     Facts,
     Hints,
 )
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.guest.working_folder import WorkingFolder
 
 from .conftest import TIERS
 

@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from jupyter_agent.sandbox.outputs import read_output
-from jupyter_agent.sandbox.svg import BadDrawingError, EmptyDrawingError, clean_svg
+from jupyter_agent.sandbox.filter.outputs import read_output
+from jupyter_agent.sandbox.filter.svg import BadDrawingError, EmptyDrawingError, clean_svg
 
 
 def bundle(**data: str) -> dict[str, str]:

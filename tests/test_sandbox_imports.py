@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import files, interpreter
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import interpreter, sharing
 
 from .conftest import TIERS
 
@@ -124,7 +124,7 @@ def test_compiled_code_is_hidden_where_its_source_is(code: Path) -> None:
 
 def test_the_header_names_the_modules(code: Path) -> None:
     modules = [share for share in interpreter.imports() if share.path.parent == code]
-    said = files.describe([], "", modules)
+    said = sharing.describe([], "", modules)
     assert said == (
         f"no files, and modules of {code} (helper_of_mine.py, package_of_mine/, space_of_mine/; "
         "package_of_mine/ 1 path left out as secret)"
@@ -133,10 +133,10 @@ def test_the_header_names_the_modules(code: Path) -> None:
 
 def test_the_header_names_a_few_of_many_modules(folder: Path) -> None:
     shares = [
-        files.Share(folder / f"many{number}" / "package", note="1 file checked by name alone")
+        sharing.Share(folder / f"many{number}" / "package", note="1 file checked by name alone")
         for number in range(9)
     ]
-    said = files.describe([], "", shares)
+    said = sharing.describe([], "", shares)
     assert said.count("checked by name alone") == said.count("many") == 3
     assert said.count("and 6 more") == 3
 
@@ -203,7 +203,7 @@ def test_what_setuptools_finder_maps_is_shared(
 def test_a_huge_folder_on_the_path_ends_and_says_so(
     code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MOST_ENTRIES", 1)
+    monkeypatch.setattr(sharing, "MOST_ENTRIES", 1)
     modules = [share for share in interpreter.imports() if share.path.parent == code]
     assert "package_of_mine/inner/deep.py" not in shown(code)
     assert any("left out unchecked" in share.note for share in modules)

@@ -18,8 +18,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from jupyter_agent.sandbox import folders
-from jupyter_agent.sandbox.install import main
+from jupyter_agent.frontends.wrap_kernelspec import main
+from jupyter_agent.sandbox.isolation import private_folders
 
 from .test_sandbox_folders import when_the_loop_goes_on
 
@@ -251,8 +251,10 @@ async def test_a_kernel_of_another_language_is_confined_interrupted_and_restarte
             await asyncio.wait({asked}, timeout=1)
         assert "over" not in asked.result()
         client.stop_channels()
-        waits, gone_on = when_the_loop_goes_on(folders._empty)  # as it may have filled its folder
-        monkeypatch.setattr(folders, "_empty", waits)
+        waits, gone_on = when_the_loop_goes_on(
+            private_folders._empty
+        )  # as it may have filled its folder
+        monkeypatch.setattr(private_folders, "_empty", waits)
         await manager.restart_kernel(now=True)
         assert gone_on.is_set()
         client = manager.client()

@@ -20,10 +20,10 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
-from jupyter_agent.sandbox import newcomers
-from jupyter_agent.sandbox.kernel import Request, Sandbox
-from jupyter_agent.sandbox.outputs import weight
-from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+from jupyter_agent.sandbox.client import Request, Sandbox
+from jupyter_agent.sandbox.filter.outputs import weight
+from jupyter_agent.sandbox.isolation import late_files
+from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .servers import ChatServer, descendants
 
@@ -674,7 +674,7 @@ def test_a_flood_of_text_does_not_fill_the_host(folder: Path, tier: str, whose: 
 import asyncio, resource
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Request, Sandbox
+from jupyter_agent.sandbox.client import Request, Sandbox
 
 async def main():
     config = Config({{"SandboxProvisioner": {{"isolation": {tier!r}}}}})
@@ -796,7 +796,7 @@ HOST = """
 import asyncio, sys
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 async def main():
     config = Config({"SandboxProvisioner": {"isolation": sys.argv[1]}})
@@ -922,7 +922,7 @@ def test_where_no_tier_works_the_reasons_and_the_remedies_are_one_line(folder: P
 import asyncio, errno
 from pathlib import Path
 from jupyter_agent.sandbox import lockdown
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 refused = [(0x20, 0, 0, 0)]  # as a kernel without Landlock and user namespaces answers
 for number in (444, 272):
@@ -975,7 +975,7 @@ async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
 async def test_a_file_that_is_too_large_to_come_late_is_named_and_seen_by_the_next_kernel(
     tier: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newcomers, "MAX_BYTES", 3)
+    monkeypatch.setattr(late_files, "MAX_BYTES", 3)
     config = Config({"SandboxProvisioner": {"isolation": tier}})
     async with Sandbox(folder, config=config) as sandbox:
         (folder / "late.csv").write_text("a\n1\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_agent.sandbox.__main__ import LIMITS
-from jupyter_agent.sandbox.kernel import Request, Sandbox
+from jupyter_agent.sandbox.client import Request, Sandbox
 
 from .test_sandbox_kernel import attempt, outputs, text
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from jupyter_agent.sandbox.markdown import (
+from jupyter_agent.sandbox.filter.formulas import harmless_tex, read_formula
+from jupyter_agent.sandbox.filter.markdown import (
     MOST_BRACKETS,
     MOST_CHARACTERS,
     as_read,
@@ -19,8 +20,7 @@ from jupyter_agent.sandbox.markdown import (
     code_block,
     one_line,
 )
-from jupyter_agent.sandbox.outputs import read_output
-from jupyter_agent.sandbox.tex import harmless_tex, read_formula
+from jupyter_agent.sandbox.filter.outputs import read_output
 
 from .fuzz_markdown import KNOWN, PAYLOADS, TEX, documents
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import cgroup
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.memory import Watch, processes
-from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import cgroup
+from jupyter_agent.sandbox.isolation.memory_watch import Watch, processes
+from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .conftest import TIERS
 from .test_sandbox_kernel import outputs, text

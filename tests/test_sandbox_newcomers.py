@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_agent.sandbox import files, newcomers
-from jupyter_agent.sandbox.newcomers import Newcomers
+from jupyter_agent.sandbox.isolation import late_files, sharing
+from jupyter_agent.sandbox.isolation.late_files import Newcomers
 
 KEY = f"ghp_{'aB3dE6gH9' * 4}"
 
@@ -22,7 +22,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def watch(folder: Path, place: Path, data: tuple[str, ...] = (".",), **rest: object) -> Newcomers:
-    shares, _ = files.resolve(list(data), folder)
+    shares, _ = sharing.resolve(list(data), folder)
     return Newcomers(shares, place, **rest)  # type: ignore[arg-type]
 
 
@@ -164,7 +164,7 @@ def test_what_is_written_while_it_is_judged_is_judged(folder: Path, place: Path)
 def test_what_is_too_large_is_named_and_stays_out(
     folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newcomers, "MAX_BYTES", 10)
+    monkeypatch.setattr(late_files, "MAX_BYTES", 10)
     come = watch(folder, place)
     (folder / "a.csv").write_text("x" * 8)
     (folder / "b.csv").write_text("x" * 8)
@@ -184,7 +184,7 @@ def test_of_a_home_new_plain_files_are_passed_in(folder: Path, place: Path) -> N
 
 
 def test_what_the_user_has_exposed_is_passed_in(folder: Path, place: Path) -> None:
-    shares, _ = files.resolve(["."], folder, exposed=["late.txt"])
+    shares, _ = sharing.resolve(["."], folder, exposed=["late.txt"])
     come = Newcomers(shares, place, exposed={folder / "late.txt"})
     (folder / "late.txt").write_text(KEY)
     assert shown(come) == {"late.txt": KEY}
@@ -220,7 +220,7 @@ def test_a_file_that_the_host_writes_after_each_cell_is_left_alone(
 def test_what_comes_to_a_folder_of_many_files_is_passed_in(
     folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newcomers, "MAX_ENTRIES", 20)
+    monkeypatch.setattr(late_files, "MAX_ENTRIES", 20)
     for number in range(100):
         (folder / f"{number}.png").touch()
     come = watch(folder, place)
@@ -237,13 +237,13 @@ def test_what_is_too_much_for_one_cell_comes_with_the_next_and_is_named(
     for number in range(5):
         (folder / f"late{number}.csv").write_text("1")
     (folder / ".env").write_text("x")
-    monkeypatch.setattr(newcomers, "MAX_SECONDS_OF_COPYING", -1)
+    monkeypatch.setattr(late_files, "MAX_SECONDS_OF_COPYING", -1)
     assert shown(come) == {}
     assert len(come.names()) == 5
     monkeypatch.undo()
     assert len(shown(come)) == 5
     assert come.names() == []
-    monkeypatch.setattr(newcomers, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(late_files, "MAX_ENTRIES", 3)
     assert len(shown(come)) + len(come.names()) == 5
 
 
@@ -257,6 +257,6 @@ def test_what_cannot_be_looked_at_in_time_is_named_and_nothing_goes_for_it(
     assert len(shown(come)) == 3
     (folder / "late.csv").write_text("1")
     (folder / "gone.csv").unlink()
-    monkeypatch.setattr(newcomers, "MAX_SECONDS", -1)
+    monkeypatch.setattr(late_files, "MAX_SECONDS", -1)
     assert shown(come).keys() == {"new/a.csv", "b.csv"}
     assert come.names() == ["late.csv"]

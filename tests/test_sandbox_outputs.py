@@ -15,13 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox import cleaning
-from jupyter_agent.sandbox.outputs import (
-    WIDGET_VIEW,
-    printable,
-    read_output,
-    weight,
-)
+from jupyter_agent.sandbox.filter import cleaning
+from jupyter_agent.sandbox.filter.outputs import WIDGET_VIEW, printable, read_output, weight
 
 
 def bundle(**data: object) -> dict[str, Any]:
@@ -102,7 +97,7 @@ def test_cleaning_takes_no_more_than_its_share_of_a_processor() -> None:
 def test_the_cleaner_has_no_environment_and_ends_with_a_host_that_is_killed() -> None:
     code = (
         "import os\n"
-        "from jupyter_agent.sandbox.cleaning import _cleaners, cleaned\n"
+        "from jupyter_agent.sandbox.filter.cleaning import _cleaners, cleaned\n"
         "cleaned('html', '<b>x</b>')\n"
         "print(_cleaners._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
-from jupyter_agent.sandbox import bubblewrap
-from jupyter_agent.sandbox.files import Share
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.paths import Policy
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import bubblewrap
+from jupyter_agent.sandbox.isolation.path_policy import Policy
+from jupyter_agent.sandbox.isolation.sharing import Share
 
 from .conftest import ROOT, TIERS
 from .test_sandbox_kernel import attempt, text
@@ -109,7 +109,7 @@ LOOK = """\
 import asyncio, sys
 from contextlib import aclosing
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 READ = '''
 import secrets, sys
@@ -154,7 +154,7 @@ MOUNT = """\
 import asyncio, subprocess, sys
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 WRITE = '''
 try:
@@ -217,7 +217,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 POWERLESS = """\
 import asyncio, sys
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 async def main():
     config = Config({"SandboxProvisioner": {"isolation": sys.argv[1]}})
@@ -256,7 +256,7 @@ async def test_a_private_file_that_is_shared_can_be_read_and_none_of_the_systems
 import asyncio
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 
 async def main():
     config = Config({{"SandboxProvisioner": {{"isolation": {tier!r}}}}})
@@ -308,7 +308,7 @@ def test_root_without_the_right_to_read_all_is_told_what_to_open(tmp_path: Path,
 import asyncio
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.sandbox.client import Sandbox
 config = Config({{"SandboxProvisioner": {{"isolation": {tier!r}}}}})
 try:
     asyncio.run(Sandbox(Path({str(closed / "data")!r}), config=config).start())

@@ -10,9 +10,9 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox import provisioner
-from jupyter_agent.sandbox.kernel import Sandbox
-from jupyter_agent.sandbox.places import too_wide
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import provisioner
+from jupyter_agent.sandbox.isolation.never_shared import too_wide
 
 from .conftest import TIERS
 from .test_sandbox_kernel import text

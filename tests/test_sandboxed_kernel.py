@@ -27,7 +27,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
-from jupyter_agent.sandbox.provisioner import SandboxProvisioner
+from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .as_user import as_user
 from .conftest import ROOT, TIERS

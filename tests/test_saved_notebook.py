@@ -22,9 +22,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from jupyter_agent.cli import main
-from jupyter_agent.hostcells import read_command
-from jupyter_agent.views.runs import digest
+from jupyter_agent.frontends.cli import main
+from jupyter_agent.sandbox.filter.host_commands import read_command
+from jupyter_agent.views.page_requests import digest
 
 from .servers import ChatServer, Reply
 from .test_agent_kernel import Kernel, kernel, reply_to, said
@@ -261,7 +261,7 @@ def test_a_server_is_asked_for_however_its_url_is_written(home: Home, written: s
 def test_nothing_is_imported_from_the_folder_whatever_ipython_does() -> None:
     program = """
 import sys
-from jupyter_agent.kernel import AgentKernelApp
+from jupyter_agent.frontends.agent_kernel import AgentKernelApp
 sys.path[:] = [path for path in sys.path if path]
 AgentKernelApp().init_path()
 print("" in sys.path, sys.flags.safe_path)

@@ -13,12 +13,12 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
-from jupyter_agent.agent import Agent
+from jupyter_agent._nbformat import new_cell
+from jupyter_agent.agent.loop import Agent
 from jupyter_agent.errors import TranscriptError, Unsaved
-from jupyter_agent.ipynb import new_cell
-from jupyter_agent.records import as_saved
-from jupyter_agent.saving import Text
-from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import as_saved
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.saving import Text
 
 from .test_agent import STEP, agent_with
 
@@ -150,7 +150,7 @@ def test_the_command_prints_the_answer_though_the_disk_is_full(tmp_path: Path) -
     disk.mkdir()
     code = "print('x' * 200_000)"
     (tmp_path / "s.md").write_text(f"{STEP.format(code)}<!-- next reply -->\n**344**\n")
-    agent = f"{sys.executable} -m jupyter_agent.cli run Go -q -m scripted:s.md -o {disk}/run.ipynb"
+    agent = f"{sys.executable} -m jupyter_agent.frontends.cli run Go -q -m scripted:s.md -o {disk}/run.ipynb"
     mount = f"mount -t tmpfs -o size=40k tmpfs {disk} && {agent}; echo $?; wc -c < {disk}/run.ipynb"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mount],

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox import secret_files
-from jupyter_agent.sandbox.secret_files import (
+from jupyter_agent.sandbox.isolation import secret_files
+from jupyter_agent.sandbox.isolation.secret_files import (
     could_hold_secret,
     holds_secret,
     is_secret_folder,

@@ -12,9 +12,9 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
-from jupyter_agent.owncells import replace
 from jupyter_agent.session import Session
-from jupyter_agent.transcript import KEY, Change, Transcript
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.user_cells import replace
 
 F = "```"
 

@@ -17,13 +17,13 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
-from jupyter_agent import summary
-from jupyter_agent.agent import Agent
+from jupyter_agent.agent import summary
+from jupyter_agent.agent.loop import Agent
+from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import LimitReached, ModelError
-from jupyter_agent.protocol import Call, Delta, Form, Message, Usage
-from jupyter_agent.request import Learnt
-from jupyter_agent.transcript import KEY, Change, Transcript
-from jupyter_agent.views.display import DisplayView
+from jupyter_agent.models.protocol import Call, Delta, Form, Message, Usage
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.views.output_area import DisplayView
 from jupyter_agent.views.terminal import TerminalView
 
 from .test_bill import Screen

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_agent.sandbox.system_calls import ARCHITECTURES, GROUPS, numbers, seccomp_available
+from jupyter_agent.sandbox.guest.seccomp import ARCHITECTURES, GROUPS, numbers, seccomp_available
 
 from .system_call_numbers import REFUSED
 

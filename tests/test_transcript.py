@@ -18,9 +18,9 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.errors import TranscriptError, UsageError
-from jupyter_agent.owncells import OwnCells
-from jupyter_agent.sandbox.cleaning import clean_prose
-from jupyter_agent.transcript import KEY, MOST_CHARACTERS, Change, Transcript, brief
+from jupyter_agent.sandbox.filter.cleaning import clean_prose
+from jupyter_agent.transcript.notebook import KEY, MOST_CHARACTERS, Change, Transcript, brief
+from jupyter_agent.transcript.user_cells import OwnCells
 
 from .as_user import as_user, let_in
 
@@ -360,7 +360,7 @@ def test_a_file_in_a_folder_that_cannot_be_entered_is_refused(tmp_path: Path) ->
     """As an ordinary user, whom a folder's mode keeps out."""
     (tmp_path / "closed").mkdir(mode=0)
     code = (
-        "import sys; from pathlib import Path; from jupyter_agent.transcript import Transcript;"
+        "import sys; from pathlib import Path; from jupyter_agent.transcript.notebook import Transcript;"
         "Transcript.open(Path(sys.argv[1]) / 'closed' / 'run.ipynb')"
     )
     let_in(tmp_path)

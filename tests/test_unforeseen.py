@@ -18,10 +18,10 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from jupyter_agent.cli import main
 from jupyter_agent.errors import Defect, UsageError
-from jupyter_agent.tools import Tool, find
-from jupyter_agent.views.runs import REQUEST, Runs
+from jupyter_agent.exchange.tools import Tool, find
+from jupyter_agent.frontends.cli import main
+from jupyter_agent.views.page_requests import REQUEST, Runs
 
 from .test_agent_kernel import Kernel, said
 from .throwing import LAYERS, thrower
@@ -59,7 +59,7 @@ def test_the_command_ends_with_one_line_and_exit_code_1(
     finally:
         sys.settrace(None)
     out, err = capfd.readouterr()
-    if layer == "sandbox/kernel.py:_receive":  # a task of its own: the sandbox goes on, or is lost
+    if layer == "sandbox/client.py:_receive":  # a task of its own: the sandbox goes on, or is lost
         assert code in (0, 1)
         return
     assert (code, out) == (1, "")
@@ -78,7 +78,14 @@ def throwing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kernel,
     told.write_text(":")
     spec = folder / "kernels" / "throwing"
     spec.mkdir(parents=True)
-    words = ["-m", "tests.throwing", str(told), "jupyter_agent.kernel", "-f", "{connection_file}"]
+    words = [
+        "-m",
+        "tests.throwing",
+        str(told),
+        "jupyter_agent.frontends.agent_kernel",
+        "-f",
+        "{connection_file}",
+    ]
     facts = {"argv": [sys.executable, *words], "display_name": "x", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(facts))
     manager = KernelManager(
@@ -102,7 +109,9 @@ def throw(kernel: Kernel, told: Path, layer: str) -> None:
     kernel.client.kernel_info(reply=True, timeout=20)  # it has heard the signal by now
 
 
-@pytest.mark.parametrize("layer", [*LAYERS, "hostcells.py:read_command", "display.py:__call__"])
+@pytest.mark.parametrize(
+    "layer", [*LAYERS, "host_commands.py:read_command", "output_area.py:__call__"]
+)
 def test_a_cell_of_the_agent_kernel_is_answered(throwing: tuple[Kernel, Path], layer: str) -> None:
     kernel, told = throwing
     throw(kernel, told, layer)
@@ -112,13 +121,15 @@ def test_a_cell_of_the_agent_kernel_is_answered(throwing: tuple[Kernel, Path], l
         assert reply["ename"] in ("Defect", "SandboxError")
         assert "\n" not in reply["evalue"]
     else:
-        assert layer == "sandbox/kernel.py:_receive"
+        assert layer == "sandbox/client.py:_receive"
     reply, published = kernel.run(AGENT)
     assert reply["status"] == "ok", reply
     assert "**344**" in said(published)
 
 
-@pytest.mark.parametrize("layer", ["kernel.py:ask", "kernel.py:_ask", "hostcells.py:read_command"])
+@pytest.mark.parametrize(
+    "layer", ["agent_kernel.py:ask", "agent_kernel.py:_ask", "host_commands.py:read_command"]
+)
 def test_whatever_else_is_asked_of_it_is_answered(
     throwing: tuple[Kernel, Path], layer: str
 ) -> None:
@@ -180,7 +191,7 @@ async def test_a_page_that_asks_is_answered(caplog: pytest.LogCaptureFixture) ->
 MAGICS = """
 import logging, sys
 from IPython.core.interactiveshell import InteractiveShell
-from jupyter_agent.bridge import shared_bridge
+from jupyter_agent.frontends.event_loop import shared_bridge
 from tests.throwing import LAYERS, thrower
 
 logging.getLogger().setLevel(logging.CRITICAL + 1)
@@ -215,7 +226,7 @@ def test_a_cell_with_the_magic_ends_in_an_error_of_one_line(folder: Path, script
     assert len(ends) > len(LAYERS)
     for layer, kind, lines in ends[:-1]:
         assert lines == "0"
-        assert kind == "Defect" or layer == "sandbox/kernel.py:_receive", (layer, kind)
+        assert kind == "Defect" or layer == "sandbox/client.py:_receive", (layer, kind)
     assert ends[-1] == ["last", "NoneType", "0"]
 
 

@@ -32,14 +32,14 @@ from nbconvert.preprocessors import ClearOutputPreprocessor
 from PIL import Image
 from traitlets.config import Config
 
-from jupyter_agent.border import Border
 from jupyter_agent.errors import AgentError, ResultError, SandboxError, UsageError
-from jupyter_agent.sandbox.guest_values import Unfit, decode, encode
-from jupyter_agent.sandbox.kernel import Sandbox
+from jupyter_agent.exchange.tools import Tools
+from jupyter_agent.exchange.values import Inputs, describe, preview, read, unpack
+from jupyter_agent.exchange.workspace import Border
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.guest.codec import Unfit, decode, encode
 from jupyter_agent.session import Session
-from jupyter_agent.tools import Tools
-from jupyter_agent.transcript import KEY, Transcript
-from jupyter_agent.values import Inputs, describe, preview, read, unpack
+from jupyter_agent.transcript.notebook import KEY, Transcript
 
 from .conftest import TIERS
 
@@ -353,7 +353,7 @@ def test_a_value_that_holds_itself_is_refused() -> None:
 def test_without_arrow_arrays_and_text_cross_and_tables_name_the_extra() -> None:
     code = (
         "import sys\nsys.modules['pyarrow'] = None\nimport pandas as pd\nimport polars as pl\n"
-        "from jupyter_agent.sandbox.guest_values import decode, encode\n"
+        "from jupyter_agent.sandbox.guest.codec import decode, encode\n"
         "frame = pd.DataFrame({'s': ['a', None], 'o': pd.Series(['x', 'y'], dtype=object), 'n': 1})\n"
         "pd.testing.assert_frame_equal(decode(encode(frame)), frame)\n"
         "try:\n    encode(pl.DataFrame({'a': [1]}))\nexcept TypeError as error:\n    print(error)"
@@ -696,7 +696,7 @@ async def test_values_go_in_and_come_out(sandbox: Sandbox) -> None:
 
 
 REPLACE = """\
-import jupyter_agent.sandbox.guest_calls as calls
+import jupyter_agent.sandbox.guest.calls as calls
 honest = calls.serve
 def serve(function):
     calls.serve = honest
@@ -751,7 +751,7 @@ DIED = r"the sandbox's kernel died \(exit code -?\d+\); nothing was handed over"
 async def test_a_kernel_that_is_killed_in_a_transfer_says_what_was_lost(
     sandbox: Sandbox, border: Border
 ) -> None:
-    calls = "import jupyter_agent.sandbox.guest_calls as calls\n"
+    calls = "import jupyter_agent.sandbox.guest.calls as calls\n"
     await ran(sandbox, f"{calls}calls.take = lambda _: {KILL}")
     with pytest.raises(SandboxError, match=f"^`df`, `n`: {DIED}$"):
         await border.furnish()
@@ -929,7 +929,7 @@ async def test_files_come_out_on_purpose_and_never_by_a_link(
 
 async def test_a_listing_that_is_none_is_refused(session: Session) -> None:
     for lie in ("{'a': 1}", "[('name', 'size')]", "[b'']", "'x'"):
-        code = f"import jupyter_agent.sandbox.guest_calls as calls\ncalls.files = lambda _: {lie}"
+        code = f"import jupyter_agent.sandbox.guest.calls as calls\ncalls.files = lambda _: {lie}"
         async for _ in session.execute(code):
             pass
         with pytest.raises(SandboxError, match="sent something else"):

@@ -13,9 +13,9 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.errors import LimitReached, ModelError
-from jupyter_agent.sandbox.markdown import clean_markdown
-from jupyter_agent.transcript import KEY, Change, Transcript, passing
-from jupyter_agent.views.display import (
+from jupyter_agent.sandbox.filter.markdown import clean_markdown
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
+from jupyter_agent.views.output_area import (
     INTERVAL,
     MIME,
     MOST_LINE,
@@ -26,7 +26,7 @@ from jupyter_agent.views.display import (
     ending,
     show_recorded,
 )
-from jupyter_agent.views.runs import Note, Runs, checksum, digest
+from jupyter_agent.views.page_requests import Note, Runs, checksum, digest
 from jupyter_agent.views.terminal import TerminalView
 
 

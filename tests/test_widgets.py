@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.sandbox.widgets import MOST_VIEWS, TARGET, VIEW, Widgets
+from jupyter_agent.sandbox.filter.widgets import MOST_VIEWS, TARGET, VIEW, Widgets
 
 from .test_agent_kernel import Content, Kernel, fence, kernel, said
 

@@ -15,7 +15,7 @@ import zmq.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.wire import (
+from jupyter_agent.sandbox.channels import (
     _GREETING,
     LARGEST_MESSAGE,
     MAX_FRAMES,

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_agent.temporary import clear_left_over
-from jupyter_agent.transcript import Transcript
-from jupyter_agent.writing import write_whole
+from jupyter_agent._files import write_whole
+from jupyter_agent._temporary import clear_left_over
+from jupyter_agent.transcript.notebook import Transcript
 
 WRITE = """
 import resource, signal, sys
 from pathlib import Path
-from jupyter_agent.temporary import clear_left_over
-from jupyter_agent.transcript import Transcript
-from jupyter_agent.writing import write_whole
+from jupyter_agent._temporary import clear_left_over
+from jupyter_agent.transcript.notebook import Transcript
+from jupyter_agent._files import write_whole
 {before}
 try:
     write_whole(Path({path!r}), b"new" * 100_000)

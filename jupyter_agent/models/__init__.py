@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jupyter_agent.errors import UsageError
-from jupyter_agent.models.remote import server_url
-from jupyter_agent.protocol import Form, Model
+from jupyter_agent.models.http import server_url
+from jupyter_agent.models.protocol import Form, Model
 
 __all__ = ["FORMS", "choose_model", "load_model"]
 
@@ -82,17 +82,17 @@ def load_model(
     settings: dict[str, Any] = {"options": options, "form": form}
     match kind:
         case "hf" | "ollama" | "http" | "https" if rest:
-            from jupyter_agent.models import hub
+            from jupyter_agent.models import chat_completions
 
-            return hub.load(name, configured=configured, **settings)
+            return chat_completions.load(name, configured=configured, **settings)
         case "openai" if rest:
-            from jupyter_agent.models import openai
+            from jupyter_agent.models import openai_responses
 
-            return openai.load(name, **settings)
+            return openai_responses.load(name, **settings)
         case "anthropic" if rest:
-            from jupyter_agent.models import anthropic
+            from jupyter_agent.models import anthropic_messages
 
-            return anthropic.load(name, **settings)
+            return anthropic_messages.load(name, **settings)
         case "local":
             from jupyter_agent.models.local import LocalModel
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from jupyter_agent.errors import ModelError, UsageError
-from jupyter_agent.examples import EXAMPLES
+from jupyter_agent.models.examples import EXAMPLES
 from jupyter_agent.models.parser import ReplyReader
-from jupyter_agent.protocol import Delta, Form, Message, Usage, fenced
+from jupyter_agent.models.protocol import Delta, Form, Message, Usage, fenced
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,9 +16,9 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-from jupyter_agent.models.block_reader import MAX_PARSED, OPENS_THOUGHT, THOUGHT, BlockReader
-from jupyter_agent.models.blocks import is_language, is_statement, label, may_be_fence
-from jupyter_agent.models.call_reader import Mark, find_mark, is_python_tool, read_call, read_text
+from jupyter_agent.models.code_blocks import is_language, is_statement, label, may_be_fence
+from jupyter_agent.models.fences import MAX_PARSED, OPENS_THOUGHT, THOUGHT, BlockReader
+from jupyter_agent.models.text_calls import Mark, find_mark, is_python_tool, read_call, read_text
 
 __all__ = ["LOOK_AHEAD", "LOOK_AHEAD_LATER", "Problem", "ReplyReader", "unread_call"]
 

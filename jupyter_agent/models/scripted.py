@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.models.parser import ReplyReader
-from jupyter_agent.protocol import Delta, Form, Message
+from jupyter_agent.models.protocol import Delta, Form, Message
 
 __all__ = ["ScriptedModel"]
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jupyter_agent.sandbox import lockdown, supervisor, system_calls
+from jupyter_agent.sandbox.guest import lockdown, seccomp, supervisor
 
 # What the kernel counts for each user: an ordinary user's sandbox takes it from the host. No
 # priority above that of others, either.
@@ -27,7 +27,7 @@ def main() -> None:
     """Lock this process down as planned, then be its kernel."""
     if sys.argv[1:2] == ["install"]:  # on the host; nothing of it is imported in a sandbox
         del sys.argv[1]
-        runpy.run_module("jupyter_agent.sandbox.install", run_name="__main__")
+        runpy.run_module("jupyter_agent.frontends.wrap_kernelspec", run_name="__main__")
     with os.fdopen(int(sys.argv[1])) as file:
         plan = json.load(file)
     try:
@@ -37,16 +37,16 @@ def main() -> None:
         _see_that_the_host_lives(plan["lifeline"])
     except OSError as error:
         sys.exit(f"jupyter_agent.sandbox: {error}")
-    from jupyter_agent.sandbox import guest, guest_files
+    from jupyter_agent.sandbox.guest import confined_kernel, working_folder
 
-    folder = guest_files.WorkingFolder(
+    folder = working_folder.WorkingFolder(
         plan["folder"], plan["shares"], plan["copied"], links=plan["links"]
     )
     folder.update()
     if plan["command"]:
         os.execvp(plan["command"][0], plan["command"])
     sockets = {int(port): fd for port, fd in plan["sockets"].items()}
-    guest.serve(
+    confined_kernel.serve(
         plan["connection"],
         sockets=sockets,
         folder=folder,
@@ -75,7 +75,7 @@ def confine(plan: dict[str, Any]) -> None:
         lockdown.restrict_paths(**rules, own_network=namespaces)
     scoped = namespaces or lockdown.landlock_abi() >= lockdown.SIGNALS_ABI
     lockdown.install_filter(
-        system_calls.seccomp_filter(own_namespaces=namespaces, signals_scoped=scoped)
+        seccomp.seccomp_filter(own_namespaces=namespaces, signals_scoped=scoped)
     )
 
 

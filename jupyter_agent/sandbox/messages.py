@@ -13,9 +13,9 @@ from typing import Any
 
 from jupyter_client.session import DELIM, Session
 
-from jupyter_agent.sandbox.figures import NotShown
-from jupyter_agent.sandbox.guest_values import costs_more
-from jupyter_agent.sandbox.wire import Frame
+from jupyter_agent.sandbox.channels import Frame
+from jupyter_agent.sandbox.filter.figures import NotShown
+from jupyter_agent.sandbox.guest.codec import costs_more
 
 __all__ = ["MAX_COST", "PASSED_OVER", "Message", "read_message"]
 

@@ -9,11 +9,11 @@ import sys
 import time
 from typing import Any, TextIO
 
-from jupyter_agent.bill import Bill
-from jupyter_agent.invisibles import visible, visible_prose
-from jupyter_agent.ipynb import NotebookNode
-from jupyter_agent.sandbox.markdown import as_read
-from jupyter_agent.transcript import ANSI, KEY, Change, brief
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent._unicode import visible, visible_prose
+from jupyter_agent.sandbox.filter.markdown import as_read
+from jupyter_agent.transcript.notebook import ANSI, KEY, Change, brief
+from jupyter_agent.transcript.usage import Bill
 
 __all__ = ["TerminalView"]
 

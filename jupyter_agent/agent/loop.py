@@ -1,0 +1,581 @@
+"""The loop: ask the model, run the cell it writes, show it what came out, until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from traitlets import Bool, Int
+from traitlets.config import LoggingConfigurable
+
+from jupyter_agent._nbformat import NotebookNode, new_markdown_cell, new_output
+from jupyter_agent._threads import cancel
+from jupyter_agent._traits import Seconds
+from jupyter_agent.agent import summary
+from jupyter_agent.agent.reply import Draft
+from jupyter_agent.agent.request import Learnt, Requests, characters
+from jupyter_agent.agent.summary import CHARACTERS_A_TOKEN
+from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError, Unsaved
+from jupyter_agent.models.faults import cut_short
+from jupyter_agent.models.parser import LOOK_AHEAD, LOOK_AHEAD_LATER
+from jupyter_agent.models.protocol import Delta, Model, Usage
+from jupyter_agent.models.stop_reasons import unfinished
+from jupyter_agent.sandbox.filter.host_commands import agents_code
+from jupyter_agent.sandbox.filter.markdown import one_line
+from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
+from jupyter_agent.transcript.saving import Saves
+
+__all__ = ["Agent"]
+
+T = TypeVar("T")
+_MOST_UNREAD = 3  # replies in a row that cannot be read
+_LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
+_HOW = {
+    "text": "To run code, write it in a ```python block; to finish, answer in words.",
+    "tool": 'To run code, call python with {"code": "..."} as its arguments; '
+    "to finish, answer in words.",
+}
+_MEANT = " If that was your answer, repeat it."
+_NO_FINAL_ANSWER = (
+    "There is no function {name}. To finish, reply with the answer in words, without code to run."
+)
+_UNFINISHED = "*The reply was not finished, and nothing of it was run:*"
+_FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
+_PIECE = 4_000  # characters of a reply that are read before other work has its turn
+_NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
+
+
+class Kernel(Protocol):
+    """Anything that runs a cell and streams its outputs."""
+
+    @property
+    def execution_count(self) -> int | None:
+        """The count of the last cell."""
+        ...
+
+    def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
+        """Yield the outputs of ``code``; closing early interrupts it."""
+        ...
+
+
+@dataclass(slots=True)
+class Step:
+    """One reply and what became of its cells."""
+
+    draft: Draft
+    whole: bool = False
+    to_run: list[NotebookNode] = field(default_factory=list)
+    running: NotebookNode | None = None
+    waiting: NotebookNode | None = None  # shown while we wait
+
+
+class Agent(LoggingConfigurable):
+    """Carries a task to its answer, one cell at a time."""
+
+    max_steps = Int(20, min=1, help="Most replies of the model in one run.").tag(config=True)
+    max_seconds = Seconds(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
+        config=True
+    )
+    reply_timeout = Seconds(
+        600, min=0.01, help="Most seconds one reply of the model may take."
+    ).tag(config=True)
+    reply_length = Int(200_000, min=1, help="Most characters one reply may have.").tag(config=True)
+    retries = Int(4, min=0, help="How often a reply is asked for again after a fault.").tag(
+        config=True
+    )
+    retry_seconds = Seconds(
+        120,
+        min=0,
+        help="So many seconds after it was first asked for, no reply is asked for again.",
+    ).tag(config=True)
+    retry_wait = Seconds(
+        1, min=0, help="Seconds before the first retry; twice as many before each one after it."
+    ).tag(config=True)
+    token_budget = Int(0, min=0, help="Most tokens one run may use; 0 for no limit.").tag(
+        config=True
+    )
+
+    context_window = Int(
+        0, min=0, help="Tokens that the model can read; 0 for what its server says."
+    ).tag(config=True)
+
+    examples = Bool(False, help="Show the model a few examples first; small models need them.").tag(
+        config=True
+    )
+
+    def __init__(
+        self,
+        model: Model,
+        sandbox: Kernel,
+        transcript: Transcript | None = None,
+        learnt: Learnt | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.sandbox = sandbox
+        self.transcript = transcript or Transcript()
+        self.learnt = learnt or Learnt()
+        self._deadline = math.inf
+        self._spent = 0
+        self._tries: list[dict[str, Any]] = []  # what each cost that no cell records yet
+
+    async def run(
+        self, task: str, *, note: str = "", lacks: Callable[[], Awaitable[str]] | None = None
+    ) -> AsyncGenerator[Change, None]:
+        """Yield every change that the run makes to the transcript.
+
+        A code cell is yielded before it runs: what its source holds when the iteration goes on
+        is what runs, or nothing if its metadata say why it was ``refused``. Closing or cancelling
+        the iteration stops model and sandbox, and leaves the transcript whole and saved.
+
+        Parameters
+        ----------
+        note
+            Facts that the model reads after the task, such as the files it can read.
+        lacks
+            Says what an answer still lacks, which the model is then asked for; empty for nothing.
+
+        Raises
+        ------
+        LimitReached
+            The run used up its steps, seconds or tokens. The transcript says so too.
+        ModelError
+            The model could not be asked, or broke off.
+        TranscriptError
+            The run was not begun, as it cannot be saved.
+        Unsaved
+            It came to its answer, and is not saved where it was to be.
+        """
+        self._saves = Saves(self.transcript)
+        try:
+            async with aclosing(self._steps(task, note, lacks)) as changes:
+                async for change in changes:
+                    yield change
+        finally:
+            await self._saves.end()
+            if said := self._saves.problem or self._saves.notice:
+                self.log.warning(said)
+        if said:
+            raise Unsaved(said)
+
+    async def _steps(
+        self, task: str, note: str, lacks: Callable[[], Awaitable[str]] | None
+    ) -> AsyncGenerator[Change, None]:
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.time() + self.max_seconds if self.max_seconds else math.inf
+        self._spent = 0
+        self._tries = []
+        self._requests = Requests(
+            self.model, self.transcript, self.learnt, self.examples, self.context_window
+        )
+        run = secrets.token_hex(4)
+        step = self._step(0)
+        corrected: list[str] = []  # the kinds of problems of the replies just before
+        try:
+            begun = self._done(self.transcript.add("task", task, run=run, note=note))
+            await self._saves.end()
+            if self._saves.problem:  # before anything is spent
+                raise TranscriptError(self._saves.problem)
+            yield begun
+            for number in range(1, self.max_steps + 1):
+                step = self._step(number)
+                for part in (self._reply, self._carry_out):
+                    async with aclosing(part(step)) as changes:
+                        async for change in changes:
+                            yield change
+                if step.draft.code:
+                    corrected.clear()
+                if correction := self._correction(step, corrected, last=number == self.max_steps):
+                    yield self._done(self.transcript.add("correction", correction))
+                elif not step.draft.code:
+                    lack = await lacks() if lacks else ""
+                    if not lack or number == self.max_steps:
+                        return
+                    yield self._done(self.transcript.add("reminder", lack))
+            raise LimitReached(
+                f"no answer after {self.max_steps} step{'s' * (self.max_steps > 1)}; "
+                "raise -n (c.Agent.max_steps) or ask for less"
+            )
+        except BaseException as error:
+            for change in [*self._close(step, error)]:  # all of it, also where nobody reads on
+                if not isinstance(error, GeneratorExit):  # nobody listens any more
+                    yield change
+            raise
+
+    def _step(self, number: int) -> Step:
+        name = self.model.name
+        far = {None: LOOK_AHEAD, True: self.reply_length, False: LOOK_AHEAD_LATER}
+        look_ahead = far[self._thinks_aloud]
+        return Step(Draft(self.transcript, number, name, self.model.form, look_ahead))
+
+    def _correction(self, step: Step, corrected: list[str], *, last: bool) -> str:
+        """Say what is wrong with a reply; nothing where it is an answer or its code was fine.
+
+        Text that only seems to be more than an answer is one when it comes again.
+        """
+        problem = step.draft.problem
+        if not problem:
+            return _hint(step)
+        if problem.certain and len(corrected) >= _MOST_UNREAD - 1:
+            said = f"{problem.said[0].lower()}{problem.said[1:]}"
+            raise ModelError(
+                f"{self.model.name} gave {_MOST_UNREAD} replies in a row that are no use ({said}); "
+                "ask in other words, or another model",
+                kind="protocol",
+            )
+        if not problem.certain and (last or problem.kind in corrected):
+            return ""
+        corrected.append(problem.kind)
+        how = _HOW[self.model.form] + _MEANT * (not problem.certain)
+        ran = "; the other code was run" if step.draft.code else ", and nothing was run"
+        return f"{problem.said}{ran}. {how}"
+
+    # -- the reply
+
+    async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Ask for the reply; after a fault that can be mended or may pass, ask again."""
+        latest = asyncio.get_running_loop().time() + self.retry_seconds
+        tried = 0
+        while True:
+            async with aclosing(self._make_room()) as changes:
+                async for change in changes:
+                    yield change
+            try:
+                async with aclosing(self._ask(step)) as changes:
+                    async for change in changes:
+                        yield change
+                return
+            except ModelError as error:
+                mended = not step.draft.cells and self._requests.learn(error)
+                seconds = self._seconds_to_wait(error, tried)
+                late = asyncio.get_running_loop().time() + seconds > latest
+                if not mended and (not error.passing or tried == self.retries or late):
+                    raise
+                problem = str(error)
+            for change in step.draft.drop():
+                yield change
+            step.draft = step.draft.anew(self.model.form)
+            if mended:
+                self.log.info("asking again, in another way: %s", problem)
+                continue
+            tried += 1
+            async with aclosing(self._wait(step, seconds, problem)) as changes:
+                async for change in changes:
+                    yield change
+
+    async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Stream one reply of the model into cells."""
+        draft, news = step.draft, asyncio.Event()
+        reading = asyncio.create_task(self._read(draft, news))
+        reading.add_done_callback(lambda _: news.set())
+        try:
+            while not reading.done():
+                await news.wait()
+                news.clear()
+                for change in draft.write():
+                    yield change
+                await asyncio.wait({reading}, timeout=draft.rest)
+            reading.result()
+        except ModelError as error:
+            if not self._spares(draft, error):
+                raise
+            draft.end = "stop"
+        finally:
+            await cancel(reading)
+        for change in draft.close():
+            yield change
+        fault = unfinished(self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open)
+        if fault and not self._spares(draft, fault):
+            raise fault
+        self.learnt.thinks_aloud[self.model.name] = self._thinks_aloud or draft.reader.thinks_aloud
+        for cell in draft.cells[-1:]:
+            cell.metadata[KEY] |= {"usage": self._tries.pop(), **self._failed()}
+        step.whole, step.to_run = True, draft.code
+        if draft.prose and not draft.is_prose_final:
+            yield self._done(draft.prose)
+
+    @property
+    def _thinks_aloud(self) -> bool | None:
+        return self.learnt.thinks_aloud.get(self.model.name)
+
+    def _spares(self, draft: Draft, fault: ModelError) -> bool:
+        """Tell whether a fault has cut off only what the model invents after its block."""
+        return fault.kind == "truncated" and draft.reader.closed and self._thinks_aloud is False
+
+    async def _read(self, draft: Draft, news: asyncio.Event) -> None:
+        """Read a reply to its end, and give a sign whenever more of it has come."""
+        async with self._reply_in_time(), aclosing(self._stream(draft)) as deltas:
+            async for delta in deltas:
+                over = draft.read(delta)
+                news.set()
+                if over and self.model.form == "text":
+                    draft.end = "stop"  # ours: what follows is not read
+                    return
+
+    async def _stream(
+        self, draft: Draft, cells: list[NotebookNode] | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Ask about these cells, or for the next step, within its limits; the caller reads."""
+        messages, asked = self._requests.sized(cells)
+        self._check_budget(asked)
+        draft.asked, whole = messages, False
+        try:
+            async with aclosing(self.model.stream(messages)) as deltas:
+                async for delta in _in_pieces(deltas):
+                    yield delta
+                    if draft.length > self.reply_length:
+                        limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
+                        raise cut_short(self.model.name, limit)
+                    self._check_budget(asked + draft.paid // CHARACTERS_A_TOKEN)
+            whole = True
+        finally:
+            self._spend(draft, whole=whole)
+
+    def _seconds_to_wait(self, error: ModelError, tried: int) -> float:
+        """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
+        if error.retry_after is not None:
+            return error.retry_after * random.uniform(1, 1.1)
+        return min(self.retry_wait * 2**tried, _LONGEST_WAIT) * random.uniform(0.5, 1)
+
+    async def _wait(self, step: Step, seconds: float, problem: str) -> AsyncGenerator[Change, None]:
+        """Wait, and say so in a cell that passes."""
+        problem = printable(problem)
+        why = f"*Asking again in {seconds:.0f} s. {problem}*"
+        step.waiting = passing(why, seconds=seconds, problem=problem)
+        yield Change(step.waiting)
+        async with self._by():
+            await asyncio.sleep(seconds)
+        yield _over(step.waiting)
+        step.waiting = None
+
+    # -- long runs
+
+    async def _make_room(self) -> AsyncGenerator[Change, None]:
+        """Put a summary before the newest steps when the request nears the model's window."""
+        window = self._requests.window
+        if (
+            not window
+            or self._requests.size() <= window * 3 // 4
+            or not (old := self._requests.old_cells())
+        ):
+            return
+        cells = self.transcript.in_reach()
+        text, costs = await self._sum_up(cells[:old], most=window // 2)
+        index = len(self.transcript.cells) - len(cells) + old
+        tasks = [c for c in self.transcript.cells if c.metadata.get(KEY, {}).get("role") == "task"]
+        task = tasks[-1] if tasks and tasks[-1] not in cells[old:] else None
+        facts = {"cells": old, "window": window, "last": cells[-1].id, **costs}
+        cell = self.transcript.insert(index, "summary", summary.write(task, text), **facts)
+        yield self._done(cell)
+
+    async def _sum_up(self, cells: list[NotebookNode], *, most: int) -> tuple[str, dict[str, Any]]:
+        """Return the model's summary of cells, in so many characters, and what it cost.
+
+        The request extends earlier ones, so that it is cheap where prompts are cached. If it
+        fails, heads and tails of the cells have to do.
+        """
+        asked = [*cells, new_markdown_cell(summary.INSTRUCTION)]
+        draft, text = self._step(0).draft, ""
+        try:
+            async with self._reply_in_time(), aclosing(self._stream(draft, asked)) as deltas:
+                async for delta in deltas:
+                    draft.read(delta)
+                    text += delta.text
+                    if len(text) > most:
+                        break
+        except ModelError as error:
+            self.log.info("no summary by the model, so one by rule: %s", error)
+            text = ""
+        if text := text[:most].strip():
+            return text, {"usage": self._tries.pop(), **self._failed()}
+        return summary.digest(cells, most), self._failed()
+
+    # -- its cells
+
+    async def _carry_out(self, step: Step) -> AsyncGenerator[Change, None]:
+        """Run the reply's cells in their order, up to the first that ends in an error."""
+        while step.to_run:
+            cell = step.to_run.pop(0)
+            async with aclosing(self._execute(step, cell)) as changes:
+                async for change in changes:
+                    yield change
+            if any(output.output_type == "error" for output in cell.outputs):
+                for change in self._leave_out(step):
+                    yield change
+
+    async def _execute(self, step: Step, cell: NotebookNode) -> AsyncGenerator[Change, None]:
+        """Run a code cell and fill in its outputs."""
+        step.running = cell
+        cell.metadata[KEY]["running"] = True
+        self._saves.begin()
+        yield Change(cell)
+        if cell.source != (code := agents_code(cell.source)):  # what the user has made of it
+            cell.source = code
+            yield Change(cell)
+        refused = cell.metadata[KEY].get("refused")
+        running = self.sandbox.execute(cell.source) if refused is None else _refusal(refused)
+        async with aclosing(self._in_time(running)) as outputs:
+            async for output in outputs:
+                self.transcript.add_output(cell, output)
+                yield Change(cell)
+        cell.execution_count = self.sandbox.execution_count if refused is None else None
+        await self.transcript.fit_pictures(cell)
+        self.transcript.finish(cell)
+        step.running = None
+        yield self._done(cell)
+
+    def _leave_out(self, step: Step) -> Iterator[Change]:
+        """Say in the cells that are left, to the model and to the user, that they did not run."""
+        while step.to_run:
+            cell = step.to_run.pop(0)
+            self.transcript.add_output(cell, new_output("stream", name="stderr", text=_NOT_RUN))
+            self.transcript.finish(cell)
+            yield self._done(cell)
+
+    # -- ends
+
+    def _close(self, step: Step, error: BaseException) -> Iterator[Change]:
+        """Leave the transcript whole: say why there is no answer, keep half a reply as text."""
+        half = ""
+        if step.waiting:
+            yield _over(step.waiting)
+        if not step.whole:
+            yield from step.draft.write()
+            self._spend(step.draft, whole=False)  # its stream may still be closing
+            half = step.draft.text  # it was paid for
+            yield from step.draft.drop()
+        if cell := step.running:
+            name = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
+            stopped = new_output("error", ename=name, evalue="stopped", traceback=[])
+            self.transcript.add_output(cell, stopped)
+            self.transcript.finish(cell)
+            yield Change(cell, done=True)
+        yield from self._leave_out(step)
+        why = f"*Stopped: {one_line(_reason(error))}.*".replace("?.*", "?*")
+        if half:
+            why = f"{why}\n\n{_UNFINISHED}\n\n{half}"
+        facts = {"unfinished": True} if half else {}
+        yield self._done(self.transcript.add("end", why, **facts, **self._failed()))
+
+    def _done(self, cell: NotebookNode) -> Change:
+        self._saves.begin()
+        return Change(cell, done=True)
+
+    # -- limits
+
+    async def _in_time(self, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """Iterate until the run's time is up."""
+        async with aclosing(source):
+            while True:
+                async with self._by():
+                    try:
+                        item = await anext(source)
+                    except StopAsyncIteration:
+                        return
+                yield item
+
+    def _reply_in_time(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return self._by(asyncio.get_running_loop().time() + self.reply_timeout)
+
+    @contextlib.asynccontextmanager
+    async def _by(self, ends: float = math.inf) -> AsyncGenerator[None, None]:
+        """Give what is inside until the run's time is up, or until ``ends``."""
+        loop = asyncio.get_running_loop()
+        until = min(self._deadline, ends)
+        try:
+            async with asyncio.timeout_at(None if until == math.inf else until):
+                yield
+            if loop.time() < until:  # what never waits is not timed out by the loop
+                return
+        except TimeoutError:
+            if loop.time() < until:
+                raise
+        if until == self._deadline:
+            raise LimitReached(
+                f"no answer after {self.max_seconds:g} s; raise --timeout (c.Agent.max_seconds)"
+            )
+        raise ModelError(
+            f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
+            "try again, or raise c.Agent.reply_timeout",
+            kind="timeout",
+        )
+
+    def _check_budget(self, more: int) -> None:
+        """Stop before a call that the budget does not cover, and in a reply that outgrows it."""
+        if self.token_budget and self._spent + more > self.token_budget:
+            raise LimitReached(
+                f"{self._spent:,} of {self.token_budget:,} tokens are used and the next reply "
+                f"takes {more:,} or more; raise --budget (c.Agent.token_budget)"
+            )
+
+    def _spend(self, draft: Draft, *, whole: bool) -> None:
+        """Record what a try cost, once, as counted by the server or else estimated.
+
+        What broke off is paid for too, and what was empty.
+        """
+        messages, draft.asked = draft.asked, None
+        if messages is None or not (whole or draft.begun):
+            return
+        usage = draft.usage or Usage()
+        counted = whole and usage.prompt > 0  # there are servers that count nothing, but say so
+        if not counted:
+            prompt = usage.prompt or characters(messages) // CHARACTERS_A_TOKEN
+            completion = max(usage.completion, draft.paid // CHARACTERS_A_TOKEN)
+            usage = replace(usage, prompt=prompt, completion=completion)
+        self._spent += usage.total
+        known = {name: value for name, value in asdict(usage).items() if value is not None}
+        self._tries.append(known | ({} if counted else {"estimated": True}))
+
+    def _failed(self) -> dict[str, list[dict[str, Any]]]:
+        """Take what tries cost that came to nothing, for the cell that comes instead."""
+        failed, self._tries = self._tries, []
+        return {"failed": failed} if failed else {}
+
+
+def _over(cell: NotebookNode) -> Change:
+    """Take back a cell that was only shown."""
+    cell.source = ""
+    return Change(cell, done=True)
+
+
+def _hint(step: Step) -> str:
+    """Tell a model that looks for a function by which other agents end."""
+    errors = [out for cell in step.draft.code for out in cell.outputs if out.output_type == "error"]
+    found = _FINAL_ANSWER.search(errors[-1].evalue) if errors else None
+    return _NO_FINAL_ANSWER.format(name=found[1]) if found else ""
+
+
+async def _refusal(reason: str) -> AsyncGenerator[NotebookNode, None]:
+    """Stand for the outputs of a cell that the user did not let run."""
+    why = f"the user did not let this cell run: {reason}"
+    yield new_output("error", ename="Refused", evalue=why, traceback=[f"Refused: {why}"])
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, AgentError):
+        return str(error)
+    stopped = isinstance(error, asyncio.CancelledError | GeneratorExit)
+    return "interrupted" if stopped else f"{type(error).__name__}: {error}"
+
+
+async def _in_pieces(deltas: AsyncIterable[Delta]) -> AsyncGenerator[Delta, None]:
+    """Cut long texts up, as some servers send a whole reply at once, and let others work between.
+
+    A model need never wait itself: one that replies from a file does not.
+    """
+    async for delta in deltas:
+        texts = [delta.text[i : i + _PIECE] for i in range(0, len(delta.text), _PIECE)]
+        first = replace(delta, text=texts[0]) if len(texts) > 1 else delta
+        for piece in (first, *map(Delta, texts[1:])):
+            yield piece
+            await asyncio.sleep(0)

@@ -1,0 +1,146 @@
+"""What a model is sent: the request that a transcript stands for, and what refusals teach of it."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.agent import summary
+from jupyter_agent.errors import ModelError
+from jupyter_agent.models.examples import EXAMPLES
+from jupyter_agent.models.protocol import Form, Message, Model
+from jupyter_agent.transcript.incremental import marks
+from jupyter_agent.transcript.notebook import Transcript
+
+__all__ = ["Learnt", "Requests", "characters"]
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What servers have told of their models, by name; a session keeps it from run to run."""
+
+    blind: set[str] = field(default_factory=set)
+    windows: dict[str, int] = field(default_factory=dict)  # tokens
+    thinks_aloud: dict[str, bool] = field(default_factory=dict)  # a thought first, without a mark
+
+
+@dataclass(slots=True)
+class Requests:
+    """Writes what a model is sent of a transcript.
+
+    Parameters
+    ----------
+    examples
+        Whether runs that show how to reply go before the first task.
+    most
+        Tokens that the model can read, as the user says; 0 leaves it to the server.
+    """
+
+    model: Model
+    transcript: Transcript
+    learnt: Learnt
+    examples: bool = False
+    most: int = 0
+    _sizes: summary.Sizes = field(default_factory=summary.Sizes)
+
+    def messages(self, cells: Sequence[NotebookNode] | None = None) -> list[Message]:
+        """Write the request about these cells, by default the next one of the run."""
+        return self.sized(cells)[0]
+
+    def size(self, cells: Sequence[NotebookNode] | None = None) -> int:
+        """Estimate the tokens of a request about these cells, by default the next one."""
+        return self._sizes.of(cells or self.transcript.in_reach(), characters(self._head()))
+
+    def sized(self, cells: Sequence[NotebookNode] | None = None) -> tuple[list[Message], int]:
+        """Write a request and estimate its tokens, and look at a long run only once for both."""
+        cells = cells or self.transcript.in_reach()
+        seeing, marked = self.model.name not in self.learnt.blind, marks(cells)
+        told = self.transcript.messages(self.model.form, cells, seeing=seeing, marked=marked)
+        head = self._head()
+        return [*head, *told], self._sizes.of(cells, characters(head), marked)
+
+    def _head(self) -> list[Message]:
+        """Write what every request begins with."""
+        form = self.model.form
+        return [_system(form), *(_examples(form) if self.examples else ())]
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model can read; 0 if nobody knows."""
+        known = self.most or self.model.window or 0
+        learnt = self.learnt.windows.get(self.model.name, known)
+        return min(known, learnt) if known else learnt
+
+    def old_cells(self) -> int:
+        """Say how many of the cells in reach can be summed up; a quarter of the window stays."""
+        return summary.split(self.transcript.in_reach(), self.window // 4)
+
+    def learn(self, error: ModelError) -> bool:
+        """Remember what a refusal tells of the model; return whether that mends the request."""
+        model = self.model.name
+        if model not in self.learnt.blind and _sees(self.messages()) and _refuses_pictures(error):
+            self.learnt.blind.add(model)
+            return True
+        if error.kind == "context":
+            refused = self.size()  # the estimate may be too low: its scale is what counts here
+            self.learnt.windows[model] = min(error.window or refused, refused)
+            return self.old_cells() > 0
+        return False
+
+
+def _system(form: Form) -> Message:
+    return Message(role="system", content=_instructions(form))
+
+
+@functools.cache
+def _instructions(form: Form) -> str:
+    """Read what the model is told first; the two forms differ in how to reply."""
+    home = resources.files("jupyter_agent")
+    text = home.joinpath("system.md").read_text(encoding="utf-8").strip()
+    before, _, rest = text.partition("<!-- reply -->\n")
+    reply, _, after = rest.partition("<!-- /reply -->\n")
+    if form == "tool":
+        reply = home.joinpath("reply_tool.md").read_text(encoding="utf-8")
+    return before + reply + after
+
+
+def _examples(form: Form) -> list[Message]:
+    """Tell the examples as a transcript of runs would."""
+    runs = Transcript()
+    for number, example in enumerate(EXAMPLES):
+        runs.add("task", example.task)
+        runs.add("prose", example.prose, step=1)
+        shown = {"text": f"Output:\n{example.output}", "pictures": []}
+        runs.add("code", example.code, step=1, shown=shown, call=f"example{number:02}")
+        runs.add("prose", example.answer, step=2)
+    return runs.messages(form)
+
+
+def characters(messages: Sequence[Message]) -> int:
+    """Count the characters of messages, without their pictures."""
+    contents = [message["content"] for message in messages]
+    return sum(
+        len(content) if isinstance(content, str) else sum(len(p.get("text", "")) for p in content)
+        for content in contents
+    )
+
+
+def _sees(messages: Sequence[Message]) -> bool:
+    contents = [message["content"] for message in messages]
+    return any(not isinstance(c, str) and any("image_url" in p for p in c) for c in contents)
+
+
+# how servers say that a model takes no pictures, or no content but text
+_NO_PICTURES = re.compile(
+    r"image|picture|vision|visual|multi-?modal|modalit|content must be a string|valid string", re.I
+)
+
+
+def _refuses_pictures(error: ModelError) -> bool:
+    """Tell whether a server has refused a request for its pictures (llama.cpp does it by 500)."""
+    said = error.said or str(error).partition(": ")[2]  # without the name of the model
+    return error.kind in ("bad_request", "server") and bool(_NO_PICTURES.search(said))

@@ -1,0 +1,1 @@
+"""What a run and its user exchange: values, tools, approval, permission."""

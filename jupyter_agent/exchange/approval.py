@@ -1,0 +1,238 @@
+"""Asking the user: before a cell runs, or before a tool does what it was marked for."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from jupyter_agent._unicode import visible, visible_blanks
+from jupyter_agent.transcript.notebook import KEY, Change
+
+__all__ = [
+    "NOBODY",
+    "POLICIES",
+    "Ask",
+    "Question",
+    "ReadLine",
+    "Verdict",
+    "asker",
+    "with_approval",
+]
+
+NOBODY = "nobody can be asked here; run it where questions can be answered, or with --ask never"
+POLICIES = ["always", "risky", "never"]  # when to ask the user
+MOST_TRIES = 3
+MOST_ROWS = 40  # of a question, until somebody wants to see all of it; fewer than a page has
+MOST_COLUMNS = 99  # of a row: a page with a side bar shows them
+MOST_ASKED = 100_000  # characters of a question that is asked at all
+LONG_GAP = 40  # blanks in a row, beyond which nobody looks for code
+TALL_GAP = 5  # lines without anything
+TALL_STACK = 5  # marks on one letter, beyond which they are drawn over other lines
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is about to happen: a cell's code, the call of a tool, what needs a permission."""
+
+    kind: Literal["code", "tool", "permission"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the user says to it; ``edited`` is what shall run instead."""
+
+    allowed: bool
+    reason: str = ""
+    edited: str | None = None
+
+
+Ask = Callable[[Question], Awaitable[Verdict]]
+# Shows a prompt and returns the line that was typed; EOFError where nobody can
+ReadLine = Callable[[str], Awaitable[str]]
+
+
+def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: None) -> Ask:
+    """Make an `Ask` of what reads a line; where nobody can be asked the answer is no.
+
+    Parameters
+    ----------
+    shown
+        Whether a cell's code is on the screen already, right above the question.
+    discard
+        Throws away what was typed before there was a question to answer.
+    """
+
+    async def ask(question: Question) -> Verdict:
+        text = visible(question.text)
+        if len(text) > MOST_ASKED:
+            why = f"it is {len(text):,} characters long, more than anybody reads; make it shorter"
+            return Verdict(allowed=False, reason=why)
+        rows = text.expandtabs().split("\n")
+        if not _seen_whole(rows):
+            again = [_AGAIN] if shown and question.kind == "code" else []
+            rows = [*again, *_numbered(rows)]
+        elif shown and question.kind == "code":
+            rows = []
+        discard()
+        try:
+            return await _converse(question.kind, rows, read)
+        except (EOFError, NotImplementedError, OSError):
+            return Verdict(allowed=False, reason=NOBODY)
+
+    return ask
+
+
+async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
+    asked, choices = ("Allow" if kind == "permission" else "Run"), "[y]es, [n]o and why"
+    choices += ", [e]dit" * (kind == "code")
+    shown = _cut(rows)
+    for _ in range(MOST_TRIES):
+        said, more = "\n".join(shown), ", [a]ll of it" * (shown != rows)
+        line = (await read(f"{said}{said and _BELOW}{asked} this? {choices}{more}: ")).strip()
+        word, _, rest = line.partition(" ")
+        match word.lower().rstrip(":,."):
+            case "a" | "all" if more:
+                shown = rows
+            case "y" | "yes":
+                return Verdict(allowed=True)
+            case "n" | "no":
+                return Verdict(allowed=False, reason=rest.strip() or "the user said no")
+            case "e" | "edit" if kind == "code":
+                return Verdict(allowed=True, edited=await _edited(read))
+    return Verdict(allowed=False, reason="the user gave no answer")
+
+
+_BELOW = "\n\n"
+_AGAIN = "The code once more, as some of it may be out of sight:"
+_IN_ORDER = "[in the order in which it is read:]"
+_ROW = "{:>6} | {}"
+_GAP = re.compile(rf" {{{LONG_GAP},}}")
+
+
+def _cut(rows: list[str]) -> list[str]:
+    """Show how a long question begins and ends, and how much of it there is."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    half = MOST_ROWS // 2
+    left_out = f"[... {len(rows) - 2 * half:,} of {len(rows):,} rows are not shown here ...]"
+    return [*rows[:half], left_out, *rows[-half:]]
+
+
+def _seen_whole(lines: list[str]) -> bool:
+    """Tell whether a page shows lines whole, and in their order."""
+    return (
+        len(lines) <= MOST_ROWS
+        and all(sum(map(_columns, line)) <= MOST_COLUMNS for line in lines)
+        and not any(_GAP.search(line) or _is_stacked(line) or _turns(line) for line in lines)
+        and all(line == visible_blanks(line) for line in lines)
+        and not any(empty and len(few) >= TALL_GAP for empty, few in _grouped(lines))
+    )
+
+
+def _numbered(lines: list[str]) -> Iterator[str]:
+    """Lay lines out so that nothing of them is out of sight.
+
+    What is too wide goes on below, in a row without a number. What is left out of gaps, and what is
+    drawn from right to left, is said in a row without a bar.
+    """
+    for empty, few in _grouped(lines):
+        if empty and len(few) >= TALL_GAP:
+            yield f"[{len(few):,} empty lines]"
+            continue
+        for number, line in few:
+            text = _GAP.sub(lambda gap: f"[{len(gap[0]):,} blanks]", visible_blanks(line))
+            first, *rest = _wrapped(_in_ascii(text) if _is_stacked(text) else text)
+            yield _ROW.format(number, first)
+            yield from (_ROW.format("", row) for row in rest)
+            if _turns(text):
+                yield _IN_ORDER
+                yield from (_ROW.format("", row) for row in _wrapped(_in_ascii(text)))
+
+
+def _grouped(lines: list[str]) -> Iterator[tuple[bool, list[tuple[int, str]]]]:
+    """Group numbered lines by whether they are empty."""
+    numbered = enumerate(lines, 1)
+    for filled, few in groupby(numbered, key=lambda each: bool(each[1].strip())):
+        yield not filled, list(few)
+
+
+def _wrapped(line: str) -> Iterator[str]:
+    """Part a line into rows that a page shows whole, beside a number."""
+    start = width = 0
+    for index, character in enumerate(line):
+        width += _columns(character)
+        if width > MOST_COLUMNS - len(_ROW.format("", "")):
+            yield line[start:index]
+            start, width = index, _columns(character)
+    yield line[start:]
+
+
+def _columns(character: str) -> int:
+    """Say how wide a character may be; beyond a few scripts no font keeps to columns."""
+    code = ord(character)
+    usual = code < 0x180 or 0x370 <= code < 0x460  # Latin, Greek, Cyrillic
+    if usual or unicodedata.category(character) == "Mn":
+        return 1
+    if unicodedata.east_asian_width(character) in "FW" or 0x2000 <= code < 0x2C00:
+        return 2
+    if 0xFB50 <= code < 0xFE00:  # whole words of Arabic
+        return 20
+    return 4 if code < 0x10000 else 10
+
+
+def _is_stacked(line: str) -> bool:
+    """Tell whether so many marks are on one letter that they are drawn over other lines."""
+    marks = "".join("m" if unicodedata.category(each) in ("Mn", "Me") else " " for each in line)
+    return "m" * TALL_STACK in marks
+
+
+def _turns(line: str) -> bool:
+    """Tell whether a line has letters that are drawn from right to left, with what is between them.
+
+    A character that this Python's Unicode does not know may be such.
+    """
+    return any(unicodedata.bidirectional(each) in ("R", "AL", "AN", "") for each in line)
+
+
+def _in_ascii(line: str) -> str:
+    return line.encode("ascii", "backslashreplace").decode()
+
+
+async def _edited(read: ReadLine) -> str:
+    """Read code line by line, up to a line with a full stop alone."""
+    lines: list[str] = []
+    prompt = "The code instead, line by line; a full stop alone ends it\n> "
+    while (line := await read(prompt)) != ".":
+        lines.append(line)
+        prompt = "> "
+    return "\n".join(lines)
+
+
+async def with_approval(
+    changes: AsyncGenerator[Change, None], ask: Ask
+) -> AsyncGenerator[Change, None]:
+    """Have each code cell approved between the change that shows it and its running.
+
+    What the user wrote instead is what runs; a cell that was refused does not run, and the model
+    reads why.
+    """
+    asked = set()
+    async with aclosing(changes):
+        async for change in changes:
+            yield change
+            cell = change.cell
+            if change.done or cell.id in asked or not cell.metadata[KEY].get("running"):
+                continue
+            asked.add(cell.id)
+            verdict = await ask(Question("code", cell.source))
+            if not verdict.allowed:
+                cell.metadata[KEY]["refused"] = verdict.reason
+            elif verdict.edited is not None:
+                cell.source = verdict.edited
+                yield Change(cell)

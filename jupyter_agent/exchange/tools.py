@@ -1,0 +1,408 @@
+"""Tools: functions of the user's that code in the sandbox may call.
+
+The function stays on the host, with all it can reach: its closure, its keys, its files. What code
+in the sandbox has is a stub of the same name and signature. Each call is a question of the guest's,
+hostile until it has been checked: the name is one of those offered, the arguments fit the
+signature, there are not too many or too large ones. What a tool returns or raises, the model reads.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import json
+import keyword
+import re
+import types
+import typing
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar, overload
+
+from jupyter_agent._threads import aside
+from jupyter_agent.errors import UsageError
+from jupyter_agent.exchange.approval import Ask, Question, Verdict
+from jupyter_agent.exchange.values import read
+from jupyter_agent.sandbox.client import END_OF_FILE, Answer
+from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.sandbox.guest.calls import CALL, from_text, signature, to_text
+from jupyter_agent.sandbox.guest.codec import MAX_COST, Unfit, costs_more, encode
+
+__all__ = ["Tool", "Tools", "find", "tool"]
+
+MOST_CALL = 24 << 20  # characters of a call: a message holds 32 MiB
+MOST_RESULT = 256 << 20  # bytes
+MOST_DOC = 4000  # characters
+_MARK = "_jupyter_agent_tool"
+_SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@overload
+def tool(function: F) -> F: ...
+@overload
+def tool(*, ask: bool = False) -> Callable[[F], F]: ...
+def tool(function: F | None = None, *, ask: bool = False) -> F | Callable[[F], F]:
+    """Mark a function as one that the agent may call.
+
+    Parameters
+    ----------
+    ask
+        Whether the user is asked before each call.
+    """
+
+    def mark(function: F) -> F:
+        setattr(function, _MARK, {"ask": ask})
+        return function
+
+    return mark(function) if function else mark
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the guest may call.
+
+    Parameters
+    ----------
+    ask
+        Whether the user is asked before each call.
+    """
+
+    name: str
+    function: Callable[..., object]
+    ask: bool
+    signature: inspect.Signature
+    hints: Mapping[str, object]
+
+    @classmethod
+    def of(cls, function: object, name: str = "") -> Tool:
+        """Make a tool of a function.
+
+        Raises
+        ------
+        UsageError
+            It is none, or has no name or signature.
+        """
+        name = name or getattr(function, "__name__", "")
+        if not callable(function):
+            raise UsageError(f"the tool {name or function!r} is no function")
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise UsageError(f"a tool cannot be called {name!r}; define it with def")
+        try:
+            shape = inspect.signature(function)
+        except Exception:  # the object may be of any class, and say what it likes
+            raise UsageError(
+                f"the tool {name!r} has no signature; wrap it in a function of your own"
+            ) from None
+        marked = getattr(function, _MARK, {})
+        return cls(name, function, marked.get("ask", False), shape, _hints(function))
+
+    @property
+    def awaited(self) -> bool:
+        """Whether calling it gives a coroutine."""
+        call = getattr(self.function, "__call__", None)  # noqa: B004  # of an object that is one
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
+
+    def spec(self) -> dict[str, Any]:
+        """Say what the guest has to know to make a stub."""
+        empty = inspect.Parameter.empty
+        parameters = [
+            [p.name, p.kind.name, _annotation(p.annotation), _default(p)]
+            for p in self.signature.parameters.values()
+        ]
+        returns = self.signature.return_annotation
+        return {
+            "name": self.name,
+            "parameters": parameters,
+            "returns": None if returns is empty else _annotation(returns),
+            "doc": printable(inspect.getdoc(self.function) or "")[:MOST_DOC],
+            "awaited": self.awaited,
+        }
+
+    def describe(self) -> str:
+        """Write the function's head as the model reads it."""
+        spec = self.spec()
+        shape = signature(spec["parameters"], spec["returns"])
+        head = f"{'async ' * self.awaited}def {self.name}{shape}"
+        doc = "".join(f"\n{'    ' * bool(line)}{line}" for line in spec["doc"].splitlines())
+        return head + doc
+
+    def bind(self, args: list[Any], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """Check arguments against the signature and its annotations.
+
+        Raises
+        ------
+        TypeError
+            They do not fit.
+        """
+        bound = self.signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            hint = self.hints.get(name, Any)
+            kind = self.signature.parameters[name].kind
+            values = [value]
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                values = list(value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                values = list(value.values())
+            for one in values:
+                if not fits(one, hint):
+                    wanted = inspect.formatannotation(hint)
+                    raise TypeError(
+                        f"{self.name}() wants {wanted} for {name!r}, not {type(one).__name__}"
+                    )
+        return bound
+
+    async def call(self, bound: inspect.BoundArguments) -> object:
+        """Call the function: in a thread of its own, or on this loop if it is async."""
+        call = functools.partial(self.function, *bound.args, **bound.kwargs)
+        if not self.awaited:
+            return await aside(call)
+        try:
+            return await typing.cast("Awaitable[object]", call())
+        except SystemExit as end:  # it would end the loop
+            raise RuntimeError(f"SystemExit: {end}") from None
+
+
+class Tools:
+    """The tools of a run, and what answers the guest's calls.
+
+    Parameters
+    ----------
+    ask
+        Asks the user, for the tools marked so; None lets them all pass.
+    most_calls
+        Calls that one cell may make.
+    """
+
+    def __init__(self, tools: Iterable[Tool], *, ask: Ask | None, most_calls: int) -> None:
+        self.tools: dict[str, Tool] = {}
+        for one in tools:
+            if self.tools.setdefault(one.name, one) is not one:
+                raise UsageError(f"two tools are called {one.name!r}; rename one")
+        self._ask = ask
+        self._most_calls = most_calls
+        self._calls = 0
+        self._answered = ("", "")  # the last question's id, and its answer
+
+    def specs(self) -> list[dict[str, Any]]:
+        """Say what the guest has to know of each."""
+        return [one.spec() for one in self.tools.values()]
+
+    def describe(self) -> str:
+        """Write what the model is told of them."""
+        heads = "\n\n".join(one.describe() for one in self.tools.values())
+        return (
+            "Functions you can call; they run outside the sandbox, with the user's rights:\n\n"
+            f"```text\n{heads.replace('```', '` ` `')}\n```"
+        )
+
+    def start_cell(self, otherwise: Answer | None = None) -> Answer | None:
+        """Begin to count the calls of a new cell; return what answers its questions.
+
+        Parameters
+        ----------
+        otherwise
+            Answers what is no call; without it that gets an end of file.
+        """
+        self._calls = 0
+        if not self.tools:
+            return otherwise
+
+        async def answer(prompt: str, password: bool) -> str:
+            if prompt.startswith(CALL):
+                return await self.answer(prompt)
+            return await otherwise(prompt, password) if otherwise else END_OF_FILE
+
+        return answer
+
+    async def answer(self, prompt: str) -> str:
+        """Answer a call of the guest's."""
+        token, name, arguments = _read(prompt)
+        if token == self._answered[0]:  # asked again, because an interrupt lost the answer
+            return self._answered[1]
+        answer: dict[str, Any] = {"id": token}
+        try:
+            answer["parts"] = await self._call(name, arguments)
+        except Exception as error:  # whatever a function of the user's raises
+            answer["error"] = [type(error).__name__, _message(error)]
+        self._answered = (token, json.dumps(answer))
+        return self._answered[1]
+
+    async def _call(self, name: str, arguments: list[str]) -> list[str]:
+        self._calls += 1
+        if self._calls > self._most_calls:
+            raise PermissionError(
+                f"a cell may call tools {self._most_calls:,} times; go on in another cell"
+            )
+        one = self.tools.get(name)
+        if one is None:
+            raise NameError(f"there is no tool {name[:80]!r}")
+        match await read(from_text(arguments)):
+            case {"args": tuple(args), "kwargs": dict(kwargs)}:
+                bound = one.bind(list(args), kwargs)
+            case _:
+                raise TypeError("a call is made of args and kwargs")
+        if one.ask and self._ask:
+            verdict = await self._ask(Question("tool", _written(name, bound)))
+            _allow(verdict, name)
+        result = await one.call(bound)
+        try:
+            parts = encode(result)
+        except Unfit as unfit:
+            raise TypeError(f"what {name}() returned cannot cross: {unfit}") from None
+        size = sum(map(len, parts))
+        if size > MOST_RESULT:
+            raise ValueError(f"{name}() returned {size:,} bytes, more than {MOST_RESULT:,}")
+        return to_text(parts)
+
+
+def find(name: str) -> object:
+    """Import the function that ``package.module:function`` names.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    module, _, path = name.partition(":")
+    try:
+        found: object = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"there is no tool {name!r}: {error}; write it as package.module:function"
+        ) from None
+    except (Exception, SystemExit) as error:  # a module may do and raise anything
+        why = " ".join(printable(f"{type(error).__name__}: {error}").split())[:300]
+        raise UsageError(f"the module of the tool {name!r} cannot be imported: {why}") from None
+    return found
+
+
+def marked(values: Mapping[str, object]) -> dict[str, object]:
+    """Find the functions that are marked as tools, as in a notebook's variables."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not name.startswith("_") and callable(value) and isinstance(_mark_of(value), dict)
+    }
+
+
+def _mark_of(value: object) -> object:
+    return inspect.getattr_static(value, _MARK, None)
+
+
+def _hints(function: Callable[..., object]) -> dict[str, object]:
+    """Return the annotations that can be looked up; the others are for reading only."""
+    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    try:
+        return typing.get_type_hints(target)
+    except Exception:  # a name that is only there for a type checker
+        return {}
+
+
+def _annotation(annotation: object) -> str | None:
+    if annotation is inspect.Parameter.empty:
+        return None
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return printable(text)[:200]
+
+
+def _default(parameter: inspect.Parameter) -> str | None:
+    """Write a default so that it tells nothing the user would not tell."""
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return None
+    plain = default is None or type(default) in (bool, int, float, str)
+    if not plain or _SECRET.search(parameter.name) or len(repr(default)) > 40:
+        return "..."
+    return repr(default)
+
+
+def fits(value: object, hint: object) -> bool:
+    """Tell whether a value fits an annotation, as far as that is simple to say."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, TypeVar):
+        return True
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if origin is typing.Annotated:
+        return fits(value, inner[0])
+    first, second, *_ = (*inner, Any, Any)  # a bare typing.List says nothing of what is in it
+    if origin in (list, set, frozenset, collections.abc.Sequence, collections.abc.Iterable):
+        return _is(value, origin) and all(fits(one, first) for one in value)  # type: ignore[attr-defined]
+    if origin in (dict, collections.abc.Mapping):
+        return _is(value, origin) and all(
+            fits(key, first) and fits(one, second)
+            for key, one in value.items()  # type: ignore[attr-defined]
+        )
+    return _is(value, origin or hint)
+
+
+def _is(value: object, kind: object) -> bool:
+    """Tell whether a value is of a class; True where the annotation is none."""
+    if not isinstance(kind, type):
+        return True
+    if kind in (float, complex) and type(value) is int:
+        return True
+    if kind is int and type(value) is bool:
+        return False
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # a protocol that is not checked at run time
+        return True
+
+
+def _read(prompt: str) -> tuple[str, str, list[str]]:
+    """Read a call.
+
+    Raises
+    ------
+    ValueError
+        It is malformed.
+    """
+    if len(prompt) > MOST_CALL or costs_more(prompt.encode("utf-8", "replace"), MAX_COST):
+        raise ValueError(f"a call of {len(prompt):,} characters")
+    match json.loads(prompt.removeprefix(CALL)):
+        case {"id": str(token), "tool": str(name), "parts": [str(), *_] as parts, **rest} if (
+            not rest and all(isinstance(part, str) for part in parts)
+        ):
+            return token[:64], name, parts
+    raise ValueError("a call that is none")
+
+
+def _message(error: Exception) -> str:
+    text = error.args[0] if len(error.args) == 1 and isinstance(error.args[0], str) else str(error)
+    return text[:MOST_DOC]
+
+
+def _written(name: str, bound: inspect.BoundArguments) -> str:
+    """Write a call with its arguments named, for who is asked about it."""
+    parts = [f"{key}={value!r}" for key, value in bound.arguments.items()]
+    call = f"{name}({', '.join(parts)})"
+    whole = all(map(_is_told_whole, bound.arguments.values()))
+    return call if whole else f"{call}\n[{_IN_SHORT}]"
+
+
+_IN_SHORT = "tables, arrays and pictures among the arguments are told in short"
+
+
+def _is_told_whole(value: object) -> bool:
+    """Tell whether ``repr`` leaves nothing of a value out."""
+    match value:
+        case dict():
+            return all(map(_is_told_whole, [*value, *value.values()]))
+        case list() | tuple() | set() | frozenset():
+            return all(map(_is_told_whole, value))
+    return type(value).__module__ in ("builtins", "datetime", "decimal", "uuid")
+
+
+def _allow(verdict: Verdict, name: str) -> None:
+    if not verdict.allowed:
+        raise PermissionError(f"{name}() was not called: {verdict.reason}")

@@ -1,0 +1,172 @@
+"""The user's values: into the sandbox, back out of it, and what the model is told of them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import reprlib
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+
+from jupyter_agent._threads import aside
+from jupyter_agent.errors import UsageError
+from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.sandbox.guest.codec import Buffer, Unfit, decode, encode
+
+__all__ = ["Inputs", "check_name", "describe", "preview", "read", "unpack"]
+
+MOST_COLUMNS = 30  # named in a description
+MOST_PREVIEW = 1000  # characters of one value
+
+_brief = reprlib.Repr()
+_brief.maxdict = _brief.maxlist = _brief.maxtuple = _brief.maxset = 5
+_brief.maxstring = _brief.maxother = 80
+
+
+def check_name(name: str) -> str:
+    """Return a name that a variable can have.
+
+    Raises
+    ------
+    UsageError
+        It cannot.
+    """
+    if not name.isidentifier():
+        raise UsageError(f"{name!r} is no variable's name; name variables, as in -i df,limit")
+    return name
+
+
+class Inputs:
+    """Values that go in, made ready.
+
+    Raises
+    ------
+    UsageError
+        One cannot cross; it says which, why and what could.
+    """
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self.packed = {name: _pack(name, value) for name, value in values.items()}
+        self.told = [describe(name, value) for name, value in values.items()]
+        shown = (preview(name, value) for name, value in values.items())
+        self.preview = "\n".join(filter(None, shown))  # it goes from a file with the outputs
+
+
+def _pack(name: str, value: object) -> list[memoryview]:
+    try:
+        check_name(name)
+        return [memoryview(part) for part in encode(value)]
+    except Unfit as unfit:
+        raise UsageError(f"{name}{unfit.where}: {unfit.why}") from None
+
+
+async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:
+    """Read a value of the guest's while the loop goes on, and not for long.
+
+    Raises
+    ------
+    ValueError
+        It is none, or takes too long. ImportError: a package that it needs is missing.
+    """
+    try:
+        async with asyncio.timeout(seconds + 1):  # for what is one long call of a package's
+            return await aside(functools.partial(decode, parts, time.monotonic() + seconds))
+    except TimeoutError:
+        raise ValueError("it takes too long to read") from None
+
+
+async def unpack(
+    reply: Sequence[Buffer], names: Sequence[str]
+) -> tuple[dict[str, object], list[str]]:
+    """Read the guest's reply to ``give``: what came out, and what is wrong with the rest."""
+    values: dict[str, object] = {}
+    faults = []
+    try:
+        given = await read(reply)
+    except ValueError as error:
+        return {}, [f"the results cannot be read: {printable(str(error))[:300]}"]
+    for name in names:
+        match given.get(name) if isinstance(given, dict) else None:
+            case None:
+                faults.append(f"`{name}` is not set")
+            case str(why):
+                faults.append(printable(why)[:500])
+            case parts:
+                try:
+                    values[name] = await read(_parts(parts))
+                except ValueError as error:
+                    faults.append(f"`{name}` cannot be read: {printable(str(error))[:300]}")
+                except ImportError as error:
+                    faults.append(f"`{name}` needs {error.name}, which the host does not have")
+    return values, faults
+
+
+def _parts(value: object) -> list[Buffer]:
+    """Return a value's bytes.
+
+    Raises
+    ------
+    ValueError
+        It is something else.
+    """
+    if isinstance(value, list) and all(
+        isinstance(part, bytes | bytearray | memoryview) for part in value
+    ):
+        return value
+    raise ValueError("something else than a value came out")
+
+
+def describe(name: str, value: object) -> str:
+    """Say what a variable is: its type and its shape."""
+    kind = type(value).__name__
+    dtypes = _dtypes(value)
+    shape = getattr(value, "shape", None)
+    if dtypes is not None and isinstance(shape, tuple):
+        columns = f"{len(dtypes):,} columns: {_columns(dtypes)}"
+        return f"- `{name}`: {kind}, {shape[0]:,} rows x {columns}"
+    if isinstance(shape, tuple):
+        sides = " x ".join(f"{side:,}" for side in shape)
+        return f"- `{name}`: {kind} of {getattr(value, 'dtype', '')}, {sides or 'one value'}"
+    if isinstance(value, bytes | bytearray):
+        return f"- `{name}`: {kind}, {len(value):,} bytes"
+    size = f", {len(value):,} in all" if isinstance(value, dict | list | tuple | set) else ""
+    return f"- `{name}`: {kind}{size}"
+
+
+def preview(name: str, value: object) -> str:
+    """Show a little of what a variable holds; nothing of bytes, arrays and the unprintable."""
+    try:
+        if _dtypes(value) is not None:
+            return f"{name} begins:\n{_rows(value)}"
+        if hasattr(value, "shape") or isinstance(value, bytes | bytearray):
+            return ""
+        return f"{name} = {printable(_brief.repr(value))}"
+    except Exception:  # of a __repr__ of the user's, or a number of too many digits
+        return ""
+
+
+def _dtypes(value: object) -> dict[str, str] | None:
+    """Return the types of a table's columns, whoever made it."""
+    match type(value).__module__.partition(".")[0], type(value).__name__:
+        case "pandas", "DataFrame":
+            return {str(name): str(kind) for name, kind in value.dtypes.items()}  # type: ignore[attr-defined]
+        case "polars", "DataFrame":
+            return {name: str(kind) for name, kind in value.schema.items()}  # type: ignore[attr-defined]
+        case "pyarrow", "Table" | "RecordBatch":
+            return {field.name: str(field.type) for field in value.schema}  # type: ignore[attr-defined]
+    return None
+
+
+def _columns(dtypes: dict[str, str]) -> str:
+    named = [f"{name} ({kind})" for name, kind in list(dtypes.items())[:MOST_COLUMNS]]
+    more = len(dtypes) - len(named)
+    return printable(", ".join(named)) + (f" and {more:,} more" if more else "")
+
+
+def _rows(table: object) -> str:
+    """Show the first rows of a table as they print."""
+    rows = table.slice(0, 3) if hasattr(table, "slice") else table.head(3)  # type: ignore[attr-defined]
+    rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
+    with warnings.catch_warnings(action="ignore"):  # of pandas', as of numbers too large
+        return printable(str(rows))[:MOST_PREVIEW]

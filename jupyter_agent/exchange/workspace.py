@@ -1,0 +1,117 @@
+"""A run's border: the sandbox with the user's values and tools in it, and the results out of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.exchange.tools import Tools
+from jupyter_agent.exchange.values import Inputs, check_name, unpack
+from jupyter_agent.sandbox.client import Answer, Request, Sandbox
+from jupyter_agent.sandbox.guest.codec import encode
+
+__all__ = ["Border"]
+
+
+class Border:
+    """What the loop runs cells in: a sandbox that holds what this run was given.
+
+    Parameters
+    ----------
+    inputs
+        Values that code in the sandbox finds as variables.
+    outputs
+        Names of variables that are wanted when the run ends.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        tools: Tools,
+        *,
+        inputs: Inputs,
+        outputs: Sequence[str],
+    ) -> None:
+        self.results: dict[str, object] = {}
+        self.missing: list[str] = []  # what is wrong with the results that are not there
+        self._sandbox = sandbox
+        self._tools = tools
+        self._inputs = inputs
+        self._outputs = [check_name(name) for name in outputs]
+        self._furnished = 0  # which of the sandbox's kernels has it all
+        self._asked = False
+
+    @property
+    def execution_count(self) -> int | None:
+        """The count of the last cell."""
+        return self._sandbox.execution_count
+
+    async def execute(
+        self, code: str, *, answer: Answer | None = None, request: Request | None = None
+    ) -> AsyncGenerator[NotebookNode, None]:
+        """Run a cell whose calls of tools are answered.
+
+        Parameters
+        ----------
+        answer, request
+            As `Sandbox.execute` has them; ``answer`` is for what is no call of a tool.
+        """
+        await self.furnish()
+        answer = self._tools.start_cell(answer)
+        outputs = self._sandbox.execute(code, answer=answer, request=request)
+        async with aclosing(outputs):
+            async for output in outputs:
+                yield output
+
+    async def furnish(self) -> None:
+        """Put values and tools into the kernel, once for each that there is."""
+        await self._sandbox.start()
+        if self._furnished == self._sandbox.generation:
+            return
+        if packed := self._inputs.packed:
+            await self._call("take", packed, packed)
+        if self._tools.tools:
+            await self._call("offer", self._tools.specs(), self._tools.tools)
+        self._furnished = self._sandbox.generation
+
+    async def _call(self, function: str, value: object, names: Iterable[str]) -> list[bytearray]:
+        """Have something handed over, in or out; what was not is named."""
+        try:
+            return await self._sandbox.call(function, encode(value))
+        except SandboxError as error:
+            lost = ", ".join(f"`{name}`" for name in names)
+            raise SandboxError(f"{lost}: {error}") from None
+
+    async def collect(self) -> str:
+        """Bring the results out; return what to say to the model if some are missing.
+
+        That is said once: empty the second time, and the results that came are there.
+        """
+        if not self._outputs:
+            return ""
+        reply = await self._call("give", self._outputs, self._outputs)
+        self.results, self.missing = await unpack(reply, self._outputs)
+        asked, self._asked = self._asked, True
+        if asked or not self.missing:
+            return ""
+        return (
+            "The user needs these variables when you end, and they are not there yet: "
+            f"{'; '.join(self.missing)}. Set them in a cell, then give your answer again."
+        )
+
+    def note(self) -> str:
+        """Write what the model is told: what is there, what is wanted."""
+        notes = []
+        if told := self._inputs.told:
+            notes.append("Variables that are set in your kernel:\n\n" + "\n".join(told))
+        if self._tools.tools:
+            notes.append(self._tools.describe())
+        if self._outputs:
+            names = ", ".join(f"`{name}`" for name in self._outputs)
+            notes.append(
+                f"When you end, these variables must be set, for the user: {names}. They can hold "
+                "numbers, text, lists, dicts, arrays, tables and matplotlib figures."
+            )
+        return "\n\n".join(notes)

@@ -1,0 +1,1 @@
+"""Where a user types: magics, the agent kernel, the command line."""

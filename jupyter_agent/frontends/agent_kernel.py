@@ -1,0 +1,792 @@
+"""The agent kernel: a front process that holds the agent and hands every cell to its sandbox.
+
+It runs no code of the user's or the agent's itself, so a notebook on this kernel has plain cells
+that anyone can run again, and the keys stay in a process that runs none of them. What the sandbox
+sends is read by `outputs` and `replies` before a client gets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import glob
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, NoReturn
+
+import zmq.asyncio
+from ipykernel import kernelapp
+from ipykernel._version import kernel_protocol_version
+from ipykernel.iostream import IOPubThread
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.kernelbase import Kernel
+from IPython.core.inputtransformer2 import TransformerManager
+from IPython.core.usage import default_banner
+from tornado.ioloop import IOLoop
+from traitlets import Bool, Float, List, Unicode
+from zmq.eventloop.zmqstream import ZMQStream
+
+from jupyter_agent import __version__, settings
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, UsageError
+from jupyter_agent.exchange.approval import Question, Verdict, asker
+from jupyter_agent.frontends.commands import carry_out
+from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, run_arguments
+from jupyter_agent.sandbox.client import Request
+from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
+from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.sandbox.filter.widgets import PROTOCOL, TARGET, VIEW
+from jupyter_agent.session import Session
+from jupyter_agent.views.output_area import (
+    AnswerView,
+    DisplayView,
+    KernelOutlet,
+    ending,
+    show_recorded,
+)
+from jupyter_agent.views.page_requests import GHOST, Note, Runs, digest
+
+__all__ = ["AgentKernel"]
+
+Message = dict[str, Any]
+Reply = dict[str, Any]
+_COMMS = ("comm_open", "comm_msg", "comm_close")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reads the line after ``%%agent``."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"%%agent: {message}; {BELOW}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser("%%agent", add_help=False, description="The task stands below this line.")
+    for flags, facts in CELL_OPTIONS:
+        parser.add_argument(*flags, **facts)
+    return parser
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A cell to run, and who asked for it."""
+
+    code: str
+    count: int
+    request: Request
+    parent: Message
+    ident: Any
+    allow_stdin: bool
+
+
+class _Publisher(IOPubThread):
+    """Sends from the main loop, which no user's code holds up, and spares a change of threads."""
+
+    def start(self) -> None:
+        """Begin, for what ipykernel does in its own thread yet."""
+        self._main = IOLoop.current()
+        self._greets = self.socket.type == zmq.XPUB  # ipykernel 7
+        super().start()
+
+    def _setup_xpub_listener(self) -> None:
+        """Leave that to `greet`: a socket is one thread's."""
+
+    def greet(self) -> None:
+        """Welcome clients when they subscribe."""
+        if self._greets:
+            self._subscribers = ZMQStream(self.socket, self._main)
+            self._subscribers.on_recv(self._handle_subscription)
+
+    def _greet_first(self) -> None:
+        """Welcome who has come, before anything else reaches them."""
+        while self._greets and self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            self._handle_subscription(self.socket.recv_multipart())
+
+    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
+        """Send a message, from any thread."""
+        if threading.current_thread() is not threading.main_thread():
+            self._main.add_callback(self.send_multipart, *args, **kwargs)
+        elif not self.closed:
+            self._greet_first()
+            self._really_send(*args, **kwargs)
+
+
+class AgentKernelApp(IPKernelApp):
+    """An ipykernel without subshells, and without the thread that would hand requests to them."""
+
+    def init_sockets(self) -> None:
+        """Bind the ports; where one is taken end, so that a server tries again and says so.
+
+        ipykernel would hang for ever, as it closes a context that has an open socket.
+        """
+        try:
+            super().init_sockets()
+        except zmq.ZMQError as error:
+            print(f"the kernel cannot start: {error}; start it again", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(1)
+
+    def init_path(self) -> None:
+        """Import nothing from the notebook's folder, which may be a stranger's.
+
+        IPython before 9.7 would, whatever ``-P`` says.
+        """
+
+    def init_iopub(self, context: Any) -> None:
+        """Publish from the main loop."""
+        vars(kernelapp)["IOPubThread"] = _Publisher  # there is no other way in
+        super().init_iopub(context)
+
+    def init_control(self, context: Any) -> None:
+        """Have a control thread, for interrupts, and the main one."""
+        super().init_control(context)
+        self.shell_channel_thread = None
+        self.log.setLevel(
+            self.log_level
+        )  # or traitlets makes each record, and its handler drops it
+
+
+class AgentKernel(settings.Settled, Kernel):
+    """Forwards cells to the sandbox; carries ``%%agent`` cells out itself."""
+
+    prose = Bool(
+        False, help="Whether a cell that is plainly prose, and no code, is a task for the agent."
+    ).tag(config=True)
+
+    widgets = Bool(
+        False, help="Whether widgets of your own cells work; they draw in your page, beside you."
+    ).tag(config=True)
+
+    allowed = List(
+        Unicode(),
+        help="What cells may have unasked beyond the notebook's folder, as a refusal names it: "
+        "'--data /data/*', '-m http://127.0.0.1:8000'; * stands for anything.",
+    ).tag(config=True)
+
+    implementation = "jupyter_agent"
+    implementation_version = __version__
+    banner = f"{default_banner}jupyter_agent {__version__}: cells run in a sandbox; %%agent?\n"
+    language_info = IPythonKernel.language_info
+    help_links = IPythonKernel.help_links
+    # what a client may ask while a cell runs; all else would reach the sandbox from two threads
+    control_msg_types = [  # noqa: RUF012  # as the base class has it
+        "connect_request",
+        "debug_request",
+        "interrupt_request",
+        "kernel_info_request",
+        "shutdown_request",
+        "usage_request",
+    ]
+    _execute_sleep = Float(0)  # the base class waits for its own streams, which are not used
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._session = Session(parent=self, keep_spare=True)
+        self._running: asyncio.Task[Reply] | None = None
+        self._forwarding = False  # code runs that the sandbox can be asked to stop
+        self._telling = 0  # messages to widgets that the sandbox is busy with
+        self._asked: asyncio.Future[str] | None = None  # what the user is asked on stdin
+        self._question = ""  # the id of that message
+        self._granted: set[str] = set()  # permissions that the user has given
+        self._commanding: _Cell | None = None  # a command that is carried out
+        self._commands: set[str] = set()  # those that were, as they were typed
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told = False  # which settings nothing obeys
+        self._runs = Runs()
+        self._runs.listen(self)
+        self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
+        assert self.session
+        self._wire = self.session
+
+    def start(self) -> None:
+        """Begin to listen, and to start the sandbox."""
+        super().start()
+        self.io_loop.add_callback(self._begin)
+
+    async def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        self.iopub_thread.greet()
+        self._keep(self._listen_on_stdin())
+        self._session.sandbox.warm_up()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def pre_handler_hook(self) -> None:
+        """Leave SIGINT to `_interrupt`: here no code runs that it could stop."""
+
+    def post_handler_hook(self) -> None:
+        """Have nothing to put back."""
+
+    # -- what is said about this kernel
+
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        """What a client learns first (message spec: kernel_info_reply)."""
+        return {
+            "protocol_version": kernel_protocol_version,
+            "implementation": self.implementation,
+            "implementation_version": self.implementation_version,
+            "language_info": self.language_info,
+            "banner": self.banner,
+            "help_links": self.help_links,
+            "supported_features": [] if self._session.sandbox.lacks_debugger() else ["debugger"],
+        }
+
+    @property
+    def execution_count(self) -> int:
+        """The number of the next cell: the sandbox counts."""
+        return self._session.sandbox.next_count
+
+    @execution_count.setter
+    def execution_count(self, value: int) -> None:
+        """Leave the counting to the sandbox."""
+
+    def stream(self, name: str, text: str) -> None:
+        """Write to ``stdout`` or ``stderr``."""
+        self._send("stream", {"name": name, "text": text})
+
+    def _send(self, kind: str, content: dict[str, Any], parent: Message | None = None) -> None:
+        parent = parent or self.get_parent("shell")
+        self._wire.send(self.iopub_socket, kind, content, parent, ident=self._topic(kind))
+
+    # -- cells
+
+    def _abort_queues(self, *args: Any) -> None:
+        """Abort the cells that wait behind one that failed, and none that is still to come."""
+        if not hasattr(self, "_main_asyncio_lock"):  # before ipykernel 7
+            super()._abort_queues(*args)
+            return
+        self._aborting = True
+        self._keep(self._stop_aborting())
+
+    async def _stop_aborting(self) -> None:
+        async with self._main_asyncio_lock:  # where they stand in line
+            self._aborting = False
+
+    async def do_execute(
+        self,
+        code: str,
+        silent: bool,
+        store_history: bool = True,
+        user_expressions: dict[str, str] | None = None,
+        allow_stdin: bool = False,
+        **_: Any,
+    ) -> Reply:
+        """Run a cell (message spec: execute_request)."""
+        parent, count = self.get_parent("shell"), self.execution_count
+        request = Request(
+            silent=silent,
+            store_history=store_history,
+            user_expressions=user_expressions or {},
+            **self._aside(parent),
+        )
+        cell = _Cell(code, count, request, parent, self._client(), allow_stdin)
+        self._running = asyncio.get_running_loop().create_task(self._carry_out(cell))
+        try:
+            return await self._running
+        except asyncio.CancelledError:
+            return self._failed(Interrupted("stopped"), cell)
+        except AgentError as error:
+            return self._failed(error, cell)
+        except Exception as error:  # or no reply would be sent, and the cell would seem to run on
+            return self._failed(self._defect(error), cell)
+        finally:
+            self._running = None
+
+    def _defect(self, error: BaseException) -> Defect:
+        """Log what nobody has foreseen, and say it in a line."""
+        self.log.error("jupyter_agent", exc_info=error)
+        return Defect.of(error, "The kernel's log has the traceback")
+
+    async def _answer(self, asked: Coroutine[Any, Any, Reply]) -> Reply:
+        """Have something looked up; whatever comes of it, there is a reply."""
+        try:
+            return await asked
+        except AgentError as error:
+            return _refusal(error)
+        except Exception as error:
+            return _refusal(self._defect(error))
+
+    def _client(self) -> Any:
+        """Identify who asked, for questions on stdin."""
+        if not hasattr(self, "_shell_parent_ident"):  # before ipykernel 7
+            return self._parent_ident["shell"]
+        return self._get_shell_context_var(self._shell_parent_ident)
+
+    async def _carry_out(self, cell: _Cell) -> Reply:
+        command = read_command(cell.code, prose=self.prose)
+        if not (self._told or cell.request.silent):
+            self._told = True
+            for line in settings.read().warnings:
+                self.stream("stderr", f"{line}\n")
+        match command:
+            case Command("agent" | "prose", line, task):
+                return await self._counted(cell, self._agent(cell, line, task))
+            case Command("line", words):
+                return await self._counted(cell, self._command(cell, words))
+            case Command("help"):
+                return await self._counted(cell, self._nothing()) | {"payload": [_help()]}
+        if self._runs.ghost(Note.of(cell.parent)):
+            self.stream("stdout", f"{GHOST}\n")
+            return _reply("ok", cell)
+        if command:  # %%sandbox, written for a notebook with the magics; here every cell is
+            cell = replace(cell, code=command.body)
+        return await self._forward(cell)
+
+    async def _forward(self, cell: _Cell) -> Reply:
+        """Run a cell of the user's in the sandbox; its error is the sandbox's own."""
+        ask = functools.partial(self._ask_user, cell)
+        keep = cell.request.store_history and not cell.request.silent
+        again = self._agents_own(cell) if keep else None
+        outputs = self._session.execute(
+            cell.code,
+            keep=keep and again is None,
+            answer=ask if cell.allow_stdin else None,
+            request=cell.request,
+        )
+        error = NotebookNode(ename="SandboxError", evalue="no reply", traceback=[])
+        self._forwarding = True
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if output.output_type == "error":
+                        error = output
+                    self._publish(output, cell.parent)
+                    if again:
+                        self._session.transcript.add_output(again, output)
+            if again:
+                await self._session.transcript.fit_pictures(again)
+        finally:
+            self._forwarding = False
+            if again:
+                again.execution_count = self._session.sandbox.execution_count
+                self._session.transcript.finish(again)
+        if reply := self._session.sandbox.reply:
+            return dict(reply)
+        return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
+
+    def _agents_own(self, cell: _Cell) -> NotebookNode | None:
+        """Find the agent's cell that is run again: it will read what comes out now."""
+        again = self._runs.cell(Note.of(cell.parent))
+        if not any(again is one for one in self._session.transcript.cells):
+            return None
+        assert again
+        again.source, again.outputs = cell.code, []
+        return again
+
+    def _publish(self, output: NotebookNode, parent: Message) -> None:
+        """Send an output of the sandbox's, whose display ids are none of ours."""
+        content = {name: value for name, value in output.items() if name != "output_type"}
+        if output.output_type in _COMMS:
+            self._send_comm(output.output_type, content, parent)
+            return
+        if VIEW in content.get("data", {}) and VIEW not in self._session.sandbox.admit:
+            content["data"] = self._drawable(content["data"], parent)
+        if "data" in content:
+            transient = content.get("transient", {})
+            content["transient"] = {name: f"sandbox-{value}" for name, value in transient.items()}
+        self._send(output.output_type, content, parent)
+
+    def _aside(self, parent: Message) -> dict[str, Any]:
+        """Say where goes what is no output of a cell while it runs."""
+        late = functools.partial(self._publish_late, parent=parent)
+        return {"late": late, "widgets": self.widgets, "msg_id": parent["header"]["msg_id"]}
+
+    def _publish_late(self, output: NotebookNode, parent: Message) -> None:
+        """Send what a cell that is over puts out, but not amid what a command shows.
+
+        A client that does not name its cells shows all that it hears in one place.
+        """
+        amid = self._commanding and not Note.of(self._commanding.parent).cell_id
+        if not amid or output.output_type in _COMMS:
+            self._publish(output, parent)
+
+    async def _counted(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
+        """Do what a cell says out here, and have it counted and remembered as any other.
+
+        To the sandbox it is a cell, in whose name its threads could go on to speak: none is heard.
+        """
+        self._commands.add(cell.code.strip())
+        self._commanding = cell
+        try:
+            return await self._count(cell, work)
+        finally:
+            self._commanding = None
+
+    async def _count(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
+        try:
+            request = replace(cell.request, late=None, widgets=False)
+            outputs = self._session.execute(cell.code, request=request)
+            async with aclosing(outputs):
+                async for _ in outputs:
+                    pass
+        except SandboxError:  # what the work itself says is better to read
+            pass
+        except BaseException:
+            work.close()
+            raise
+        await work
+        return _reply("ok", cell)
+
+    def _failed(self, error: AgentError, cell: _Cell) -> Reply:
+        facts = {"ename": type(error).__name__, "evalue": str(error)}
+        content = {**facts, "traceback": error._render_traceback_()}
+        self._send("error", content)
+        return _reply("error", cell) | content
+
+    # -- the agent
+
+    async def _agent(self, cell: _Cell, line: str, task: str) -> None:
+        try:
+            options = _parser().parse_args(shlex.split(line))
+        except ValueError as error:  # a quotation that does not end
+            raise UsageError(f"%%agent: cannot read {line!r}: {error}; {BELOW}") from None
+        note, outlet = Note.of(cell.parent), KernelOutlet(self)
+        if self._runs.held(note) and not (options.quiet or options.rerun):
+            show_recorded(outlet, note, header=self._runs.header(note))
+            return
+        view: AnswerView | DisplayView = AnswerView(outlet)
+        if not options.quiet:
+            view = DisplayView(
+                outlet,
+                anchor=note.cell_id,
+                digest=digest(note.source),
+                replaces=note.run,
+                session=note.session,
+            )
+            self._runs.add(view)
+        read = functools.partial(self._ask_user, cell, password=False)
+        shown = not (options.quiet or note.cell_id)  # live cells may be far below the question
+        changes = self._session.run(
+            task,
+            replay=not (options.rerun or note.again),
+            **run_arguments(options),
+            asker=asker(read, shown=shown) if cell.allow_stdin else None,
+            permit=functools.partial(self._permit, cell),
+            replaces=self._runs.task(note.run),
+        )
+        state, why = "done", ""
+        try:
+            async with aclosing(changes):
+                async for change in changes:
+                    view(change)
+        except BaseException as error:
+            state, why = ending(error)
+            raise
+        finally:
+            view.finish(state, why)
+
+    async def _command(self, cell: _Cell, words: str) -> None:
+        if words == "stop":
+            said = "No run is going on; the stop button ends one."
+        else:
+            permit = functools.partial(self._permit, cell)
+            said = await carry_out(self._session, words, permit=permit)
+        if words == "reset":
+            self._runs.forget()
+        self.stream("stdout", f"{said}\n")
+
+    async def _permit(self, cell: _Cell, permission: str) -> None:
+        """Have the user allow what a cell would have, once; the notebook may be a stranger's."""
+        known = permission in self._granted or permission in self.allowed
+        if known or any(fnmatchcase(permission, each) for each in self.allowed):
+            return
+        verdict = Verdict(allowed=False, reason="nobody can be asked here")
+        if cell.allow_stdin:
+            ask = asker(functools.partial(self._ask_user, cell, password=False), shown=True)
+            verdict = await ask(Question("permission", f"{_REACHES}\n\n    {permission}"))
+        if not verdict.allowed:
+            raise UsageError(
+                f"{permission} was not allowed: {verdict.reason}. To have it allowed for good: "
+                f"c.AgentKernel.allowed = [{glob.escape(permission)!r}]"
+            )
+        self._granted.add(permission)
+
+    async def _nothing(self) -> None:
+        pass
+
+    # -- widgets
+
+    def _drawable(self, data: dict[str, Any], parent: Message) -> dict[str, Any]:
+        """Keep the view of a widget that the page knows; say of others that there is nothing."""
+        data = dict(data)
+        try:
+            view = self._session.sandbox.widgets.view(data.pop(VIEW), parent["header"]["msg_id"])
+        except ValueError as error:
+            said = f"{data.get('text/plain', '')}\n[not shown: {error}]"
+            return data | {"text/plain": said.strip()}
+        return data | {VIEW: view}
+
+    def _send_comm(self, kind: str, content: dict[str, Any], parent: Message) -> None:
+        buffers, metadata = content.pop("buffers", []), PROTOCOL if kind == "comm_open" else {}
+        self._wire.send(
+            self.iopub_socket,
+            kind,
+            content,
+            parent,
+            ident=self._topic(kind),
+            buffers=buffers,
+            metadata=metadata,
+        )
+
+    async def _hear_comm(self, _stream: Any, _ident: Any, message: Message) -> None:
+        """Pass on what a page does to a widget; whatever else it opens is closed at once."""
+        kind, content = message["header"]["msg_type"], message["content"]
+        comm_id = content.get("comm_id")
+        if kind == "comm_open":
+            # such as ipywidgets' control comm; without it pages ask each widget for its state
+            self._send_comm("comm_close", {"comm_id": comm_id, "data": {}}, message)
+            return
+        if not self.widgets or comm_id not in self._session.sandbox.widgets:
+            return
+        beside = self._running is not None  # then the base class says neither busy nor idle
+        if beside:
+            self._send("status", {"execution_state": "busy"}, message)
+        try:
+            await self._tell(kind, content, message)
+            if kind == "comm_close":
+                self._session.sandbox.widgets.close(comm_id)
+        finally:
+            if beside:
+                self._send("status", {"execution_state": "idle"}, message)
+
+    async def _tell(self, kind: str, content: dict[str, Any], message: Message) -> None:
+        told = self._session.sandbox.tell(
+            kind, content, message["buffers"], request=Request(**self._aside(message))
+        )
+        self._telling += 1
+        try:
+            async with aclosing(told):
+                async for output in told:
+                    self._publish(output, message)
+        finally:
+            self._telling -= 1
+
+    async def comm_info_request(self, stream: Any, ident: Any, parent: Message) -> None:
+        """Name the widgets that are open (message spec: comm_info_request)."""
+        ids = self._session.sandbox.widgets.ids()
+        if parent["content"].get("target_name") not in (None, TARGET):
+            ids = []
+        comms = {comm_id: {"target_name": TARGET} for comm_id in ids}
+        reply = {"comms": comms, "status": "ok"}
+        self._wire.send(stream, "comm_info_reply", reply, parent, ident)
+
+    # -- stdin
+
+    async def _ask_user(self, cell: _Cell, prompt: str, password: bool) -> str:
+        """Ask the client that sent a cell what its code asks (message spec: input_request)."""
+        self._asked = asyncio.get_running_loop().create_future()
+        content = {"prompt": printable(prompt), "password": password}
+        socket, kind = self.stdin_socket, "input_request"
+        sent = self._wire.send(socket, kind, content, cell.parent, ident=cell.ident)
+        assert sent
+        self._question = sent["header"]["msg_id"]
+        try:
+            return await self._asked
+        finally:
+            self._asked = None
+
+    async def _listen_on_stdin(self) -> None:
+        """Take what the user answers; what nobody asked for is dropped."""
+        socket = zmq.asyncio.Socket(self.stdin_socket)
+        while True:
+            try:
+                _, frames = self._wire.feed_identities(await socket.recv_multipart())
+                message = self._wire.deserialize(frames)
+                value = message["content"]["value"]
+                asked = message["parent_header"].get("msg_id", self._question)
+            except Exception as error:  # unsigned or malformed: each raises something else
+                self.log.warning("an answer on stdin was dropped: %s", error)
+                continue
+            # a page says what it answers: what was asked before may still stand on it
+            if self._asked and not self._asked.done() and asked == self._question:
+                self._asked.set_result(str(value))
+
+    # -- other requests
+
+    async def do_complete(self, code: str, cursor_pos: int | None) -> Reply:
+        """Complete in the sandbox, but no command: what stands in one is the user's to write."""
+        return await self._answer(self._complete(code, cursor_pos))
+
+    async def _complete(self, code: str, cursor_pos: int | None) -> Reply:
+        command = read_command(code)
+        if command and command.kind != "sandbox":
+            place = len(code) if cursor_pos is None else cursor_pos
+            found = {"matches": [], "cursor_start": place, "cursor_end": place, "metadata": {}}
+            return {"status": "ok", **found}
+        reply = await self._ask("complete_request", code=code, cursor_pos=cursor_pos)
+        return _without_commands(code, reply, prose=self.prose)
+
+    async def do_inspect(
+        self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Any = ()
+    ) -> Reply:
+        """Inspect in the sandbox."""
+        asked = self._ask(
+            "inspect_request",
+            code=code,
+            cursor_pos=cursor_pos,
+            detail_level=detail_level,
+            omit_sections=sorted(omit_sections),
+        )
+        return await self._answer(asked)
+
+    async def do_is_complete(self, code: str) -> Reply:
+        """Ask the sandbox whether code is whole; a console waits a second, a start takes longer."""
+        return await self._answer(self._is_complete(code))
+
+    async def _is_complete(self, code: str) -> Reply:
+        if not self._session.sandbox.alive:
+            status, indent = TransformerManager().check_complete(code)
+            return {"status": status} | ({"indent": " " * indent} if indent is not None else {})
+        return await self._ask("is_complete_request", code=code)
+
+    async def do_history(self, *args: Any, **asked: Any) -> Reply:
+        """Read the sandbox's history, which is this session's alone."""
+        if not self._session.sandbox.alive:
+            return {"status": "ok", "history": []}
+        names = ("hist_access_type", "output", "raw")
+        return await self._answer(self._history(asked | dict(zip(names, args, strict=False))))
+
+    async def _history(self, asked: dict[str, Any]) -> Reply:
+        reply = await self._ask("history_request", **asked)
+        for entry in reply.get("history", ()):
+            entry[2] = self._as_typed(entry[2])
+        return reply
+
+    def _as_typed(self, source: Any) -> Any:
+        """Return what history says was typed; a command that nobody has typed here is none."""
+        if isinstance(source, list):  # with what it put out
+            return [self._as_typed(source[0]), *source[1:]]
+        return source if source.strip() in self._commands else inert(source)
+
+    async def _ask(self, kind: str, **content: Any) -> Reply:
+        return dict(await self._session.sandbox.ask(kind, content))
+
+    # -- the debugger
+
+    async def debug_request(self, stream: Any, ident: Any, parent: Message) -> None:
+        """Answer beside what else comes on this channel (called in the control thread)."""
+        debugged = asyncio.run_coroutine_threadsafe(self._debug(parent), self._loop)
+        debugged.add_done_callback(
+            lambda _: stream.io_loop.add_callback(
+                self._wire.send, stream, "debug_reply", debugged.result(), parent, ident
+            )
+        )
+
+    async def _debug(self, parent: Message) -> Reply:
+        """Have the sandbox's debugger answer, or say why there is none."""
+        asked = parent["content"]
+        command = asked.get("command")
+        reply = {"type": "response", "request_seq": asked.get("seq", 0), "command": command}
+        try:
+            return await self._debugged(parent, reply)
+        except AgentError as error:
+            return {**reply, "success": False, "message": str(error)}
+        except Exception as error:
+            return {**reply, "success": False, "message": str(self._defect(error))}
+
+    async def _debugged(self, parent: Message, reply: Reply) -> Reply:
+        asked, command, sandbox = parent["content"], reply["command"], self._session.sandbox
+        why = sandbox.lacks_debugger()
+        if not why and command == "initialize" and self._running:
+            why = "a cell runs"
+        if why:
+            why = f"there is no debugger: {why}"
+            return {**reply, "success": False, "message": why}
+        if command == "disconnect" and not sandbox.debugging:  # it went with its kernel
+            return {**reply, "success": True}
+        return await sandbox.debug(asked, functools.partial(self._tell_debugger, parent))
+
+    def _tell_debugger(self, parent: Message, event: Reply) -> None:
+        self._send("debug_event", event, parent)
+
+    # -- ends
+
+    def _send_interrupt_children(self) -> None:
+        """Stop what runs (called on an interrupt_request, in the control thread)."""
+        self._loop.call_soon_threadsafe(self._interrupt)
+
+    def _interrupt(self) -> None:
+        """Ask the user's code to stop as a kernel does; cancel anything else that runs."""
+        if self._forwarding and self._session.sandbox.alive:
+            self._keep(self._session.sandbox.interrupt())
+        elif self._running:
+            self._running.cancel()
+        elif self._telling and self._session.sandbox.alive:
+            self._keep(self._session.sandbox.interrupt())
+
+    async def do_shutdown(self, restart: bool) -> Reply:
+        """End the sandbox too, on the loop it belongs to: this is the control thread's."""
+        closed = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+        await asyncio.wrap_future(closed)
+        return {"status": "ok", "restart": restart}
+
+    async def _close(self) -> None:
+        """Stop what runs, so that a run is saved as it stands, then end the sandbox."""
+        if running := self._running:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({running}, timeout=5)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await self._session.close()
+
+
+def _reply(status: str, cell: _Cell) -> Reply:
+    return {"status": status, "execution_count": cell.count, "payload": [], "user_expressions": {}}
+
+
+def _refusal(error: AgentError) -> Reply:
+    facts = {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
+    return {"status": "error", **facts}
+
+
+_REACHES = "A cell asks for what cells may not have unasked, as the notebook may be a stranger's:"
+
+
+def _without_commands(code: str, reply: Reply, *, prose: bool) -> Reply:
+    """Leave out completions that would make a cell a command, but for the names themselves."""
+
+    @functools.cache
+    def harmless(text: str, start: int, end: int) -> bool:
+        command = read_command(code[:start] + text + code[end:], prose=prose)
+        plain = command is None or command.kind == "sandbox" or text in NAMES
+        return plain and "\n" not in text
+
+    if reply["status"] != "ok":
+        return reply
+    place = (reply["cursor_start"], reply["cursor_end"])
+    matches = [text for text in reply["matches"] if harmless(text, *place)]
+    metadata = {
+        name: [one for one in kinds if harmless(one.get("text", ""), one["start"], one["end"])]
+        for name, kinds in reply["metadata"].items()
+    }
+    return reply | {"matches": matches, "metadata": metadata}
+
+
+def _help() -> Reply:
+    text = _parser().format_help()
+    return {"source": "page", "data": {"text/plain": text}, "start": 0}
+
+
+def main() -> None:
+    """Be the kernel of ``kernelspec/jupyter-agent``."""
+    # no streams of its own: flushing them takes longer than most cells
+    AgentKernelApp.launch_instance(kernel_class=AgentKernel, outstream_class=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The program ``jupyter-agent``, which can be interrupted while its modules are still loading."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    before = signal.signal(signal.SIGINT, _leave)
+    try:
+        from jupyter_agent.frontends import command_line
+
+        code = command_line.main(argv)
+        command_line.flush_stderr()
+        return code
+    finally:  # the end of a process is not interrupted, that of a call by another program may be
+        signal.signal(signal.SIGINT, signal.SIG_IGN if argv is None else before)
+
+
+def _leave(*_: object) -> None:
+    """End this process at once; what it has started ends with it."""
+    os.write(2, b"jupyter agent: interrupted\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

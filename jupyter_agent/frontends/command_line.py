@@ -1,0 +1,267 @@
+"""What is typed after ``jupyter agent``: run a task in a terminal or in CI, see what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import re
+import signal
+import sys
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
+from types import FrameType
+from typing import Literal, NoReturn, Self, TextIO
+
+from traitlets import TraitError
+from traitlets.config import Application, Config
+
+from jupyter_agent import __version__
+from jupyter_agent.errors import AgentError, Defect, Unsaved, UsageError
+from jupyter_agent.frontends.options import add_run_options, run_arguments
+
+__all__ = ["flush_stderr", "main"]
+
+_TRAIT = re.compile(r"--[^=]*\..*=")
+ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+_PATIENCE = 1  # seconds that a run has to end, before a signal does again what it did before
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    sys.stdin = sys.stdin or _nowhere("r")
+    sys.stdout = sys.stdout or _nowhere("w")
+    sys.stderr = sys.stderr or _nowhere("w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a model's "é" must not end a run in ASCII
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        options, rest = _parser().parse_known_args(argv)
+    except UsageError as error:
+        return _fail(error, MISUSED)
+    try:
+        _check(rest)
+        if options.command == "doctor":
+            return _doctor()
+        with _Signals() as signals:
+            return asyncio.run(_run(options, _configuration(rest), signals))
+    except (UsageError, TraitError) as error:
+        return _fail(error, MISUSED, debug=options.debug)
+    except AgentError as error:
+        if isinstance(error, _Unwritten) and isinstance(
+            error.__cause__, BrokenPipeError
+        ):  # who read it has gone, as head does
+            return FAILED
+        return _fail(error, FAILED, debug=options.debug)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _say("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # whatever nobody has foreseen
+        if options.debug:
+            raise
+        return _fail(Defect.of(error, "With --debug it shows where"), FAILED)
+
+
+def _nowhere(mode: Literal["r", "w"]) -> TextIO:
+    """Stand for a stream that is closed, as ``>&-`` does it."""
+    return open(os.devnull, mode)  # noqa: PTH123
+
+
+class _Signals:
+    """Has SIGINT, SIGTERM and SIGHUP end a run; where that does not end soon, they do as before."""
+
+    def __init__(self) -> None:
+        self._run: asyncio.Task[int] | None = None
+        self._since = 0.0
+
+    def stop(self, run: asyncio.Task[int]) -> None:
+        """Stop this run, which is the one that goes on here."""
+        self._run, self._loop = run, run.get_loop()
+
+    def __enter__(self) -> Self:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup has it be
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._hear) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._run and not self._since:
+            self._since = time.monotonic()
+            self._loop.call_soon_threadsafe(self._run.cancel)
+        elif time.monotonic() - self._since > _PATIENCE:
+            self.__exit__()
+            signal.raise_signal(number)
+
+
+class _Unwritten(AgentError):
+    """What is to be read on stdout could not be written there; from now on nothing is."""
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise _Unwritten(f"cannot write to stdout: {error.strerror}") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what it cannot read."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("required: task"):
+            message += "; write it first, in quotes"
+        raise UsageError(message)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        "jupyter agent", description="An agent that works in a notebook, in a sandbox."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="carry a task to its answer",
+        description="Carry a task to its answer. Exit code: 0 answered, 1 failed or hit a limit, "
+        "2 wrong usage, 130 interrupted. Any option of the configuration can be given too, as in "
+        "--Agent.token_budget=100000.",
+    )
+    run.add_argument("task", help="what is to be done, in quotes")
+    add_run_options(run)
+    run.add_argument(
+        "-o",
+        "--output",
+        dest="save",
+        metavar="RUN.ipynb",
+        help="save the run as a notebook, after every cell; one that is there is gone on with",
+    )
+    doctor = commands.add_parser("doctor", help="see what works here and what is missing")
+    for command in (run, doctor):
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _check(rest: list[str]) -> None:
+    """Refuse what is no option and no setting; a misspelt limit would be none."""
+    from jupyter_agent import settings
+
+    unknown = [word for word in rest if not _TRAIT.match(word)]
+    if unknown and unknown[0].startswith("-"):
+        raise UsageError(f"unknown option {unknown[0]}; see jupyter agent run --help")
+    if unknown:
+        raise UsageError(f"unknown arguments: {' '.join(unknown)}; quote the task")
+    for word in rest:
+        name = word.removeprefix("--").partition("=")[0]
+        if name not in settings.known():
+            raise UsageError(settings.misspelt(name))
+
+
+def _configuration(traits: list[str]) -> Config:
+    application = Application()
+    try:
+        application.parse_command_line(traits)
+    except Exception as error:
+        raise UsageError(f"cannot read the configuration: {error}") from error
+    return application.config
+
+
+async def _run(options: argparse.Namespace, config: Config, signals: _Signals) -> int:
+    from jupyter_agent import settings
+    from jupyter_agent.exchange.approval import asker
+    from jupyter_agent.session import Session
+    from jupyter_agent.views.terminal import TerminalView
+
+    settings.check()
+    for line in settings.read().warnings:
+        _say(line)
+
+    task = asyncio.current_task()
+    assert task is not None
+    signals.stop(task)
+    view = TerminalView(quiet=options.quiet)
+    session = Session(config=config)
+    session.model = options.model or session.model  # whoever types a command configures it
+    state = "stopped"
+    try:
+        ask = None
+        if sys.stdin.isatty():
+            ask = asker(_read_line, shown=not options.quiet, discard=_forget_typed)
+        changes = session.run(options.task, **run_arguments(options), asker=ask)
+        async with aclosing(changes):
+            async for change in changes:
+                with _printing():
+                    view(change)
+        state = "done"
+    except Unsaved:
+        state = "done"
+        raise
+    finally:
+        try:
+            with _printing():
+                view.finish(state)
+        finally:
+            await session.close()
+    return ANSWERED
+
+
+def _forget_typed() -> None:
+    """Let what was typed while code could write questions of its own answer none of ours."""
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+
+async def _read_line(prompt: str) -> str:
+    """Read a line of the terminal's; unlike a thread in `input` this can be given up."""
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
+
+
+def _fail(error: AgentError | TraitError, code: int, *, debug: bool = False) -> int:
+    if debug:
+        raise error
+    _say(str(error))
+    return code
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # there is nowhere to say that either
+        print(f"jupyter agent: {text}", file=sys.stderr)  # noqa: T201
+
+
+def flush_stderr() -> None:
+    """Write what is left for stderr, if it can be: else Python would end with a code of its own."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _doctor() -> int:
+    from jupyter_agent.frontends.doctor import examine
+
+    findings = list(examine())
+    with _printing():
+        for finding in findings:
+            print(finding)  # noqa: T201
+    return FAILED if any(f.needed and not f.ok for f in findings) else ANSWERED

@@ -1,0 +1,53 @@
+"""What ``%agent COMMAND`` does, at every door that has it."""
+
+from __future__ import annotations
+
+import shlex
+
+from jupyter_agent.errors import UsageError
+from jupyter_agent.exchange.permission import Permit
+from jupyter_agent.frontends.options import LINE_HELP
+from jupyter_agent.session import Session
+
+__all__ = ["carry_out"]
+
+
+async def carry_out(session: Session, command: str, *, permit: Permit | None = None) -> str:
+    """Carry out a command and return what to show.
+
+    Parameters
+    ----------
+    permit
+        Has the user allow what reaches beyond the notebook's folder; without it all is allowed.
+
+    Raises
+    ------
+    UsageError
+        There is no such command, or it was not written so.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"cannot read {command!r}: {error}") from None
+    match words:
+        case [] | ["help"]:
+            return LINE_HELP
+        case ["status"]:
+            lines = [f"{name:<8} {value}" for name, value in session.status().items()]
+            return "\n".join(lines)
+        case ["reset"]:
+            await session.reset()
+            return "The sandbox is new and the session's runs are forgotten."
+        case ["files"]:
+            sizes = [f"{size:>14,}  {name}" for name, size in await session.files()]
+            return "\n".join(sizes) or "The agent has written no files."
+        case ["fetch", *rest]:
+            places = [word for word in rest if word not in ("-f", "--force")]
+            if not 1 <= len(places) <= 2:
+                raise UsageError("write it as: %agent fetch NAME [DEST] [--force]")
+            path = await session.fetch(*places, overwrite=len(places) < len(rest), permit=permit)
+            return f"{path}: {path.stat().st_size:,} bytes"
+    raise UsageError(
+        f"%agent does not know {command!r}: it takes status, files, fetch, stop, reset or help; "
+        "a task goes below a line %%agent"
+    )

@@ -1,0 +1,307 @@
+"""The magics: ``%%agent`` carries a task to its answer, ``%%sandbox`` runs your code beside it."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import functools
+import shlex
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+from traitlets.log import get_logger
+
+from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, VALUE_OPTIONS, run_arguments
+from jupyter_agent.views.page_requests import Note, Runs, digest
+
+if TYPE_CHECKING:
+    from jupyter_agent.exchange.approval import Ask
+    from jupyter_agent.session import Session
+    from jupyter_agent.views.output_area import AnswerView, DisplayView
+    from jupyter_agent.views.terminal import TerminalView
+
+__all__ = ["AgentMagics", "register"]
+
+P = ParamSpec("P")
+
+
+def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for flags, settings in reversed([*CELL_OPTIONS, *VALUE_OPTIONS]):
+        function = argument(*flags, **settings)(function)
+    return function
+
+
+def _foreseen(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn whatever nobody has foreseen into an error of one line."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        from jupyter_agent.errors import AgentError, Defect
+
+        try:
+            function(*args, **kwargs)
+        except (AgentError, UsageError):
+            raise
+        except Exception as error:
+            get_logger().exception("jupyter_agent")
+            raise Defect.of(error, "The log of this kernel has the traceback") from None
+
+    return guarded
+
+
+@magics_class
+class AgentMagics(Magics):
+    """Magics that share one session."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._runs = Runs()
+        self._runs.listen(getattr(shell, "kernel", None))
+
+    @functools.cached_property
+    def session(self) -> Session:
+        """The session of this notebook, made when first used."""
+        from jupyter_agent import settings
+        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.session import Session
+
+        for line in settings.read().warnings:
+            print(line, file=sys.stderr)  # noqa: T201
+        session = Session(parent=self.shell, keep_spare=True)
+        atexit.register(lambda: shared_bridge().call(session.close()))
+        return session
+
+    @magic_arguments()
+    @_with_run_options
+    @line_cell_magic
+    @_foreseen
+    def agent(self, line: str, cell: str | None = None) -> None:
+        """Carry a task to its answer: ``%%agent [options]``, and the task below that line.
+
+        A model writes cells, which run in a sandboxed kernel of their own; you see each step as
+        it happens. What you write reaches the model exactly as typed. As a line magic:
+        ``%agent status``, ``files``, ``fetch``, ``stop``, ``reset``, ``help``.
+        """
+        if cell is None:
+            self._command(line.strip())
+        else:
+            try:
+                options = self.agent.parser.parse_args(shlex.split(line))  # without its quotes
+            except (UsageError, ValueError) as error:
+                raise UsageError(f"%%agent: {error}; {BELOW}") from None
+            self._run(options, cell.removesuffix("\n"))
+
+    def _command(self, command: str) -> None:
+        from jupyter_agent.frontends.commands import carry_out
+        from jupyter_agent.frontends.event_loop import shared_bridge
+
+        if command == "stop":
+            stopped = shared_bridge().stop()
+            print("Stopped." if stopped else "No run is going on.")  # noqa: T201
+        else:
+            print(shared_bridge().call(carry_out(self.session, command)))  # noqa: T201
+        if command == "reset":
+            self._runs.forget()
+
+    def _run(self, options: argparse.Namespace, task: str) -> None:
+        from jupyter_agent.errors import Interrupted
+        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.transcript.notebook import KEY
+        from jupyter_agent.views.output_area import ending
+
+        note = self._note()
+        if self._runs.held(note) and not (options.quiet or options.rerun):
+            from jupyter_agent.views.output_area import KernelOutlet, show_recorded
+
+            show_recorded(KernelOutlet(self._kernel), note, header=self._runs.header(note))
+            return
+        view = self._view(note, quiet=options.quiet)
+        changes = self.session.run(
+            task,
+            replay=not (options.rerun or note.again),
+            **run_arguments(options),
+            inputs=self._named(options.input),
+            outputs=options.output or (),
+            tools=self._tools(options.tool),
+            # live cells may be far below the question
+            asker=self._asker(shown=not (options.quiet or note.cell_id)),
+            replaces=self._runs.task(note.run),
+        )
+        state, why, begun, stand = "done", "", False, ""
+        try:
+            with closing(shared_bridge().iterate(changes)) as iterator:
+                for change in iterator:
+                    begun = True
+                    if change.cell.source and {"step", "unfinished"} & {*change.cell.metadata[KEY]}:
+                        stand = "; its cells so far stand"
+                    view(change)
+        except KeyboardInterrupt as error:
+            state, why = ending(error)
+            raise Interrupted(f"the run was stopped{stand}") from None
+        except BaseException as error:
+            state, why = ending(error)
+            raise
+        finally:
+            view.finish(state, why)
+            self._variables.update(self.session.results if begun else {})
+
+    @property
+    def _variables(self) -> dict[str, object]:
+        """The user's variables."""
+        assert self.shell
+        return self.shell.user_ns
+
+    def _named(self, names: list[str] | None) -> dict[str, object]:
+        """Look up the user's variables."""
+        values = {}
+        for name in names or ():
+            if name not in self._variables:
+                raise UsageError(f"there is no variable {name!r} here; set it first")
+            values[name] = self._variables[name]
+        return values
+
+    def _tools(self, names: list[str] | None) -> dict[str, object]:
+        """Look up the user's functions, ``-t a,b.method``, and add those marked as tools."""
+        from jupyter_agent.exchange.tools import marked
+
+        tools = marked(self._variables)
+        for name in names or ():
+            first, *rest = name.split(".")
+            value = self._named([first])[first]
+            for part in rest:
+                if not hasattr(value, part):
+                    raise UsageError(f"there is no {name!r}: no {part!r} in {first!r}")
+                value = getattr(value, part)
+            tools[name.rpartition(".")[2]] = value
+        return tools
+
+    def _asker(self, *, shown: bool) -> Ask | None:
+        """Return what asks the user, where the front end can."""
+        from jupyter_agent.exchange.approval import asker
+        from jupyter_agent.frontends.event_loop import shared_bridge
+
+        kernel = getattr(self.shell, "kernel", None)
+        if kernel is None:
+            able = sys.stdin.isatty()
+        else:
+            parent = kernel.get_parent("shell") or {}
+            able = parent.get("content", {}).get("allow_stdin", False)
+
+        async def read(prompt: str) -> str:
+            return await shared_bridge().do_here(functools.partial(input, prompt))
+
+        return asker(read, shown=shown) if able else None
+
+    @property
+    def _kernel(self) -> Any:
+        return getattr(self.shell, "kernel", None)
+
+    def _note(self) -> Note:
+        """Read what the page has noted on the cell that is running."""
+        request = self._kernel.get_parent("shell") if self._kernel else None
+        return Note.of(request or {})
+
+    def _view(self, note: Note, *, quiet: bool) -> AnswerView | DisplayView | TerminalView:
+        """Choose how to show a run: a terminal wants text, a front end that names its cells all."""
+        if self._kernel is None:
+            from jupyter_agent.views.terminal import TerminalView
+
+            return TerminalView(quiet=quiet)
+        from jupyter_agent.views.output_area import (
+            AnswerView,
+            CellOutlet,
+            DisplayView,
+            KernelOutlet,
+        )
+
+        if quiet:
+            return AnswerView(CellOutlet())
+        if not note.cell_id:
+            return DisplayView(CellOutlet())
+        view = DisplayView(
+            KernelOutlet(self._kernel),
+            anchor=note.cell_id,
+            digest=digest(note.source),
+            replaces=note.run,
+            first_line="%%sandbox\n",
+            session=note.session,
+        )
+        self._runs.add(view)
+        return view
+
+    @cell_magic
+    @_foreseen
+    def sandbox(self, line: str, cell: str) -> None:
+        """Run your own code in the session's sandbox, where the agent's variables are."""
+        from jupyter_agent.errors import CodeError, Interrupted
+        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.transcript.notebook import Transcript
+        from jupyter_agent.views.output_area import CellOutlet, OutputView
+        from jupyter_agent.views.page_requests import GHOST
+
+        if line.strip():
+            raise UsageError(f"%%sandbox takes no options, not {line.strip()!r}")
+        note = self._note()
+        if self._runs.ghost(note):
+            print(GHOST)  # noqa: T201
+            return
+        again = self._runs.cell(note)  # one of the agent's: it will read what comes out now
+        transcript = self.session.transcript if again else Transcript()
+        here = again or transcript.add("code")
+        here.source = cell.removesuffix("\n")
+        here.outputs = []
+        show = OutputView(here.id, CellOutlet(), clear=_clear_output)
+        failure = None
+        try:
+            with closing(shared_bridge().iterate(self.session.execute(cell))) as outputs:
+                for output in outputs:
+                    transcript.add_output(here, output)
+                    if output.output_type == "error":
+                        failure = CodeError(f"{output.ename}: {output.evalue}", output.traceback)
+                    else:
+                        show(here.outputs)
+        except KeyboardInterrupt:
+            raise Interrupted("the code in the sandbox was stopped") from None
+        finally:
+            transcript.finish(here)
+        if failure:
+            raise failure
+
+
+def _clear_output(wait: bool) -> None:
+    from IPython.display import clear_output
+
+    clear_output(wait)
+
+
+def register(ipython: InteractiveShell) -> None:
+    """Give a shell the magics; say so if another project's package stands beside ours."""
+    if _rival():
+        print(  # noqa: T201
+            "jupyter_agent: the package 'jupyter-agent', another project that uses the same import "
+            "name, is installed too and may have overwritten files of this one; run: "
+            "pip uninstall jupyter-agent, then pip install --force-reinstall jupyter-agent-kernel"
+        )
+    ipython.register_magics(AgentMagics)
+    # that takes half a second, which is over when the task has been typed
+    threading.Thread(target=import_module, args=("jupyter_agent.session",), daemon=True).start()
+
+
+def _rival() -> bool:
+    """Tell whether the distribution ``jupyter-agent`` is installed beside ours."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution("jupyter-agent")
+    except PackageNotFoundError:
+        return Path(__file__).with_name("bot_magics.py").exists()
+    return True

@@ -1,0 +1,171 @@
+"""The native calls of a reply, put together from the pieces in which servers send them.
+
+Servers tell their calls apart by an id, by a place in the reply, by both or by neither, and send
+arguments as text in pieces, as text in one, as an object, or only when a call is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from jupyter_agent.models.protocol import Call
+
+__all__ = ["CallReader", "Calls"]
+
+_LONGEST_ID = 200  # characters; it is sent back with every request
+Place = int | str | None
+
+
+@dataclass(slots=True)
+class _Known:
+    """A call of which a piece has come."""
+
+    index: int
+    places: set[Place]
+    id: str
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments so far are an object."""
+        if not self.pieces or not self.pieces[-1].rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(json.loads("".join(self.pieces), strict=False), dict)
+        except (ValueError, RecursionError):
+            return False
+
+
+class Calls:
+    """Joins the pieces of calls."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Known] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def knows(self, *places: object) -> bool:
+        """Tell whether a piece of the call at a place has come."""
+        return any(known.places & {*_places(places)} for known in self._calls)
+
+    def read(
+        self, *places: object, call_id: object = "", name: object = "", arguments: object = ""
+    ) -> Call:
+        """Take in a piece of a call, of whatever types its fields are.
+
+        Parameters
+        ----------
+        places
+            Where the server says that the call stands, by all names that it has for that.
+        """
+        call_id, name, text = _short(call_id), _short(name), _text(arguments)
+        at = _places(places)
+        known = self._find(at, call_id)
+        if known is None or _is_another(known, call_id=call_id, name=name, text=text):
+            known = _Known(len(self._calls), set(at), call_id)
+            self._calls.append(known)
+        known.id = known.id or call_id
+        if text:
+            known.pieces.append(text)
+        return Call(known.index, call_id, text, name)
+
+    def whole(self, *places: object, call_id: object = "", arguments: object = "") -> Call | None:
+        """Take in a call that is whole: what has not come in pieces, if nothing has."""
+        at = _places(places)
+        known = self._find(at, _short(call_id))
+        if known is None or known.pieces or not (text := _text(arguments)):
+            return None
+        known.pieces.append(text)
+        return Call(known.index, arguments=text)
+
+    def _find(self, places: list[int | str], call_id: str) -> _Known | None:
+        """Find the call that a piece is of, or the one that it may follow."""
+        for known in self._calls:
+            if call_id and known.id == call_id and (not places or known.places & set(places)):
+                return known
+        for place in places:
+            for known in reversed(self._calls):
+                if place in known.places:
+                    return known
+        return self._calls[-1] if self._calls and not places else None
+
+
+def _is_another(known: _Known, *, call_id: str, name: str, text: str) -> bool:
+    """Tell whether a piece begins a call, though its place is that of a known one."""
+    if call_id and call_id == known.id:
+        return False
+    if (
+        call_id and known.id and name
+    ):  # without a name, some servers give each piece an id of its own
+        return True
+    return bool(name or (call_id and text.strip())) and known.is_whole
+
+
+def _places(places: tuple[object, ...]) -> list[int | str]:
+    return [place for place in places if isinstance(place, int | str) and place != ""]
+
+
+def _text(arguments: object) -> str:
+    if isinstance(arguments, dict | list):
+        try:
+            return json.dumps(arguments, ensure_ascii=False)
+        except RecursionError:
+            return ""
+    return arguments if isinstance(arguments, str) else ""
+
+
+def _short(value: Any) -> str:
+    """Return a name that can be written to a file and sent back."""
+    text = value if isinstance(value, str) else ""
+    return text.encode("utf-8", "replace").decode()[:_LONGEST_ID]
+
+
+_BEFORE_CODE = re.compile(  # a flat object up to its member "code"
+    r"""\s*\{\s*(?:"(?!code")(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^"\s,{}\[\]]+)\s*,\s*)*"""
+    r"""\"code"\s*:\s*\"""",
+    re.DOTALL,
+)
+_STRING_PIECE = re.compile(
+    r"""(?:[^"\\]|\\["\\/bfnrt]
+    |\\u[dD][89abAB][0-9a-fA-F]{2}(?=\\u[0-9a-fA-F]{4}|[^\\]|\\[^u])
+    |\\u(?![dD][89abAB])[0-9a-fA-F]{4})*""",
+    re.VERBOSE,
+)
+
+
+class CallReader:
+    """Read ``code`` out of a native call's arguments while their JSON arrives.
+
+    `code` is what may be shown now. It only grows, until `close` reads the whole once more.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.code = ""
+        self.arguments = ""
+        self._at = 0  # where in the arguments the unread rest of the string begins
+
+    def feed(self, text: str) -> None:
+        """Read more JSON."""
+        self.arguments += text
+        early = len(self.arguments) < 10_000  # else the search would take time without end
+        if early and not self._at and (before := _BEFORE_CODE.match(self.arguments)):
+            self._at = before.end()
+        if self._at and (piece := _STRING_PIECE.match(self.arguments, self._at)):
+            self.code += json.loads(f'"{piece[0]}"', strict=False)
+            self._at = piece.end()
+
+    def close(self) -> bool:
+        """Tell whether the arguments hold code; a missing closing brace is forgiven."""
+        try:
+            whole = json.loads(self.arguments, strict=False)
+        except (ValueError, RecursionError):
+            return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
+        code = whole.get("code") if isinstance(whole, dict) else None
+        if isinstance(code, str):
+            self.code = code
+        return isinstance(code, str)

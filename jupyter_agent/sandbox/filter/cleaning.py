@@ -1,0 +1,229 @@
+"""What is foreign made harmless in a process that is ended when it takes too long or too much.
+
+Cleaners build trees and decoders unpack, and bytes can be written for which that takes the square
+of their number, or all memory there is. A thread cannot be ended, so there is one process for it:
+it has no environment and reads and writes nothing but text. It is started when first needed and
+ends with its pipe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import resource
+import select
+import struct
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+
+from jupyter_agent.sandbox.filter.figures import NotShown
+from jupyter_agent.sandbox.filter.markdown import Clean, code_block
+
+__all__ = ["clean_prose", "cleaned", "end"]
+
+# each takes text and returns text
+CLEANERS = {
+    "drawing": ("jupyter_agent.sandbox.filter.html", "clean_drawing"),
+    "html": ("jupyter_agent.sandbox.filter.html", "clean_html"),
+    "plain html": ("jupyter_agent.sandbox.filter.html", "clean_plain_html"),
+    "markdown": ("jupyter_agent.sandbox.filter.markdown", "clean_markdown"),
+    "picture": ("jupyter_agent.sandbox.filter.images", "fit_url"),
+}
+MAX_TEXT = 16 << 20  # characters, before and after
+MAX_SECONDS = 2  # of a processor, for one text; the kernel counts whole ones
+MAX_WAIT = 10.0  # seconds for one text, however busy the machine is
+MAX_MEMORY = 400 << 20  # bytes of addresses
+KEPT_MEMORY = 128 << 20  # bytes; a process that has taken more is ended after its answer
+SHARE = 0.2  # of a processor that cleaning may take for long
+BURST = 4.0  # seconds of a processor that it may take at once
+_ASKED = struct.Struct("<II")  # bytes of the cleaner's name, and of the text
+_ANSWERED = struct.Struct("<?Idq")  # whether it is clean; its bytes; CPU seconds; peak memory
+
+
+def cleaned(kind: str, text: str) -> str:
+    """Return what a cleaner makes of text.
+
+    Raises
+    ------
+    NotShown
+        It takes too long, or is too large.
+    """
+    with _lock:
+        return _cleaners.clean(kind, text)
+
+
+def clean_prose(text: str) -> Clean:
+    """Clean Markdown that others may have written; it is shown as it is where that takes too long.
+
+    What is clean stays as it is, at no cost.
+    """
+    if isinstance(text, Clean):
+        return text
+    try:
+        return Clean(cleaned("markdown", text))
+    except NotShown:
+        return code_block(text, "text")
+
+
+def end() -> None:
+    """End the process, if there is one; it is started again when it is needed."""
+    with _lock:
+        _cleaners.end()
+
+
+class _Cleaners:
+    """The process and the processor time that it may take."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._credit, self._since = BURST, time.monotonic()
+
+    def clean(self, kind: str, text: str) -> str:
+        now = time.monotonic()
+        self._credit = min(BURST, self._credit + SHARE * (now - self._since))
+        self._since = now
+        if len(text) > MAX_TEXT:
+            raise NotShown(f"{kind} of {len(text):,} characters")
+        if self._credit <= 0:
+            raise NotShown(f"{kind} after some that took too long to clean")
+        try:
+            data = text.encode("utf-8", "replace")
+            clean, seconds, memory = self._ask(kind, data, now + MAX_WAIT)
+        except (OSError, EOFError):
+            self.end()
+            self._credit -= MAX_SECONDS
+            raise NotShown(f"{kind} that takes too long to clean") from None
+        except BaseException:  # an interrupt, which leaves half a message in the pipe
+            self.end()
+            raise
+        self._credit -= seconds
+        if memory > KEPT_MEMORY:
+            self.end()
+        if clean is None:
+            raise NotShown(f"{kind} that cannot be cleaned, or gets too long by it")
+        return clean.decode()
+
+    def _ask(self, kind: str, text: bytes, until: float) -> tuple[bytes | None, float, int]:
+        if self._process is None:
+            self._process = _start()
+        assert self._process.stdin
+        assert self._process.stdout
+        asked = memoryview(_ASKED.pack(len(kind), len(text)) + kind.encode() + text)
+        out, into = self._process.stdin.fileno(), self._process.stdout.fileno()
+        while asked:
+            _wait(out, select.POLLOUT, until)
+            asked = asked[os.write(out, asked) :]
+        head = _read(into, _ANSWERED.size, until)
+        clean, size, seconds, memory = _ANSWERED.unpack(head)
+        if size > 4 * MAX_TEXT:
+            raise EOFError("an answer that is too long")
+        answer = _read(into, size, until)
+        return answer if clean else None, seconds, memory
+
+    def end(self) -> None:
+        process, self._process = self._process, None
+        if process:
+            process.kill()
+            process.communicate()  # it closes the pipes, too
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Start the process with the modules that this one has, and with nothing else of it."""
+    atexit.register(end)
+    paths = filter(None, sys.path)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "jupyter_agent.sandbox.filter.cleaning"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        cwd="/",
+        env={"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
+        start_new_session=True,  # an interrupt of a terminal's is not for it
+    )
+    for pipe in (process.stdin, process.stdout):
+        assert pipe
+        os.set_blocking(pipe.fileno(), False)
+    return process
+
+
+def _wait(descriptor: int, event: int, until: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    left = until - time.monotonic()
+    if left <= 0 or not poll.poll(left * 1000):
+        raise EOFError("it took too long")
+
+
+def _read(descriptor: int, size: int, until: float) -> bytes:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        _wait(descriptor, select.POLLIN, until)
+        count = os.readv(descriptor, [view])
+        if not count:
+            raise EOFError("it has ended")
+        view = view[count:]
+    return bytes(data)
+
+
+def _forget() -> None:
+    """Let go of the process in a fork: it is its mother's."""
+    global _lock, _cleaners
+    process = _cleaners._process
+    if process and process.stdin and process.stdout:
+        process.stdin.close()
+        process.stdout.close()
+        process.returncode = 0  # no child of this one
+    _lock, _cleaners = threading.Lock(), _Cleaners()
+
+
+_lock = threading.Lock()
+_cleaners = _Cleaners()
+os.register_at_fork(after_in_child=_forget)
+
+
+# -- the process
+
+
+def _peak() -> int:
+    """Say how many bytes of memory this process has taken; `getrusage` tells its mother's too."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def _serve() -> None:
+    """Clean what comes in, until the pipe ends; each text within its limits."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    cleaners = {}
+    with open(0, "rb") as asked, open(1, "wb") as answered:
+        while head := asked.read(_ASKED.size):
+            name, size = _ASKED.unpack(head)
+            kind, text = asked.read(name).decode(), asked.read(size).decode()
+            if kind not in cleaners:
+                module, function = CLEANERS[kind]
+                cleaners[kind] = getattr(import_module(module), function)
+            began = time.process_time()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(began) + MAX_SECONDS, hard))
+            data, done = b"", False
+            with contextlib.suppress(Exception):
+                clean = cleaners[kind](text)
+                done = len(clean) <= MAX_TEXT
+                data = clean.encode("utf-8", "replace") if done else b""
+            peak = _peak()
+            answered.write(_ANSWERED.pack(done, len(data), time.process_time() - began, peak))
+            answered.write(data)
+            answered.flush()
+
+
+if __name__ == "__main__":
+    _serve()

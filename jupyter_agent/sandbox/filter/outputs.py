@@ -1,0 +1,314 @@
+"""What may leave the sandbox: every message of the guest's is hostile until it has passed here.
+
+Types are checked, sizes capped, mime types taken from a white list, HTML rebuilt by nh3 (the Rust
+library ammonia), and nothing is kept that makes a browser fetch: the browser is a way out of a
+sandbox without network.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Set
+
+from jupyter_agent._nbformat import NotebookNode, from_dict
+from jupyter_agent.sandbox.filter.cleaning import cleaned
+from jupyter_agent.sandbox.filter.figures import JSON, PLOTLY, VEGA, NotShown, read_plotly
+from jupyter_agent.sandbox.filter.formulas import MOST_TEX, harmless_tex
+
+__all__ = ["WIDGET_VIEW", "printable", "read_output", "weight"]
+
+MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
+MOST_TRACEBACK = 1 << 20  # characters of an error
+MOST_DEPTH = 50
+MOST_NAMED = 20  # mime types that were dropped
+MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
+_KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def read_output(
+    kind: str, content: object, *, admit: Set[str] = frozenset()
+) -> NotebookNode | None:
+    """Turn a message of the guest's into an nbformat output; None if it is not one.
+
+    Mime types in ``admit`` pass as they are. A ``update_display_data`` keeps that name, and the
+    guest's display id stands at ``output.transient.display_id``, for whoever keeps the notebook to
+    find the display it updates.
+
+    Raises
+    ------
+    ValueError
+        The message is malformed.
+    """
+    if kind not in _KINDS:
+        return None
+    fields = _dict(content)
+    match kind:
+        case "stream":
+            name = fields.get("name")
+            if name not in ("stdout", "stderr"):
+                raise ValueError(f"a stream called {name!r}")
+            return _output("stream", name=name, text=_text(fields.get("text")))
+        case "error":
+            name, value = _text(fields.get("ename"))[:200], _text(fields.get("evalue"))
+            kept, room = [], MOST_TRACEBACK
+            traceback = fields.get("traceback")
+            for line in traceback if isinstance(traceback, list) else ():
+                kept.append(_text(line))
+                room -= len(kept[-1]) + 1
+                if room < 0:
+                    kept = [f"{name}: {value[:2000]} [its traceback was too long]"]
+                    break
+            short = _shortened(value, MOST_TRACEBACK)
+            return _output("error", ename=name, evalue=short, traceback=kept)
+    data = _dict(fields.get("data"))
+    output = _output(kind, data=_bundle(data, admit), metadata=_sizes(fields, data))
+    if kind == "execute_result":
+        count = fields.get("execution_count")
+        output.execution_count = count if type(count) is int and 0 <= count < 1 << 31 else None
+    display_id = _dict(fields.get("transient", {})).get("display_id")
+    if isinstance(display_id, str):
+        output.transient = NotebookNode(display_id=_text(display_id)[:200])
+    return output
+
+
+def _output(kind: str, **fields: object) -> NotebookNode:
+    """Make an output; nbformat's own way checks it once more, which takes 40 ms for a mebibyte."""
+    output: NotebookNode = from_dict({"output_type": kind, **fields})
+    return output
+
+
+_CONTROL = re.compile(
+    r"\x1b\[(?P<colour>[0-9;]*m)"  # kept: it does no more than colour
+    r"|\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]|[P^_X][^\x1b]*(?:\x1b\\)?|.)?"
+    r"|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]",
+    re.DOTALL,
+)
+
+
+# what such a sequence begins with, as UTF-8: other text is told by this ten times as fast
+_SUSPECT = bytes({*range(0x20), 0x7F, 0xC2} - {*b"\b\t\n\r"})
+_LONE = bytes({*range(0x20), 0x7F} - {*b"\b\t\n\r\x07\x1b"})  # stand in no sequence
+_C1 = [f"{chr(code)}".encode() for code in range(0x80, 0xA0)]
+MAX_SEQUENCES = 100_000  # of one text; where there are more, their first characters are taken
+
+
+def printable(text: str) -> str:
+    """Take from text what a terminal would obey, such as setting its title or the clipboard."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded.translate(None, _SUSPECT)) == len(encoded):
+        return text
+    crowded = encoded.count(b"\x1b") + encoded.count(b"\x07") > MAX_SEQUENCES
+    encoded = encoded.translate(None, _LONE + b"\x07\x1b" * crowded)
+    if b"\xc2" in encoded:
+        for control in _C1:
+            encoded = encoded.replace(control, b"")
+    text = encoded.decode("utf-8", "surrogatepass")
+    return text if crowded else _CONTROL.sub(_without, text)
+
+
+def _without(found: re.Match[str]) -> str:
+    return found[0] if found["colour"] else ""
+
+
+def _dict(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} where an object belongs")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} where text belongs")
+    # lone surrogates cannot be written to a file
+    return printable(_shortened(value, MOST_CHARACTERS).encode("utf-8", "replace").decode())
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}\n[cut: {len(text):,} characters in all]"
+
+
+def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
+    """Keep what is on the white list; name what was dropped where plain text is read."""
+    kept: dict[str, JSON] = {}
+    dropped: dict[str, str] = {}
+    for mime, value in data.items():
+        if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+            dropped[mime] = f"is longer than {MOST_CHARACTERS:,} characters"
+        elif mime in admit:
+            kept[mime] = _json(value)
+        elif reader := _READERS.get(mime):
+            try:
+                kept[mime] = reader(value)
+            except NotShown as error:
+                dropped[mime] = f"{_STAYS} ({error})"
+        else:
+            dropped[mime] = _STAYS
+    if "image/svg+xml" in dropped and kept.keys() <= {"text/plain"}:
+        try:
+            kept["text/html"] = _drawing(data["image/svg+xml"])
+            del dropped["image/svg+xml"]
+        except NotShown as error:
+            dropped["image/svg+xml"] = f"{_STAYS} ({error})"
+    if PLOTLY in kept and "text/html" not in admit:
+        kept.pop("text/html", None)  # what is left of the page that would draw it
+    if dropped and set(kept) <= {"text/plain"}:
+        kept["text/plain"] = f"{kept.get('text/plain', '')}\n{_note(dropped)}".strip()
+    kept.setdefault("text/plain", "<display>")
+    return kept
+
+
+_STAYS = "may not leave the sandbox"
+_SCRIPTS = re.compile(r"(application/vnd\.\w+)_(load|exec)\.v0\+json")  # bokeh's, HoloViews'
+
+
+def _note(dropped: dict[str, str]) -> str:
+    """Say what was dropped, why, and how to let it pass."""
+    scripts = [found for mime in dropped if (found := _SCRIPTS.fullmatch(mime))]
+    if any(found[2] == "load" for found in scripts):  # there is nothing yet that could be drawn
+        return "[scripts that prepare a page for figures are left out]"
+    named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MOST_NAMED]]
+    alike: dict[str, list[str]] = {}
+    for mime, why in named:
+        alike.setdefault(why, []).append(mime)
+    lines = [f"[{', '.join(mimes)} {why}]" for why, mimes in alike.items()]
+    if len(dropped) > len(named):
+        lines.append(f"[and {len(dropped) - len(named):,} more]")
+    if WIDGET_VIEW in dropped:
+        lines.append("[widgets work in the kernel Python 3 (agent): c.AgentKernel.widgets = True]")
+    if any(VEGA.fullmatch(mime) for mime in dropped):
+        lines.append("[as a picture it does: alt.renderers.enable('png'), with vl-convert-python]")
+    if any("holoviews" in found[1] for found in scripts):
+        lines.append("[as a picture it does: hv.extension('matplotlib'), then draw it again]")
+    admitted = [mime for mime, why in named if why.startswith(_STAYS) and mime != WIDGET_VIEW]
+    if "application/javascript" in admitted:  # such as bokeh's draws into HTML of its own
+        admitted = sorted({*admitted, "text/html"})
+    admitted += sorted(f"{found[1]}_load.v0+json" for found in scripts)
+    if admitted:
+        lines.append(
+            f"[to let it pass as it is, and act in your browser: c.Sandbox.admit = {admitted}; "
+            "a picture passes always]"
+        )
+    return "\n".join(lines)
+
+
+def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON]:
+    """Keep of the metadata how large a picture is to be shown."""
+    metadata = _dict(fields.get("metadata", {}))
+    sizes: dict[str, JSON] = {}
+    for mime in data.keys() & _READERS.keys():
+        asked = metadata.get(mime)
+        size: dict[str, JSON] = {
+            side: value
+            for side, value in (asked.items() if isinstance(asked, dict) else ())
+            if side in ("width", "height")
+            and type(value) in (int, float)
+            and 0 <= value <= MOST_PIXELS
+        }
+        if size:
+            sizes[mime] = size
+    return sizes
+
+
+def weight(output: NotebookNode) -> int:
+    """Estimate how many bytes of memory an output takes."""
+    match output.output_type:
+        case "stream":
+            return _weight(output.text)
+        case "error":
+            return _weight(output.evalue) + sum(map(_weight, output.traceback))
+        case "clear_output":
+            return 0
+    return _weight(output.data)
+
+
+def _weight(value: object) -> int:
+    match value:
+        case list():
+            return sum(map(_weight, value)) + 64
+        case dict():
+            return sum(_weight(key) + _weight(item) for key, item in value.items()) + 320
+    return sys.getsizeof(value)  # of text, as wide as its widest character
+
+
+_HAS_STYLES = re.compile("<(?:style|svg)", re.IGNORECASE)
+
+
+def _html(value: object) -> str:
+    """Rebuild HTML from allowed tags and attributes alone."""
+    text = _text(value)
+    try:
+        page = json.loads(cleaned("html", text))
+    except NotShown:
+        if not _HAS_STYLES.search(text):
+            raise
+        page = json.loads(cleaned("plain html", text))
+    if page["left_out"] and not page["shows"]:
+        raise NotShown(f"nothing shows of it without {' and '.join(page['left_out'])}")
+    html: str = page["html"]
+    return html
+
+
+def _drawing(value: object) -> str:
+    """Put SVG behind an ``<img>``."""
+    drawing: dict[str, str] = json.loads(cleaned("drawing", _text(value)))
+    if why := drawing.get("why"):
+        raise NotShown(why)
+    return drawing["html"]
+
+
+def _picture(value: object) -> str:
+    text = _text(value)
+    if re.fullmatch(r"[A-Za-z0-9+/=\s]*", text) is None:
+        raise ValueError("a picture that is not base64")
+    return text
+
+
+def _json(value: object, depth: int = 0) -> JSON:
+    if depth > MOST_DEPTH:
+        raise ValueError(f"JSON nested deeper than {MOST_DEPTH}")
+    match value:
+        case float() if not math.isfinite(value):
+            return None  # JSON has no such number: a page could not read the notebook
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return _text(value)
+        case list():
+            return [_json(item, depth + 1) for item in value]
+        case dict():
+            return {_text(key): _json(item, depth + 1) for key, item in value.items()}
+    raise ValueError(f"{type(value).__name__} where JSON belongs")
+
+
+_READ_AS_MARKDOWN = re.compile(r"[<!\]&](?=\S)")  # VS Code draws TeX with its Markdown renderer
+
+
+def _latex(value: object) -> str:
+    if isinstance(value, str) and len(value) > MOST_TEX:
+        raise NotShown(f"TeX of {len(value):,} characters")
+    text = harmless_tex(_text(value)).replace("`", "'")
+    return _READ_AS_MARKDOWN.sub(r"\g<0> ", text)
+
+
+def _markdown(value: object) -> str:
+    return cleaned("markdown", _text(value))
+
+
+_READERS: dict[str, Callable[[object], JSON]] = {
+    "text/plain": _text,
+    "text/html": _html,
+    "text/markdown": _markdown,
+    "text/latex": _latex,
+    "image/png": _picture,
+    "image/jpeg": _picture,
+    "image/gif": _picture,
+    "application/json": functools.partial(_json, depth=0),
+    PLOTLY: lambda value: read_plotly(_json(value)),
+}

@@ -1,0 +1,176 @@
+"""What a kernel's replies may say to a client: as hostile as its outputs, and as narrowly read.
+
+Of each reply only the fields that the message spec names are kept, each of its type; text passes
+`printable`, mime bundles the filter of outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jupyter_agent._unicode import visible
+from jupyter_agent.sandbox.filter.figures import JSON
+from jupyter_agent.sandbox.filter.host_commands import agents_code
+from jupyter_agent.sandbox.filter.outputs import printable, read_output
+
+__all__ = ["Reply", "read_reply"]
+
+Reply = dict[str, JSON]
+
+MOST_ITEMS = 100_000  # of a list
+MOST_COUNT = 1 << 31
+MAX_EXPRESSIONS = 100
+MOST_PAYLOADS = 100
+MOST_MATCHES = 2_000  # completions that are kept
+_TYPES = "_jupyter_types_experimental"  # what kind of thing each completion is
+
+
+def read_reply(kind: str, content: object) -> Reply:
+    """Turn the content of a reply of the guest's into one that a client may read.
+
+    Raises
+    ------
+    ValueError
+        It is malformed, or not a kind of reply that is passed on.
+    """
+    fields = _dict(content)
+    if kind not in _READERS:
+        raise ValueError(f"a reply called {kind!r}")
+    if fields.get("status") == "error" and kind != "execute_reply":
+        return {"status": "error", **_error(fields)}
+    return _READERS[kind](fields)
+
+
+def _dict(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} where an object belongs")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list) or len(value) > MOST_ITEMS:
+        raise ValueError(f"{type(value).__name__} where a short list belongs")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} where text belongs")
+    return printable(value.encode("utf-8", "replace").decode())
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < MOST_COUNT:
+        raise ValueError(f"{value!r:.40} where a count belongs")
+    return int(value)
+
+
+def _error(fields: dict[str, object]) -> Reply:
+    error = read_output("error", fields)
+    assert error is not None
+    return {name: error[name] for name in ("ename", "evalue", "traceback")}
+
+
+def _display(fields: dict[str, object]) -> Reply:
+    display = read_output("display_data", fields)
+    assert display is not None
+    return {"data": display.data, "metadata": display.metadata}
+
+
+# -- the kinds
+
+
+def _execute(fields: dict[str, object]) -> Reply:
+    expressions = _dict(fields.get("user_expressions", {}))
+    if len(expressions) > MAX_EXPRESSIONS:
+        raise ValueError(f"{len(expressions):,} expressions")
+    reply: Reply = {
+        "status": "ok",
+        "execution_count": _count(fields.get("execution_count")),
+        "user_expressions": {_text(k): _expression(_dict(v)) for k, v in expressions.items()},
+        "payload": [*filter(None, map(_payload, _list(fields.get("payload", []))[:MOST_PAYLOADS]))],
+    }
+    return reply if fields.get("status") == "ok" else reply | {"status": "error"} | _error(fields)
+
+
+def _expression(fields: dict[str, object]) -> Reply:
+    if fields.get("status") == "ok":
+        return {"status": "ok", **_display(fields)}
+    return {"status": "error", **_error(fields)}
+
+
+def _payload(value: object) -> Reply | None:
+    """Keep what pages text, offers a next cell or says goodbye; others open files by path.
+
+    What is offered replaces no cell, and is no command to the host.
+    """
+    fields = _dict(value)
+    match fields:
+        case {"source": "page", "data": {"text/plain": text}}:
+            return {"source": "page", "data": {"text/plain": _text(text)}, "start": 0}
+        case {"source": "set_next_input", "text": text}:
+            offered = agents_code(_text(text))
+            return {"source": "set_next_input", "text": offered, "replace": False}
+        case {"source": "ask_exit"}:
+            return {"source": "ask_exit", "keepkernel": fields.get("keepkernel") is True}
+    return None
+
+
+def _complete(fields: dict[str, object]) -> Reply:
+    metadata = _dict(fields.get("metadata", {}))
+    found = _list(fields.get("matches"))[:MOST_MATCHES]
+    typed = _list(metadata.get(_TYPES, []))[:MOST_MATCHES]
+    matches: list[JSON] = [visible(_text(match)) for match in found]
+    types: list[JSON] = [_completion(_dict(one)) for one in typed]
+    return {
+        "status": "ok",
+        "matches": matches,
+        "cursor_start": _count(fields.get("cursor_start")),
+        "cursor_end": _count(fields.get("cursor_end")),
+        "metadata": {_TYPES: types} if _TYPES in metadata else {},
+    }
+
+
+def _completion(fields: dict[str, object]) -> Reply:
+    text = {name: fields[name] for name in ("text", "type", "signature") if name in fields}
+    return {
+        "start": _count(fields.get("start")),
+        "end": _count(fields.get("end")),
+        **{name: None if value is None else _text(value) for name, value in text.items()},
+    }
+
+
+def _inspect(fields: dict[str, object]) -> Reply:
+    if fields.get("found") is not True:
+        return {"status": "ok", "found": False, "data": {}, "metadata": {}}
+    return {"status": "ok", "found": True, **_display(fields)}
+
+
+def _is_complete(fields: dict[str, object]) -> Reply:
+    match fields:
+        case {"status": "incomplete", "indent": str(indent)}:
+            return {"status": "incomplete", "indent": " " * min(len(indent), 200)}
+        case {"status": "complete" | "incomplete" | "invalid" | "unknown" as status}:
+            return {"status": _text(status)}
+    raise ValueError(f"code that is {fields.get('status')!r:.40}")
+
+
+def _history(fields: dict[str, object]) -> Reply:
+    return {"status": "ok", "history": [_entry(_list(e)) for e in _list(fields.get("history"))]}
+
+
+def _entry(entry: list[object]) -> JSON:
+    session, line, source = entry
+    if isinstance(source, list):  # with what it put out
+        code, output = source
+        return [_count(session), _count(line), [_text(code), _text(output) if output else None]]
+    return [_count(session), _count(line), _text(source)]
+
+
+_READERS: dict[str, Callable[[dict[str, object]], Reply]] = {
+    "execute_reply": _execute,
+    "complete_reply": _complete,
+    "inspect_reply": _inspect,
+    "is_complete_reply": _is_complete,
+    "history_reply": _history,
+}

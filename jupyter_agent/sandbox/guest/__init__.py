@@ -1,0 +1,1 @@
+"""All code that runs inside the sandbox: the standard library and ipykernel only."""

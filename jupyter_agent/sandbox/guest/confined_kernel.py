@@ -1,0 +1,269 @@
+"""What runs inside the sandbox beside the user's interpreter: its kernel and the user's files.
+
+Standard library and ipykernel only.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import zmq
+from ipykernel.heartbeat import Heartbeat
+from ipykernel.iostream import OutStream
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from IPython.utils.text import LSString, SList
+
+from jupyter_agent.sandbox.guest import working_folder
+from jupyter_agent.sandbox.guest.hints import Hints, can_be_made_executable, no_chmod
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+    from jupyter_client.connect import KernelConnectionInfo
+
+    from jupyter_agent.sandbox.guest.hints import Facts
+    from jupyter_agent.sandbox.guest.working_folder import WorkingFolder
+
+PACE = 1 << 20  # characters
+NOT_EXECUTABLE = 126  # what a shell exits with for a command that is there and may not be run
+
+
+def import_from_here(search: Sequence[str]) -> None:
+    """Let modules beside the user's files be imported, as in any kernel, after the library's.
+
+    ``-P``, under which the launcher runs, keeps IPython from doing so. By now there is nothing left
+    that such a module could stand in for but what the guest itself runs. The same holds for
+    ``search``, the folders of projects elsewhere: they come last, as those of .pth files do.
+    """
+    sys.path += [path for path in search if path not in sys.path]
+    if "" not in sys.path:
+        library = sys.path.index(str(Path(os.__file__).parent))
+        kinds = ("site-packages", "dist-packages")
+        ends = (at for at, path in enumerate(sys.path) if Path(path).name in kinds and at > library)
+        sys.path.insert(next(ends, library + 1), "")
+
+
+def use_pipes(shell: InteractiveShell) -> None:
+    """Let ``!command`` and ``x = !command`` use pipes: there is no terminal in here."""
+
+    def system(command: str) -> None:
+        with _started(shell.var_expand(command, depth=1)) as process:
+            assert process.stdout
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            while piece := os.read(process.stdout.fileno(), PACE):  # a progress bar ends no line
+                sys.stdout.write(decoder.decode(piece))
+                sys.stdout.flush()
+        shell.user_ns["_exit_code"] = process.returncode
+        if process.returncode == NOT_EXECUTABLE and not can_be_made_executable():
+            sys.stderr.write(f"{no_chmod()}\n")
+
+    def getoutput(command: str, split: bool = True, depth: int = 0) -> str | list[str]:
+        with _started(shell.var_expand(command, depth=depth + 1)) as process:
+            text = process.communicate()[0].decode("utf-8", "replace")
+        return SList(text.splitlines()) if split else LSString(text)
+
+    shell.system = system  # type: ignore[method-assign]  # as IPython's own system_raw does
+    shell.getoutput = getoutput  # type: ignore[method-assign]
+
+
+class UsageError(Exception):
+    """An error of a cell that is shown in one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+def name_magics(shell: InteractiveShell) -> None:
+    """Let the host's magics be completed, and remembered as cells; they do their work outside."""
+
+    def agent(line: str, cell: str | None = None) -> None:  # noqa: ARG001
+        sign = "%agent" if cell is None else "%%agent"
+        raise UsageError(
+            f"{sign} does not work here: use the kernel Python 3 (agent), in a cell of its own, or "
+            "%load_ext jupyter_agent in a kernel that is not sandboxed"
+        )
+
+    shell.register_magic_function(agent, "line_cell", "agent")  # type: ignore[arg-type]
+
+
+def forget_outputs(shell: Any) -> None:
+    """Do not keep all that is printed, as IPython 9 does for ``%notebook``, till memory is full."""
+    shell._tee = lambda channel: contextlib.nullcontext()  # noqa: ARG005
+
+
+def name_user() -> None:
+    """Give this user a name, as bubblewrap does: Landlock hides the list of users."""
+    known, uid = pwd.getpwuid, os.getuid()
+    home, shell = os.environ["HOME"], os.environ["SHELL"]
+    user = pwd.struct_passwd(("agent", "x", uid, os.getgid(), "", home, shell))
+    pwd.getpwuid = lambda each: user if each == uid else known(each)
+    named = pwd.getpwnam
+    pwd.getpwnam = lambda each: user if each == "agent" else named(each)
+    pwd.getpwall = lambda: [user]
+
+
+def _started(command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        shell=True,
+        executable=os.environ["SHELL"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+class PacedStream(OutStream):
+    """Standard output in messages of about a mebibyte.
+
+    Left to itself it gathers all that is written in a fifth of a second, which in a loop that
+    prints is more than the host takes in one message.
+    """
+
+    _written = 0
+    _away: threading.Event | None = None  # set when the message before this one has been sent
+
+    def write(self, string: str) -> int:
+        """Write text, and send it when there is enough."""
+        if len(string) > PACE:
+            pieces = range(0, len(string), PACE)
+            return sum(self.write(string[start : start + PACE]) for start in pieces)
+        OutStream.write(self, string)
+        self._written += len(string)
+        if self._written >= PACE:
+            self._written = 0
+            self._send_soon()
+        return len(string)
+
+    def _send_soon(self) -> None:
+        """Send what is gathered while the code goes on, but never gather two messages."""
+        if os.getpid() != self._master_pid:  # a fork has no thread that would send
+            self.flush()
+            return
+        if self._away:
+            self._away.wait(self.flush_timeout)
+        self._away = threading.Event()
+        self.pub_thread.schedule(self._flush)
+        self.pub_thread.schedule(self._away.set)
+
+
+@contextmanager
+def _no_debugger() -> Iterator[None]:
+    """Let ipykernel start without debugpy, whose import takes long and warns on stderr.
+
+    ipykernel looks for it once, and without it does not offer a debugger; the kernelspec says
+    that there is none. Code in the sandbox can still import it.
+    """
+    sys.modules["debugpy"] = None  # type: ignore[assignment]  # makes its import an ImportError
+    try:
+        yield
+    finally:
+        del sys.modules["debugpy"]
+
+
+class DebuggedKernel(IPythonKernel):
+    """A kernel whose interrupts do not wait in line behind a request to its debugger."""
+
+    async def dispatch_control(self, msg: list[zmq.Frame]) -> None:
+        """Take one message at a time, as ipykernel does, but for those that stop the code."""
+        if any(b'"interrupt_request"' in frame.bytes for frame in msg):
+            await self.process_control(msg)
+        else:
+            await super().dispatch_control(msg)
+
+    async def do_debug_request(self, msg: dict[str, Any]) -> dict[str, Any]:
+        """Answer also where ipykernel's debugger raises: a client would wait for ever."""
+        try:
+            reply: dict[str, Any] = await super().do_debug_request(msg)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            about = {"request_seq": msg.get("seq"), "command": msg.get("command")}
+            return {"type": "response", **about, "success": False, "message": why}
+        return reply
+
+
+def serve(
+    connection: dict[str, Any],
+    *,
+    sockets: dict[int, int],
+    folder: WorkingFolder,
+    facts: Facts,
+    search: Sequence[str],
+    debugger: bool,
+) -> None:
+    """Be an IPython kernel on sockets that the host has bound, until told to shut down.
+
+    Parameters
+    ----------
+    connection
+        What a connection file holds.
+    sockets
+        For each port in it, the descriptor of its listening socket.
+    folder
+        Follows the user's files before each cell.
+    facts
+        What errors are to say of the user's files.
+    search
+        Folders elsewhere that modules are imported from.
+    debugger
+        Whether debugpy is there for clients.
+    """
+
+    class Kernel(IPKernelApp):
+        """An ipykernel that takes its sockets from the host."""
+
+        def init_connection_file(self) -> None:
+            self.load_connection_info(cast("KernelConnectionInfo", connection))
+
+        def write_connection_file(self, **kwargs: Any) -> None:
+            """Write nothing: the host has it."""
+
+        def log_connection_info(self) -> None:
+            """Say nothing: nobody reads it."""
+
+        def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
+            _listen(s, port)
+            if port == connection["shell_port"]:
+                s.bind("inproc://shell")  # for the debugger: the path above is not in here
+            return port
+
+    def beat_on_the_hosts_socket(heart: Heartbeat) -> None:
+        _listen(heart.socket, heart.port)
+
+    def _listen(socket: zmq.Socket[bytes], port: int) -> None:
+        socket.setsockopt(zmq.USE_FD, sockets[port])
+        socket.bind(f"ipc://{connection['ip']}-{port}")
+
+    # IPKernelApp makes its heart by the name of the class, so a subclass would not be used
+    Heartbeat._try_bind_socket = beat_on_the_hosts_socket  # type: ignore[method-assign]
+    app = Kernel.instance()
+    app.outstream_class = f"{PacedStream.__module__}.{PacedStream.__name__}"
+    app.config.HistoryManager.hist_file = ":memory:"
+    if debugger:
+        app.kernel_class = DebuggedKernel
+    with contextlib.nullcontext() if debugger else _no_debugger():
+        app.initialize([])
+    # ipykernel names its process group, which the filter of system calls may not allow
+    app.kernel._send_interrupt_children = lambda: os.kill(0, signal.SIGINT)
+    assert app.shell
+    import_from_here(search)
+    use_pipes(app.shell)
+    name_magics(app.shell)
+    forget_outputs(app.shell)
+    name_user()
+    sys.argv = ["ipykernel_launcher.py"]  # as in any kernel: programs that read it find no words
+    working_folder.working_folder = folder
+    Hints(folder, facts).install(app.shell)
+    app.shell.events.register("pre_run_cell", lambda _: folder.update())
+    app.start()

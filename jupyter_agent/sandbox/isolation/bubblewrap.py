@@ -1,0 +1,229 @@
+"""The bubblewrap tier: a command that shows a kernel only what is bound into its namespaces."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence, Set
+from pathlib import Path
+
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox.isolation.interpreter import font_lists
+from jupyter_agent.sandbox.isolation.path_policy import ETC, SYSTEM, Policy
+
+__all__ = ["HOME", "WRITABLE", "check", "fonts", "mounts", "options", "parents", "unique_uid"]
+
+HOME = "/home/agent"
+WRITABLE = (HOME, "/tmp", "/dev/shm")
+# Where a path below one of those is bound; it is a link there. Landlock has no rule for a part of
+# what may be written, so nothing that is shared may lie in it.
+ASIDE = "/shared"
+# What of /proc is not about the machine as a whole; the rest of it is covered.
+PROC = (
+    "cgroups cpuinfo devices diskstats filesystems loadavg meminfo mounts net partitions pressure "
+    "self stat swaps sysvipc thread-self uptime version vmstat"
+).split()
+PROCESSORS = "/sys/devices/system/cpu"  # by which libraries count cores
+MOST_COVERS = 400  # in all: bubblewrap takes no more than 9,000 words
+MOST_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
+_uids = itertools.count()
+
+
+def check() -> str:
+    """Try bubblewrap with the very options a sandbox uses; return what is wrong, or nothing."""
+    path = shutil.which("bwrap")
+    if path is None or path in _working:
+        return "" if path else "not installed"
+    if not (problem := _try_bubblewrap(path)):
+        _working.add(path)
+    return problem
+
+
+_working: set[str] = set()  # what has failed may work the next time: a busy machine, a setting
+
+
+def _try_bubblewrap(path: str) -> str:
+    trial = [path, *options(unique_uid()), *mounts(Policy([])), "--remount-ro", "/", "--", "true"]
+    try:
+        done = subprocess.run(trial, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    lines = done.stderr.strip().splitlines()
+    return (lines[-1] if lines else f"exit code {done.returncode}") if done.returncode else ""
+
+
+def unique_uid() -> int:
+    """For root, a user id that nothing else runs as; 0 for an ordinary user, who needs none."""
+    if os.geteuid() != 0:
+        return 0
+    offset = (os.getpid() % 0x100000) * 0x80 + next(_uids) % 0x80
+    first, count = max(_mapped_ids(), key=lambda ids: ids[1])
+    wanted = 0x70000000 + offset
+    return wanted if first <= wanted < first + count else first + count - 2 - offset % (count // 4)
+
+
+def _mapped_ids() -> list[tuple[int, int]]:
+    """Name the ranges of user ids there are: in a container, not all (user_namespaces(7))."""
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    ranges = [line.split() for line in lines]
+    return [(int(first), int(count)) for first, _, count in ranges]
+
+
+def options(uid: int, private: int = 1 << 20, *, reads_all: bool = False) -> list[str]:
+    """Write the options that do not depend on what is shared, and the system's own files."""
+    words = ["--die-with-parent", "--new-session"]
+    words += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
+    words += ["--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
+    if uid:  # root of the host stays root in a user namespace: use a real, powerless user instead
+        for capability in ("SETUID", "SETGID", *(["DAC_READ_SEARCH"] if reads_all else [])):
+            words += ["--cap-add", f"CAP_{capability}"]
+    else:
+        words += ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
+    for path in map(Path, SYSTEM):
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    words += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl"]
+    for path in ETC:
+        words += ["--ro-bind-try", str(path), str(path)]
+    words += [*parents(Path(PROCESSORS)), "--ro-bind-try", PROCESSORS, PROCESSORS]
+    words += ["--proc", "/proc", *_cover_proc(), "--dev", "/dev"]
+    for root, size in ((HOME, private), ("/tmp", private // 4), ("/dev/shm", private // 4)):
+        words += ["--perms", "1777", "--size", str(size), "--tmpfs", root]
+    return [*words, "--remount-ro", "/dev"]
+
+
+def _cover_proc() -> list[str]:
+    """Cover what tells of the machine, or changes it: sys, kcore, kpageflags, keys and the like."""
+    words = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() and entry.name not in PROC:
+            words += cover(Path(entry.path), Path(entry.path))
+            if entry.is_dir():
+                words += ["--remount-ro", entry.path]
+    return words
+
+
+def mounts(policy: Policy, more: Sequence[str] = (), *, landlocked: bool = False) -> list[str]:
+    """Bind what may be read, and ``more``.
+
+    What lies deeper comes later, so that the nearest path decides. A shared folder that holds
+    something hidden is made anew, of what is visible in it, so that not even names are seen. Where
+    that takes too many binds it is bound as it is, and what is hidden is covered; where that takes
+    too many covers it is left to Landlock, which hides what is in them, but not their names.
+
+    Parameters
+    ----------
+    landlocked
+        Whether the sandbox restricts itself by Landlock, too.
+
+    Raises
+    ------
+    SandboxError
+        A share hides too much, and there is no Landlock.
+    """
+    bound = {path for path in policy.python if policy.visible(path) and not _below_usr(path)}
+    whole = {*map(Path, SYSTEM), *policy.python}
+    for share in policy.imports:
+        visible = policy.visible_of(share)
+        bound |= {share.path} if landlocked and len(visible) > MOST_BINDS else {*visible}
+    covers = 0
+    for share in policy.shares:
+        visible = policy.visible_of(share)
+        if len(visible) > MOST_BINDS:
+            visible = [share.path]
+            if covers + len(policy.hidden_below(share.path)) <= MOST_COVERS:
+                covers += len(policy.hidden_below(share.path))
+                whole.add(share.path)
+            elif not landlocked:
+                raise SandboxError(
+                    f"{share.path} holds more than {MOST_COVERS} paths that are hidden, and this "
+                    "kernel has no Landlock to hide them; name what is needed in it: --data PATH"
+                )
+        bound |= {*visible}
+    covered = {
+        root / path.relative_to(root.resolve())
+        for root in whole
+        if not root.is_symlink()
+        for path in policy.hidden_below(root)
+    }
+    # what is gone meanwhile cannot be covered: its folder may be read-only
+    covered = {path for path in covered - bound if not path.is_symlink() and path.exists()}
+    steps = sorted(bound | covered, key=lambda path: len(path.parts))
+    made: set[Path] = set()
+    words = [
+        word
+        for path in steps
+        for word in (
+            *parents(_place(path), made),
+            *(cover(path, _place(path)) if path in covered else _read_only(path)),
+        )
+    ]
+    closed = [str(_place(path)) for path in steps if path in covered and path.is_dir()]
+    links, folders = _links(bound)
+    return [
+        *words,
+        *links,
+        *more,
+        *(word for path in (*closed, *folders) for word in ("--remount-ro", path)),
+    ]
+
+
+def _read_only(path: Path) -> list[str]:
+    return ["--ro-bind-try", str(path), str(_place(path))]
+
+
+def _place(path: Path) -> Path:
+    """Say where a path is bound."""
+    return Path(f"{ASIDE}{path}") if _writable_above(path) else path
+
+
+def _writable_above(path: Path) -> Path | None:
+    return next((Path(root) for root in WRITABLE if path.is_relative_to(root)), None)
+
+
+def _links(bound: Set[Path]) -> tuple[list[str], list[str]]:
+    """Link what is bound elsewhere to where it belongs; name the folders that this makes."""
+    words: list[str] = []
+    folders: dict[str, None] = {}
+    for path in bound:
+        root = _writable_above(path)
+        if root and bound.isdisjoint(path.parents):
+            top = root / path.relative_to(root).parts[0]
+            if top != path:
+                folders[str(top)] = None
+            words += [*parents(path), "--symlink", str(_place(path)), str(path)]
+    made = [word for top in folders for word in ("--perms", "0755", "--tmpfs", top)]
+    return [*made, *words], [*folders]
+
+
+def _below_usr(path: Path) -> bool:
+    return path.is_relative_to("/usr")
+
+
+def parents(path: Path, made: set[Path] | None = None) -> list[str]:
+    """Make the folders above a path, but for those ``made``; bubblewrap makes missing ones 0700."""
+    made = set() if made is None else made
+    above = [folder for folder in reversed(path.parents[:-1]) if folder not in made]
+    made |= {*above}
+    return [word for folder in above for word in ("--perms", "0755", "--dir", str(folder))]
+
+
+def cover(path: Path, place: Path) -> list[str]:
+    """Put an empty file or folder over a path."""
+    if path.is_dir():
+        return ["--perms", "0755", "--tmpfs", str(place)]
+    return ["--ro-bind", "/dev/null", str(place)]
+
+
+def fonts() -> list[str]:
+    """Bind matplotlib's list of fonts where it looks for it."""
+    cache = f"{HOME}/.cache/matplotlib"
+    folders = ["--perms", "0777", "--dir", f"{HOME}/.cache", "--perms", "0777", "--dir", cache]
+    lists = [
+        word for path in font_lists() for word in ("--ro-bind", str(path), f"{cache}/{path.name}")
+    ]
+    return [*folders, *lists]

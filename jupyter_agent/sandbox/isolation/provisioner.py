@@ -1,0 +1,738 @@
+"""Start a kernel confined: by bubblewrap where it works, else by Landlock and seccomp, else not.
+
+Both tiers run the same launcher (`jupyter_agent.sandbox.__main__`) and hand it the same plan. The
+host binds the kernel's sockets and passes them as listening descriptors, so no folder is shared
+for them and nothing that the guest can write is ever opened by the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from traitlets import Bool, Enum, Int, List, Unicode
+
+from jupyter_agent import settings
+from jupyter_agent._threads import aside, aside_to_its_end
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox.filter import debugger
+from jupyter_agent.sandbox.guest import lockdown, seccomp, shm
+from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, sharing
+from jupyter_agent.sandbox.isolation.interpreter import (
+    EXECUTABLE,
+    font_lists,
+    imports,
+    inherited_path,
+    search_path,
+)
+from jupyter_agent.sandbox.isolation.late_files import Newcomers
+from jupyter_agent.sandbox.isolation.memory_watch import Watch, gibibytes
+from jupyter_agent.sandbox.isolation.never_shared import whose_home
+from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
+from jupyter_agent.sandbox.isolation.private_folders import Folder, remove
+
+__all__ = ["SandboxProvisioner", "check_landlock"]
+
+CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full")  # no terminal: it may be the user's
+# not all of /proc/self: below net it lists the connections of the host
+PROC = "cgroup cmdline fd limits maps stat statm status".split()
+ENVIRONMENT = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
+REMEDIES = (
+    "install bubblewrap (apt install bubblewrap), or run in Docker or on Linux 6.2 or newer, "
+    "or set c.SandboxProvisioner.isolation = 'none' to run the model's code with YOUR files, keys "
+    "and network"
+)
+LEAST_MEMORY = 1 << 30  # bytes
+NEWCOMERS = "/newcomers"  # where bubblewrap binds what has come since the start
+PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
+LONGEST_ROOT = 65  # bytes: of the 107 that a socket's path may have, 42 are for what we add
+PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
+# A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
+_spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
+
+
+class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed when it runs
+    settings.Settled, LocalProvisioner
+):
+    """Starts a kernel that can reach nothing but its own private folder and what is shared."""
+
+    isolation = Enum(
+        ["auto", "bubblewrap", "landlock", "none"],
+        "auto",
+        help="What confines the kernel; 'auto' takes bubblewrap, else landlock, else refuses.",
+    ).tag(config=True)
+    data = List(
+        Unicode(),
+        ["."],
+        help="Files and folders that may be read; '.' is the folder the kernel is started in.",
+    ).tag(config=True)
+    exposed = List(
+        Unicode(), help="Paths among those that may be read although they look like secrets."
+    ).tag(config=True)
+
+    magics = Bool(
+        False, help="Whether an error that says how to share a file names %%agent, not this class."
+    ).tag(config=True)
+    debugger = Bool(
+        False, help="Whether cells can be debugged: each start imports debugpy. Needs bubblewrap."
+    ).tag(config=True)
+    socket_folder = Bool(
+        False,
+        help="Start the kernelspec's own command, which binds its sockets in a folder shared with "
+        "it: for kernels that are no IPython kernels of this environment. Needs bubblewrap.",
+    ).tag(config=True)
+    programs = List(
+        Unicode(), help="Folders and files that such a command needs, shared as they are."
+    ).tag(config=True)
+
+    memory = Int(
+        0, min=0, help="MiB of memory the kernel may use; 0: three quarters of the machine's."
+    ).tag(config=True)
+    processes = Int(512, min=8, help="Processes and threads the kernel may have.").tag(config=True)
+    open_files = Int(4096, min=64, help="Files a process may hold open.").tag(config=True)
+    file_size = Int(4096, min=1, help="MiB a file may have.").tag(config=True)
+    private_size = Int(
+        1024, min=16, help="MiB of the private folder, which bubblewrap keeps in memory."
+    ).tag(config=True)
+    cpu_seconds = Int(0, min=0, help="CPU seconds a process may use; 0 for no limit.").tag(
+        config=True
+    )
+
+    tier = ""  # which isolation is in force, once started
+    shares: list[sharing.Share]
+    modules: Sequence[sharing.Share] = ()  # that can be imported from elsewhere
+    newcomers: Newcomers | None = None
+    reason = ""  # why nothing is shared, if so
+    run_folder: Path | None = None
+    _above: Sequence[tuple[str, str]] = ()  # what is shared by a path that begins with ..
+    _listeners: dict[int, socket.socket]
+    _descriptors: list[int]
+    _log = -1
+    _folder: Folder | None = None
+    _private: Folder | None = None
+    _passed_in: Folder | None = None
+    _life: int | None = None
+    _told_to_end = 0.0
+    _bound: cgroup.Group | None = None
+    _watch: Watch | None = None
+    _exit_code: int | None = None
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Bind the sockets, choose the tier and write the command that confines the kernel."""
+        settings.check()
+        for line in settings.read().warnings:
+            self.log.warning(line)
+        self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
+        choose = functools.partial(choose_tier, self.isolation, own_sockets=self.socket_folder)
+        self.tier = await aside(choose)
+        folder = Path(kwargs.get("cwd") or Path.cwd())
+        # in a thread: a large folder takes seconds, and other sessions share this loop
+        self.shares, self.reason = await asyncio.to_thread(
+            sharing.resolve, self.data, folder, exposed=self.exposed
+        )
+        self._above = await asyncio.to_thread(sharing.above, self.data, folder)
+        self.modules = await asyncio.to_thread(imports, exposed=self.exposed)
+        manager = self.parent
+        assert manager
+        if self.run_folder is None:
+            self._folder = Folder(_folder_for_sockets())
+            self.run_folder = self._folder.path
+            (self.run_folder / "sockets").mkdir(mode=0o700)
+            manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
+        kwargs = await super().pre_launch(**kwargs)
+        if self.tier != "none":
+            await asyncio.to_thread(self._await_newcomers, folder)
+        if self.socket_folder:
+            await aside(self._renew_sockets)
+        else:
+            self.kernel_spec.interrupt_mode = "message"
+            self._bind_sockets()
+        match self.tier:
+            case "bubblewrap":
+                return await aside_to_its_end(functools.partial(self._in_bubblewrap, kwargs))
+            case "landlock":
+                return await aside_to_its_end(functools.partial(self._in_landlock, kwargs))
+            case _:
+                return self._unconfined(kwargs)
+
+    def _await_newcomers(self, folder: Path) -> None:
+        """Make the folder that files come into that are new in the user's folders."""
+        self._passed_in = Folder(self._root)
+        if os.geteuid() == 0:
+            self._passed_in.path.chmod(0o711)
+        folder = folder.resolve()
+        home = folder if self.reason and "." in self.data and whose_home(folder) else None
+        exposed = sharing.all_exposed(self.exposed, folder)
+        self.newcomers = Newcomers(self.shares, self._passed_in.path, home=home, exposed=exposed)
+
+    @property
+    def _root(self) -> Path:
+        """Where folders are made that the sandbox's user has to reach."""
+        assert self._folder is not None
+        closed = os.geteuid() == 0 and closed_above([self._folder.path])
+        return Path(tempfile.gettempdir()) if closed else self._folder.path.parent
+
+    async def poll(self) -> int | None:
+        """Tell whether the process has ended; clients that know nothing of newcomers ask often."""
+        if self.newcomers:
+            await aside(self.newcomers.follow)
+        return await super().poll()
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Start the process with no terminal, no log and no environment of the host's."""
+        read, write = os.pipe()
+        os.set_blocking(write, False)  # a guest that fills it loses text, not time
+        os.set_blocking(read, False)
+        self._close_log()
+        self._log = read
+        kwargs.update(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=write)
+        kwargs.setdefault("independent", True)  # no pid of ours in its environment
+        launch = functools.partial(super().launch_kernel, cmd, **kwargs)
+        loop = asyncio.get_running_loop()
+        try:
+            facts = await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
+            if self.process and not self._bound and self.tier != "none":
+                self._watch = Watch(self.process.pid, self.memory_bytes, self._end_at_once)
+            return facts
+        finally:
+            for descriptor in (write, *self._descriptors):
+                os.close(descriptor)
+            self._descriptors = []
+
+    async def send_signal(self, signum: int) -> None:
+        """Kill where asked to end; an interrupt, where it does not go by message, to the kernel."""
+        if self.process is None:
+            return
+        if signum != signal.SIGINT:
+            self._end_at_once()
+        elif self.socket_folder and self.kernel_spec.interrupt_mode == "signal":
+            for kernel in _grandchildren(self.process.pid):  # it would end bubblewrap itself
+                with contextlib.suppress(OSError):
+                    os.killpg(kernel, signum)
+
+    def _end_at_once(self) -> None:
+        if self.tier == "landlock" and self._life is not None:
+            self._told_to_end = time.monotonic()
+            os.write(self._life, b"!")  # its supervisor knows what is to be killed
+        elif self.process:
+            self.process.kill()
+
+    async def wait(self) -> int | None:
+        """Wait for the end of the process, and kill what was told to end and does not."""
+        while self.process and self.process.poll() is None:
+            if self._told_to_end and time.monotonic() > self._told_to_end + PATIENCE:
+                await super().send_signal(signal.SIGKILL)
+            await _ends(self.process.pid, within=1)
+        self._exit_code = await super().wait()
+        return self._exit_code
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Leave nothing behind: no process, socket, folder or descriptor."""
+        if self._watch:
+            await aside(self._watch.stop)
+            self._watch = None
+        await super().cleanup(restart)
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
+        self._told_to_end = 0.0
+        bound, self._bound = self._bound, None
+        folders = [self._private, self._passed_in]
+        self._private = self._passed_in = self.newcomers = None
+        if not restart:
+            self._close_listeners()
+            self._close_log()
+            folders.append(self._folder)
+            self._folder = self.run_folder = None
+
+        def end() -> None:
+            if bound:
+                bound.end()
+            for folder in folders:
+                if folder:
+                    folder.close()
+
+        await aside(end)  # how long it takes is up to the guest, and other kernels share this loop
+
+    def lacks_debugger(self) -> str:
+        """Return why cells cannot be debugged, or nothing."""
+        if not self.debugger:
+            return "c.SandboxProvisioner.debugger is False"
+        return debugger.lacks(lambda: self.tier or choose_tier(self.isolation))
+
+    def last_words(self) -> str:
+        """Return what the process wrote last on stderr, to say why it did not start."""
+        try:
+            text = os.read(self._log, 65536).decode(errors="replace")
+        except OSError:
+            return ""
+        lines = [line for line in text.splitlines() if line.strip()]
+        return lines[-1][:300] if lines else ""
+
+    # -- what both tiers need
+
+    def _bind_sockets(self) -> None:
+        """Bind and listen here, so that no folder needs to be shared for sockets."""
+        self._close_listeners()
+        for channel in CHANNELS:
+            port = int(self.connection_info[f"{channel}_port"])  # type: ignore[literal-required]
+            path = Path(f"{self.connection_info['ip']}-{port}")
+            path.unlink(missing_ok=True)  # a restart binds anew
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            listener.listen(64)
+            listener.set_inheritable(True)
+            self._listeners[port] = listener
+
+    def _plan(
+        self,
+        folder: str,
+        uid: int,
+        *,
+        policy: Policy,
+        newcomers: Path,
+        landlock: dict[str, list[str]] | None,
+        search: Iterable[Path],
+        command: Sequence[str] = (),
+    ) -> str:
+        """Pass the launcher its plan; return the descriptor it is to read."""
+        plan = {
+            "lifeline": self._lifeline(),
+            "limits": self._limits(uid),
+            "folder": folder,
+            "uid": uid,
+            "reads_all": policy.reads_all,
+            "namespaces": self.tier == "bubblewrap",
+            "landlock": landlock,
+            "command": command,
+            "connection": self._connection(),
+            "facts": {
+                "data": self.data,
+                "whole": "." in self.data and not self.reason,
+                "left_out": sharing.left_out(self.shares, self.reason),
+                "magics": self.magics,
+            },
+            "debugger": not self.lacks_debugger(),
+            "search": [*map(str, search)],
+            "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
+            "copied": (self.private_size << 20) // PART_OF_COPIES,
+            "shares": [
+                ("", str(newcomers), True),
+                *(link for share in self.shares for link in policy.links(share)),
+            ],
+            "links": [
+                *self._above,
+                *(link for share in self.shares for link in policy.symlinks(share)),
+            ],
+        }
+        return str(self._in_memory(json.dumps(plan)))
+
+    def _connection(self) -> dict[str, Any]:
+        """Say what the connection file holds."""
+        return {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in self.connection_info.items()
+        }
+
+    def _lifeline(self) -> int:
+        """Make a pipe that closes when this process ends; return the end for the guest."""
+        guest, self._life = os.pipe()
+        os.set_inheritable(guest, True)
+        self._descriptors.append(guest)
+        return guest
+
+    def _limits(self, uid: int) -> dict[str, int]:
+        """Say what each process may use (getrlimit(2))."""
+        others = 0 if uid or self.tier == "bubblewrap" else _tasks_of(os.getuid())
+        limits = {
+            "CORE": 0,
+            "DATA": self.memory_bytes,
+            "FSIZE": self.file_size << 20,
+            "NOFILE": self.open_files,
+            "NPROC": self.processes + others,
+        }
+        return limits | ({"CPU": self.cpu_seconds} if self.cpu_seconds else {})
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory the kernel may use."""
+        return self.memory << 20 or max(LEAST_MEMORY, _machine_memory() * 3 // 4)
+
+    @property
+    def cause(self) -> str:
+        """Why the process was ended, if a limit did it."""
+        if self._watch and self._watch.cause:
+            return self._watch.cause
+        if self._exit_code not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return ""
+        if self._bound and self._bound.exhausted():
+            return f"it reached c.SandboxProvisioner.memory, {gibibytes(self.memory_bytes)}"
+        return f"killed after at most {self.cpu_seconds} CPU seconds" if self.cpu_seconds else ""
+
+    def describe_limits(self) -> str:
+        """Say in a few words what is limited, and how."""
+        how = "in all" if self._bound else "in all, watched"
+        parts = [f"memory {gibibytes(self.memory_bytes)} {how}"]
+        parts.append(f"{self.processes} processes")
+        if self.cpu_seconds:
+            parts.append(f"{self.cpu_seconds} CPU seconds")
+        if self.tier == "bubblewrap":
+            parts.append(f"private folder {self.private_size} MiB")
+        return ", ".join(parts)
+
+    def _in_memory(self, text: str) -> int:
+        descriptor = os.memfd_create("jupyter-agent")
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(os.fsencode(text))  # whole, or it raises: half a list would hide less
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.set_inheritable(descriptor, True)
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def _launch(
+        self, kwargs: dict[str, Any], cmd: list[str], env: dict[str, str]
+    ) -> dict[str, Any]:
+        sockets = [listener.fileno() for listener in self._listeners.values()]
+        self._bound = cgroup.make(memory=self.memory_bytes, processes=self.processes)
+        if self._bound:
+            cmd, env = self._bound.wrap(cmd), env | self._bound.environment
+        kept = (*sockets, *self._descriptors)
+        return kwargs | {"cmd": cmd, "env": env, "cwd": "/", "pass_fds": kept}
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+    def _close_log(self) -> None:
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
+
+    # -- the tiers
+
+    def _in_bubblewrap(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        uid, home = bubblewrap.unique_uid(), bubblewrap.HOME
+        assert self.newcomers is not None
+        programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
+        policy = Policy(self.shares, self.modules, programs=programs)
+        covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
+        work = self._work(Path(home))
+        search = {path: path for path in search_path()}
+        environment = guest_environment(f"{home}/tmp", home, inherited_path(search))
+        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:{_shell()}\n"
+        options = [
+            *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
+            *self._file("/etc/passwd", passwd),
+            *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
+            *bubblewrap.mounts(
+                policy, self._own_sockets(uid) if self.socket_folder else (), landlocked=covered
+            ),
+            *("--ro-bind", str(self.newcomers.shown), NEWCOMERS),
+            *(
+                word
+                for path in (*reversed(work.relative_to(home).parents[:-1]), work.relative_to(home))
+                for word in ("--perms", "0777", "--dir", str(Path(home, path)))
+            ),
+            *("--perms", "0777", "--dir", f"{home}/tmp"),
+            *bubblewrap.fonts(),
+        ]
+        read, write = (
+            ["/etc", "/proc", bubblewrap.PROCESSORS, NEWCOMERS],
+            [*bubblewrap.WRITABLE, "/dev"],
+        )
+        command: list[str] = []
+        if self.socket_folder:
+            command = kwargs["cmd"]
+            environment |= self.kernel_spec.env
+            assert self.parent
+            read.append(self.parent.connection_file)
+            write.append(str(self._sockets))
+        else:  # the machine has a fixed number of terminals: our kernel needs none, some do
+            options += ["--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
+        options += ["--remount-ro", "/"]
+        for name, value in environment.items():
+            options += ["--setenv", name, value]
+        rules = {"read": [*map(str, policy.read), *read], "listed": ["/"], "write": write}
+        plan = self._plan(
+            str(work),
+            uid,
+            policy=policy,
+            newcomers=Path(NEWCOMERS),
+            landlock=rules if covered else None,
+            search=search.values(),
+            command=command,
+        )
+        # not in its command, which is there for all to read
+        listed = self._in_memory("".join(f"{word}\0" for word in options))
+        program = shutil.which("bwrap") or "bwrap"
+        cmd = [program, "--args", str(listed), "--", *launcher(), plan]
+        return self._launch(kwargs, cmd, {"PATH": "/usr/bin:/bin"})
+
+    def _work(self, home: Path) -> Path:
+        """Place the working folder so deep that ``../x`` is found where it was typed so."""
+        ups = max([1, *(name.count("../") for name, _ in self._above)])
+        return home.joinpath(*["up"] * (ups - 1), "work")
+
+    def _file(self, path: str, text: str) -> list[str]:
+        """Put a file of our own there, for all to read."""
+        return ["--perms", "0444", "--ro-bind-data", str(self._in_memory(text)), path]
+
+    @property
+    def _sockets(self) -> Path:
+        assert self.run_folder is not None
+        return self.run_folder / "sockets"
+
+    def _renew_sockets(self) -> None:
+        """Make their folder anew: the kernel before this one may have written in it."""
+        remove(self._sockets)
+        self._sockets.mkdir(mode=0o700)
+
+    def _own_sockets(self, uid: int) -> list[str]:
+        """Bind what a kernel needs that binds its own sockets."""
+        assert self.run_folder is not None
+        assert self.parent
+        if uid:
+            os.chown(self._sockets, uid, uid)
+            self.run_folder.chmod(0o711)
+        file = self.parent.connection_file
+        return [
+            *bubblewrap.parents(self._sockets),
+            *("--bind", str(self._sockets), str(self._sockets)),
+            *bubblewrap.parents(Path(file)),
+            *self._file(file, json.dumps(self._connection())),
+        ]
+
+    def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        uid = bubblewrap.unique_uid()
+        assert self.newcomers is not None
+        self._private = Folder(
+            self._root
+        )  # a new one at each start: nothing of the last one's is there
+        if uid:
+            self._private.path.chmod(0o711)
+        private = self._private.path / "home"
+        policy = Policy(self.shares, self.modules, reaches=[private])
+        proc = [f"/proc/self/{name}" for name in PROC]
+        proc += [f"/proc/{name}" for name in "cpuinfo loadavg meminfo stat uptime version".split()]
+        proc += ["/dev/random", "/dev/urandom"]
+        proc.append(bubblewrap.PROCESSORS)
+        rules = {
+            "read": [*map(str, policy.read), *proc, str(self.newcomers.shown)],
+            "listed": [str(path) for path in policy.listed()],
+            "write": [str(private), *DEVICES],
+        }
+        search = self._prepare(private, policy)
+        if uid:
+            for path in (private, *private.rglob("*")):
+                os.chown(path, uid, uid, follow_symlinks=False)
+        plan = self._plan(
+            str(self._work(private)),
+            uid,
+            policy=policy,
+            newcomers=self.newcomers.shown,
+            landlock=rules,
+            search=search.values(),
+        )
+        modules = [Path(shm.__file__).parent, *inherited_path(search)]
+        environment = guest_environment(f"{private}/tmp", str(private), modules)
+        environment[shm.VARIABLE] = f"{private}/shm"
+        # its workers end where they may not read what /proc says of them; without, it is serial
+        environment["JOBLIB_MULTIPROCESSING"] = "0"
+        return self._launch(kwargs, [*launcher(), plan], environment)
+
+    def _prepare(self, private: Path, policy: Policy) -> dict[Path, Path]:
+        """Fill a new private folder; return where in it the modules of each folder are found.
+
+        They are linked there: to look for them in the folders they are in, names of other files
+        would have to be shown.
+        """
+        private.mkdir(mode=0o700)
+        self._work(private).mkdir(parents=True)
+        (private / "tmp").mkdir()
+        (private / "shm").mkdir()
+        cache = private / ".cache" / "matplotlib"
+        cache.mkdir(parents=True)
+        for fonts in font_lists():
+            shutil.copy(fonts, cache)
+        search = {}
+        for number, place in enumerate(search_path()):
+            search[place] = place if place.is_file() else private / "modules" / str(number)
+            for share in policy.imports:
+                if share.path.parent == place:
+                    for name, path, _ in policy.links(share):
+                        link = search[place] / share.path.name / name
+                        link.parent.mkdir(parents=True, exist_ok=True)
+                        link.symlink_to(path)
+        return search
+
+    def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Run as the user: for who typed it, and named in every run's header."""
+        if self.socket_folder:
+            return kwargs
+        self._close_listeners()  # an ordinary kernel binds its own
+        for path in self.run_folder.glob("sockets/s-*") if self.run_folder else ():
+            path.unlink()
+        assert self.parent
+        cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", self.parent.connection_file]
+        return kwargs | {"cmd": cmd}
+
+
+# -- choosing a tier
+
+
+def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
+    """Say which tier to use; a kernel that binds its own sockets can in bubblewrap's alone.
+
+    Raises
+    ------
+    SandboxError
+        The tier asked for, or with ``"auto"`` any tier, cannot work here.
+    """
+    if isolation == "none":
+        return "none"
+    checks = {"bubblewrap": bubblewrap.check, "landlock": check_landlock}
+    if own_sockets:
+        checks["landlock"] = lambda: "lets no kernel bind its own sockets, as this one does"
+    wanted = checks if isolation == "auto" else {isolation: checks[isolation]}
+    problems = {}
+    for tier, check in wanted.items():
+        problems[tier] = check()
+        if not problems[tier]:
+            return tier
+    why = "; ".join(f"{tier}: {problem}" for tier, problem in problems.items())
+    raise SandboxError(f"no sandbox can start here ({why}); {REMEDIES}")
+
+
+def check_landlock() -> str:
+    """Return why Landlock and seccomp cannot confine a kernel here, or nothing."""
+    if not sys.platform.startswith("linux"):
+        return f"needs Linux, not {sys.platform}"
+    if not seccomp.seccomp_available():
+        return "no seccomp filter for this processor"
+    abi = lockdown.landlock_abi()
+    if abi < lockdown.LEAST_ABI:
+        return f"this kernel has Landlock ABI {abi}, at least {lockdown.LEAST_ABI} is needed"
+    return ""
+
+
+async def _ends(pid: int, *, within: float) -> None:
+    """Wait for the end of a process of ours, at most so many seconds."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # it has none (before Linux 5.3): look again soon
+        await asyncio.sleep(0.05)
+        return
+    loop.add_reader(descriptor, ended.set)
+    try:
+        async with asyncio.timeout(within):
+            await ended.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _folder_for_sockets() -> Path:
+    """Find a folder in which a new one can be made, with a path that leaves room for a socket's.
+
+    Raises
+    ------
+    SandboxError
+        There is none.
+    """
+    wanted = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    for path in wanted:
+        fits = len(os.fsencode(path)) <= LONGEST_ROOT
+        if fits and Path(path).is_absolute() and os.access(path, os.W_OK | os.X_OK):
+            return Path(path)
+    raise SandboxError(
+        "no folder can hold the sandbox's sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, "
+        f"closed, or longer than {LONGEST_ROOT} bytes; set XDG_RUNTIME_DIR to a short path of a "
+        "folder that is yours"
+    )
+
+
+# -- measures
+
+
+def _machine_memory() -> int:
+    """Say what there is of it, or what a container leaves of it."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *cgroup.memory_limits()])
+
+
+def _grandchildren(pid: int) -> list[int]:
+    """Find what bubblewrap's first process has started: the kernel."""
+    found = [pid]
+    for _ in range(2):
+        lists = [path for each in found for path in Path(f"/proc/{each}/task").glob("*/children")]
+        found = [int(child) for path in lists for child in path.read_text().split()]
+    return found
+
+
+def _tasks_of(uid: int) -> int:
+    """Count the threads a user has: where the sandbox runs as that user, its limit counts them."""
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == uid:
+                count += len(list((process / "task").iterdir()))
+    return count
+
+
+# -- pieces of a command
+
+
+def _shell() -> str:
+    """Name the user's shell, if it is one that the sandbox has, too."""
+    wanted = [os.environ.get("SHELL", ""), "/bin/bash", "/usr/bin/bash", "/bin/sh"]
+    found = [path for path in wanted if os.access(path, os.X_OK)]
+    return next(path for path in found if path.startswith(("/bin/", "/usr/")))
+
+
+def launcher() -> list[str]:
+    """Start Python so that no module beside the user's files can stand in for one of ours."""
+    return [EXECUTABLE, "-P", "-m", "jupyter_agent.sandbox"]
+
+
+def guest_environment(temporary: str, home: str, search: Sequence[Path]) -> dict[str, str]:
+    """Write the whole environment of the guest: language and paths, nothing else of the host's."""
+    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    path = [f"{sys.prefix}/bin", f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
+    extra = os.pathsep.join(map(str, search))
+    return (
+        kept
+        | ({"PYTHONPATH": extra} if extra else {})
+        | {
+            "GIT_CONFIG_NOSYSTEM": "1",  # git and pip end where they may not read those of /etc
+            "HOME": home,
+            "LOGNAME": "agent",
+            "PATH": os.pathsep.join(dict.fromkeys(path)),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "SHELL": _shell(),
+            "TMPDIR": temporary,
+            "USER": "agent",
+        }
+    )

@@ -1,0 +1,593 @@
+"""Which of the user's files the sandbox may read, and under which names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from jupyter_agent.errors import UsageError
+from jupyter_agent.sandbox.isolation.never_shared import (
+    is_system,
+    looks_like_home,
+    too_wide,
+    whose_home,
+    wide_folders,
+)
+from jupyter_agent.sandbox.isolation.secret_files import (
+    could_hold_secret,
+    holds_secret,
+    is_secret_folder,
+    is_secret_name,
+)
+
+__all__ = [
+    "Budget",
+    "Share",
+    "above",
+    "all_exposed",
+    "check",
+    "describe",
+    "escaped",
+    "is_plain",
+    "left_out",
+    "links_in",
+    "listing",
+    "look_through",
+    "resolve",
+    "too_wide",
+    "uncovered",
+]
+
+# What looking through shared folders may cost. Folders not reached by then stay hidden.
+MOST_ENTRIES = 20_000
+MOST_SECONDS = 2.0
+MOST_SECONDS_OF_READING = 0.5  # what is not reached by then is judged by its name alone
+MOST_NAMED = 3
+MAX_UP = 8  # folders above that a path may begin in to be found by it
+MAX_PLAIN_FILES = 100  # of a home folder
+MORE = "name files or folders in it: --data PATH"
+# A folder with one of these is a Python environment: no data, and tens of thousands of files. What
+# this interpreter needs of its own is shared all the same.
+_OF_AN_ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
+_COMPILED = re.compile(r"\.(?:py[cod]|so)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A file or folder of the user's that the sandbox may read, less what is hidden of it.
+
+    With ``name`` empty the folder's contents stand in the sandbox's working folder themselves.
+    Two shares are equal if a sandbox could read the same files and folders through both.
+    """
+
+    path: Path
+    name: str = ""
+    hidden: tuple[Path, ...] = ()
+    # what the user should know of what is hidden; it names nothing
+    note: str = field(default="", compare=False)
+    shown: tuple[tuple[str, int, int], ...] = ()  # what is visible: path, device and inode
+
+    def visible(self) -> list[Path]:
+        """Cover all but the hidden paths by as few files and folders as will do."""
+        return uncovered(self.path, set(self.hidden))
+
+
+@dataclass(slots=True)
+class Budget:
+    """What is left of the entries and of the time for looking through folders; what is too wide."""
+
+    entries: int = field(default_factory=lambda: MOST_ENTRIES)
+    until: float = field(default_factory=lambda: time.monotonic() + MOST_SECONDS)
+    reading: float = field(default_factory=lambda: MOST_SECONDS_OF_READING)
+    wide: set[tuple[int, int]] = field(default_factory=wide_folders)
+
+    def is_spent(self) -> bool:
+        """Tell whether no other folder is to be begun."""
+        return self.entries <= 0 or time.monotonic() > self.until
+
+
+# -- what is shared
+
+
+def resolve(
+    data: list[str], folder: Path, *, exposed: Sequence[str] = ()
+) -> tuple[list[Share], str]:
+    """Say what is shared, and why not if nothing is.
+
+    Parameters
+    ----------
+    data
+        Paths as the user typed them, relative to ``folder``; ``"."`` is the folder itself, and is
+        left out with a reason where it would share too much.
+    exposed
+        Paths that the user has named as no secrets, whatever they look like.
+
+    Raises
+    ------
+    UsageError
+        A path is missing or unreadable, or would share a home folder, ``/`` or a temporary root.
+    """
+    found, reason = check(data, folder, exposed=exposed)
+    open_to_all = all_exposed(exposed, folder)
+    budget = Budget()
+    shares = []
+    for typed, path in found:
+        name = _name(typed, path, folder)
+        shares.append(look_through(path, name, exposed=open_to_all, budget=budget))
+    if reason and (whose := whose_home(folder.resolve())):
+        beside, note = _plain_files(folder.resolve(), exposed=open_to_all, budget=budget)
+        shares += beside
+        reason = f"{folder} is {whose}: of its files, those that stand in it alone{note}; {MORE}"
+    return shares, reason
+
+
+def _plain_files(folder: Path, *, exposed: Set[Path], budget: Budget) -> tuple[list[Share], str]:
+    """Share the files in a home folder, but none of its folders; say what was left out."""
+    shares: list[Share] = []
+    secrets = unreached = 0
+    for path in _children(folder):
+        if not is_plain(path):
+            continue
+        if len(shares) == MAX_PLAIN_FILES or budget.is_spent():
+            unreached += 1
+            continue
+        share = look_through(path, path.name, exposed=exposed, budget=budget, typed=False)
+        if share.shown:
+            shares.append(share)
+        secrets += "secret" in share.note
+    note = f", {_count(secrets, 'path')} left out as secret" if secrets else ""
+    note += f", {_count(unreached, 'file')} left out unchecked" if unreached else ""
+    return shares, note
+
+
+def is_plain(path: Path) -> bool:
+    """Tell whether a path is a file that is shared of a home folder, unless it is a secret."""
+    return not (path.name.startswith(".") or path.is_symlink()) and path.is_file()
+
+
+def check(
+    data: list[str], folder: Path, *, exposed: Sequence[str] = ()
+) -> tuple[list[tuple[str, Path]], str]:
+    """Find the paths that are shared, and why not if none is, without looking into folders.
+
+    Raises
+    ------
+    UsageError
+        As `resolve` does.
+    """
+    found, reason = [], ""
+    open_to_all = all_exposed(exposed, folder)
+    for typed in data:
+        path = _absolute(typed, folder)
+        why = too_wide(path)
+        secret = _in_secret(path) and not _among(path, open_to_all)
+        if typed == "." and (why or secret):
+            what = why or "where secrets are kept"
+            reason = f"{path} is {what}; {MORE}"
+        elif secret:
+            raise UsageError(f"--data {typed!r}: {path} is where secrets are kept; {_copy(path)}")
+        elif why:
+            raise UsageError(
+                f"--data {typed!r}: that is {why}; name the files or folders in it that are needed"
+            )
+        else:
+            _check_readable(path, typed)
+            if (
+                not _among(path, open_to_all)
+                and path.is_file()
+                and could_hold_secret(path.name)
+                and holds_secret(str(path))
+            ):
+                raise UsageError(
+                    f"--data {typed!r}: {path} holds what looks like a key, token or password; "
+                    f"{_copy(path)}"
+                )
+            found.append((typed, path))
+    return found, reason
+
+
+def _check_readable(path: Path, typed: str) -> None:
+    if not path.exists():
+        advice = "say it alone to share nothing" if typed == "none" else "check the spelling"
+        raise UsageError(f"--data {typed!r}: there is no {path}; {advice}")
+    if not (path.is_file() or path.is_dir()):
+        raise UsageError(f"--data {typed!r}: {path} is neither a file nor a folder")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise UsageError(f"--data {typed!r}: {path} cannot be read; check its permissions")
+
+
+def _copy(path: Path) -> str:
+    return (
+        "copy what is needed elsewhere, or say that it is none: "
+        f"c.SandboxProvisioner.exposed = [{str(path)!r}]"
+    )
+
+
+def _name(typed: str, path: Path, folder: Path) -> str:
+    """Where a path stands in the working folder: as typed if it lies below, else by its name.
+
+    The name of a link is the link's, not that of what it leads to.
+    """
+    if typed == ".":
+        return ""
+    named = Path(os.path.normpath(folder / Path(typed).expanduser()))
+    for each, top in ((named, folder), (named, folder.resolve()), (path, folder.resolve())):
+        if each.is_relative_to(top) and each != top:
+            return str(each.relative_to(top))
+    return named.name or path.name
+
+
+def above(data: Sequence[str], folder: Path) -> list[tuple[str, str]]:
+    """Name what was typed as a path from the folders above: that path, and the real one."""
+    typed = {os.path.normpath(each): each for each in data}
+    return [
+        (name, str(_absolute(each, folder)))
+        for name, each in typed.items()
+        if name.startswith("../") and name.count("../") <= MAX_UP
+    ]
+
+
+def _absolute(typed: str, folder: Path) -> Path:
+    return (folder / Path(typed).expanduser()).resolve()
+
+
+def all_exposed(exposed: Sequence[str], folder: Path) -> set[Path]:
+    """Name the paths that the user has named as no secrets."""
+    return {_absolute(typed, folder) for typed in exposed}
+
+
+def _among(path: Path, paths: Set[Path]) -> bool:
+    """Tell whether a path is one of these or lies below one."""
+    return not paths.isdisjoint([path, *path.parents])
+
+
+def _in_secret(path: Path) -> bool:
+    """Tell whether a path lies in a folder where secrets are kept, or is such a file."""
+    named = is_secret_folder(path.name) if path.is_dir() else is_secret_name(path.name)
+    above = any(is_secret_folder(parent.name) for parent in path.parents)
+    return named or above or _among(path, _kept_by_tools())
+
+
+def _kept_by_tools() -> set[Path]:
+    """Name the folders where Jupyter and the Hub's client keep their secrets, if moved too."""
+    moved = ("HF_HOME", "HF_TOKEN_PATH", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR")
+    return {Path(os.environ[name]).resolve() for name in moved if os.environ.get(name)}
+
+
+# -- what is hidden of it
+
+
+def look_through(
+    path: Path,
+    name: str = "",
+    *,
+    exposed: Set[Path] = frozenset(),
+    budget: Budget,
+    wanted: Callable[[str], bool] | None = None,
+    typed: bool = True,
+) -> Share:
+    """Share a file or folder, less what is hidden of it.
+
+    Hidden is what looks like a secret by its name or its contents, a home folder, a Python
+    environment, what is neither a file nor a folder nor a link, what cannot be read, and what was
+    not reached within the budget.
+
+    Parameters
+    ----------
+    wanted
+        Which files are shown by their names, and only folders that hold such; all if not given.
+    typed
+        Whether the user has typed this path, so that nothing is hidden for its own name.
+    """
+    walk = _Walk(exposed, budget, wanted)
+    if not typed and walk.is_secret(str(path), is_folder=path.is_dir()):
+        walk.hide(path)
+    elif path.is_dir():
+        walk.through(path, typed=typed)
+    elif (source := walk.to_look_into(str(path))) and holds_secret(source):
+        walk.hide(path)
+    share = Share(path, name, tuple(walk.all_hidden()), walk.note())
+    return replace(share, shown=tuple(_identities(share.visible())))
+
+
+def _identities(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
+    """Name files and folders, and say which they are: another may take the place of one."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # it is gone
+            facts = path.lstat()
+            yield str(path), facts.st_dev, facts.st_ino
+
+
+class _Walk:
+    """A bounded look through a folder, breadth first: what is near is seen before what is deep."""
+
+    def __init__(
+        self, exposed: Set[Path], budget: Budget, wanted: Callable[[str], bool] | None
+    ) -> None:
+        self.exposed, self.budget, self.wanted = exposed, budget, wanted
+        self._hidden: dict[Path, None] = {}
+        self.secrets = self.unreached = self.unread = self.closed = 0
+        self._kept = {str(each) for each in _kept_by_tools()}
+        self._to_read: list[tuple[str, str]] = []  # a file, and what it is judged by
+        self._unwanted: dict[str, list[str]] = {}  # folder: files in it that are not asked for
+        self._useful: set[str] = set()  # folders with a file that is asked for
+
+    def all_hidden(self) -> list[Path]:
+        """Name what is hidden, but nothing that lies in a folder that is."""
+        return [path for path in self._hidden if self._hidden.keys().isdisjoint(path.parents)]
+
+    def is_exposed(self, path: str) -> bool:
+        """Tell whether the user has named a path as no secret, or a folder that it lies in."""
+        return bool(self.exposed) and _among(Path(path), self.exposed)
+
+    def is_secret(self, path: str, *, is_folder: bool) -> bool:
+        """Tell whether a path looks like a secret by its name, and the user has not exposed it."""
+        named = is_secret_folder if is_folder else is_secret_name
+        paths = {path, path if is_folder else _source(path)}
+        secret = path in self._kept or any(named(each.rpartition("/")[2]) for each in paths)
+        return secret and not any(map(self.is_exposed, paths))
+
+    def to_look_into(self, path: str) -> str:
+        """Name the file to be looked into to judge a file; empty if there is no need to."""
+        source = _source(path)
+        exposed = self.is_exposed(path) or self.is_exposed(source)
+        return source if could_hold_secret(source) and not exposed else ""
+
+    def hide(self, path: Path | str, *, secret: bool = True) -> None:
+        """Hide a path; count it if it is for what it may hold."""
+        self._hidden[Path(path)] = None
+        # dot files are expected to be left out
+        self.secrets += secret and not Path(path).name.startswith(".")
+
+    def note(self) -> str:
+        """Say what the user should know, by numbers alone: the guest may read the notebook."""
+        notes = []
+        if self.secrets:
+            notes.append(f"{_count(self.secrets, 'path')} left out as secret")
+        if self.closed:
+            notes.append(f"{_count(self.closed, 'path')} left out as unreadable")
+        if self.unreached:
+            notes.append(f"{_count(self.unreached, 'folder')} left out unchecked")
+        if self.unread:
+            notes.append(f"{_count(self.unread, 'file')} checked by name alone")
+        return ", ".join(notes)
+
+    def through(self, root: Path, *, typed: bool) -> None:
+        """Look through a folder and all below it."""
+        waiting, seen = deque([str(root)]), [str(root)]
+        while waiting and not self.budget.is_spent():
+            folder = waiting.popleft()
+            below = self._folder(folder, typed=typed and folder == str(root))
+            waiting += below
+            seen += below
+        for folder in waiting:
+            self.unreached += 1
+            self.hide(folder, secret=False)
+        if self.wanted:
+            self._hide_unwanted(seen)
+        self._read()
+
+    def _folder(self, folder: str, *, typed: bool) -> list[str]:
+        """Look at what stands in a folder; return the folders to be looked at in turn."""
+        try:
+            facts = Path(folder).stat()
+            if not os.access(folder, os.X_OK):
+                raise PermissionError
+            with os.scandir(folder) as listed:
+                entries = []
+                for entry in listed:
+                    entries.append(entry)
+                    if len(entries) % 1000 == 0 and time.monotonic() > self.budget.until:
+                        self.unreached += 1
+                        self.hide(folder, secret=False)
+                        return []
+        except OSError:  # it cannot be read, or is gone
+            self.closed += 1
+            self.hide(folder, secret=False)
+            return []
+        self.budget.entries -= len(entries)
+        names = {entry.name for entry in entries}
+        wide = (facts.st_dev, facts.st_ino) in self.budget.wide or looks_like_home(names)
+        if not typed and (wide or ("etc" in names and is_system(Path(folder)))):
+            self.hide(folder)
+            return []
+        if not typed and not names.isdisjoint(_OF_AN_ENVIRONMENT):
+            self.hide(folder, secret=False)
+            return []
+        below = []
+        for number, entry in enumerate(entries):
+            if number % 1000 == 999 and time.monotonic() > self.budget.until:
+                self.unreached += 1
+                self.hide(folder, secret=False)
+                return []
+            if self._goes_on(entry, folder):
+                below.append(entry.path)
+        return below
+
+    def _goes_on(self, entry: os.DirEntry[str], folder: str) -> bool:
+        """Look at one entry; tell whether it is a folder to be looked at in turn."""
+        try:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            is_file = entry.is_file(follow_symlinks=False)
+        except OSError:
+            is_folder = is_file = False
+        if entry.is_symlink():  # it shows what it leads to only where that is shared itself
+            return False
+        secret = self.is_secret(entry.path, is_folder=is_folder)
+        if secret or not (is_folder or is_file):
+            self.hide(entry.path, secret=secret)
+            return False
+        if is_file:
+            self._file(entry, folder)
+        return is_folder
+
+    def _file(self, entry: os.DirEntry[str], folder: str) -> None:
+        if self.wanted and not self.wanted(entry.name):
+            self._unwanted.setdefault(folder, []).append(entry.path)
+            return
+        self._useful.add(folder)
+        if not os.access(entry.path, os.R_OK):
+            self.closed += 1
+            self.hide(entry.path, secret=False)
+        elif source := self.to_look_into(entry.path):
+            self._to_read.append((entry.path, source))
+
+    def _hide_unwanted(self, folders: list[str]) -> None:
+        """Hide the folders in which no file is asked for, and else such files, deepest first."""
+        hidden = set(map(str, self._hidden))
+        for folder in reversed(folders):
+            if folder in hidden:
+                continue
+            if folder in self._useful:
+                self._useful.add(str(Path(folder).parent))
+                for path in self._unwanted.get(folder, []):
+                    self.hide(path, secret=False)
+            else:
+                self.hide(folder, secret=False)
+
+    def _read(self) -> None:
+        """Look into files while there is time."""
+        started = time.monotonic()
+        for done, (path, source) in enumerate(self._to_read):
+            if time.monotonic() - started > self.budget.reading:
+                self.unread = len(self._to_read) - done
+                break
+            if holds_secret(source):
+                self.hide(path)
+        self.budget.reading -= time.monotonic() - started
+
+
+def _source(path: str) -> str:
+    """Name the file that a path is judged by: of compiled code it is the source (PEP 3147)."""
+    folder, _, name = path.rpartition("/")
+    beside = folder.removesuffix("/__pycache__")
+    if beside == folder and not _COMPILED.search(name):
+        return path
+    source = f"{beside}/{name.partition('.')[0]}.py"
+    return str(Path(source).resolve()) if Path(source).is_symlink() else source
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def uncovered(path: Path, hidden: Set[Path]) -> list[Path]:
+    """Cover a path, less others and the links in it, by as few files and folders as will do."""
+    above = {parent for each in hidden for parent in each.parents}
+
+    found, waiting = [], [] if _among(path, hidden) else [path]
+    while waiting:
+        each = waiting.pop()
+        if each in hidden or each.is_symlink():
+            continue
+        if each in above:
+            waiting += reversed(_children(each))
+        else:
+            found.append(each)
+    return found
+
+
+def links_in(path: Path, hidden: Set[Path]) -> list[Path]:
+    """Name the symbolic links in those folders of a path that hold something hidden.
+
+    A link that is hidden for its name is none of them.
+    """
+    above = {parent for each in hidden for parent in each.parents if parent.is_relative_to(path)}
+    return [
+        child
+        for folder in sorted(above)
+        for child in _children(folder)
+        if child.is_symlink()
+        and child not in hidden
+        and not (is_secret_name(child.name) or is_secret_folder(child.name))
+    ]
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # it is gone, or was closed
+        return []
+
+
+# -- what is said of it
+
+
+def listing(shares: list[Share], most: int = 40) -> str:
+    """Name the shared files as code in the sandbox finds them, and nothing that is hidden."""
+    names = [name for share in shares for name in _shown(share)]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(escaped, names[:most])) + more
+
+
+def _shown(share: Share) -> list[str]:
+    hidden = set(share.hidden)
+    above = {parent for path in hidden for parent in path.parents}
+
+    def leads_inside(link: Path) -> bool:
+        try:
+            real = link.resolve(strict=True)
+        except (OSError, RuntimeError):  # it leads nowhere, or in a circle
+            return False
+        return real.is_relative_to(share.path) and not _among(real, hidden) and real.exists()
+
+    def is_shown(path: Path) -> bool:
+        waiting = [path]
+        while waiting:
+            each = waiting.pop()
+            if each.is_symlink():
+                if leads_inside(each):
+                    return True
+            elif each in above and each not in hidden:
+                waiting += _children(each)
+            elif each not in hidden:
+                return True
+        return False
+
+    if share.name:
+        return [share.name + "/" * share.path.is_dir()] if is_shown(share.path) else []
+    shown = filter(is_shown, _children(share.path))
+    return [child.name + "/" * child.is_dir() for child in shown]
+
+
+def escaped(name: str) -> str:
+    """Write what nobody sees, or what would begin a new line, as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def describe(shares: list[Share], reason: str, modules: Sequence[Share] = ()) -> str:
+    """Say in a few words what the sandbox can read, and import from elsewhere."""
+    data = _some([_describe(share) for share in shares]) or "no files"
+    data += f" ({escaped(reason)})" if reason else ""
+    if not modules:
+        return data
+    names = [f"{share.path.name}{'/' * share.path.is_dir()}" for share in modules]
+    places = _some([*dict.fromkeys(str(share.path.parent) for share in modules)])
+    notes = _some([f"{share.path.name}/ {share.note}" for share in modules if share.note])
+    named = escaped("; ".join(filter(None, [_some(names), notes])))
+    return f"{data}, and modules of {escaped(places)} ({named})"
+
+
+def left_out(shares: Sequence[Share], reason: str) -> str:
+    """Say in a few words what of the user's files cannot be read, by numbers alone."""
+    notes = [f"{share.name or share.path.name}: {share.note}" for share in shares if share.note]
+    return "; ".join(map(escaped, [*([reason] if reason else []), *notes]))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _describe(share: Share) -> str:
+    name = escaped(share.name or f"{share.path.name}/")
+    if not share.note:
+        return name
+    remedy = "; c.SandboxProvisioner.exposed shows them" if "secret" in share.note else ""
+    return f"{name} ({share.note}{remedy})"

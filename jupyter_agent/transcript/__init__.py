@@ -1,0 +1,1 @@
+"""The notebook that holds runs: its cells, what they record, and how it is saved."""

@@ -1,0 +1,92 @@
+"""What a saved run says of its cells, which somebody else may have written or damaged.
+
+What does not fit is left out when the file is read, so that the rest of us need not ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.models.protocol import number
+from jupyter_agent.sandbox.filter.images import MIMES
+
+__all__ = ["Role", "as_saved", "sound", "sound_of_output"]
+
+Role = Literal["task", "prose", "code", "own", "summary", "correction", "reminder", "wait", "end"]
+
+_MOST = 10**9  # of what is counted in cells, steps, outputs or pixels
+
+
+def sound(facts: object, cell_type: str) -> dict[str, Any] | None:
+    """Return what fits of the facts about a cell; None if it is none of ours."""
+    if not isinstance(facts, Mapping) or facts.get("role") not in get_args(Role):
+        return None
+    if (facts["role"] in ("code", "own")) != (cell_type == "code"):
+        return None
+    fitting = {name: facts[name] for name in facts if name in _FITS and _FITS[name](facts[name])}
+    return {"role": facts["role"], **_NEEDED.get(facts["role"], {}), **fitting}
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+
+
+def _usage(value: object) -> bool:
+    if not isinstance(value, Mapping) or not {"prompt", "completion"} <= value.keys():
+        return False
+    return all(name == "estimated" or number(each) is not None for name, each in value.items())
+
+
+def _kept(value: object) -> bool:
+    match value:
+        case {"by": str(), "items": [*items]}:
+            return all(isinstance(item, Mapping) for item in items)
+    return False
+
+
+def _picture(value: object) -> bool:
+    match value:
+        case {"mime": str(mime), **more}:
+            size, texts = more.get("size", []), [more.get(name, "") for name in ("data", "why")]
+            sized = isinstance(size, list) and all(map(_count, size))
+            return mime in MIMES and sized and all(map(_text, texts))
+    return False
+
+
+def sound_of_output(facts: object) -> dict[str, Any]:
+    """Return what fits of what the model has read of an output, where that is not what is there."""
+    if not isinstance(facts, Mapping):
+        return {}
+    fits = {"text": _text, "picture": _picture}
+    return {name: facts[name] for name in fits if name in facts and fits[name](facts[name])}
+
+
+def as_saved(cell: NotebookNode) -> NotebookNode:
+    """Return a cell without what follows from its outputs: who clears those wants that gone too."""
+    facts = cell.metadata.get("jupyter_agent", {})
+    if "shown" not in facts:
+        return cell
+    kept = {name: fact for name, fact in facts.items() if name != "shown"}
+    return NotebookNode(cell, metadata=NotebookNode(cell.metadata, jupyter_agent=kept))
+
+
+_FITS: dict[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("run", "note", "model", "sandbox", "call", "last", "refused"), _text),
+    **dict.fromkeys(("step", "cells", "window", "left_out", "pictures"), _count),
+    **dict.fromkeys(
+        ("deleted", "edited", "fresh", "given", "replaced", "unread"), lambda value: value is True
+    ),
+    "usage": _usage,
+    "failed": lambda value: isinstance(value, list) and all(map(_usage, value)),
+    "kept": _kept,
+}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "task": {"run": ""},
+    "summary": {"cells": 0, "window": 0},
+}

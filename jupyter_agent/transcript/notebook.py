@@ -1,0 +1,701 @@
+"""The notebook that holds runs: what the model reads, what is saved, what is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import json
+import platform
+import re
+import secrets
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jupyter_agent._files import Left, unwritable, write_beside, write_whole
+from jupyter_agent._nbformat import (
+    NotebookNode,
+    from_dict,
+    new_cell,
+    new_notebook,
+    reads,
+    validate,
+)
+from jupyter_agent._temporary import clear_left_over
+from jupyter_agent._threads import aside
+from jupyter_agent.errors import TranscriptError, UsageError
+from jupyter_agent.models.protocol import (
+    Cell,
+    Form,
+    Message,
+    Part,
+    Replied,
+    Said,
+    Turn,
+    add_calls,
+    add_text,
+    fenced,
+)
+from jupyter_agent.sandbox.filter.cleaning import clean_prose, cleaned
+from jupyter_agent.sandbox.filter.figures import NotShown
+from jupyter_agent.sandbox.filter.host_commands import agents_code, inert
+from jupyter_agent.sandbox.filter.images import MIMES
+from jupyter_agent.sandbox.filter.markdown import Clean, as_read, clean_folded, clean_markdown
+from jupyter_agent.transcript.incremental import Growing, Mark, marks
+from jupyter_agent.transcript.metadata import Role, sound, sound_of_output
+from jupyter_agent.transcript.saving import Text
+from jupyter_agent.transcript.usage import Bill
+
+__all__ = [
+    "ANSI",
+    "KEY",
+    "OF_A_RUN",
+    "Change",
+    "Role",
+    "Transcript",
+    "brief",
+    "clean_source",
+    "cut",
+    "passing",
+    "tell_own",
+]
+
+RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's error when all is run
+KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
+VERSION = 1  # of what stands there
+MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
+MOST_LOOKED_AT = 4 << 20  # characters of one output, for those
+MOST_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
+MOST_PICTURES = 4  # of one cell's that the model sees
+MOST_READ_OF_ONE = 4_000  # characters of a cell of the user's, and of its outputs, that it reads
+_NEW = "[the kernel was new here: what was defined before is gone]"
+_DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
+OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
+_SAID = ("correction", "reminder", "end")  # may quote what a server or the sandbox has said
+LANGUAGE = {  # as ipykernel says it
+    "name": "python",
+    "version": platform.python_version(),
+    "mimetype": "text/x-python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "pygments_lexer": "ipython3",
+    "nbconvert_exporter": "python",
+    "file_extension": ".py",
+}
+KERNELSPEC = {"name": "jupyter-agent", "display_name": "Python 3 (agent)", "language": "python"}
+
+
+_Displayed = tuple[NotebookNode, NotebookNode]  # a cell, and an output of it
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A cell is new or has changed; ``done`` when it will change no more.
+
+    A cell that is done and empty is none: it was taken back.
+    """
+
+    cell: NotebookNode
+    done: bool = False
+
+    @property
+    def text(self) -> str:
+        """The cell's source as text for a terminal, without the escapes that a page needs."""
+        source: str = self.cell.source
+        return as_read(source) if self.cell.cell_type == "markdown" else source
+
+
+class Transcript:
+    """A notebook of runs, the ways to write it and the messages it stands for.
+
+    Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
+    are the model's, ``summary`` stands for the cells before it, ``correction`` tells the model what
+    could not be read of its reply, ``reminder`` what its answer lacks, ``end`` says why a run has
+    none, ``own`` is code that the user ran in the sandbox. Other cells are the user's too. The
+    model does not read those that the user has ``deleted`` or whose run was ``replaced``.
+
+    Parameters
+    ----------
+    path
+        Where to save; None keeps the notebook in memory.
+    """
+
+    def __init__(self, path: Path | None = None, notebook: NotebookNode | None = None) -> None:
+        self.notebook = notebook or _empty()
+        self.path = path
+        self._left = Left()  # the file as it was read or written last
+        self._wrote = False  # whether that was written here
+        self._text = Text()
+        self._turns: dict[bool, Growing[NotebookNode, Turn]] = {}  # seen or not
+        self._messages: dict[Form, Growing[Turn, Message]] = {}
+        self._displays: dict[str, list[_Displayed]] = {}  # outputs by their display id
+
+    @classmethod
+    def open(cls, path: Path) -> Transcript:
+        """Go on with the transcript at ``path``, or begin one there.
+
+        Raises
+        ------
+        UsageError
+            The folder does not exist, or the file is not a transcript: nothing is overwritten.
+        """
+        path = path.expanduser().absolute()
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # below it is said better
+        except OSError as error:  # a closed folder, too long a name, a link to itself
+            raise UsageError(f"cannot save to {str(path)!r}: {error.strerror}") from None
+        if path.is_dir():
+            raise UsageError(f"cannot save to {str(path)!r}: that is a folder; name a file in it")
+        if not path.resolve().parent.is_dir():
+            raise UsageError(f"cannot save to {str(path)!r}: no such folder; make it first")
+        clear_left_over(path)
+        if not path.exists():
+            return cls(path)
+        if not path.is_file():  # a pipe or a device, whose end may never come
+            raise UsageError(f"cannot save to {str(path)!r}: that is no regular file; name another")
+        notebook, left = _read(path)
+        transcript = cls(path, notebook)
+        transcript._left = left
+        return transcript
+
+    def move_to(self, other: Transcript) -> None:
+        """Save this notebook from now on where another one is saved."""
+        self.path, self._left, self._wrote = other.path, other._left, other._wrote
+
+    def check_place(self) -> None:
+        """See that the notebook can be saved where it is to be saved.
+
+        Raises
+        ------
+        UsageError
+            It cannot, or somebody else has written there: nothing is overwritten.
+        """
+        if self.path is None:
+            return
+        if why := unwritable(self.path):
+            raise UsageError(f"cannot save to {str(self.path)!r}: {why}")
+        if self.path.exists() and not self._left.is_same(self.path):
+            raise UsageError(
+                f"{str(self.path)!r} was changed by another program since this session read or "
+                "saved it, and is left as it is: save to another file, or forget this session's "
+                "runs (%agent reset) and go on with what the file holds now"
+            )
+
+    # -- writing
+
+    @property
+    def cells(self) -> list[NotebookNode]:
+        """The notebook's cells."""
+        cells: list[NotebookNode] = self.notebook.cells
+        return cells
+
+    def add(self, role: Role, source: str = "", **facts: Any) -> NotebookNode:
+        """Append a cell; ``facts`` go beside its role in the metadata."""
+        return self.insert(len(self.cells), role, source, **facts)
+
+    def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
+        """Put a cell before the one at ``index``."""
+        kind = "code" if role in ("code", "own") else "markdown"
+        source = clean_prose(source) if role in _SAID else source
+        cell = new_cell(kind, source, id=secrets.token_hex(4))
+        cell.metadata[KEY] = {"role": role, **facts}
+        self.cells.insert(index, cell)
+        return cell
+
+    def drop(self, cell: NotebookNode) -> None:
+        """Take a cell back."""
+        cell.source = ""
+        with contextlib.suppress(ValueError):
+            self.cells.remove(cell)
+
+    def add_output(self, cell: NotebookNode, output: NotebookNode) -> None:
+        """Add an output to a code cell as a front end would: joined, updated or cleared."""
+        clear = cell.metadata[KEY].pop("clear", False)
+        display_id = output.pop("transient", {}).get("display_id", "")
+        match output.output_type:
+            case "clear_output" if output.wait:
+                cell.metadata[KEY]["clear"] = True
+                return
+            case "clear_output":
+                self._clear(cell)
+                return
+            case "update_display_data":
+                for of, shown in self._displays.get(display_id, ()):
+                    kept = self._keep(shown)
+                    shown.data, shown.metadata = output.data, from_dict({**output.metadata, **kept})
+                    self._text.forget(of)
+                return
+        if clear:
+            self._clear(cell)
+        self._text.forget(cell)
+        last = cell.outputs[-1] if cell.outputs else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            cell.outputs.append(output)
+            if display_id:
+                self._displays.setdefault(display_id, []).append((cell, output))
+
+    def _clear(self, cell: NotebookNode) -> None:
+        """Drop a cell's outputs, which no update changes any more."""
+        dropped = {id(output) for output in cell.outputs}
+        for display_id, shown in list(self._displays.items()):
+            self._displays[display_id] = [each for each in shown if id(each[1]) not in dropped]
+            if not self._displays[display_id]:
+                del self._displays[display_id]
+        cell.outputs.clear()
+        self._text.forget(cell)
+
+    def _keep(self, output: NotebookNode) -> dict[str, Any]:
+        """Return what the model has read of an output, before a later cell changes it."""
+        for cell in self.cells:
+            shown = cell.metadata.get(KEY, {}).get("shown")
+            if not shown or not any(each is output for each in cell.outputs):
+                continue
+            kept = {"text": output.data.get("text/plain", ""), **output.metadata.get(KEY, {})}
+            if picture := _picture_of(output):
+                kept["picture"] = picture
+            for read in shown["pictures"]:
+                if _drawn(cell, read) is output:
+                    read.setdefault("data", "".join(output.data.get(read["mime"], "").split()))
+                    kept["picture"] = {name: read[name] for name in read if name != "output"}
+            return {KEY: kept}
+        return {}
+
+    async def fit_pictures(self, cell: NotebookNode) -> None:
+        """Make ready what `finish` would wait for, while the event loop goes on."""
+        for index, picture in _drawn_in(cell.outputs)[:MOST_PICTURES]:
+            await aside(functools.partial(_fit, picture, cell.outputs[index]))
+
+    def finish(self, cell: NotebookNode) -> None:
+        """Record what the model reads of a code cell's outputs: cut once, the same ever after.
+
+        It stands in memory alone: it follows from the outputs, and goes from a file with them.
+        """
+        for passing in ("clear", "running"):
+            cell.metadata[KEY].pop(passing, None)
+        cell.metadata[KEY]["shown"] = _shown(cell.outputs)
+        self._text.forget(cell)
+        cell.metadata.pop("tags", None)
+        if any(output.output_type == "error" for output in cell.outputs):
+            cell.metadata.tags = [RAISES]
+
+    def save(self) -> str:
+        """Write the file whole or not at all; return what else the user should know.
+
+        Where another program has written meanwhile, the notebook is saved beside that.
+
+        Raises
+        ------
+        TranscriptError
+            The disk is full or the folder is gone; what was saved before is still there.
+        """
+        write = self.to_save()
+        return write() if write else ""
+
+    def to_save(self) -> Callable[[], str] | None:
+        """Compose the file as things stand, and return what writes it, as `save` does.
+
+        None where nothing is to be saved.
+        """
+        if self.path is None:
+            return None
+        return functools.partial(self._write, self.path, self._text.compose(self.notebook))
+
+    def _write(self, path: Path, parts: list[bytes]) -> str:
+        content = b"".join(parts)
+        taken = path.exists() and not self._left.is_same(path)
+        try:
+            if taken:
+                self.path = write_beside(path, content)
+            else:
+                write_whole(path, content)
+        except OSError as error:
+            there = self._wrote and path.exists()
+            held = "what was saved before is there" if there else "nothing of it is saved"
+            raise TranscriptError(f"cannot save {str(path)!r}: {error.strerror}; {held}") from error
+        written = self.path or path
+        self._left, self._wrote = Left.of(written, content), True
+        if not taken:
+            return ""
+        return (
+            f"{str(path)!r} was changed by another program meanwhile, and is left as it is; "
+            f"what was done here is saved as {str(written)!r}"
+        )
+
+    def has_written(self, path: Path) -> bool:
+        """Tell whether what is at a path is what was saved last, and nobody has changed it."""
+        return self._wrote and self._left.is_at(path)
+
+    # -- reading
+
+    def in_reach(self) -> list[NotebookNode]:
+        """Return the cells that a model reads: the last summary and what follows it."""
+        cells = self.cells
+        for index in reversed(range(len(cells))):
+            facts = cells[index]["metadata"].get(KEY, ())
+            if "role" in facts and facts["role"] == "summary" and "replaced" not in facts:
+                return cells[index:]
+        return cells[:]
+
+    def turns(
+        self,
+        cells: Sequence[NotebookNode] | None = None,
+        *,
+        seeing: bool = True,
+        marked: Sequence[Mark] | None = None,
+    ) -> list[Turn]:
+        """Tell cells to no model in particular; see `messages`."""
+        cells = self.in_reach() if cells is None else cells
+        pairs = zip(cells, marked or marks(cells), strict=True)
+        told = [(cell, mark) for cell, mark in pairs if not mark[-1]]
+        growing = self._turns.setdefault(seeing, Growing(_tell_seen if seeing else _tell_unseen))
+        return growing.of([cell for cell, _ in told], [mark for _, mark in told])
+
+    def messages(
+        self,
+        form: Form = "text",
+        cells: Sequence[NotebookNode] | None = None,
+        *,
+        seeing: bool = True,
+        marked: Sequence[Mark] | None = None,
+    ) -> list[Message]:
+        """Put cells as the messages a model reads; a later call extends an earlier one's.
+
+        Parameters
+        ----------
+        cells
+            Which; by default those in reach.
+        seeing
+            Whether the model gets pictures, or is told of them in words.
+        marked
+            What `marks` gives of the cells, where the caller has it.
+        """
+        turns = self.turns(cells, seeing=seeing, marked=marked)
+        growing = self._messages.setdefault(
+            form, Growing(_put_text if form == "text" else _put_calls)
+        )
+        return growing.of(turns, turns)
+
+    def recorded(self, task: str) -> list[NotebookNode]:
+        """Copy the cells of the last finished run of a task, that of the task first.
+
+        Their ids are new: those in a file may be of other cells of the notebook that shows them.
+        """
+        found: list[NotebookNode] = []
+        for cell in reversed(self.cells):
+            facts = cell.metadata.get(KEY, {})
+            found.insert(0, cell)
+            if facts.get("role") == "task":
+                if cell.source == task and _finished(found) and not facts.get("replaced"):
+                    kept = [cell for cell in found if not cell.metadata[KEY].get("deleted")]
+                    return [_copied(cell) for cell in kept]
+                found = []
+            elif facts.get("role") not in OF_A_RUN:
+                found = []
+        return []
+
+    @property
+    def answer(self) -> str:
+        """The answer of the last run; empty if it has none."""
+        last = self.cells[-1] if self.cells else None
+        return last.source if last and last.metadata.get(KEY, {}).get("role") == "prose" else ""
+
+    @property
+    def bill(self) -> Bill:
+        """What all runs in this notebook cost."""
+        bill = Bill()
+        for cell in self.cells:
+            bill.add(cell.metadata.get(KEY, {}))
+        return bill
+
+
+def clean_source(cell: NotebookNode, clean: Callable[[str], Clean] = clean_prose) -> Clean:
+    """Return the Markdown of a cell that is not the user's; what was clean already stays as it is.
+
+    A file may have brought it, or a page.
+    """
+    source: str = cell.source
+    if isinstance(source, Clean):
+        return source
+    return clean_folded(source, clean) if _role(cell) == "summary" else clean(source)
+
+
+def _role(cell: NotebookNode) -> str:
+    role: str = cell.metadata.get(KEY, {}).get("role", "")
+    return role
+
+
+def passing(source: str, **facts: Any) -> NotebookNode:
+    """Make a cell that is shown for a while and never in the transcript."""
+    cell = new_cell("markdown", source, id=secrets.token_hex(4))
+    cell.metadata[KEY] = {"role": "wait", **facts}
+    return cell
+
+
+def _copied(cell: NotebookNode) -> NotebookNode:
+    copied = copy.deepcopy(cell)
+    copied.id = secrets.token_hex(4)
+    return copied
+
+
+def _finished(run: list[NotebookNode]) -> bool:
+    return len(run) > 1 and run[-1].metadata[KEY]["role"] == "prose"
+
+
+def _empty() -> NotebookNode:
+    metadata = {
+        "kernelspec": dict(KERNELSPEC),
+        "language_info": dict(LANGUAGE),
+        KEY: {"version": VERSION},
+    }
+    return new_notebook(metadata=metadata)
+
+
+def _read(path: Path) -> tuple[NotebookNode, Left]:
+    try:
+        content = path.read_bytes()
+        left = Left.of(path, content)
+        with warnings.catch_warnings(action="ignore"):  # of cells without an id: they get one
+            notebook = reads(content.decode(), as_version=4)
+            validate(notebook)
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except Exception as error:  # nbformat raises whatever its json and schema libraries do
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{str(path)!r} is not a notebook ({reason}); it is left as it is: name another file"
+        ) from None
+    about = notebook.metadata.get(KEY)
+    if not isinstance(about, dict):
+        raise UsageError(
+            f"{str(path)!r} is a notebook but not a saved run; it is left as it is: "
+            "name another file"
+        )
+    if about.get("version", VERSION) != VERSION:
+        raise UsageError(
+            f"{str(path)!r} was saved by another version of jupyter_agent, in a form that this one "
+            "does not know; it is left as it is: name another file, or upgrade"
+        )
+    room = MOST_CLEANED_HERE
+    for cell in notebook.cells:
+        _mend(cell)
+        if cell.cell_type == "markdown" and _role(cell) not in ("", "task"):
+            room -= len(cell.source)
+            cell.source = clean_source(cell, clean_markdown if room >= 0 else clean_prose)
+    return notebook, left
+
+
+def _mend(cell: NotebookNode) -> None:
+    """Leave out what does not fit of a cell that was read."""
+    facts = sound(cell.metadata.pop(KEY, None), cell.cell_type)
+    for output in cell.get("outputs", ()):
+        if read := sound_of_output(output.get("metadata", {}).pop(KEY, None)):
+            output.metadata[KEY] = read
+    if facts:
+        if facts["role"] in ("own", "code"):  # in a user's own kernel it was given a first line
+            cell.source = cell.source.removeprefix("%%sandbox\n")
+        if facts["role"] == "own":
+            cell.source = inert(cell.source)
+        if facts["role"] == "code":
+            cell.source = agents_code(cell.source)
+            facts["shown"] = _shown(cell.outputs)
+        cell.metadata[KEY] = from_dict(facts)
+        if facts["role"] == "own":
+            tell_own(cell)
+
+
+def _tell(turns: list[Turn], cells: Sequence[NotebookNode], index: int, *, seeing: bool) -> None:
+    """Tell a cell: as a turn of its own, or in the turn of the reply that it is of."""
+    cell = cells[index]
+    facts = cell.metadata.get(KEY, {})
+    role = facts.get("role")
+    match role:
+        case _ if facts.get("deleted"):  # said once, where code and outputs stood
+            turns += [Said(_DELETED)] if role == "code" else []
+        case "task":
+            notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
+            turns.append(Said("\n\n".join(notes)))
+        case "prose":
+            turns.append(Replied(cell.source, kept=facts.get("kept")))
+        case "code":
+            reply = _reply_of(cells[index - 1]) if index else None
+            before = (
+                turns[-1] if turns and reply is not None and reply == facts.get("step") else None
+            )
+            if not isinstance(before, Replied):
+                before = Replied("")
+                turns.append(before)
+            turns[-1] = replace(before, cells=(*before.cells, _ran(cell, facts, seeing)))
+        case "own":
+            if text := facts["shown"]["text"]:  # else there was no room for it
+                turns.append(_told(cell, text, facts["shown"]["pictures"], seeing))
+        case "end":
+            turns.append(Replied(cell.source))
+        case _ if cell.cell_type == "markdown":
+            turns.append(Said(cell.source))
+
+
+def _reply_of(cell: NotebookNode) -> Any:
+    """Return the number of the reply that a cell is of; None if it is of none."""
+    facts = cell.metadata.get(KEY, {})
+    told = facts.get("role") in ("prose", "code") and not facts.get("deleted")
+    return facts.get("step") if told else None
+
+
+def _tell_seen(turns: list[Turn], cells: Sequence[NotebookNode], index: int) -> None:
+    _tell(turns, cells, index, seeing=True)
+
+
+def _tell_unseen(turns: list[Turn], cells: Sequence[NotebookNode], index: int) -> None:
+    _tell(turns, cells, index, seeing=False)
+
+
+def _put_text(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
+    add_text(messages, turns[index])
+
+
+def _put_calls(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
+    add_calls(messages, turns[index])
+
+
+def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:
+    shown = facts.get("shown") or _shown(cell.outputs)
+    words = [] if seeing else [_in_words(picture) for picture in shown["pictures"]]
+    return Cell(
+        cell.source,
+        call=facts.get("call") or f"c{cell.id}",  # nine letters and digits, as Mistral wants
+        text="\n".join([shown["text"], *words]),
+        pictures=tuple(_pictures(cell, shown["pictures"])) if seeing else (),
+        kept=facts.get("kept"),
+    )
+
+
+def _told(cell: NotebookNode, text: str, pictures: list[dict[str, Any]], seeing: bool) -> Said:
+    words = [] if seeing else [_in_words(picture) for picture in pictures]
+    return Said("\n".join([text, *words]), tuple(_pictures(cell, pictures)) if seeing else ())
+
+
+# -- what the model is shown of outputs
+
+ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
+# A frame of an installed package, of Python itself, or of code that was compiled elsewhere or
+# stands in no file. What is left are paths as a user's files have them, "~/work/a.py" mostly.
+_OF_A_LIBRARY = re.compile(
+    r"File (?:[^~/]|/usr/|.*/(?:(?:site|dist)-packages|lib(?:64)?/python3[\d.]*t?)/)"
+)
+# what a progress bar has drawn over; from the start of a line only, or a long one takes for ever
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
+
+
+def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
+    """Say what the model reads of outputs: text, and which pictures go with it.
+
+    How a picture is sent is noted on its output, since to make it small again may give other bytes.
+    """
+    texts = [text for text in map(_text_of, outputs) if text.strip()]
+    text = cut("\n".join(text.rstrip("\n") for text in texts), MOST_CHARACTERS) or "(none)"
+    drawn = _drawn_in(outputs)
+    pictures: list[dict[str, Any]] = []
+    for index, picture in drawn[:MOST_PICTURES]:
+        _fit(picture, outputs[index])
+        if why := picture.get("why"):
+            text += f"\n[a picture {why}]"
+        else:
+            pictures.append({"output": index, **picture})
+    if len(drawn) > MOST_PICTURES:
+        text += f"\n[{len(drawn) - MOST_PICTURES} more pictures are not shown]"
+    return {"text": f"Output:\n{text}", "pictures": pictures}
+
+
+def _drawn_in(outputs: list[NotebookNode]) -> list[tuple[int, dict[str, Any]]]:
+    return [(index, p) for index, output in enumerate(outputs) if (p := _picture_of(output))]
+
+
+def _fit(picture: dict[str, Any], output: NotebookNode) -> None:
+    if picture.keys() == {"mime"}:
+        picture |= _fitted(picture["mime"], output.data.get(picture["mime"], ""))
+        output.metadata[KEY] = {**output.metadata.get(KEY, {}), "picture": from_dict(picture)}
+
+
+def _picture_of(output: NotebookNode) -> dict[str, Any] | None:
+    """Say what is known of the picture of an output, as it was when the model read it."""
+    read = output.get("metadata", {}).get(KEY, {})
+    if "text" in read:  # it has changed since
+        return dict(read["picture"]) if "picture" in read else None
+    mime = next((mime for mime in MIMES if mime in output.get("data", {})), "")
+    return {"mime": mime, **read.get("picture", {})} if mime else None
+
+
+def tell_own(cell: NotebookNode) -> None:
+    """Record what the model reads of a cell of the user's."""
+    facts = cell.metadata[KEY]
+    shown = _shown(cell.outputs)
+    code, text = (cut(each, MOST_READ_OF_ONE) for each in (cell.source, shown["text"]))
+    left_out = facts.get("left_out", 0)
+    said = [f"[{left_out} earlier cells of mine are left out]"] if left_out else []
+    said += [_NEW] if facts.get("fresh") else []
+    text = "\n".join([*said, "I ran:", fenced(code), text])
+    pictures = shown["pictures"][: facts.get("pictures", MOST_PICTURES)]
+    facts["shown"] = {"text": "" if facts.get("unread") else text, "pictures": pictures}
+
+
+def _fitted(mime: str, data: str) -> dict[str, Any]:
+    """Make a picture small enough for a model; or say ``why`` not, to follow "a picture "."""
+    try:
+        fitted = json.loads(cleaned("picture", f"data:{mime};base64,{data}"))
+    except NotShown:
+        fitted = "that takes too much to decode"
+    return fitted if isinstance(fitted, dict) else {"why": str(fitted)}
+
+
+def _text_of(output: NotebookNode) -> str:
+    match output.output_type:
+        case "stream":
+            text = cut(output.text, MOST_LOOKED_AT)
+        case "error":
+            text = "\n".join(brief(output.traceback)) or f"{output.ename}: {output.evalue}"
+        case _:
+            read = output.metadata.get(KEY, {}).get("text", output.data.get("text/plain", ""))
+            text = cut(read, MOST_LOOKED_AT)
+    return _OVERWRITTEN.sub("", ANSI.sub("", text))
+
+
+def brief(traceback: list[str]) -> list[str]:
+    """Keep of a traceback the frames of cells and the user's own files, not those of libraries."""
+    own = [frame for frame in traceback[:-1] if not _OF_A_LIBRARY.match(ANSI.sub("", frame))]
+    return [*own, *traceback[-1:]]
+
+
+def cut(text: str, most: int) -> str:
+    """Keep the beginning and the end of a long text."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
+
+
+def _pictures(cell: NotebookNode, pictures: list[dict[str, Any]]) -> Iterable[Part]:
+    """Yield the pictures that the model was given: as kept, or as they stand in the outputs."""
+    for picture in pictures:
+        mime, data = picture["mime"], picture.get("data", "")
+        if not data and (output := _drawn(cell, picture)):
+            data = "".join(output.get("data", {}).get(mime, "").split())
+        if data:
+            yield Part(type="image_url", image_url={"url": f"data:{mime};base64,{data}"})
+
+
+def _drawn(cell: NotebookNode, picture: dict[str, Any]) -> NotebookNode | None:
+    """Find the output that a picture is in; None if the user has cleared the cell."""
+    outputs: list[NotebookNode] = cell.get("outputs", [])
+    return outputs[picture["output"]] if picture["output"] < len(outputs) else None
+
+
+def _in_words(picture: dict[str, Any]) -> str:
+    size = "x".join(map(str, picture.get("size", ())))
+    return f"[a picture{f' of {size} px' * bool(size)}, which you cannot see]"

@@ -1,0 +1,111 @@
+"""Saves of a notebook that grows: each cell is written out once, and the file beside the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from jupyter_agent._nbformat import NotebookNode, cell_json, notebook_json, writes
+from jupyter_agent._threads import aside
+from jupyter_agent.errors import TranscriptError
+from jupyter_agent.transcript.metadata import as_saved
+
+__all__ = ["Saves", "Text"]
+
+KEY = "jupyter_agent"
+_BETWEEN = b",\n"
+_Mark = tuple[int, str, int, int]
+
+
+class Text:
+    """A notebook as it stands in a file; a cell that is as it was is not written out anew.
+
+    Nobody needs to tell of a source that was replaced, of facts that came or went, or of more
+    outputs; of any other change `forget` has to be told.
+    """
+
+    def __init__(self) -> None:
+        self._cells: list[NotebookNode] = []
+        self._marks: list[_Mark] = []
+        self._texts: list[bytes] = []
+        self._changed: set[int] = set()
+
+    def forget(self, cell: NotebookNode) -> None:
+        """Note that a cell has changed."""
+        self._changed.add(id(cell))
+
+    def compose(self, notebook: NotebookNode) -> list[bytes]:
+        """Return the parts of the file."""
+        cells: list[NotebookNode] = list(notebook.cells)
+        if not cells:
+            return [(writes(notebook) + "\n").encode()]
+        marks = _marks(cells)
+        pairs = enumerate(zip(self._marks, marks, strict=False))
+        first = next(
+            (i for i, (old, new) in pairs if old != new or new[0] in self._changed),
+            min(len(marks), len(self._marks)),
+        )
+        texts = self._texts[:first]
+        known = dict(zip(self._marks[first:], self._texts[first:], strict=True))
+        for cell, mark in zip(cells[first:], marks[first:], strict=True):
+            text = None if mark[0] in self._changed else known.get(mark)
+            texts.append(text or _BETWEEN + cell_json(as_saved(cell)))
+        self._cells, self._marks, self._texts = cells, marks, texts
+        self._changed.clear()
+        head, tail = notebook_json(notebook)
+        return [head, texts[0][len(_BETWEEN) :], *texts[1:], tail]
+
+
+def _marks(cells: list[NotebookNode]) -> list[_Mark]:
+    """Name what changes of cells without a word to `Text`."""
+    return [
+        (id(c), c["source"], len(c["metadata"].get(KEY, ())), len(c.get("outputs", ())))
+        for c in cells
+    ]
+
+
+class Saved(Protocol):
+    """A notebook that can be saved (`transcript.Transcript`)."""
+
+    def to_save(self) -> Callable[[], str] | None:
+        """Compose the file as things stand, and return what writes it, in any thread; or None.
+
+        That returns what the user should know; TranscriptError: it could not.
+        """
+        ...
+
+
+class Saves:
+    """Saves a notebook again and again: always its newest state, one write at a time."""
+
+    def __init__(self, notebook: Saved) -> None:
+        self._notebook = notebook
+        self._wanted = False
+        self._writer: asyncio.Task[None] | None = None
+        self.problem = ""  # why the newest state is not written
+        self.notice = ""  # what the user should know of what is
+
+    def begin(self) -> None:
+        """Save soon, while the caller goes on."""
+        self._wanted = True
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            if (write := self._notebook.to_save()) is None:
+                continue
+            try:
+                self.notice = await aside(write) or self.notice
+                self.problem = ""
+            except TranscriptError as problem:
+                self.problem = str(problem)
+
+    async def end(self) -> None:
+        """Wait until all is written, or cannot be."""
+        while self._writer and not self._writer.done():
+            await asyncio.wait({self._writer})
+        if self._writer:
+            self._writer.result()

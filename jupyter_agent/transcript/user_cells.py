@@ -1,0 +1,129 @@
+"""What the user has run in the sandbox, or edited of a run, for the agent to read."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from dataclasses import dataclass, field
+
+from jupyter_agent._nbformat import NotebookNode, new_output
+from jupyter_agent.sandbox.filter.outputs import weight
+from jupyter_agent.transcript.notebook import KEY, MOST_PICTURES, OF_A_RUN, Transcript, tell_own
+
+__all__ = ["OwnCells", "replace", "show_given"]
+
+MOST_CELLS = 200  # that are kept until a task comes
+MOST_KEPT = 500_000  # characters of one cell's outputs, pictures too
+MOST_READ = 20_000  # characters of all of them that the model reads
+
+
+@dataclass(slots=True)
+class Ran:
+    """A cell that ran; a notebook's cell is made of it only when a task comes."""
+
+    code: str
+    fresh: bool = False  # it ran in another kernel than the one before it
+    execution_count: int | None = None
+    outputs: list[NotebookNode] = field(default_factory=list)
+    weight: int = 0
+
+    def hear(self, output: NotebookNode) -> None:
+        """Take an output, while there is room."""
+        self.weight += weight(output)
+        if self.weight <= MOST_KEPT:
+            self.outputs.append(output)
+
+
+class OwnCells:
+    """The user's own cells, in the order in which they ran."""
+
+    def __init__(self) -> None:
+        self._ran: deque[Ran] = deque(maxlen=MOST_CELLS)
+
+    def __len__(self) -> int:
+        return len(self._ran)
+
+    def add(self, code: str) -> Ran:
+        """Begin a cell; beyond `MOST_CELLS` the oldest is forgotten."""
+        self._ran.append(Ran(code))
+        return self._ran[-1]
+
+    def move_to(self, transcript: Transcript, *, fresh: bool) -> bool:
+        """Put all cells at the end of a transcript, those that fit for the model to read.
+
+        Parameters
+        ----------
+        fresh
+            Whether the kernel knows nothing of what is in the transcript already.
+
+        Returns
+        -------
+        bool
+            Whether that is still to be said.
+        """
+        if fresh and self._ran and transcript.cells:
+            self._ran[0].fresh = True
+        cells = [_write(ran, transcript) for ran in self._ran]
+        self._ran.clear()
+        characters, pictures, left_out = MOST_READ, MOST_PICTURES, 0
+        for cell in reversed(cells):
+            facts = cell.metadata[KEY]
+            characters -= len(facts["shown"]["text"])
+            if characters < 0:
+                facts["unread"] = True
+                left_out += 1
+            facts["pictures"] = 0 if characters < 0 else max(pictures, 0)
+            tell_own(cell)
+            pictures -= len(facts["shown"]["pictures"])
+        if 0 < left_out < len(cells):
+            cells[left_out].metadata[KEY]["left_out"] = left_out
+            tell_own(cells[left_out])
+        return fresh and not cells
+
+
+def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
+    """Make a cell of what ran."""
+    cell = transcript.add("own", ran.code)
+    cell.execution_count = ran.execution_count
+    for output in ran.outputs:
+        transcript.add_output(cell, output)
+    transcript.finish(cell)
+    if ran.fresh:
+        cell.metadata[KEY]["fresh"] = True
+    tell_own(cell)
+    return cell
+
+
+def show_given(transcript: Transcript, text: str) -> None:
+    """Show what the user's values hold, as an output: who clears those clears that."""
+    cell = transcript.add("own", "# the variables that were given with the task", given=True)
+    transcript.add_output(cell, new_output("stream", name="stdout", text=f"{text}\n"))
+    transcript.finish(cell)
+    tell_own(cell)
+
+
+def replace(transcript: Transcript, task: NotebookNode) -> None:
+    """Have the model read no more of a run; what the user has edited of it is the user's own."""
+    start = next((i for i, cell in enumerate(transcript.cells) if cell is task), None)
+    if start is None:
+        return  # the session was reset
+    for cell in transcript.cells[max(0, start - 1) : start]:
+        if cell.metadata.get(KEY, {}).get("given"):
+            cell.metadata[KEY]["replaced"] = True
+    for index, cell in enumerate(transcript.cells[start:], start):
+        facts = cell.metadata.get(KEY, {})
+        if cell is not task and facts.get("role") not in OF_A_RUN:
+            return
+        facts["replaced"] = True
+        if facts.get("edited"):
+            transcript.cells[index] = _taken_over(cell, transcript)
+
+
+def _taken_over(cell: NotebookNode, transcript: Transcript) -> NotebookNode:
+    own = copy.deepcopy(cell)
+    del own.metadata[KEY]
+    if own.cell_type == "code":
+        own.metadata[KEY] = {"role": "own"}
+        transcript.finish(own)
+        tell_own(own)
+    return own

@@ -1,0 +1,691 @@
+"""Show a run in the output area of its cell, as ordinary display messages.
+
+A front end that names its cells (JupyterLab, Notebook 7, VS Code) updates displays in place, so
+there every cell streams. Any other (nbclient, a console) is given each cell once, when it is whole.
+
+Where a cell streams, each message carries in its own metadata what it means for the notebook, as
+``{"jupyter_agent": {"op": ...}}``: a page with our extension makes cells of them instead
+(docs/live-cells.md has the list).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent._unicode import visible_prose
+from jupyter_agent.errors import Interrupted, LimitReached, Unsaved
+from jupyter_agent.sandbox.filter.markdown import Clean, code_block, folded, one_line
+from jupyter_agent.transcript.notebook import KEY, Change, brief, clean_source
+from jupyter_agent.transcript.usage import Bill
+from jupyter_agent.views.page_requests import Note
+
+__all__ = [
+    "MIME",
+    "AnswerView",
+    "CellOutlet",
+    "DisplayView",
+    "KernelOutlet",
+    "Outlet",
+    "OutputView",
+    "ending",
+    "show_recorded",
+]
+
+INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
+BEAT = 0.5  # seconds between two signs that the kernel lives; a page waits for several
+MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
+MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
+MOST_WHY = 300  # characters of the reason for which a run ended
+MOST_NAME = 300  # characters of a model's, which a file may have brought
+MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
+NOT_SHOWN = "\n[the rest of this text is not shown]\n"
+_LONG_LINE = re.compile(rf"([^\r\n]{{{MOST_LINE}}})[^\r\n]+")
+MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw it
+
+Tag = dict[str, Any]
+
+
+class Outlet(Protocol):
+    """Where display messages go."""
+
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        *,
+        display_id: str,
+        update: bool,
+        tag: Tag | None = None,
+    ) -> None:
+        """Send a mime bundle, or change the one that has this id."""
+        ...
+
+    def stream(self, name: str, text: str, tag: Tag | None = None) -> None:
+        """Write to ``stdout`` or ``stderr``."""
+        ...
+
+    def busy(self, tag: Tag | None = None) -> None:
+        """Say that the kernel is at work."""
+        ...
+
+
+class CellOutlet:
+    """The output area of the cell that is running in this IPython; tags are left out."""
+
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        *,
+        display_id: str,
+        update: bool,
+        tag: Tag | None = None,  # noqa: ARG002
+    ) -> None:
+        """Send a mime bundle, or change the one that has this id."""
+        from IPython.display import publish_display_data
+
+        transient = {"display_id": display_id}
+        publish_display_data(data, metadata, transient=transient, update=update)
+
+    def stream(self, name: str, text: str, tag: Tag | None = None) -> None:  # noqa: ARG002
+        """Write to ``stdout`` or ``stderr``."""
+        stream = sys.stderr if name == "stderr" else sys.stdout
+        stream.write(text)
+        stream.flush()
+
+    def busy(self, tag: Tag | None = None) -> None:
+        """Say nothing: whoever runs the cell knows."""
+
+
+class KernelOutlet:
+    """The messages that answer the request which this ipykernel is carrying out now."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self.request: dict[str, Any] = kernel.get_parent("shell") or {}
+
+    def display(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        *,
+        display_id: str,
+        update: bool,
+        tag: Tag | None = None,
+    ) -> None:
+        """Send a mime bundle, or change the one that has this id."""
+        kind = "update_display_data" if update else "display_data"
+        transient = {"display_id": display_id}
+        self._send(kind, {"data": data, "metadata": metadata, "transient": transient}, tag)
+
+    def stream(self, name: str, text: str, tag: Tag | None = None) -> None:
+        """Write to ``stdout`` or ``stderr``."""
+        self._send("stream", {"name": name, "text": text}, tag)
+
+    def busy(self, tag: Tag | None = None) -> None:
+        """Say that the kernel is at work."""
+        self._send("status", {"execution_state": "busy"}, tag)
+
+    def _send(self, kind: str, content: dict[str, Any], tag: Tag | None) -> None:
+        kernel = self._kernel
+        metadata = {KEY: tag} if tag else {}
+        kernel.session.send(
+            kernel.iopub_socket, kind, content, parent=self.request, metadata=metadata
+        )
+
+
+class OutputView:
+    """Shows the outputs of one code cell as they come.
+
+    Parameters
+    ----------
+    tag
+        Makes the tag of a message about an output, from its index and what else matters.
+    clear
+        Takes away what was shown so far; told whether something new follows at once.
+    """
+
+    def __init__(
+        self,
+        cell_id: str,
+        outlet: Outlet,
+        *,
+        tag: Callable[..., Tag | None] = lambda **_: None,
+        clear: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        self.sent: list[NotebookNode] = []  # the outputs, as far as they were shown
+        self._id = cell_id
+        self._outlet = outlet
+        self._tag = tag
+        self._clear = clear
+        self._seen: list[NotebookNode] = []
+        text = f"[outputs after the first {MOST_OUTPUTS} are not shown]\n"
+        self._more = NotebookNode(output_type="stream", name="stderr", text=text)
+        self._displayed: set[int] = set()  # whose displays can be changed in place
+
+    def __call__(self, outputs: list[NotebookNode]) -> None:
+        """Show what is new since the last time."""
+        outputs = self._worth_showing(outputs)
+        kept = all(before is now for before, now in zip(self._seen, outputs, strict=False))
+        if not kept or len(outputs) < len(self._seen):
+            self.sent.clear()
+            self._clear(bool(outputs))
+        for index, output in enumerate(outputs):
+            before = self.sent[index] if index < len(self.sent) else None
+            del self.sent[index : index + 1]
+            self.sent.insert(index, self._show(index, output, before))
+        self._seen = outputs
+
+    def _worth_showing(self, outputs: list[NotebookNode]) -> list[NotebookNode]:
+        """Leave out what no one reads, but never why a cell was stopped."""
+        rest = outputs[MOST_OUTPUTS:]
+        if not rest:
+            return list(outputs)
+        errors = [output for output in rest if output.output_type == "error"]
+        return [*outputs[:MOST_OUTPUTS], self._more, *errors]
+
+    def _show(self, index: int, output: NotebookNode, before: NotebookNode | None) -> NotebookNode:
+        match output.output_type:
+            case "stream":
+                text, start = _worth_showing(output.text), len(before.text) if before else 0
+                if len(text) > start:
+                    self._outlet.stream(output.name, text[start:], self._tag(index=index))
+                return NotebookNode(output_type="stream", name=output.name, text=text)
+            case "error" if before is None:
+                # as text: an error message would mark the %%agent cell failed
+                output = NotebookNode({**output, "traceback": brief(output.traceback)})
+                text = "\n".join(output.traceback) + "\n" if output.traceback else ""
+                self._outlet.stream("stderr", text, self._tag(index=index, error=dict(output)))
+                return output
+            case _ if before is None or before.get("data") != output.get("data"):
+                data = dict(output.data)
+                metadata = {name: each for name, each in output.metadata.items() if name != KEY}
+                tag = self._tag(index=index, count=output.get("execution_count"))
+                self._outlet.display(
+                    data,
+                    metadata,
+                    display_id=f"{self._id}-{index}",
+                    update=index in self._displayed,
+                    tag=tag,
+                )
+                self._displayed.add(index)
+            case _:
+                return before
+        shown: NotebookNode = copy.copy(output)
+        if KEY in output.get("metadata", {}):
+            shown.metadata = NotebookNode(metadata)
+        return shown
+
+
+def _worth_showing(text: str) -> str:
+    """Cut what would stop a page; what was shown of a text stays so as it grows."""
+    if len(text) > MOST_TEXT:
+        text = text[:MOST_TEXT] + NOT_SHOWN
+    return _LONG_LINE.sub(r"\1 […]", text)
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What of a cell is on the screen."""
+
+    cell: NotebookNode
+    index: int
+    source: str = ""
+    label: str = ""
+    state: str = ""
+    displayed: bool = False
+    started: float = 0.0
+    done: bool = False
+    edit: str | None = None  # what the user wrote while the agent was still writing
+    outputs: OutputView | None = None
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the user has deleted it."""
+        return bool(self.cell.metadata[KEY].get("deleted"))
+
+    def take(self, source: str) -> None:
+        """Take over what the user has made of it."""
+        if source != self.cell.source:
+            self.cell.source = source
+            self.cell.metadata[KEY]["edited"] = True
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is still a cell: one that is done and empty was taken back."""
+        return bool(self.source or not self.done)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What the header says."""
+
+    started: float = field(default_factory=time.monotonic)
+    model: str = ""
+    sandbox: str = ""
+    step: int = 0
+    bill: Bill = field(default_factory=Bill)
+    # then working, and done, stopped or failed; or unstarted, if it never began
+    state: str = "starting"
+    doing: str = "thinking"
+    why: str = ""  # it was stopped, or has failed
+    waiting: str = ""  # why
+    wait: float = 0.0  # seconds that it was to wait, when it began to
+
+    def where(self) -> list[str]:
+        return [where for where in (self.model, self.sandbox) if where]
+
+    def how_far(self) -> list[str]:
+        used = [str(self.bill)] if self.bill.total else []
+        seconds = f"{time.monotonic() - self.started:.0f} s"
+        step = [f"step {self.step}"] if self.state != "starting" else []
+        state = f"{self.state}: {self.why}" if self.why else self.state
+        wait = f"{self.waiting} in {self.wait:.0f} s" if self.wait else self.waiting
+        return [wait or state, *step, *used, seconds]
+
+    def facts(self) -> dict[str, Any]:
+        names = ("model", "sandbox", "step", "state", "doing", "why", "waiting", "wait")
+        facts = {name: getattr(self, name) for name in names}
+        used = {"tokens": self.bill.total, "estimated": self.bill.estimated, "used": str(self.bill)}
+        return {**facts, **used, "seconds": round(time.monotonic() - self.started, 1)}
+
+
+class DisplayView:
+    """Shows a run below its ``%%agent`` cell.
+
+    Parameters
+    ----------
+    anchor
+        The id of that cell, in a front end that changes a display in place; empty in any other.
+    digest
+        Identifies the text of that cell.
+    replaces
+        The run whose cells this one's take the place of.
+    first_line
+        What code cells begin with in a kernel that is not the sandbox's own.
+    session
+        Of the page that has asked for the run: of those that share a document, that one writes.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        *,
+        anchor: str = "",
+        digest: str = "",
+        replaces: str = "",
+        first_line: str = "",
+        session: str = "",
+    ) -> None:
+        self.run = ""
+        self.task: NotebookNode | None = None
+        self._replaces = replaces
+        self._outlet = outlet
+        self._live = bool(anchor)
+        self._anchor = anchor
+        self._digest = digest
+        self._first_line = first_line
+        self._session = session
+        self._sent = 0  # messages, so that a page notices when one was lost
+        self._cells: dict[str, _Shown] = {}
+        self._progress = _Progress()
+        self._header: dict[str, Any] = {}
+        self._header_at = 0.0
+        self._shown_at = 0.0
+        self._waiting: dict[str, Change] = {}
+        self._timer: threading.Timer | None = None
+        self._ended = threading.Event()
+        self._lock = threading.RLock()  # a timer shows what waits, a page may ask at any time
+
+    def __call__(self, change: Change) -> None:
+        """Show a change, at once or with those that follow it closely."""
+        with self._lock:
+            facts = change.cell.metadata[KEY]
+            shown = self._cells.get(change.cell.id)
+            cell = facts["role"] in ("prose", "summary", "code") or "unfinished" in facts
+            if shown is None and cell:
+                shown = _Shown(change.cell, len(self._cells) + 1)
+                self._cells[change.cell.id] = shown
+            if shown and shown.edit is not None and (change.done or facts.get("running")):
+                shown.take(shown.edit)
+                shown.edit = None
+            self._note(change, facts)
+            if shown:
+                shown.done |= change.done
+                self._waiting[change.cell.id] = change
+                if facts.get("running") and not shown.started:
+                    shown.started = time.monotonic()
+            early = self._shown_at + INTERVAL - time.monotonic()
+            waits = facts["role"] == "wait"
+            if early <= 0 or waits or not self._live:
+                self._show(force=waits)
+            elif self._timer is None:
+                self._timer = threading.Timer(early, self._show)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def finish(self, state: str, why: str = "") -> None:
+        """Say how the run ended."""
+        self._ended.set()
+        with self._lock:
+            progress, began = self._progress, self._progress.state != "starting"
+            progress.state, progress.doing = state if began else "unstarted", ""
+            progress.why, progress.waiting, progress.wait = one_line(why)[:MOST_WHY], "", 0.0
+            if self._live:
+                self._show(force=True)
+            elif self.run:
+                self._publish_header("-end", self._progress.how_far(), update=False)
+
+    def still_busy(self) -> None:
+        """Tell pages that the run goes on, if it does."""
+        if self._live and self.run and self._progress.state in ("starting", "working"):
+            self._outlet.busy()
+
+    @property
+    def replaces(self) -> str:
+        """The run whose place it has taken; none before it has begun."""
+        return self._replaces if self._progress.state not in ("starting", "unstarted") else ""
+
+    def _beat(self) -> None:
+        """Tell pages again and again that this kernel lives."""
+        tag = {"op": "beat", "run": self.run, "anchor": self._anchor}
+        while not self._ended.wait(BEAT):
+            self._outlet.busy(tag)
+
+    # -- what pages ask
+
+    def snapshot(self) -> dict[str, Any]:
+        """Say everything that was sent, for a page that has missed some."""
+        with self._lock:
+            cells = [self._snapshot(each) for each in self._kept()]
+            return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What was last said of it as a whole."""
+        return self._header
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        return self._progress.state == "done"
+
+    @property
+    def digest(self) -> str:
+        """Identifies the text that asked for it."""
+        return self._digest
+
+    def known(self) -> dict[str, Any]:
+        """Say where and by whom it was asked for, how it stands, and the sources of its cells."""
+        with self._lock:
+            cells = {each.cell.id: self._first(each) + each.source for each in self._kept()}
+            where = {"anchor": self._anchor, "session": self._session}
+            return {**where, "facts": self._header.get(MIME, {}), "cells": cells}
+
+    def _kept(self) -> list[_Shown]:
+        return [each for each in self._cells.values() if each.kept and not each.deleted]
+
+    def edit(self, cell_id: str, source: str) -> None:
+        """Take over what the user has made of a cell: now, or once the agent has written it."""
+        with self._lock:
+            shown = self._cells.get(cell_id)
+            if shown is None:
+                return
+            shown.cell.metadata[KEY].pop("deleted", None)  # it is there again
+            source = self._without_first_line(source)
+            running = shown.cell.metadata[KEY].get("running", False)
+            if shown.done or running:
+                shown.take(source)
+                shown.source = source
+            else:
+                shown.edit = source
+
+    def delete(self, cell_id: str) -> None:
+        """Note that the user has deleted a cell: it is not run any more, nor read by the model."""
+        with self._lock:
+            if shown := self._cells.get(cell_id):
+                facts = shown.cell.metadata[KEY]
+                facts["deleted"] = True
+                if not shown.done and not facts.get("running"):
+                    facts["refused"] = "deleted"
+
+    def cell(self, cell_id: str) -> NotebookNode | None:
+        """Find one of the run's cells."""
+        shown = self._cells.get(cell_id)
+        return shown.cell if shown else None
+
+    def _first(self, shown: _Shown) -> str:
+        return self._first_line if shown.cell.cell_type == "code" else ""
+
+    def _without_first_line(self, source: str) -> str:
+        return source.removeprefix(self._first_line).lstrip("\n") if self._first_line else source
+
+    def _snapshot(self, shown: _Shown) -> dict[str, Any]:
+        outputs = shown.outputs.sent if shown.outputs else []
+        return {**self._cell_facts(shown), "source": shown.source, "outputs": outputs}
+
+    def _facts(self) -> Tag:
+        state = self._progress.state
+        return {"run": self.run, "anchor": self._anchor, "state": state, "digest": self._digest}
+
+    def _cell_facts(self, shown: _Shown) -> Tag:
+        return {
+            "id": shown.cell.id,
+            "index": shown.index,
+            "type": shown.cell.cell_type,
+            "state": shown.state,
+            "first_line": self._first(shown),
+            "count": shown.cell.get("execution_count"),
+        }
+
+    def _tag(self, op: str, **facts: Any) -> Tag | None:
+        if not self._live:
+            return None
+        self._sent += 1
+        return {"op": op, "run": self.run, "anchor": self._anchor, "sent": self._sent, **facts}
+
+    # -- the header
+
+    def _note(self, change: Change, facts: dict[str, Any]) -> None:
+        """Take from a change what the header says."""
+        progress = self._progress
+        if facts["role"] == "task":
+            self.task = change.cell
+            progress.model = visible_prose(facts["model"])[:MOST_NAME]
+            progress.sandbox = facts["sandbox"]
+            progress.state, progress.waiting, progress.wait = "working", "", 0.0
+            self.run = self.run or _new_id()
+            parts = [*(progress.how_far() if self._live else []), *progress.where()]
+            self._publish_header("-header", parts, update=bool(self._header))
+        progress.step = max(progress.step, facts.get("step", 0))
+        if change.done:
+            progress.bill.add(facts)
+        if facts["role"] == "wait":
+            progress.waiting, progress.wait = change.cell.source.strip("*"), 0.0
+            if progress.waiting and "seconds" in facts:  # a page counts them down
+                problem = facts["problem"].removeprefix(f"{progress.model}: ")  # said at its end
+                for advice in ("; try again", "; wait and try again"):  # which the run follows
+                    problem = problem.removesuffix(advice)
+                progress.waiting = f"Asking again: {problem}"
+                progress.wait = facts["seconds"]
+            self.run = self.run or (_new_id() if self._live else "")
+        if change.done:
+            progress.doing = "thinking"
+        else:
+            progress.doing = "running" if facts.get("running") else "writing"
+
+    def _update_header(self, *, force: bool) -> None:
+        late = time.monotonic() - self._header_at > 1
+        if self._live and self.run and (force or late):
+            parts = [*self._progress.how_far(), *self._progress.where()]
+            self._publish_header("-header", parts, update=bool(self._header))
+
+    def _publish_header(self, suffix: str, parts: list[str], *, update: bool) -> None:
+        self._header_at = time.monotonic()
+        text = "agent: " + " · ".join(parts)
+        data = _line(text)
+        if self._live:
+            if not (self._header or self._ended.is_set()):
+                threading.Thread(target=self._beat, daemon=True).start()
+            cells = sum(shown.kept for shown in self._cells.values())
+            data[MIME] = {"run": self.run, **self._progress.facts(), "cells": cells}
+            self._header = data
+        tag = self._tag("run", state=self._progress.state, digest=self._digest)
+        display_id = f"{self.run}{suffix}"
+        self._outlet.display(data, {}, display_id=display_id, update=update, tag=tag)
+
+    # -- cells
+
+    def _show(self, *, force: bool = False) -> None:
+        """Show what waits."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+            doing, waiting = self._progress.doing, self._waiting
+            self._waiting = {}
+            for cell_id, change in waiting.items():
+                shown = self._cells[cell_id]
+                if change.cell.cell_type == "code":
+                    self._code(change, shown)
+                else:
+                    self._prose(change, shown)
+            said = self._header.get(MIME, {}).get("doing", doing)
+            done = any(change.done for change in waiting.values())
+            self._update_header(force=force or done or said != doing)
+            self._shown_at = time.monotonic()
+
+    def _prose(self, change: Change, shown: _Shown) -> None:
+        source = clean_source(change.cell)
+        if change.cell.metadata[KEY]["role"] == "end":  # why it ended is in the error below
+            source = Clean(source.partition("\n\n")[2])
+        shown.state = "done" if change.done else "writing"
+        data = _data(source, source)
+        self._upsert(change, shown, data, label=shown.state)
+
+    def _code(self, change: Change, shown: _Shown) -> None:
+        facts = change.cell.metadata[KEY]
+        running = facts.get("running", False)
+        took = f"{time.monotonic() - shown.started:.1f} s" if shown.started else ""
+        label = "running" if running else took if change.done else "writing"
+        if shown.outputs:
+            shown.outputs(change.cell.outputs)
+        shown.state = "running" if running else "done" if change.done else "writing"
+        starts = bool(shown.started) and shown.outputs is None
+        self._upsert(change, shown, self._code_data(shown, label), label=label, whole=starts)
+        if starts:  # below the code
+            shown.outputs = OutputView(
+                change.cell.id,
+                self._outlet,
+                tag=lambda **facts: self._tag("output", id=change.cell.id, **facts),
+                clear=lambda more: self._cleared(shown, more=more),
+            )
+            shown.outputs(change.cell.outputs)
+
+    def _code_data(self, shown: _Shown, label: str) -> dict[str, Any]:
+        source = shown.cell.source
+        step = shown.cell.metadata[KEY].get("step", "")
+        title = f"step {step}" + f" · {label}" * self._live
+        return _data(folded(title, code_block(source)), source)
+
+    def _cleared(self, shown: _Shown, *, more: bool) -> None:
+        """Take a cell's outputs away, which only a page that has made a cell of it can."""
+        if self._live:
+            tag = self._tag("clear", id=shown.cell.id, wait=more)
+            data = self._code_data(shown, shown.label)
+            self._outlet.display(data, {}, display_id=shown.cell.id, update=True, tag=tag)
+
+    def _upsert(
+        self,
+        change: Change,
+        shown: _Shown,
+        data: dict[str, Any],
+        *,
+        label: str,
+        whole: bool = False,
+    ) -> None:
+        """Show a cell's source: each time it grows where the front end is live, else once."""
+        source = data["text/plain"]
+        if (source, label) == (shown.source, shown.label) or not (source or shown.displayed):
+            return
+        whole = whole or (change.done and shown.outputs is None)
+        if self._live or (whole and source):
+            tag = self._tag("cell", **self._cell_facts(shown))
+            display_id, update = change.cell.id, shown.displayed
+            self._outlet.display(data, {}, display_id=display_id, update=update, tag=tag)
+            shown.source, shown.label, shown.displayed = source, label, True
+
+
+def show_recorded(outlet: Outlet, note: Note, *, header: dict[str, Any] | None) -> None:
+    """Say that the notebook holds the run that was asked for, so that no model was.
+
+    Parameters
+    ----------
+    header
+        What was last said of that run; None if this kernel has not done it: any file can say that
+        it holds one.
+    """
+    what = "shown as in the file; this kernel has not done it"
+    state, before, facts = "claimed", "agent", {}
+    if header is not None:
+        what, state = "shown as recorded", "recorded"
+        before, facts = header.get("text/plain", before), header.get(MIME, {})
+    text = f"{before}: {what}" if before == "agent" else f"{before} · {what}"
+    text += "; no model was asked. Edit the task to ask one"
+    data = {**_line(text), MIME: {**facts, "run": note.run, "state": state}}
+    tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": state}
+    outlet.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)
+
+
+def ending(error: BaseException) -> tuple[str, str]:
+    """Tell how an error ends a run, as `DisplayView.finish` takes it: it failed, or was stopped."""
+    if isinstance(error, LimitReached):
+        return "stopped", str(error)
+    if isinstance(error, Unsaved):
+        return "done", str(error)
+    if isinstance(error, Exception) and not isinstance(error, Interrupted):
+        return "failed", str(error) or type(error).__name__
+    return "stopped", ""
+
+
+class AnswerView:
+    """Shows nothing but the answer."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._last: NotebookNode | None = None
+
+    def __call__(self, change: Change) -> None:
+        """Keep what may be the answer."""
+        prose = change.done and change.cell.metadata[KEY]["role"] == "prose"
+        self._last = change.cell if prose else None
+
+    def finish(self, state: str, why: str = "") -> None:  # noqa: ARG002
+        """Show the answer, if the run came to one."""
+        if self._last and self._last.source and state == "done":
+            answer = clean_source(self._last)
+            data = _data(answer, answer)
+            self._outlet.display(data, {}, display_id=self._last.id, update=False)
+
+
+def _data(markdown: Clean, plain: str) -> dict[str, Any]:
+    """Make the one mime bundle in which Markdown reaches a page: only what has been cleaned."""
+    return {"text/markdown": markdown, "text/plain": plain}
+
+
+def _line(text: str) -> dict[str, Any]:
+    """Make a mime bundle of a line of ours."""
+    return _data(Clean(f"*{one_line(text)}*"), text)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(4)

@@ -1,0 +1,229 @@
+"""The runs that a kernel has shown, for pages that made cells of them and come back.
+
+A page asks on the control channel, which answers while a cell runs (message spec: control). It
+notes on its cells what they are; a request to run one carries that note (`Note`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jupyter_agent.errors import Defect
+
+if TYPE_CHECKING:
+    from jupyter_agent._nbformat import NotebookNode
+
+__all__ = ["GHOST", "REQUEST", "Note", "Runs", "Shown", "checksum", "digest"]
+
+REQUEST = "jupyter_agent_request"
+GHOST = (
+    "This cell is part of a run that has been replaced, so it was not run. "
+    "Edit it to make it yours, or delete it."
+)
+MOST_RUNS = 100  # that pages may ask for
+_KEY = "jupyter_agent"
+
+
+class Shown(Protocol):
+    """A run that was shown (`views.display.DisplayView`)."""
+
+    run: str
+    task: NotebookNode | None  # the cell that began it
+
+    @property
+    def replaces(self) -> str:
+        """The run whose place it has taken."""
+        ...
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What was last said of it as a whole."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Identifies the text that asked for it."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """Say everything that was sent of it."""
+        ...
+
+    def known(self) -> dict[str, Any]:
+        """Say where it was shown, how it stands, and the sources of its cells."""
+        ...
+
+    def edit(self, cell_id: str, source: str) -> None:
+        """Take over what the user has made of a cell."""
+        ...
+
+    def delete(self, cell_id: str) -> None:
+        """Note that the user has deleted a cell."""
+        ...
+
+    def cell(self, cell_id: str) -> NotebookNode | None:
+        """Find one of its cells."""
+        ...
+
+    def still_busy(self) -> None:
+        """Tell pages so, if it goes on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a page has noted on a cell that is to run, as far as it can be believed.
+
+    Notes are saved with notebooks, so they may say anything; none of it is ever run. `Runs` knows
+    which runs there were.
+    """
+
+    cell_id: str = ""
+    source: str = ""  # what is to run
+    run: str = ""
+    state: str = ""  # how the run ended whose %%agent cell this is
+    digest: str = ""  # of the text that asked for that run
+    checksum: str = ""  # of the source that the agent gave this cell
+    session: str = ""  # of the page that asks, as the request itself says
+
+    @classmethod
+    def of(cls, request: dict[str, Any]) -> Note:
+        """Read the note of an execute_request; an empty one if it carries none."""
+        metadata = request.get("metadata") or {}
+        source = request.get("content", {}).get("code", "")
+        cell_id, note = metadata.get("cellId"), metadata.get(_KEY)
+        cell_id = cell_id if isinstance(cell_id, str) else ""
+        session = str(request.get("header", {}).get("session", ""))
+        # a copy of a cell carries the note of another
+        if not isinstance(note, dict) or not cell_id or note.get("id") != cell_id:
+            return cls(cell_id, source, session=session)
+        names = ("run", "state", "digest", "checksum")
+        facts = {name: value for name in names if isinstance(value := note.get(name), str)}
+        return cls(cell_id, source, session=session, **facts)
+
+    @property
+    def held(self) -> bool:
+        """Whether the notebook says that it holds the finished run which this text asked for."""
+        return bool(self.run) and self.state == "done" and self.digest == digest(self.source)
+
+    @property
+    def again(self) -> bool:
+        """Whether the user has pressed *Run again*: a model is asked, whatever is held or saved."""
+        return self.state == "again"
+
+
+class Runs:
+    """The runs of one kernel, and what pages may ask about them."""
+
+    def __init__(self) -> None:
+        self._shown: deque[Shown] = deque(maxlen=MOST_RUNS)
+
+    def add(self, shown: Shown) -> None:
+        """Keep a run that is about to be shown."""
+        self._shown.append(shown)
+
+    def forget(self) -> None:
+        """Keep none: the session has forgotten them."""
+        self._shown.clear()
+
+    def ghost(self, note: Note) -> bool:
+        """Tell whether a cell is the agent's and its run was replaced before it could run.
+
+        Run All sends every cell at once, those too that the run which comes first replaces.
+        """
+        replaced = any(shown.run and shown.replaces == note.run for shown in self._shown)
+        return bool(note.run) and replaced and note.checksum == checksum(note.source)
+
+    def cell(self, note: Note) -> NotebookNode | None:
+        """Find the agent's cell that is run again."""
+        shown = self._find(note.run)
+        return shown.cell(note.cell_id) if shown else None
+
+    def held(self, note: Note) -> bool:
+        """Tell whether the notebook holds the finished run which this text asks for.
+
+        A request that was sent before the run was done, as from another page, says nothing of that.
+        """
+        shown = self._find(note.run)
+        done = shown is not None and shown.done and shown.digest == digest(note.source)
+        return note.held or (done and not note.again)
+
+    def header(self, note: Note) -> dict[str, Any] | None:
+        """Return what was last said of the run that a cell is said to have begun, if it is ours."""
+        shown = self._find(note.run)
+        return shown.header if shown else None
+
+    def task(self, run: str) -> NotebookNode | None:
+        """Find the cell that began a run."""
+        shown = self._find(run)
+        return shown.task if shown else None
+
+    def listen(self, kernel: Any) -> None:
+        """Answer the requests of pages, if this kernel has a control channel to hear them on."""
+
+        def answer(stream: object, identity: object, message: dict[str, Any]) -> None:
+            try:
+                reply = self.answer(message.get("content"))
+            except Exception as error:  # or the page would wait for ever
+                kernel.log.exception("jupyter_agent")
+                defect = Defect.of(error, "The kernel's log has the traceback")
+                reply = _refusal("Defect", str(defect))
+            kernel.session.send(stream, "jupyter_agent_reply", reply, message, identity)
+            asyncio.get_running_loop().call_soon(self._still_busy)
+
+        handlers = getattr(kernel, "control_handlers", None)
+        if isinstance(handlers, dict):
+            handlers[REQUEST] = answer
+
+    def answer(self, content: object) -> dict[str, Any]:
+        """Answer a page: it asks for a run, or says what the user has made of one of its cells."""
+        match content:
+            case {"op": "known", "runs": [*runs]}:
+                found = {run: shown.known() for run in runs if (shown := self._find(run))}
+                return {"status": "ok", "runs": found}
+            case {"op": "sync", "run": str(run)} if shown := self._find(run):
+                return {"status": "ok", **shown.snapshot()}
+            case {"op": "edit", "run": str(run), "id": str(cell_id), "source": str(source)} if (
+                shown := self._find(run)
+            ):
+                shown.edit(cell_id, source)
+                return {"status": "ok"}
+            case {"op": "delete", "run": str(run), "id": str(cell_id)} if shown := self._find(run):
+                shown.delete(cell_id)
+                return {"status": "ok"}
+        return _refusal("UnknownRun", "no such run")
+
+    def _still_busy(self) -> None:
+        """Say that a run goes on: the idle that ends a request of a page sounds like its end."""
+        for shown in self._shown:
+            shown.still_busy()
+
+    def _find(self, run: object) -> Shown | None:
+        return next((shown for shown in self._shown if run and shown.run == run), None)
+
+
+def _refusal(name: str, why: str) -> dict[str, Any]:
+    return {"status": "error", "ename": name, "evalue": why, "traceback": []}
+
+
+def digest(text: str) -> str:
+    """Identify the text of a ``%%agent`` cell."""
+    return hashlib.sha256(text.strip().encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def checksum(source: str) -> str:
+    """Sum up a cell's source as the page does: FNV-1a over its UTF-16 code units, in hex."""
+    units = memoryview(source.encode("utf-16-le", "surrogatepass")).cast("H")
+    value = 0x811C9DC5
+    for unit in units:
+        value = ((value ^ unit) * 0x01000193) & 0xFFFFFFFF
+    return f"{value:x}"

@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test fuzz front-ends lint lint-js live picture bench clean
+.PHONY: demo test test-js fuzz front-ends lint lint-js live picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f notebooks/data/demo.ipynb
@@ -21,8 +21,11 @@ demo: $(VENV)/demo
 	@echo '    $(BIN)/jupyter agent run "..." -m hf:Qwen/Qwen3-Coder-480B-A35B-Instruct'
 	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
 
-test: $(VENV)/test  # two files side by side
+test: $(VENV)/test test-js  # two files side by side
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-js:  # what of the extension needs no browser; tests/test_live_cells.py has the rest
+	node --test tests/js/*.test.mjs
 
 front-ends: $(VENV)/test .venv-lab42 .venv-shared  # live cells in Notebook 7, an older JupyterLab, a shared document
 	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest tests/test_live_cells.py

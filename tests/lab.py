@@ -284,6 +284,7 @@ def serving(
     front_end: FrontEnd | None = None,
     *,
     live: bool = True,
+    prefix: str = "",
     options: list[str] | None = None,
 ) -> Iterator[Lab]:
     """Serve a folder with a front end, with our extension or without.
@@ -292,6 +293,8 @@ def serving(
     ----------
     home
         Where all of its own files are.
+    prefix
+        Of the paths of its URLs, as JupyterHub gives one to each user: "/user/ann".
     """
     front_end = front_end or FrontEnd()
     port = _free_port()
@@ -307,6 +310,7 @@ def serving(
     command = [front_end.python, "-m", front_end.module, "--allow-root", "--no-browser"]
     command += ["--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
     command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+    command += [f"--ServerApp.base_url={prefix}/"]
     command += ["--LabApp.news_url=None"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     command += options or []
@@ -315,7 +319,7 @@ def serving(
             command, cwd=home, env=_environment(home, front_end), stdout=log, stderr=log
         )
         try:
-            lab = Lab(f"http://127.0.0.1:{port}", folder, front_end, home)
+            lab = Lab(f"http://127.0.0.1:{port}{prefix}", folder, front_end, home)
             _wait_for(lab, server, home / "log")
             yield lab
         finally:

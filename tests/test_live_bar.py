@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, expect
@@ -15,15 +16,16 @@ from .test_live_cells import LOAD, TALL, bar, is_idle, is_over, saved, sources, 
 
 pytestmark = [pytest.mark.timeout(180), SECOND_TRY]
 
+EXTENSION = Path(__file__).parent.parent / "jupyter_agent" / "labextension" / "static"
 FOOT = ".jp-JupyterAgentBar.jp-mod-foot"
 ENDLESS = "print('going', flush=True)\nwhile True: pass"
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """JupyterLab with our extension."""
+    """JupyterLab with our extension, as on a hub."""
     folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
-    with serving(folder, home) as lab:
+    with serving(folder, home, prefix="/user/ann") as lab:
         yield lab
 
 
@@ -58,6 +60,24 @@ def notebook(
         notebook.run(0)
         yield notebook
         notebook.screenshot(f"bar-{name}")
+
+
+def test_a_page_asks_at_each_load_whether_the_extension_has_changed(
+    lab: Lab, browser: BrowserContext
+) -> None:
+    """Its modules have fixed names: out of a browser's cache they would be those of before an upgrade."""
+    files = {path.name for path in EXTENSION.iterdir()}
+    assert "remoteEntry.js" in files
+    with opened(lab, browser, lab.write("loaded.ipynb", "1")) as notebook:
+        urls = {url for url in notebook.requests if "/jupyter-agent-kernel/" in url}
+        assert urls == {
+            f"{lab.url}/lab/extensions/jupyter-agent-kernel/static/{name}" for name in files
+        }
+    for url in urls:
+        headers = browser.request.get(url).headers
+        assert headers["cache-control"] == "no-cache"
+        kind = headers["content-type"].split(";")[0]
+        assert kind in {"text/javascript", "application/javascript"}  # or it is not run
 
 
 def test_where_stop_was_nothing_else_answers_at_first(

@@ -116,8 +116,6 @@ declare namespace Lab {
     /** Messages that are gathered, to be done together. */
     queue: Array<[Tag, Content]>;
     timer: number;
-    /** Whether the view is about to be scrolled. */
-    follows: boolean;
     /** Messages that came while the whole run is fetched. */
     waiting: Array<[Tag, Content]> | null;
     /** What the kernel holds of each cell that this page has shown; null of one that the user has
@@ -266,6 +264,12 @@ declare namespace Lab {
   interface Bar extends Widget {
     draw(): void;
     about(run: string): void;
+  }
+
+  /** What bars are made with. */
+  interface BarKit {
+    Bar: new () => Bar;
+    Widget: typeof Widget;
   }
 
   interface CellWidget extends Widget {

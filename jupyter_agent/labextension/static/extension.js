@@ -1,0 +1,78 @@
+// @ts-check
+/* What JupyterLab is given: a plugin, and a renderer of the headers of runs. */
+
+import { barClass, STYLE } from './bar.js';
+import { MIME } from './messages.js';
+import { LiveNotebook } from './notebook.js';
+
+/** A module that JupyterLab shares with extensions.
+ * @param {Lab.ShareScope} scope
+ * @param {string} name */
+async function load(scope, name) {
+  return (await Object.values(scope[name])[0].get())();
+}
+
+/** @param {Lab.ShareScope} scope
+ * @returns {Promise<Lab.BarKit>} */
+async function loadKit(scope) {
+  const { Widget } = await load(scope, '@lumino/widgets');
+  return { Bar: barClass(Widget), Widget };
+}
+
+/** @param {Lab.ShareScope} scope
+ * @returns {Promise<{executionScheduled: Lab.Signal<unknown, Lab.Scheduled>}>} */
+async function loadActions(scope) {
+  return (await load(scope, '@jupyterlab/notebook')).NotebookActions;
+}
+
+/** @param {Lab.App} app
+ * @param {Lab.ShareScope} scope
+ * @param {Promise<Lab.BarKit>} kit */
+function activate(app, scope, kit) {
+  const style = document.createElement('style');
+  style.textContent = STYLE;
+  document.head.append(style);
+  /** @type {Map<Lab.Context, LiveNotebook>} */
+  const notebooks = new Map();
+  void loadActions(scope).then(({ executionScheduled }) => {
+    executionScheduled.connect((_, { notebook, cell }) => {
+      for (const each of notebooks.values()) {
+        if (each.views.has(notebook)) {
+          each.prepare(cell.model);
+        }
+      }
+    });
+  });
+  app.docRegistry.addWidgetExtension('Notebook', {
+    createNew: (panel, context) => {
+      let notebook = notebooks.get(context);
+      if (!notebook) {
+        notebook = new LiveNotebook(app, context, kit);
+        notebooks.set(context, notebook);
+        context.disposed.connect(() => notebooks.delete(context));
+      }
+      notebook.add(panel);
+    }
+  });
+}
+
+/** Make the modules that `package.json` names.
+ * @param {Lab.ShareScope} scope What JupyterLab shares with extensions.
+ * @returns {Record<string, () => Promise<object>>} */
+export function modulesFor(scope) {
+  const kit = loadKit(scope);
+  return {
+    './extension': async () => ({
+      id: 'jupyter-agent-kernel:live-cells',
+      description: 'Shows the cells that an agent writes as cells of the notebook, while it writes them.',
+      autoStart: true,
+      /** @param {Lab.App} app */
+      activate: app => activate(app, scope, kit)
+    }),
+    './mimeExtension': async () => {
+      const { Bar } = await kit;
+      const rendererFactory = { safe: true, mimeTypes: [MIME], createRenderer: () => new Bar() };
+      return { id: 'jupyter-agent-kernel:bar', rendererFactory, rank: 0, dataType: 'json' };
+    }
+  };
+}

@@ -65,7 +65,7 @@ async def cross(tier: str, frame: pd.DataFrame) -> None:
         pd.testing.assert_frame_equal(values["df"], frame)
         show(f"{tier}: in", len(frame), into[1:])
         show(f"{tier}: out", len(frame), out[1:])
-        tools = Tools([Tool.of(echo)], ask=None, most_calls=CALLS + 1)
+        tools = Tools([Tool.of(echo)], ask=None, max_calls=CALLS + 1)
         await sandbox.call("offer", encode(tools.specs()))
         for size, calls in ((10, CALLS), (1 << 20, 20)):
             code = f"text = 'x' * {size}\nfor _ in range({calls}):\n    echo(text)"

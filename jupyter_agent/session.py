@@ -30,7 +30,7 @@ from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.models.protocol import Form, Model
 from jupyter_agent.sandbox.client import Answer, Request, Sandbox
 from jupyter_agent.sandbox.filter.outputs import printable
-from jupyter_agent.sandbox.guest.calls import MOST_FILES
+from jupyter_agent.sandbox.guest.calls import MAX_FILES
 from jupyter_agent.sandbox.guest.codec import encode
 from jupyter_agent.sandbox.isolation import sharing
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
@@ -381,7 +381,7 @@ class Session(settings.Settled):
             reply = await self._asked("files", None)
         match reply:
             case list(found) if all(_names_file(one) for one in found):
-                return [(visible(printable(name))[:500], size) for name, size in found[:MOST_FILES]]
+                return [(visible(printable(name))[:500], size) for name, size in found[:MAX_FILES]]
         raise SandboxError("the sandbox could not list its files: it sent something else")
 
     async def fetch(
@@ -403,7 +403,7 @@ class Session(settings.Settled):
         """
         path = self._place_for(name, to, overwrite=overwrite)
         async with self._turns.take("a copy out of the sandbox"):
-            reply = await self._asked("fetch", (name, self.sandbox.most_value << 20))
+            reply = await self._asked("fetch", (name, self.sandbox.max_value_mib << 20))
         match reply:
             case bytes(content):
                 await _allow(permit, self._reach().to_fetch(path))
@@ -482,7 +482,7 @@ class Session(settings.Settled):
     def _tools(self, more: Mapping[str, object], ask: Ask | None) -> Tools:
         own = [Tool.of(find(one) if isinstance(one, str) else one) for one in self._functions]
         named = [Tool.of(function, name) for name, function in more.items()]
-        return Tools([*own, *named], ask=ask, most_calls=self.tool_calls)
+        return Tools([*own, *named], ask=ask, max_calls=self.tool_calls)
 
     def _new_sandbox(self, data: list[str] | None) -> Sandbox:
         return Sandbox(self.folder, data=data, parent=self)

@@ -43,7 +43,7 @@ from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.guest import seccomp
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
-from .memory import most_resident
+from .memory import max_resident
 from .system_call_numbers import REFUSED
 
 ROOT = Path(__file__).parent.parent
@@ -829,7 +829,7 @@ class Confined:
         self.world = world
         self.sandbox = Sandbox(world.project, config=config)
         self.sandbox.grace = 1.0
-        self.sandbox.most_output, self.sandbox.most_outputs = 4, 200
+        self.sandbox.max_output_mib, self.sandbox.max_outputs = 4, 200
 
     async def start(self) -> None:
         if not self.sandbox.alive:
@@ -908,7 +908,7 @@ async def _run_one(attack: Attack, target: Target, world: World) -> tuple[str, s
     Path("/proc/self/clear_refs").write_text("5")  # from now on the high-water mark is this run's
     ran = await target.run(guest_code(attack, world), attack.seconds)
     ran.grown = _resident() - before
-    ran.peak = most_resident(os.getpid()) - before
+    ran.peak = max_resident(os.getpid()) - before
     if not ran.ended:
         await asyncio.sleep(2)  # an interrupt, the sandbox's grace, a kill
     if attack.proof in (confuses, leaks_into_the_next_cell, swells):

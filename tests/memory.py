@@ -12,7 +12,7 @@ from .servers import descendants
 EVERY = 0.01  # seconds
 
 
-def most_resident(pid: int) -> int:
+def max_resident(pid: int) -> int:
     """Say how many bytes a process had resident at most, since its mark was last reset."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
@@ -74,7 +74,7 @@ class Peak:
         """Note the marks; those of processes that have ended stay as they were seen last."""
         with contextlib.suppress(OSError):
             for pid in self._processes():
-                mark = most_resident(pid)
+                mark = max_resident(pid)
                 self._marks[pid] = max(mark, self._marks.get(pid, 0))
 
     def _watch(self) -> None:

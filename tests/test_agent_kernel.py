@@ -448,7 +448,7 @@ def test_threads_and_tasks_are_heard_when_their_cell_is_over(agent: Kernel) -> N
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """A kernel whose cells may put out little, and a mime type that is on no white list."""
-    limits = ["--Sandbox.most_outputs=20", "--Sandbox.most_output=1"]
+    limits = ["--Sandbox.max_outputs=20", "--Sandbox.max_output_mib=1"]
     admitted = "--Sandbox.admit=text/x-mine"
     with kernel(tmp_path_factory.mktemp("narrow"), *limits, admitted) as mine:
         yield mine

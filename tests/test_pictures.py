@@ -24,7 +24,7 @@ from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
-from jupyter_agent.sandbox.filter.images import MOST_BYTES, MOST_SIDE, fit
+from jupyter_agent.sandbox.filter.images import MAX_BYTES, MAX_SIDE, fit
 from jupyter_agent.transcript.notebook import KEY, Transcript
 
 from .conftest import counted_turns
@@ -136,8 +136,8 @@ def test_a_large_picture_is_made_small_once(
     small.load()
     assert (small.format, small.size) == sent
     assert picture["mime"] == f"image/{small.format}".lower()
-    assert len(base64.b64decode(picture["data"])) <= MOST_BYTES
-    assert max(small.size) <= MOST_SIDE
+    assert len(base64.b64decode(picture["data"])) <= MAX_BYTES
+    assert max(small.size) <= MAX_SIDE
 
 
 async def test_the_event_loop_goes_on_while_a_picture_is_made_small() -> None:

@@ -14,7 +14,7 @@ from nbformat.v4 import new_output
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.models import load_model
 from jupyter_agent.models.examples import EXAMPLES
-from jupyter_agent.transcript.notebook import MOST_CHARACTERS, MOST_PICTURES
+from jupyter_agent.transcript.notebook import MAX_CHARACTERS, MAX_PICTURES
 
 from .servers import ChatServer, Reply
 
@@ -71,8 +71,8 @@ async def test_examples_are_told_as_runs_between_the_rules_and_the_task(
 def test_the_rules_are_short_and_their_numbers_true() -> None:
     rules = resources.files("jupyter_agent").joinpath("system.md").read_text(encoding="utf-8")
     assert 25 <= len(rules.splitlines()) <= 40
-    assert f"{MOST_CHARACTERS:,} characters" in rules
-    assert MOST_PICTURES == 4
+    assert f"{MAX_CHARACTERS:,} characters" in rules
+    assert MAX_PICTURES == 4
     assert "the first four of a cell" in rules
     for fact in ("live on", "no network", "`input()` does not work", "tools", "cannot be changed"):
         assert fact in rules

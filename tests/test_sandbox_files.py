@@ -185,7 +185,7 @@ def test_links_are_not_followed_out(folder: Path, tmp_path: Path) -> None:
 def test_a_huge_folder_hides_what_was_not_looked_at(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "MOST_ENTRIES", 1)
+    monkeypatch.setattr(sharing, "MAX_ENTRIES", 1)
     [share], _ = sharing.resolve(["."], folder)
     assert folder / "deep" in share.hidden
 
@@ -411,10 +411,10 @@ def test_a_python_environment_beside_the_data_is_no_data(folder: Path) -> None:
 
 
 def test_what_there_was_no_time_for_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "MOST_SECONDS_OF_READING", -1.0)
+    monkeypatch.setattr(sharing, "MAX_SECONDS_OF_READING", -1.0)
     [share], _ = sharing.resolve(["."], folder)
     assert share.note == "1 path left out as secret, 2 files checked by name alone"
-    monkeypatch.setattr(sharing, "MOST_SECONDS", -1.0)
+    monkeypatch.setattr(sharing, "MAX_SECONDS", -1.0)
     [share], _ = sharing.resolve(["."], folder)
     assert (share.hidden, share.note) == ((folder,), "1 folder left out unchecked")
     assert share.visible() == []

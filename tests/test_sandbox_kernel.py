@@ -444,7 +444,7 @@ async def test_a_cell_over_a_limit_that_ignores_its_interrupt_says_what_is_lost(
     found = await outputs(sandbox, f"{STUBBORN}while True: pass")
     assert found[-1].ename == "TimeLimit"
     assert "its variables and files are gone" in found[-1].evalue
-    sandbox.cell_timeout, sandbox.most_outputs = 0, 50
+    sandbox.cell_timeout, sandbox.max_outputs = 0, 50
     found = await outputs(sandbox, f"{STUBBORN}while True: display(1)")
     assert found[-1].ename == "OutputLimit"
     assert "its variables and files are gone" in found[-1].evalue
@@ -527,11 +527,11 @@ async def test_a_cell_that_takes_too_long_is_interrupted_and_says_so(sandbox: Sa
 
 
 async def test_a_cell_that_puts_out_too_much_is_interrupted(sandbox: Sandbox) -> None:
-    sandbox.most_outputs = 50
+    sandbox.max_outputs = 50
     found = await outputs(sandbox, "while True: display(1)")
     assert found[-1].ename == "OutputLimit"
     assert len(found) == 51
-    sandbox.most_output = 1
+    sandbox.max_output_mib = 1
     found = await outputs(sandbox, "kept = 1\nwhile True: print('x' * 10_000)")
     assert found[-1].ename == "OutputLimit"
     assert sum(len(output.get("text", "")) for output in found) < 4 << 20
@@ -579,8 +579,8 @@ print("fuzzed")
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_random_and_mutated_messages_end_nothing(sandbox: Sandbox, seed: int) -> None:
-    sandbox.most_outputs = 1_000_000
-    sandbox.most_output = 1000
+    sandbox.max_outputs = 1_000_000
+    sandbox.max_output_mib = 1000
     await outputs(sandbox, FUZZ.format(seed=seed))
     assert sandbox.dropped > 0
     assert await text(sandbox, "6 * 7") == "42"
@@ -625,7 +625,7 @@ async def test_processes_are_limited(folder: Path) -> None:
 
 
 async def test_a_long_stream_in_many_pieces_is_one_output(sandbox: Sandbox) -> None:
-    sandbox.most_outputs = 50
+    sandbox.max_outputs = 50
     found = await outputs(sandbox, "for n in range(500): print(n, flush=True)")
     assert "".join(output.text for output in found) == "".join(f"{n}\n" for n in range(500))
     mixed = "for n in range(500): print(n, file=(sys.stderr if n % 2 else sys.stdout), flush=True)"
@@ -646,7 +646,7 @@ for n in range(60): print('x' * 1_000_000)
 
 
 async def test_a_flood_of_the_users_own_is_thinned_out_and_not_stopped(sandbox: Sandbox) -> None:
-    sandbox.most_outputs, sandbox.most_output = 20, 4
+    sandbox.max_outputs, sandbox.max_output_mib = 20, 4
     began = time.monotonic()
     async with aclosing(sandbox.execute(OWN, request=Request())) as found:
         kept = [output async for output in found]

@@ -13,8 +13,8 @@ from markdown_it.token import Token
 
 from jupyter_agent.sandbox.filter.formulas import harmless_tex, read_formula
 from jupyter_agent.sandbox.filter.markdown import (
-    MOST_BRACKETS,
-    MOST_CHARACTERS,
+    MAX_BRACKETS,
+    MAX_CHARACTERS,
     as_read,
     clean_markdown,
     code_block,
@@ -215,7 +215,7 @@ def test_a_reply_is_shown_sensibly_while_it_streams() -> None:
 )  # fmt: skip
 def test_no_markdown_takes_time_or_room_without_end(piece: str) -> None:
     """The timeout of a test is the bound."""
-    for size in (MOST_CHARACTERS // 2, 1_000_000):
+    for size in (MAX_CHARACTERS // 2, 1_000_000):
         text = piece * (size // len(piece))
         cleaned = clean_markdown(text)
         assert len(cleaned) <= 4 * size
@@ -223,8 +223,8 @@ def test_no_markdown_takes_time_or_room_without_end(piece: str) -> None:
 
 
 def test_text_that_is_too_long_or_too_deep_is_shown_as_it_is() -> None:
-    long, deep = "x" * (MOST_CHARACTERS + 1), ">" * 30 + "x"
-    for text in (long, deep, "[" * (MOST_BRACKETS + 1), "![" * (MOST_BRACKETS + 1)):
+    long, deep = "x" * (MAX_CHARACTERS + 1), ">" * 30 + "x"
+    for text in (long, deep, "[" * (MAX_BRACKETS + 1), "![" * (MAX_BRACKETS + 1)):
         assert clean_markdown(text) == f"```text\n{text}\n```"
         assert clean_markdown(clean_markdown(text)) == clean_markdown(text)
 

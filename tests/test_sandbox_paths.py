@@ -94,7 +94,7 @@ async def test_a_second_share_does_not_uncover_what_the_first_hides(
 async def test_a_folder_with_too_many_files_to_bind_each_hides_no_less(
     tier: str, folder: Path
 ) -> None:
-    for number in range(bubblewrap.MOST_BINDS + 1):
+    for number in range(bubblewrap.MAX_BINDS + 1):
         (folder / f"{number}.txt").write_text(str(number))
     (folder / ".git").mkdir()
     (folder / ".git" / "config").write_text("secret")

@@ -56,8 +56,8 @@ class Store:
         return n + 1
 
 
-def tools(*functions: object, ask: Ask | None = None, most_calls: int = 1000) -> Tools:
-    return Tools(map(Tool.of, functions), ask=ask, most_calls=most_calls)
+def tools(*functions: object, ask: Ask | None = None, max_calls: int = 1000) -> Tools:
+    return Tools(map(Tool.of, functions), ask=ask, max_calls=max_calls)
 
 
 def question(name: str, *args: object, token: str = "", **kwargs: object) -> str:
@@ -182,7 +182,7 @@ async def test_calls_run_with_their_arguments() -> None:
     assert (await ask_for(offered, "picture")).size == (2, 2)
     assert await ask_for(offered, "read", "x") == "x: 2"
     assert await ask_for(offered, "search", "x", limit=1) == ["x"]
-    called = Tools([Tool.of(Store("x"), "plus")], ask=None, most_calls=9)
+    called = Tools([Tool.of(Store("x"), "plus")], ask=None, max_calls=9)
     assert await ask_for(called, "plus", 1) == 2
 
 
@@ -316,7 +316,7 @@ async def test_a_call_that_is_asked_again_runs_once() -> None:
 
 
 async def test_calls_are_counted_for_each_cell() -> None:
-    offered = tools(search, most_calls=2)
+    offered = tools(search, max_calls=2)
     for _ in range(2):
         assert await ask_for(offered, "search", "x") == ["x", "x"]
     assert (await ask_for(offered, "search", "x"))[0] == "PermissionError"

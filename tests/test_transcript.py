@@ -19,7 +19,7 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.sandbox.filter.cleaning import clean_prose
-from jupyter_agent.transcript.notebook import KEY, MOST_CHARACTERS, Change, Transcript, brief
+from jupyter_agent.transcript.notebook import KEY, MAX_CHARACTERS, Change, Transcript, brief
 from jupyter_agent.transcript.user_cells import OwnCells
 
 from .as_user import as_user, let_in
@@ -180,15 +180,15 @@ def test_clear_output_clears_at_once_or_with_the_next_output() -> None:
 def test_long_outputs_are_cut_once_when_recorded() -> None:
     transcript = Transcript()
     cell = transcript.add("code", "x")
-    transcript.add_output(cell, stream("a" * MOST_CHARACTERS + "\n" + "b" * MOST_CHARACTERS))
+    transcript.add_output(cell, stream("a" * MAX_CHARACTERS + "\n" + "b" * MAX_CHARACTERS))
     transcript.finish(cell)
     shown = transcript.messages()[-1]["content"]
     assert isinstance(shown, str)
-    assert len(shown) < MOST_CHARACTERS + 100
+    assert len(shown) < MAX_CHARACTERS + 100
     assert shown.startswith("Output:\naaa")
     assert shown.endswith("bbb")
     assert "20,001 characters left out" in shown
-    assert len(cell.outputs[0].text) == 2 * MOST_CHARACTERS + 1
+    assert len(cell.outputs[0].text) == 2 * MAX_CHARACTERS + 1
 
 
 @pytest.mark.parametrize(

@@ -740,7 +740,7 @@ async def test_a_guest_that_sends_something_else_is_found_out(folder: Path) -> N
 def border(sandbox: Sandbox) -> Border:
     """Give a sandbox a table, and want two results of it."""
     inputs = Inputs({"df": pd.DataFrame({"a": np.arange(3_000_000)}), "n": 1})
-    tools = Tools([], ask=None, most_calls=1)
+    tools = Tools([], ask=None, max_calls=1)
     return Border(sandbox, tools, inputs=inputs, outputs=["df", "fig"])
 
 
@@ -770,7 +770,7 @@ async def test_a_value_that_does_not_fit_in_there_is_named(folder: Path, tier: s
     config = Config({"SandboxProvisioner": {"isolation": tier, "memory": 300}})
     async with Sandbox(folder, config=config) as sandbox:
         inputs = Inputs({"huge": np.ones(40_000_000), "n": 2})
-        border = Border(sandbox, Tools([], ask=None, most_calls=1), inputs=inputs, outputs=[])
+        border = Border(sandbox, Tools([], ask=None, max_calls=1), inputs=inputs, outputs=[])
         with pytest.raises(SandboxError, match="^`huge`, `n`: .*(died|memory|Memory)"):
             await border.furnish()
         assert (await ran(sandbox, "print(6 * 7)")).endswith("42\n")

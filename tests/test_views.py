@@ -17,10 +17,10 @@ from jupyter_agent.sandbox.filter.markdown import clean_markdown
 from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
 from jupyter_agent.views.output_area import (
     INTERVAL,
+    MAX_LINE,
+    MAX_OUTPUTS,
+    MAX_TEXT,
     MIME,
-    MOST_LINE,
-    MOST_OUTPUTS,
-    MOST_TEXT,
     NOT_SHOWN,
     DisplayView,
     ending,
@@ -173,32 +173,32 @@ def test_a_text_without_end_is_cut_once() -> None:
     run.execute(cell, *[text("short\n" * 50_000) for _ in range(5)])
     run.end(cell)
     (output,) = run.page.cells[cell.id]["outputs"]
-    assert output == ("short\n" * 250_000)[:MOST_TEXT] + NOT_SHOWN
+    assert output == ("short\n" * 250_000)[:MAX_TEXT] + NOT_SHOWN
 
 
 def test_a_long_line_is_cut_where_it_was_when_it_grows() -> None:
     run = Run()
     cell = run.begin("x")
-    pieces = ["x" * (MOST_LINE - 1), "x", "x", "xyz\n", "100 %\r" * MOST_LINE, "end"]
+    pieces = ["x" * (MAX_LINE - 1), "x", "x", "xyz\n", "100 %\r" * MAX_LINE, "end"]
     for piece in pieces:
         run.execute(cell, text(piece))
         time.sleep(INTERVAL)
     run.end(cell)
     (output,) = run.page.cells[cell.id]["outputs"]
-    assert output == "x" * MOST_LINE + " […]\n" + "100 %\r" * MOST_LINE + "end"
+    assert output == "x" * MAX_LINE + " […]\n" + "100 %\r" * MAX_LINE + "end"
 
 
 def test_a_flood_of_outputs_is_cut_but_not_why_it_was_stopped() -> None:
     run = Run()
     cell = run.begin("x")
-    run.execute(cell, *[shown(f"{number}") for number in range(MOST_OUTPUTS + 50)])
+    run.execute(cell, *[shown(f"{number}") for number in range(MAX_OUTPUTS + 50)])
     run.execute(cell, new_output("error", ename="OutputLimit", evalue="stopped"))
     run.end(cell)
     *first, note, error = run.page.cells[cell.id]["outputs"]
-    assert first == [f"{number}" for number in range(MOST_OUTPUTS)]
+    assert first == [f"{number}" for number in range(MAX_OUTPUTS)]
     assert note.startswith("[outputs after the first")
     assert error == "stopped"
-    assert len(cell.outputs) == MOST_OUTPUTS + 51  # what is saved, and read by the model
+    assert len(cell.outputs) == MAX_OUTPUTS + 51  # what is saved, and read by the model
 
 
 def test_an_edit_counts_from_the_moment_the_agent_has_written_the_cell() -> None:

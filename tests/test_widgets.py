@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.sandbox.filter.widgets import MOST_VIEWS, TARGET, VIEW, Widgets
+from jupyter_agent.sandbox.filter.widgets import MAX_VIEWS, TARGET, VIEW, Widgets
 
 from .test_agent_kernel import Content, Kernel, fence, kernel, said
 
@@ -276,7 +276,7 @@ def test_no_widget_holds_itself_or_more_than_a_page_draws() -> None:
     for number in range(12):
         below = [f"IPY_MODEL_{name(number - 1)}"] * 2 if 0 < number < 9 else []
         begin(widgets, number, "VBox", children=below)
-    assert 2**9 < MOST_VIEWS < 2**10
+    assert 2**9 < MAX_VIEWS < 2**10
     with pytest.raises(ValueError, match="can draw"):
         change(widgets, 9, children=[f"IPY_MODEL_{name(8)}"] * 2)
     assert change(widgets, 9, children=[f"IPY_MODEL_{name(8)}"])["data"]["state"]["children"]

@@ -37,7 +37,7 @@ from jupyter_agent.transcript.saving import Saves
 __all__ = ["Agent"]
 
 T = TypeVar("T")
-_MOST_UNREAD = 3  # replies in a row that cannot be read
+_MAX_UNREAD = 3  # replies in a row that cannot be read
 _LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
 _HOW = {
     "text": "To run code, write it in a ```python block; to finish, answer in words.",
@@ -226,10 +226,10 @@ class Agent(LoggingConfigurable):
         problem = step.draft.problem
         if not problem:
             return _hint(step)
-        if problem.certain and len(corrected) >= _MOST_UNREAD - 1:
+        if problem.certain and len(corrected) >= _MAX_UNREAD - 1:
             said = f"{problem.said[0].lower()}{problem.said[1:]}"
             raise ModelError(
-                f"{self.model.name} gave {_MOST_UNREAD} replies in a row that are no use ({said}); "
+                f"{self.model.name} gave {_MAX_UNREAD} replies in a row that are no use ({said}); "
                 "ask in other words, or another model",
                 kind="protocol",
             )

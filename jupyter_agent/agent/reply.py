@@ -19,7 +19,7 @@ from jupyter_agent.transcript.notebook import Change, Role, Transcript
 
 __all__ = ["Draft"]
 
-_MOST_UNREAD = 2_000  # characters of a call without code that are kept as prose
+_MAX_UNREAD = 2_000  # characters of a call without code that are kept as prose
 _FRAME = 1 / 60  # seconds between two times that a page is painted
 _FENCED = -1  # where a block of the text stands among the calls
 
@@ -168,12 +168,12 @@ class Draft:
         self.reader.close()
         problem = self.reader.problem
         if self.reader.unread:
-            self.unread.append(fenced(self.reader.unread[:_MOST_UNREAD], "text"))
+            self.unread.append(fenced(self.reader.unread[:_MAX_UNREAD], "text"))
         for index, call in list(self._calls.items()):
             whole = call.close()
             if not whole or not call.code.strip() or not is_python_tool(call.name):
                 problem = self.problem = unread_call(call.name)
-                self.unread.append(fenced(call.arguments[:_MOST_UNREAD], "json"))
+                self.unread.append(fenced(call.arguments[:_MAX_UNREAD], "json"))
                 del self._calls[index]
                 if index in self._code:
                     yield self._drop(self._code.pop(index))

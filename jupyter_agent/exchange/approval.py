@@ -26,10 +26,10 @@ __all__ = [
 
 NOBODY = "nobody can be asked here; run it where questions can be answered, or with --ask never"
 POLICIES = ["always", "risky", "never"]  # when to ask the user
-MOST_TRIES = 3
-MOST_ROWS = 40  # of a question, until somebody wants to see all of it; fewer than a page has
-MOST_COLUMNS = 99  # of a row: a page with a side bar shows them
-MOST_ASKED = 100_000  # characters of a question that is asked at all
+MAX_TRIES = 3
+MAX_ROWS = 40  # of a question, until somebody wants to see all of it; fewer than a page has
+MAX_COLUMNS = 99  # of a row: a page with a side bar shows them
+MAX_ASKED = 100_000  # characters of a question that is asked at all
 LONG_GAP = 40  # blanks in a row, beyond which nobody looks for code
 TALL_GAP = 5  # lines without anything
 TALL_STACK = 5  # marks on one letter, beyond which they are drawn over other lines
@@ -70,7 +70,7 @@ def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: 
 
     async def ask(question: Question) -> Verdict:
         text = visible(question.text)
-        if len(text) > MOST_ASKED:
+        if len(text) > MAX_ASKED:
             why = f"it is {len(text):,} characters long, more than anybody reads; make it shorter"
             return Verdict(allowed=False, reason=why)
         rows = text.expandtabs().split("\n")
@@ -92,7 +92,7 @@ async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
     asked, choices = ("Allow" if kind == "permission" else "Run"), "[y]es, [n]o and why"
     choices += ", [e]dit" * (kind == "code")
     shown = _cut(rows)
-    for _ in range(MOST_TRIES):
+    for _ in range(MAX_TRIES):
         said, more = "\n".join(shown), ", [a]ll of it" * (shown != rows)
         line = (await read(f"{said}{said and _BELOW}{asked} this? {choices}{more}: ")).strip()
         word, _, rest = line.partition(" ")
@@ -117,9 +117,9 @@ _GAP = re.compile(rf" {{{LONG_GAP},}}")
 
 def _cut(rows: list[str]) -> list[str]:
     """Show how a long question begins and ends, and how much of it there is."""
-    if len(rows) <= MOST_ROWS:
+    if len(rows) <= MAX_ROWS:
         return rows
-    half = MOST_ROWS // 2
+    half = MAX_ROWS // 2
     left_out = f"[... {len(rows) - 2 * half:,} of {len(rows):,} rows are not shown here ...]"
     return [*rows[:half], left_out, *rows[-half:]]
 
@@ -127,8 +127,8 @@ def _cut(rows: list[str]) -> list[str]:
 def _seen_whole(lines: list[str]) -> bool:
     """Tell whether a page shows lines whole, and in their order."""
     return (
-        len(lines) <= MOST_ROWS
-        and all(sum(map(_columns, line)) <= MOST_COLUMNS for line in lines)
+        len(lines) <= MAX_ROWS
+        and all(sum(map(_columns, line)) <= MAX_COLUMNS for line in lines)
         and not any(_GAP.search(line) or _is_stacked(line) or _turns(line) for line in lines)
         and all(line == visible_blanks(line) for line in lines)
         and not any(empty and len(few) >= TALL_GAP for empty, few in _grouped(lines))
@@ -167,7 +167,7 @@ def _wrapped(line: str) -> Iterator[str]:
     start = width = 0
     for index, character in enumerate(line):
         width += _columns(character)
-        if width > MOST_COLUMNS - len(_ROW.format("", "")):
+        if width > MAX_COLUMNS - len(_ROW.format("", "")):
             yield line[start:index]
             start, width = index, _columns(character)
     yield line[start:]

@@ -32,9 +32,9 @@ from jupyter_agent.sandbox.guest.codec import MAX_COST, Unfit, costs_more, encod
 
 __all__ = ["Tool", "Tools", "find", "tool"]
 
-MOST_CALL = 24 << 20  # characters of a call: a message holds 32 MiB
-MOST_RESULT = 256 << 20  # bytes
-MOST_DOC = 4000  # characters
+MAX_CALL = 24 << 20  # characters of a call: a message holds 32 MiB
+MAX_RESULT = 256 << 20  # bytes
+MAX_DOC = 4000  # characters
 _MARK = "_jupyter_agent_tool"
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 F = TypeVar("F", bound=Callable[..., object])
@@ -117,7 +117,7 @@ class Tool:
             "name": self.name,
             "parameters": parameters,
             "returns": None if returns is empty else _annotation(returns),
-            "doc": printable(inspect.getdoc(self.function) or "")[:MOST_DOC],
+            "doc": printable(inspect.getdoc(self.function) or "")[:MAX_DOC],
             "awaited": self.awaited,
         }
 
@@ -172,17 +172,17 @@ class Tools:
     ----------
     ask
         Asks the user, for the tools marked so; None lets them all pass.
-    most_calls
+    max_calls
         Calls that one cell may make.
     """
 
-    def __init__(self, tools: Iterable[Tool], *, ask: Ask | None, most_calls: int) -> None:
+    def __init__(self, tools: Iterable[Tool], *, ask: Ask | None, max_calls: int) -> None:
         self.tools: dict[str, Tool] = {}
         for one in tools:
             if self.tools.setdefault(one.name, one) is not one:
                 raise UsageError(f"two tools are called {one.name!r}; rename one")
         self._ask = ask
-        self._most_calls = most_calls
+        self._max_calls = max_calls
         self._calls = 0
         self._answered = ("", "")  # the last question's id, and its answer
 
@@ -232,9 +232,9 @@ class Tools:
 
     async def _call(self, name: str, arguments: list[str]) -> list[str]:
         self._calls += 1
-        if self._calls > self._most_calls:
+        if self._calls > self._max_calls:
             raise PermissionError(
-                f"a cell may call tools {self._most_calls:,} times; go on in another cell"
+                f"a cell may call tools {self._max_calls:,} times; go on in another cell"
             )
         one = self.tools.get(name)
         if one is None:
@@ -253,8 +253,8 @@ class Tools:
         except Unfit as unfit:
             raise TypeError(f"what {name}() returned cannot cross: {unfit}") from None
         size = sum(map(len, parts))
-        if size > MOST_RESULT:
-            raise ValueError(f"{name}() returned {size:,} bytes, more than {MOST_RESULT:,}")
+        if size > MAX_RESULT:
+            raise ValueError(f"{name}() returned {size:,} bytes, more than {MAX_RESULT:,}")
         return to_text(parts)
 
 
@@ -367,7 +367,7 @@ def _read(prompt: str) -> tuple[str, str, list[str]]:
     ValueError
         It is malformed.
     """
-    if len(prompt) > MOST_CALL or costs_more(prompt.encode("utf-8", "replace"), MAX_COST):
+    if len(prompt) > MAX_CALL or costs_more(prompt.encode("utf-8", "replace"), MAX_COST):
         raise ValueError(f"a call of {len(prompt):,} characters")
     match json.loads(prompt.removeprefix(CALL)):
         case {"id": str(token), "tool": str(name), "parts": [str(), *_] as parts, **rest} if (
@@ -379,7 +379,7 @@ def _read(prompt: str) -> tuple[str, str, list[str]]:
 
 def _message(error: Exception) -> str:
     text = error.args[0] if len(error.args) == 1 and isinstance(error.args[0], str) else str(error)
-    return text[:MOST_DOC]
+    return text[:MAX_DOC]
 
 
 def _written(name: str, bound: inspect.BoundArguments) -> str:

@@ -16,8 +16,8 @@ from jupyter_agent.sandbox.guest.codec import Buffer, Unfit, decode, encode
 
 __all__ = ["Inputs", "check_name", "describe", "preview", "read", "unpack"]
 
-MOST_COLUMNS = 30  # named in a description
-MOST_PREVIEW = 1000  # characters of one value
+MAX_COLUMNS = 30  # named in a description
+MAX_PREVIEW = 1000  # characters of one value
 
 _brief = reprlib.Repr()
 _brief.maxdict = _brief.maxlist = _brief.maxtuple = _brief.maxset = 5
@@ -159,7 +159,7 @@ def _dtypes(value: object) -> dict[str, str] | None:
 
 
 def _columns(dtypes: dict[str, str]) -> str:
-    named = [f"{name} ({kind})" for name, kind in list(dtypes.items())[:MOST_COLUMNS]]
+    named = [f"{name} ({kind})" for name, kind in list(dtypes.items())[:MAX_COLUMNS]]
     more = len(dtypes) - len(named)
     return printable(", ".join(named)) + (f" and {more:,} more" if more else "")
 
@@ -169,4 +169,4 @@ def _rows(table: object) -> str:
     rows = table.slice(0, 3) if hasattr(table, "slice") else table.head(3)  # type: ignore[attr-defined]
     rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
     with warnings.catch_warnings(action="ignore"):  # of pandas', as of numbers too large
-        return printable(str(rows))[:MOST_PREVIEW]
+        return printable(str(rows))[:MAX_PREVIEW]

@@ -29,12 +29,12 @@ LINE_HELP = """\
 BELOW = "the task stands below that line, and %%agent? lists the options"
 
 
-_MOST_DIGITS = 18  # of a count
+_MAX_DIGITS = 18  # of a count
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < 1:
-        shown = text if len(text) <= _MOST_DIGITS else f"{text[:_MOST_DIGITS]}…"
+    if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) < 1:
+        shown = text if len(text) <= _MAX_DIGITS else f"{text[:_MAX_DIGITS]}…"
         raise argparse.ArgumentTypeError(f"{shown!r} is not a whole number above 0")
     return int(text)
 

@@ -22,7 +22,7 @@ from jupyter_agent.models.protocol import TOOL, Delta, Kept, Message, Usage, num
 __all__ = ["AnthropicModel", "load"]
 
 URL = "https://api.anthropic.com"
-MOST_TOKENS = 16_000  # of a reply: the API wants a number, and tells the model's own if it is less
+MAX_TOKENS = 16_000  # of a reply: the API wants a number, and tells the model's own if it is less
 _SIGNED = ("thinking", "redacted_thinking")
 
 
@@ -37,7 +37,7 @@ class AnthropicModel(RemoteModel):
     best_form = "tool"
     optional = ("tools", "cache_control")
     unasked = ("cache_control",)
-    _most_tokens = MOST_TOKENS
+    _max_tokens = MAX_TOKENS
 
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
@@ -45,7 +45,7 @@ class AnthropicModel(RemoteModel):
         tool = {**TOOL, "input_schema": TOOL["parameters"]}
         del tool["parameters"]
         fields = self._fields(
-            max_tokens=self._most_tokens,
+            max_tokens=self._max_tokens,
             cache_control={"type": "ephemeral"},
             **{"tools": [tool]} if self.form == "tool" else {},
         )
@@ -76,8 +76,8 @@ class AnthropicModel(RemoteModel):
     def _learn(self, problem: ModelError) -> bool:
         """Ask for no longer a reply than the model can give, where the server tells."""
         most = re.search(r"max_tokens: \d+ > (\d+)", problem.said)
-        if most and "max_tokens" not in self._options and int(most[1]) < self._most_tokens:
-            self._most_tokens = int(most[1])
+        if most and "max_tokens" not in self._options and int(most[1]) < self._max_tokens:
+            self._max_tokens = int(most[1])
             return True
         return super()._learn(problem)
 

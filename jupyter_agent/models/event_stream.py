@@ -18,7 +18,7 @@ __all__ = ["DONE", "as_dict", "as_list", "as_text", "events"]
 
 DONE: dict[str, Any] = {"type": "[DONE]"}  # the mark that ends chat completions
 _BODY = "body"  # the name of what is no event
-_MOST_LINES, _MOST_OF_A_LINE = 1_000, 65_536  # of a body that is no event
+_MAX_LINES, _MAX_OF_A_LINE = 1_000, 65_536  # of a body that is no event
 _DEEPEST = 20  # parts within parts
 
 
@@ -114,8 +114,8 @@ async def _frames(
                     pass
                 case _ if not other and (event := _object(line)) is not None:
                     yield (_BODY, line, None) if "error" not in event else ("", line, event)
-                case _ if len(other) < _MOST_LINES:
-                    other.append(line[:_MOST_OF_A_LINE])
+                case _ if len(other) < _MAX_LINES:
+                    other.append(line[:_MAX_OF_A_LINE])
     if data:
         yield name, "\n".join(data), None
     if other:

@@ -54,7 +54,7 @@ _SIZES = [
 _SAID = ("error", "message", "detail", "errors", "msg", "base_resp", "status_msg", "reason")
 _NAMES = ("code", "type", "status", "status_code", "http_status", "http_status_code", "error_type")
 _DEEPEST = 6  # how far into each other errors are wrapped
-_MOST_OF_A_BODY = 10_000  # characters that are made into a line
+_MAX_OF_A_BODY = 10_000  # characters that are made into a line
 _SHORTEST_KEY = 6  # what is shorter, such as "none", is none, and stands in many a word
 _NO_MONEY = re.compile(
     r"""insufficient[_ ](?:quota|balance|credit|funds) | exceeded[_ ](?:your\ )?current[_ ]quota
@@ -254,7 +254,7 @@ def _line(body: Any, key: str) -> str:
 
 def _tidy(text: str, key: str) -> str:
     """Make a short line of what somebody else wrote."""
-    text = " ".join(text[:_MOST_OF_A_BODY].split())
+    text = " ".join(text[:_MAX_OF_A_BODY].split())
     line = "".join(c for c in text if c.isprintable())  # it may be a terminal's
     line = _without(key, line)  # before it is cut, which might leave half of it
     return line if len(line) <= 200 else f"{line[:200]}…"

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 __all__ = ["ElsewhereError", "TooMuchError", "bounded"]
 
-MOST_OF_AN_EVENT = 16 << 20  # bytes; the longest holds a whole reply
-MOST_OF_A_STREAM = 512 << 20  # bytes: a million tokens, each in an event of its own
+MAX_OF_AN_EVENT = 16 << 20  # bytes; the longest holds a whole reply
+MAX_OF_A_STREAM = 512 << 20  # bytes: a million tokens, each in an event of its own
 _WEIGHT_OF_A_LINE = 1 << 8  # bytes, beyond its own
-MOST_OF_A_REFUSAL = 64 << 10  # bytes; the rest is not read
+MAX_OF_A_REFUSAL = 64 << 10  # bytes; the rest is not read
 LONGEST_REFUSAL = 10.0  # seconds
 
 Client = TypeVar("Client")
@@ -89,7 +89,7 @@ async def _events(stream: Any) -> AsyncIterator[bytes]:
         last = data[max(end, 0) :]
         event = event * (end < 0) + len(last) + _WEIGHT_OF_A_LINE * last.count(b"\n")
         whole += len(data)
-        if event > MOST_OF_AN_EVENT or whole > MOST_OF_A_STREAM:
+        if event > MAX_OF_AN_EVENT or whole > MAX_OF_A_STREAM:
             raise TooMuchError("the server sends more than any reply is; is that the right URL?")
         yield data
 
@@ -101,6 +101,6 @@ async def _beginning(stream: Any) -> AsyncIterator[bytes]:
         async with asyncio.timeout(LONGEST_REFUSAL):
             async for data in stream:
                 said += data
-                if len(said) >= MOST_OF_A_REFUSAL:
+                if len(said) >= MAX_OF_A_REFUSAL:
                     break
-    yield bytes(said[:MOST_OF_A_REFUSAL])
+    yield bytes(said[:MAX_OF_A_REFUSAL])

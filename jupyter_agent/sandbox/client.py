@@ -52,13 +52,13 @@ _SILENT.propagate = False
 CHANNELS = ("shell", "iopub", "stdin", "control")
 SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
 TICK = 0.1  # seconds after which outputs that were held are looked at again
-MOST_LATE = 32  # cells that are over and whose threads and tasks are still heard
+MAX_LATE = 32  # cells that are over and whose threads and tasks are still heard
 AFRESH = "%agent reset shows it, and forgets variables"
 GONE = "its variables and files are gone"
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _CALLS = "jupyter_agent.sandbox.guest.calls"
 _ADAPT = "__import__('jupyter_agent.sandbox.guest.display', fromlist=['']).install()"
-MOST_PARTS = 1 << 19  # of one value
+MAX_PARTS = 1 << 19  # of one value
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ class Sandbox(settings.Settled):
     cell_timeout = Seconds(
         3600, min=0, help="Seconds a cell may run before it is interrupted; 0 for no limit."
     ).tag(config=True)
-    most_outputs = Int(1000, min=1, help="Outputs of a cell before it is interrupted.").tag(
+    max_outputs = Int(1000, min=1, help="Outputs of a cell before it is interrupted.").tag(
         config=True
     )
-    most_output = Int(20, min=1, help="MiB of outputs of a cell before it is interrupted.").tag(
+    max_output_mib = Int(20, min=1, help="MiB of outputs of a cell before it is interrupted.").tag(
         config=True
     )
     admit = List(
@@ -110,7 +110,7 @@ class Sandbox(settings.Settled):
         help="Mime types that pass out of the sandbox as they are, beside those that cannot run or "
         "fetch; 'text/html' among them is no longer sanitised.",
     ).tag(config=True)
-    most_value = Int(1024, min=1, help="MiB that may come out at once: results, a file.").tag(
+    max_value_mib = Int(1024, min=1, help="MiB that may come out at once: results, a file.").tag(
         config=True
     )
     value_timeout = Seconds(60, min=1, help="Seconds a value may take to go in or come out.").tag(
@@ -204,7 +204,7 @@ class Sandbox(settings.Settled):
     def describe_limits(self) -> str:
         """Say in a few words what is limited."""
         parts = [f"a cell {self.cell_timeout:g} s"] if self.cell_timeout else []
-        parts.append(f"its outputs {self.most_outputs:,} and {self.most_output} MiB")
+        parts.append(f"its outputs {self.max_outputs:,} and {self.max_output_mib} MiB")
         if self._provisioner and self._provisioner.tier != "none":
             parts.append(self._provisioner.describe_limits())
         return ", ".join(parts)
@@ -506,11 +506,11 @@ class Sandbox(settings.Settled):
     def _cell(self, talk: _Talk, answer: Answer | None = None) -> _Cell:
         """Begin to read what comes back, as this sandbox's traits have it."""
         admit = {*self.admit, *([VIEW] if talk.request and talk.request.widgets else [])}
-        most = (self.most_outputs, self.most_output << 20)
+        most = (self.max_outputs, self.max_output_mib << 20)
         return _Cell(talk, self._displays, answer, admit=admit, most=most)
 
     def _pace(self) -> Pace:
-        return Pace(self.most_outputs, self.most_output << 20, weigh=self._displays.weigh)
+        return Pace(self.max_outputs, self.max_output_mib << 20, weigh=self._displays.weigh)
 
     async def call(self, function: str, parts: Sequence[Buffer]) -> list[bytearray]:
         """Call a function of `guest_calls` with bytes and return the bytes it sends back.
@@ -526,7 +526,7 @@ class Sandbox(settings.Settled):
         code = f"__import__({_CALLS!r}, fromlist=['']).serve({function!r})"
         request = _execution(code, Request(store_history=False), allow_stdin=False)
         cell = _Cell(self._kernel.send("execute_request", request, parts), self._displays)
-        cell.parcel = _Parcel(self.most_value << 20)
+        cell.parcel = _Parcel(self.max_value_mib << 20)
         failure = ""
         try:
             async with asyncio.timeout(self.value_timeout):
@@ -806,7 +806,7 @@ class _Kernel:
     def hear_late(self, msg_id: str, cell: _Cell) -> None:
         """Still hear what a cell's threads and tasks put out."""
         self._late[msg_id] = cell
-        for old in list(self._late)[:-MOST_LATE]:
+        for old in list(self._late)[:-MAX_LATE]:
             del self._late[old]
 
     async def close(self) -> None:
@@ -967,7 +967,7 @@ class _Cell:
         self._clearing = False  # they will not, once something follows
         self._answer = answer
         self._admit = admit
-        self._most_outputs, self._most_size = most
+        self._max_outputs, self._max_size = most
         self._stream = ""  # that the last output was a piece of, as a notebook joins them
         self._answering: asyncio.Task[None] | None = None
         self._heard = asyncio.get_running_loop().time()
@@ -1023,9 +1023,9 @@ class _Cell:
     @property
     def over(self) -> str:
         """Say which limit its outputs are over, if they are."""
-        if self.outputs <= self._most_outputs and self.size <= self._most_size:
+        if self.outputs <= self._max_outputs and self.size <= self._max_size:
             return ""
-        return f"more than {self._most_outputs:,} outputs or {self._most_size >> 20} MiB"
+        return f"more than {self._max_outputs:,} outputs or {self._max_size >> 20} MiB"
 
     @property
     def request(self) -> Request | None:
@@ -1133,10 +1133,10 @@ class _Parcel:
     def _announce(self, sizes: object) -> None:
         if not isinstance(sizes, list) or any(type(n) is not int or n < 0 for n in sizes):
             raise ValueError("it sent something else than a value")
-        if sum(sizes) > self._most or len(sizes) > MOST_PARTS:
+        if sum(sizes) > self._most or len(sizes) > MAX_PARTS:
             raise ValueError(
                 f"it has {sum(sizes):,} bytes in {len(sizes):,} parts, more than "
-                f"{self._most >> 20:,} MiB in {MOST_PARTS:,}; raise c.Sandbox.most_value"
+                f"{self._most >> 20:,} MiB in {MAX_PARTS:,}; raise c.Sandbox.max_value_mib"
             )
         self._sizes = sizes
         self._skip_empty()

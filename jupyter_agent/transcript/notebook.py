@@ -66,11 +66,11 @@ __all__ = [
 RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's error when all is run
 KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
-MOST_CHARACTERS = 20_000  # of one cell's outputs that the model reads
-MOST_LOOKED_AT = 4 << 20  # characters of one output, for those
-MOST_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
-MOST_PICTURES = 4  # of one cell's that the model sees
-MOST_READ_OF_ONE = 4_000  # characters of a cell of the user's, and of its outputs, that it reads
+MAX_CHARACTERS = 20_000  # of one cell's outputs that the model reads
+MAX_LOOKED_AT = 4 << 20  # characters of one output, for those
+MAX_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
+MAX_PICTURES = 4  # of one cell's that the model sees
+MAX_READ_OF_ONE = 4_000  # characters of a cell of the user's, and of its outputs, that it reads
 _NEW = "[the kernel was new here: what was defined before is gone]"
 _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
@@ -268,7 +268,7 @@ class Transcript:
 
     async def fit_pictures(self, cell: NotebookNode) -> None:
         """Make ready what `finish` would wait for, while the event loop goes on."""
-        for index, picture in _drawn_in(cell.outputs)[:MOST_PICTURES]:
+        for index, picture in _drawn_in(cell.outputs)[:MAX_PICTURES]:
             await aside(functools.partial(_fit, picture, cell.outputs[index]))
 
     def finish(self, cell: NotebookNode) -> None:
@@ -481,7 +481,7 @@ def _read(path: Path) -> tuple[NotebookNode, Left]:
             f"{str(path)!r} was saved by another version of jupyter_agent, in a form that this one "
             "does not know; it is left as it is: name another file, or upgrade"
         )
-    room = MOST_CLEANED_HERE
+    room = MAX_CLEANED_HERE
     for cell in notebook.cells:
         _mend(cell)
         if cell.cell_type == "markdown" and _role(cell) not in ("", "task"):
@@ -598,17 +598,17 @@ def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
     How a picture is sent is noted on its output, since to make it small again may give other bytes.
     """
     texts = [text for text in map(_text_of, outputs) if text.strip()]
-    text = cut("\n".join(text.rstrip("\n") for text in texts), MOST_CHARACTERS) or "(none)"
+    text = cut("\n".join(text.rstrip("\n") for text in texts), MAX_CHARACTERS) or "(none)"
     drawn = _drawn_in(outputs)
     pictures: list[dict[str, Any]] = []
-    for index, picture in drawn[:MOST_PICTURES]:
+    for index, picture in drawn[:MAX_PICTURES]:
         _fit(picture, outputs[index])
         if why := picture.get("why"):
             text += f"\n[a picture {why}]"
         else:
             pictures.append({"output": index, **picture})
-    if len(drawn) > MOST_PICTURES:
-        text += f"\n[{len(drawn) - MOST_PICTURES} more pictures are not shown]"
+    if len(drawn) > MAX_PICTURES:
+        text += f"\n[{len(drawn) - MAX_PICTURES} more pictures are not shown]"
     return {"text": f"Output:\n{text}", "pictures": pictures}
 
 
@@ -635,12 +635,12 @@ def tell_own(cell: NotebookNode) -> None:
     """Record what the model reads of a cell of the user's."""
     facts = cell.metadata[KEY]
     shown = _shown(cell.outputs)
-    code, text = (cut(each, MOST_READ_OF_ONE) for each in (cell.source, shown["text"]))
+    code, text = (cut(each, MAX_READ_OF_ONE) for each in (cell.source, shown["text"]))
     left_out = facts.get("left_out", 0)
     said = [f"[{left_out} earlier cells of mine are left out]"] if left_out else []
     said += [_NEW] if facts.get("fresh") else []
     text = "\n".join([*said, "I ran:", fenced(code), text])
-    pictures = shown["pictures"][: facts.get("pictures", MOST_PICTURES)]
+    pictures = shown["pictures"][: facts.get("pictures", MAX_PICTURES)]
     facts["shown"] = {"text": "" if facts.get("unread") else text, "pictures": pictures}
 
 
@@ -656,12 +656,12 @@ def _fitted(mime: str, data: str) -> dict[str, Any]:
 def _text_of(output: NotebookNode) -> str:
     match output.output_type:
         case "stream":
-            text = cut(output.text, MOST_LOOKED_AT)
+            text = cut(output.text, MAX_LOOKED_AT)
         case "error":
             text = "\n".join(brief(output.traceback)) or f"{output.ename}: {output.evalue}"
         case _:
             read = output.metadata.get(KEY, {}).get("text", output.data.get("text/plain", ""))
-            text = cut(read, MOST_LOOKED_AT)
+            text = cut(read, MAX_LOOKED_AT)
     return _OVERWRITTEN.sub("", ANSI.sub("", text))
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from jupyter_agent._nbformat import NotebookNode, new_output
 from jupyter_agent.sandbox.filter.outputs import weight
-from jupyter_agent.transcript.notebook import KEY, MOST_PICTURES, OF_A_RUN, Transcript, tell_own
+from jupyter_agent.transcript.notebook import KEY, MAX_PICTURES, OF_A_RUN, Transcript, tell_own
 
 __all__ = ["OwnCells", "replace", "show_given"]
 
-MOST_CELLS = 200  # that are kept until a task comes
-MOST_KEPT = 500_000  # characters of one cell's outputs, pictures too
-MOST_READ = 20_000  # characters of all of them that the model reads
+MAX_CELLS = 200  # that are kept until a task comes
+MAX_KEPT = 500_000  # characters of one cell's outputs, pictures too
+MAX_READ = 20_000  # characters of all of them that the model reads
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Ran:
     def hear(self, output: NotebookNode) -> None:
         """Take an output, while there is room."""
         self.weight += weight(output)
-        if self.weight <= MOST_KEPT:
+        if self.weight <= MAX_KEPT:
             self.outputs.append(output)
 
 
@@ -38,13 +38,13 @@ class OwnCells:
     """The user's own cells, in the order in which they ran."""
 
     def __init__(self) -> None:
-        self._ran: deque[Ran] = deque(maxlen=MOST_CELLS)
+        self._ran: deque[Ran] = deque(maxlen=MAX_CELLS)
 
     def __len__(self) -> int:
         return len(self._ran)
 
     def add(self, code: str) -> Ran:
-        """Begin a cell; beyond `MOST_CELLS` the oldest is forgotten."""
+        """Begin a cell; beyond `MAX_CELLS` the oldest is forgotten."""
         self._ran.append(Ran(code))
         return self._ran[-1]
 
@@ -65,7 +65,7 @@ class OwnCells:
             self._ran[0].fresh = True
         cells = [_write(ran, transcript) for ran in self._ran]
         self._ran.clear()
-        characters, pictures, left_out = MOST_READ, MOST_PICTURES, 0
+        characters, pictures, left_out = MAX_READ, MAX_PICTURES, 0
         for cell in reversed(cells):
             facts = cell.metadata[KEY]
             characters -= len(facts["shown"]["text"])

@@ -42,13 +42,13 @@ __all__ = [
 
 INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
 BEAT = 0.5  # seconds between two signs that the kernel lives; a page waits for several
-MOST_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
-MOST_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
-MOST_WHY = 300  # characters of the reason for which a run ended
-MOST_NAME = 300  # characters of a model's, which a file may have brought
-MOST_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
+MAX_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
+MAX_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
+MAX_WHY = 300  # characters of the reason for which a run ended
+MAX_NAME = 300  # characters of a model's, which a file may have brought
+MAX_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
-_LONG_LINE = re.compile(rf"([^\r\n]{{{MOST_LINE}}})[^\r\n]+")
+_LONG_LINE = re.compile(rf"([^\r\n]{{{MAX_LINE}}})[^\r\n]+")
 MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw it
 
 Tag = dict[str, Any]
@@ -168,7 +168,7 @@ class OutputView:
         self._tag = tag
         self._clear = clear
         self._seen: list[NotebookNode] = []
-        text = f"[outputs after the first {MOST_OUTPUTS} are not shown]\n"
+        text = f"[outputs after the first {MAX_OUTPUTS} are not shown]\n"
         self._more = NotebookNode(output_type="stream", name="stderr", text=text)
         self._displayed: set[int] = set()  # whose displays can be changed in place
 
@@ -187,11 +187,11 @@ class OutputView:
 
     def _worth_showing(self, outputs: list[NotebookNode]) -> list[NotebookNode]:
         """Leave out what no one reads, but never why a cell was stopped."""
-        rest = outputs[MOST_OUTPUTS:]
+        rest = outputs[MAX_OUTPUTS:]
         if not rest:
             return list(outputs)
         errors = [output for output in rest if output.output_type == "error"]
-        return [*outputs[:MOST_OUTPUTS], self._more, *errors]
+        return [*outputs[:MAX_OUTPUTS], self._more, *errors]
 
     def _show(self, index: int, output: NotebookNode, before: NotebookNode | None) -> NotebookNode:
         match output.output_type:
@@ -228,8 +228,8 @@ class OutputView:
 
 def _worth_showing(text: str) -> str:
     """Cut what would stop a page; what was shown of a text stays so as it grows."""
-    if len(text) > MOST_TEXT:
-        text = text[:MOST_TEXT] + NOT_SHOWN
+    if len(text) > MAX_TEXT:
+        text = text[:MAX_TEXT] + NOT_SHOWN
     return _LONG_LINE.sub(r"\1 […]", text)
 
 
@@ -379,7 +379,7 @@ class DisplayView:
         with self._lock:
             progress, began = self._progress, self._progress.state != "starting"
             progress.state, progress.doing = state if began else "unstarted", ""
-            progress.why, progress.waiting, progress.wait = one_line(why)[:MOST_WHY], "", 0.0
+            progress.why, progress.waiting, progress.wait = one_line(why)[:MAX_WHY], "", 0.0
             if self._live:
                 self._show(force=True)
             elif self.run:
@@ -500,7 +500,7 @@ class DisplayView:
         progress = self._progress
         if facts["role"] == "task":
             self.task = change.cell
-            progress.model = visible_prose(facts["model"])[:MOST_NAME]
+            progress.model = visible_prose(facts["model"])[:MAX_NAME]
             progress.sandbox = facts["sandbox"]
             progress.state, progress.waiting, progress.wait = "working", "", 0.0
             self.run = self.run or _new_id()

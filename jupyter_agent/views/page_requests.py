@@ -24,7 +24,7 @@ GHOST = (
     "This cell is part of a run that has been replaced, so it was not run. "
     "Edit it to make it yours, or delete it."
 )
-MOST_RUNS = 100  # that pages may ask for
+MAX_RUNS = 100  # that pages may ask for
 _KEY = "jupyter_agent"
 
 
@@ -125,7 +125,7 @@ class Runs:
     """The runs of one kernel, and what pages may ask about them."""
 
     def __init__(self) -> None:
-        self._shown: deque[Shown] = deque(maxlen=MOST_RUNS)
+        self._shown: deque[Shown] = deque(maxlen=MAX_RUNS)
 
     def add(self, shown: Shown) -> None:
         """Keep a run that is about to be shown."""

@@ -19,8 +19,8 @@ from jupyter_agent.sandbox.filter.replies import Reply
 __all__ = ["Debugger", "Events", "lacks", "read_event", "read_response"]
 
 Events = Callable[[Reply], None]  # is given each event
-MOST_DEPTH = 30
-MOST_ITEMS = 100_000  # of a list
+MAX_DEPTH = 30
+MAX_ITEMS = 100_000  # of a list
 _FIELDS = ("type", "seq", "request_seq", "success", "command", "message", "event", "body")
 _NAME = re.compile(r"[A-Za-z]\w{,80}")
 
@@ -128,9 +128,9 @@ def _plain(value: object, depth: int = 0) -> JSON:
             return value
         case str():
             return printable(value.encode("utf-8", "replace").decode())
-        case list() if depth < MOST_DEPTH and len(value) <= MOST_ITEMS:
+        case list() if depth < MAX_DEPTH and len(value) <= MAX_ITEMS:
             return [_plain(item, depth + 1) for item in value]
-        case dict() if depth < MOST_DEPTH:
+        case dict() if depth < MAX_DEPTH:
             known = filter(_NAME.fullmatch, value)
             return {name: _plain(value[name], depth + 1) for name in known}
     raise ValueError(f"{type(value).__name__} where plain JSON belongs")

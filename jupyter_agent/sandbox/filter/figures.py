@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from jupyter_agent.sandbox.filter.formulas import JOINER, MOST_TEX, harmless_tex
+from jupyter_agent.sandbox.filter.formulas import JOINER, MAX_TEX, harmless_tex
 
 __all__ = ["PLOTLY", "VEGA", "NotShown", "read_plotly"]
 
@@ -68,7 +68,7 @@ def _plotly(value: JSON) -> JSON:
 
 def _harmless(text: str) -> str:
     """Take from a text the tags, addresses and commands that act; of a long one, all there are."""
-    if len(text) > MOST_TEX:  # what is found one by one would take too much memory
+    if len(text) > MAX_TEX:  # what is found one by one would take too much memory
         text = text.replace("<", f"<{JOINER}").replace("(", f"{JOINER}(")
     else:
         text = _URL.sub(rf"\g<0>{JOINER}", _TAG.sub(f"<{JOINER}", text))

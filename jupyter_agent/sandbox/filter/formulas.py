@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["JOINER", "MOST_TEX", "harmless_tex", "read_formula"]
+__all__ = ["JOINER", "MAX_TEX", "harmless_tex", "read_formula"]
 
 JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
-MOST_FORMULA = 5_000  # characters
-MOST_TEX = 200_000  # characters of a text; each command in it takes memory
-MOST_BRACES = 30  # in each other
+MAX_FORMULA = 5_000  # characters
+MAX_TEX = 200_000  # characters of a text; each command in it takes memory
+MAX_BRACES = 30  # in each other
 
 _LETTERS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda "
@@ -90,7 +90,7 @@ def harmless_tex(text: str) -> str:
     """
     if not _DELIMITER.search(text):
         return text
-    if len(text) > MOST_TEX:
+    if len(text) > MAX_TEX:
         return text.replace("\\", f"\\{JOINER}")
     return _COMMAND.sub(_defused, text)
 
@@ -122,7 +122,7 @@ _TOKEN = re.compile(
 
 def read_formula(source: str) -> str | None:
     """Write a formula anew, on one line; None if it holds what is not known to be harmless."""
-    if len(source) > MOST_FORMULA:
+    if len(source) > MAX_FORMULA:
         return None
     source = _ROW_SPACE.sub(r"\\\\ ", source)
     written: list[str] = []
@@ -151,7 +151,7 @@ def _balances(found: re.Match[str], opened: list[str]) -> bool:
     opens, closes = found["edge"] == "begin" or found["brace"] == "{", found["brace"] == "}"
     if opens:
         opened.append(found["environment"] or "{")
-        return len(opened) <= MOST_BRACES and opened[-1] in _ENVIRONMENTS | {"{"}
+        return len(opened) <= MAX_BRACES and opened[-1] in _ENVIRONMENTS | {"{"}
     if closes or found["edge"]:
         return bool(opened) and opened.pop() == (found["environment"] or "{")
     return True

@@ -18,7 +18,7 @@ from jupyter_agent._unicode import visible
 __all__ = ["NAMES", "Command", "agents_code", "inert", "plainly_prose", "read_command"]
 
 NAMES = ("%%agent", "%agent", "%%sandbox")
-MOST_PROSE = 2_000  # characters; hostile text takes Python's parser long
+MAX_PROSE = 2_000  # characters; hostile text takes Python's parser long
 _HELP = {f"{name}?" for name in NAMES[:2]} | {f"?{name}" for name in NAMES[:2]}
 _FIRST_LINE = re.compile(r"\r\n?|\n")
 _BEGINS_SO = re.compile(r"\s*[?%][?%\s]*(?:agent|sandbox)(?!\w)")
@@ -84,7 +84,7 @@ def plainly_prose(code: str) -> bool:
 
 def _is_prose(code: str) -> bool | None:
     """Tell the same; None where Python's parser gives up, which it may do at another place."""
-    if len(code) > MOST_PROSE:
+    if len(code) > MAX_PROSE:
         return False
     words = code.split()
     if len(words) < 4 or not _WORD.fullmatch(words[0]) or keyword.iskeyword(words[0]):

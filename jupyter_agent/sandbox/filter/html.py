@@ -23,7 +23,7 @@ from jupyter_agent.sandbox.filter.svg import (
 
 __all__ = ["clean_drawing", "clean_html", "clean_plain_html"]
 
-MOST_LOOKED_AT = 100_000  # characters of HTML; where there are more, something is shown
+MAX_LOOKED_AT = 100_000  # characters of HTML; where there are more, something is shown
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 _DRAWING = "data:image/svg+xml;base64,"
 _TAGS = set(
@@ -268,7 +268,7 @@ class _Reader(HTMLParser):
 
 def _shows(cleaned: str) -> bool:
     """Tell whether anything can be seen."""
-    return len(cleaned) > MOST_LOOKED_AT or _Reader(cleaned).shows
+    return len(cleaned) > MAX_LOOKED_AT or _Reader(cleaned).shows
 
 
 def _left_out(html: str) -> list[str]:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MIMES", "Picture", "fit", "fit_url"]
 
-MOST_SIDE = 1024  # px: what models see well; they scale more down themselves, and charge for it
-MOST_PIXELS = 25_000_000  # to decode: 100 MB in RGBA
-MOST_BYTES = 1 << 20  # of a picture that is sent; servers take 4 to 5 MB
-MOST_SIDE_AS_IT_IS = 4096  # px, where nothing can make it smaller
+MAX_SIDE = 1024  # px: what models see well; they scale more down themselves, and charge for it
+MAX_PIXELS = 25_000_000  # to decode: 100 MB in RGBA
+MAX_BYTES = 1 << 20  # of a picture that is sent; servers take 4 to 5 MB
+MAX_SIDE_AS_IT_IS = 4096  # px, where nothing can make it smaller
 
 _FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/gif": "GIF"}
 MIMES = tuple(_FORMATS)
@@ -65,7 +65,7 @@ def fit(mime: str, data: str) -> Picture:
     """
     raw = _decoded(data)
     size = _size(mime, raw)
-    if size and size[0] * size[1] > MOST_PIXELS:
+    if size and size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"of {size[0]}x{size[1]} px, too large to be shown")
     try:
         import PIL  # noqa: F401
@@ -101,7 +101,7 @@ def _size(mime: str, raw: bytes) -> list[int]:
 
 
 def _as_it_is(mime: str, raw: bytes, size: list[int]) -> Picture:
-    if len(raw) > MOST_BYTES or max(size, default=0) > MOST_SIDE_AS_IT_IS:
+    if len(raw) > MAX_BYTES or max(size, default=0) > MAX_SIDE_AS_IT_IS:
         about = f"of {size[0]}x{size[1]} px" if size else f"of {len(raw) >> 10:,} KiB"
         raise ValueError(f"{about}, too large to be shown without Pillow")
     if _ENDS[mime] not in raw[-64:]:
@@ -118,10 +118,10 @@ def _fitted(mime: str, raw: bytes) -> Picture:
         raise _TooLargeError("of too many pixels to be shown") from None
     with image:
         size = list(image.size)
-        if size[0] * size[1] > MOST_PIXELS:
+        if size[0] * size[1] > MAX_PIXELS:
             raise _TooLargeError(f"of {size[0]}x{size[1]} px, too large to be shown")
         animated = getattr(image, "is_animated", False)
-        if not animated and max(size) <= MOST_SIDE and len(raw) <= MOST_BYTES:
+        if not animated and max(size) <= MAX_SIDE and len(raw) <= MAX_BYTES:
             image.load()
             return Picture(mime=mime, size=size)
         mime, raw = _encoded(image, mime)
@@ -132,11 +132,11 @@ def _encoded(image: Image, mime: str) -> tuple[str, bytes]:
     """Write a photograph as one again; the rest without loss, unless that is too large."""
     if image.mode == "P":  # colours of a palette cannot be mixed
         image = image.convert("RGBA")
-    image.thumbnail((MOST_SIDE, MOST_SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     if mime != "image/jpeg":
         whole = io.BytesIO()
         image.save(whole, "PNG")
-        if whole.tell() <= MOST_BYTES:
+        if whole.tell() <= MAX_BYTES:
             return "image/png", whole.getvalue()
     lossy = io.BytesIO()
     image.convert("RGB").save(lossy, "JPEG", quality=85)

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Clean", "as_read", "clean_folded", "clean_markdown", "code_block", "folded", "one_line"]
 
-MOST_CHARACTERS = 100_000  # of a text that is more than shown as it is
-MOST_BRACKETS = 5_000  # that open; each takes the parser long
-MOST_LEVELS = 24  # of tokens in each other
-MOST_TEXT_LINES = 5_000
-MOST_TRIES = 4  # until a text stays as it is
-MOST_LINES = 60  # of a formula
+MAX_CHARACTERS = 100_000  # of a text that is more than shown as it is
+MAX_BRACKETS = 5_000  # that open; each takes the parser long
+MAX_LEVELS = 24  # of tokens in each other
+MAX_TEXT_LINES = 5_000
+MAX_TRIES = 4  # until a text stays as it is
+MAX_LINES = 60  # of a formula
 
 _LANGUAGES = frozenset(
     "bash c c++ console cpp cs csharp css csv cypher dart diff dockerfile fortran fsharp go "
@@ -68,7 +68,7 @@ def clean_markdown(text: str) -> Clean:
         return Clean(text)
     for plain in (False, True):
         tried = text
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             written = _write(tried, plain=plain)
             if written == tried:
                 return Clean(written)
@@ -107,7 +107,7 @@ def one_line(text: str) -> str:
     """Write plain text, such as a name or what a server said, as a line that reads as itself."""
     from markdown_it.token import Token
 
-    text = " ".join(_plain_lines(text)[:MOST_CHARACTERS].split())
+    text = " ".join(_plain_lines(text)[:MAX_CHARACTERS].split())
     place = _Place(one_line=True)
     return " ".join(_Line([Token("text", "", 0, content=text)], place, plain=True).lines())
 
@@ -148,21 +148,21 @@ def _plain_lines(text: str) -> str:
 
 
 # quotes and lists that one line opens: to read what follows them takes a time for each
-_DEEP = re.compile(rf"^[ \t]*(?:(?:>|[-+*]|\d{{1,9}}[.)])[ \t]*){{{MOST_LEVELS}}}", re.MULTILINE)
+_DEEP = re.compile(rf"^[ \t]*(?:(?:>|[-+*]|\d{{1,9}}[.)])[ \t]*){{{MAX_LEVELS}}}", re.MULTILINE)
 
 
 def _write(text: str, *, plain: bool) -> str | None:
     """Write a text once; None if it is too long or too deep for it."""
-    if len(text) > MOST_CHARACTERS or text.count("\n") > MOST_TEXT_LINES or _DEEP.search(text):
+    if len(text) > MAX_CHARACTERS or text.count("\n") > MAX_TEXT_LINES or _DEEP.search(text):
         return None
-    if text.count("[") > MOST_BRACKETS:
+    if text.count("[") > MAX_BRACKETS:
         return None
     tokens = _parser().parse(text)
-    if any(token.level >= MOST_LEVELS for token in tokens):
+    if any(token.level >= MAX_LEVELS for token in tokens):
         return None
     pieces = _Writer(plain=plain).blocks(_nest(tokens))
     written = "\n\n".join("\n".join(piece.lines) for piece in pieces)
-    return written if len(written) <= MOST_CHARACTERS else None
+    return written if len(written) <= MAX_CHARACTERS else None
 
 
 # -- reading
@@ -172,7 +172,7 @@ def _write(text: str, *, plain: bool) -> str | None:
 def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 2 * MOST_LEVELS})
+    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 2 * MAX_LEVELS})
     parser.enable(["table", "strikethrough"]).disable(["html_block", "html_inline"])
     ends = ["paragraph", "reference", "blockquote", "list"]  # what a formula ends
     parser.block.ruler.before("code", "formula", _formula_block, {"alt": ends})
@@ -246,7 +246,7 @@ def _formula_block(state: StateBlock, first: int, last: int, silent: bool) -> bo
         return False
     end = first + 1
     while (
-        end < min(last, first + MOST_LINES)
+        end < min(last, first + MAX_LINES)
         and state.sCount[end] >= state.blkIndent
         and not state.isEmpty(end)
     ):
@@ -503,7 +503,7 @@ class _Line:
             case "em_close" | "strong_close" | "s_close":
                 sign = self._frames[-1].opens[:1]
                 opaque = [text for what, text in self._frames[-1].pieces if what in _OPAQUE]
-                fits = token.level < MOST_LEVELS and not any(sign in text for text in opaque)
+                fits = token.level < MAX_LEVELS and not any(sign in text for text in opaque)
                 fits &= sign != "~" or not self._has_code
                 self._close(marked=fits and not self._plain and bool(self._frames[-1].pieces))
             case _:

@@ -17,15 +17,15 @@ from collections.abc import Callable, Set
 from jupyter_agent._nbformat import NotebookNode, from_dict
 from jupyter_agent.sandbox.filter.cleaning import cleaned
 from jupyter_agent.sandbox.filter.figures import JSON, PLOTLY, VEGA, NotShown, read_plotly
-from jupyter_agent.sandbox.filter.formulas import MOST_TEX, harmless_tex
+from jupyter_agent.sandbox.filter.formulas import MAX_TEX, harmless_tex
 
 __all__ = ["WIDGET_VIEW", "printable", "read_output", "weight"]
 
-MOST_CHARACTERS = 16 << 20  # of one value in a mime bundle
-MOST_TRACEBACK = 1 << 20  # characters of an error
-MOST_DEPTH = 50
-MOST_NAMED = 20  # mime types that were dropped
-MOST_PIXELS = 100_000  # of a picture's width, as it is to be shown
+MAX_CHARACTERS = 16 << 20  # of one value in a mime bundle
+MAX_TRACEBACK = 1 << 20  # characters of an error
+MAX_DEPTH = 50
+MAX_NAMED = 20  # mime types that were dropped
+MAX_PIXELS = 100_000  # of a picture's width, as it is to be shown
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -55,7 +55,7 @@ def read_output(
             return _output("stream", name=name, text=_text(fields.get("text")))
         case "error":
             name, value = _text(fields.get("ename"))[:200], _text(fields.get("evalue"))
-            kept, room = [], MOST_TRACEBACK
+            kept, room = [], MAX_TRACEBACK
             traceback = fields.get("traceback")
             for line in traceback if isinstance(traceback, list) else ():
                 kept.append(_text(line))
@@ -63,7 +63,7 @@ def read_output(
                 if room < 0:
                     kept = [f"{name}: {value[:2000]} [its traceback was too long]"]
                     break
-            short = _shortened(value, MOST_TRACEBACK)
+            short = _shortened(value, MAX_TRACEBACK)
             return _output("error", ename=name, evalue=short, traceback=kept)
     data = _dict(fields.get("data"))
     output = _output(kind, data=_bundle(data, admit), metadata=_sizes(fields, data))
@@ -125,7 +125,7 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} where text belongs")
     # lone surrogates cannot be written to a file
-    return printable(_shortened(value, MOST_CHARACTERS).encode("utf-8", "replace").decode())
+    return printable(_shortened(value, MAX_CHARACTERS).encode("utf-8", "replace").decode())
 
 
 def _shortened(text: str, most: int) -> str:
@@ -139,8 +139,8 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
     kept: dict[str, JSON] = {}
     dropped: dict[str, str] = {}
     for mime, value in data.items():
-        if isinstance(value, str) and len(value) > MOST_CHARACTERS:
-            dropped[mime] = f"is longer than {MOST_CHARACTERS:,} characters"
+        if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+            dropped[mime] = f"is longer than {MAX_CHARACTERS:,} characters"
         elif mime in admit:
             kept[mime] = _json(value)
         elif reader := _READERS.get(mime):
@@ -173,7 +173,7 @@ def _note(dropped: dict[str, str]) -> str:
     scripts = [found for mime in dropped if (found := _SCRIPTS.fullmatch(mime))]
     if any(found[2] == "load" for found in scripts):  # there is nothing yet that could be drawn
         return "[scripts that prepare a page for figures are left out]"
-    named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MOST_NAMED]]
+    named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MAX_NAMED]]
     alike: dict[str, list[str]] = {}
     for mime, why in named:
         alike.setdefault(why, []).append(mime)
@@ -209,7 +209,7 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
             for side, value in (asked.items() if isinstance(asked, dict) else ())
             if side in ("width", "height")
             and type(value) in (int, float)
-            and 0 <= value <= MOST_PIXELS
+            and 0 <= value <= MAX_PIXELS
         }
         if size:
             sizes[mime] = size
@@ -271,8 +271,8 @@ def _picture(value: object) -> str:
 
 
 def _json(value: object, depth: int = 0) -> JSON:
-    if depth > MOST_DEPTH:
-        raise ValueError(f"JSON nested deeper than {MOST_DEPTH}")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"JSON nested deeper than {MAX_DEPTH}")
     match value:
         case float() if not math.isfinite(value):
             return None  # JSON has no such number: a page could not read the notebook
@@ -291,7 +291,7 @@ _READ_AS_MARKDOWN = re.compile(r"[<!\]&](?=\S)")  # VS Code draws TeX with its M
 
 
 def _latex(value: object) -> str:
-    if isinstance(value, str) and len(value) > MOST_TEX:
+    if isinstance(value, str) and len(value) > MAX_TEX:
         raise NotShown(f"TeX of {len(value):,} characters")
     text = harmless_tex(_text(value)).replace("`", "'")
     return _READ_AS_MARKDOWN.sub(r"\g<0> ", text)

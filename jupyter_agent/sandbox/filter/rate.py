@@ -19,8 +19,8 @@ __all__ = ["Displays", "Pace"]
 
 OUTPUTS_A_SECOND = 50.0
 SIZE_A_SECOND = float(1 << 20)  # bytes; a Jupyter server lets as much pass
-MOST_HELD = 10_000  # pieces
-MOST_UPDATED = 1_000  # displays
+MAX_HELD = 10_000  # pieces
+MAX_UPDATED = 1_000  # displays
 MAX_DISPLAYS = 10_000  # of which it is known how often they are shown
 
 
@@ -39,8 +39,8 @@ class Pace:
         self, outputs: int, size: int, *, weigh: Callable[[NotebookNode], int] = weight
     ) -> None:
         self._weigh = weigh
-        self._most_outputs, self._most_size = float(outputs), float(size)
-        self._outputs, self._size = self._most_outputs, self._most_size  # that may pass now
+        self._max_outputs, self._max_size = float(outputs), float(size)
+        self._outputs, self._size = self._max_outputs, self._max_size  # that may pass now
         self._since = time.monotonic()
         self._forget()
 
@@ -50,7 +50,7 @@ class Pace:
         self._updates: dict[str, NotebookNode] = {}  # by the display's id
         self._clearing: NotebookNode | None = None  # what is held, once something follows
         self._ending: NotebookNode | None = None  # an error or a result there was no room for
-        self._room = self._most_size / 4
+        self._room = self._max_size / 4
         self._note: NotebookNode | None = None  # among what is held: what was left out there
         self._left_out = 0
 
@@ -65,8 +65,8 @@ class Pace:
             self._hold(output)
         now = time.monotonic()
         seconds, self._since = now - self._since, now
-        self._outputs = min(self._most_outputs, self._outputs + seconds * OUTPUTS_A_SECOND)
-        self._size = min(self._most_size, self._size + seconds * SIZE_A_SECOND)
+        self._outputs = min(self._max_outputs, self._outputs + seconds * OUTPUTS_A_SECOND)
+        self._size = min(self._max_size, self._size + seconds * SIZE_A_SECOND)
         return self.rest() if self._outputs > 0 and self._size > 0 else []
 
     def rest(self) -> list[NotebookNode]:
@@ -89,14 +89,14 @@ class Pace:
             case "update_display_data":
                 known = self._updates.pop(display_id, None)
                 self._room += self._weigh(known) if known else 0
-                if self._weigh(output) > max(weight(output), self._most_size):
+                if self._weigh(output) > max(weight(output), self._max_size):
                     self._leave_out()  # it would change many displays
-                elif self._fits(output, among=len(self._updates), most=MOST_UPDATED):
+                elif self._fits(output, among=len(self._updates), most=MAX_UPDATED):
                     self._updates[display_id] = output
             case _:
                 if self._clearing:
                     self._clear_now(self._clearing)
-                if self._fits(output, among=len(self._held), most=MOST_HELD):
+                if self._fits(output, among=len(self._held), most=MAX_HELD):
                     self._updates.pop(display_id, None)
                     self._held.append(output)
 

@@ -17,11 +17,11 @@ __all__ = ["Reply", "read_reply"]
 
 Reply = dict[str, JSON]
 
-MOST_ITEMS = 100_000  # of a list
-MOST_COUNT = 1 << 31
+MAX_ITEMS = 100_000  # of a list
+MAX_COUNT = 1 << 31
 MAX_EXPRESSIONS = 100
-MOST_PAYLOADS = 100
-MOST_MATCHES = 2_000  # completions that are kept
+MAX_PAYLOADS = 100
+MAX_MATCHES = 2_000  # completions that are kept
 _TYPES = "_jupyter_types_experimental"  # what kind of thing each completion is
 
 
@@ -48,7 +48,7 @@ def _dict(value: object) -> dict[str, object]:
 
 
 def _list(value: object) -> list[object]:
-    if not isinstance(value, list) or len(value) > MOST_ITEMS:
+    if not isinstance(value, list) or len(value) > MAX_ITEMS:
         raise ValueError(f"{type(value).__name__} where a short list belongs")
     return value
 
@@ -60,7 +60,7 @@ def _text(value: object) -> str:
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value < MOST_COUNT:
+    if not isinstance(value, int) or not 0 <= value < MAX_COUNT:
         raise ValueError(f"{value!r:.40} where a count belongs")
     return int(value)
 
@@ -88,7 +88,7 @@ def _execute(fields: dict[str, object]) -> Reply:
         "status": "ok",
         "execution_count": _count(fields.get("execution_count")),
         "user_expressions": {_text(k): _expression(_dict(v)) for k, v in expressions.items()},
-        "payload": [*filter(None, map(_payload, _list(fields.get("payload", []))[:MOST_PAYLOADS]))],
+        "payload": [*filter(None, map(_payload, _list(fields.get("payload", []))[:MAX_PAYLOADS]))],
     }
     return reply if fields.get("status") == "ok" else reply | {"status": "error"} | _error(fields)
 
@@ -118,8 +118,8 @@ def _payload(value: object) -> Reply | None:
 
 def _complete(fields: dict[str, object]) -> Reply:
     metadata = _dict(fields.get("metadata", {}))
-    found = _list(fields.get("matches"))[:MOST_MATCHES]
-    typed = _list(metadata.get(_TYPES, []))[:MOST_MATCHES]
+    found = _list(fields.get("matches"))[:MAX_MATCHES]
+    typed = _list(metadata.get(_TYPES, []))[:MAX_MATCHES]
     matches: list[JSON] = [visible(_text(match)) for match in found]
     types: list[JSON] = [_completion(_dict(one)) for one in typed]
     return {

@@ -24,14 +24,14 @@ __all__ = ["PROTOCOL", "TARGET", "VIEW", "Widgets"]
 
 TARGET = "jupyter.widget"
 PROTOCOL = {"version": "2.1.0"}  # the metadata of a comm_open
-MOST_WIDGETS = 1000  # open at once
-MOST_CHILDREN = 4000  # of all widgets together
-MOST_VIEWS = 1000  # in one widget, those in its children counted too
-MOST_DEPTH = 30  # of widgets in widgets
-MOST_STATE = 4 << 20  # characters of one message
-MOST_PICTURE = 16 << 20  # bytes
-MOST_IN_ALL = 64 << 20  # of the last message of each widget
-MOST_REQUESTS = 256  # whose outputs an Output may still gather
+MAX_WIDGETS = 1000  # open at once
+MAX_CHILDREN = 4000  # of all widgets together
+MAX_VIEWS = 1000  # in one widget, those in its children counted too
+MAX_DEPTH = 30  # of widgets in widgets
+MAX_STATE = 4 << 20  # characters of one message
+MAX_PICTURE = 16 << 20  # bytes
+MAX_IN_ALL = 64 << 20  # of the last message of each widget
+MAX_REQUESTS = 256  # whose outputs an Output may still gather
 
 _BASE, _CONTROLS, _OUTPUT = (f"@jupyter-widgets/{name}" for name in ("base", "controls", "output"))
 _VERSIONS = {_BASE: "2.0.0", _CONTROLS: "2.0.0", _OUTPUT: "1.0.0"}
@@ -102,7 +102,7 @@ class Widgets:
     def asked(self, guests: str, clients: str) -> None:
         """Remember under which id the guest has a request of a client's."""
         self._requests[guests] = clients
-        for old in list(self._requests)[:-MOST_REQUESTS]:
+        for old in list(self._requests)[:-MAX_REQUESTS]:
             del self._requests[old]
 
     def close(self, comm_id: str) -> None:
@@ -153,8 +153,8 @@ class Widgets:
     def _begin(
         self, comm_id: str, state: dict[str, object], buffers: Sequence[memoryview]
     ) -> NotebookNode:
-        if comm_id in self._open or len(self._open) >= MOST_WIDGETS:
-            raise ValueError(f"more than {MOST_WIDGETS:,} widgets, or one twice")
+        if comm_id in self._open or len(self._open) >= MAX_WIDGETS:
+            raise ValueError(f"more than {MAX_WIDGETS:,} widgets, or one twice")
         self._open[comm_id] = _Widget(*_facts(state))
         try:
             data = self._update(comm_id, state, buffers)
@@ -179,11 +179,11 @@ class Widgets:
         data["buffer_paths"] = [["value"]] if widget.model == "Image" and buffers else []
         pixels = buffers[0].nbytes if data["buffer_paths"] else 0
         size = len(json.dumps(data))
-        if size > MOST_STATE or pixels > MOST_PICTURE:
+        if size > MAX_STATE or pixels > MAX_PICTURE:
             raise ValueError(f"a state of {size:,} characters and {pixels:,} bytes")
         widget.size = size + pixels
-        if sum(each.size for each in self._open.values()) > MOST_IN_ALL:
-            raise ValueError(f"widgets of more than {MOST_IN_ALL >> 20} MiB")
+        if sum(each.size for each in self._open.values()) > MAX_IN_ALL:
+            raise ValueError(f"widgets of more than {MAX_IN_ALL >> 20} MiB")
         return data
 
     def _value(self, widget: _Widget, key: str, value: object) -> JSON:
@@ -219,7 +219,7 @@ class Widgets:
         """See that a page can draw a widget with these children: it draws each where it stands."""
         before, widget.children = widget.children, [c for c in children if c in self._open]
         try:
-            if sum(len(each.children) for each in self._open.values()) > MOST_CHILDREN:
+            if sum(len(each.children) for each in self._open.values()) > MAX_CHILDREN:
                 raise ValueError("more children than a page can draw")
             counts: dict[str, int] = {}
             for comm_id in self._open:
@@ -230,11 +230,11 @@ class Widgets:
 
     def _count(self, comm_id: str, counts: dict[str, int], depth: int) -> int:
         if comm_id not in counts:
-            if depth > MOST_DEPTH:
+            if depth > MAX_DEPTH:
                 raise ValueError("a widget in itself, or in too many others")
             children = [child for child in self._open[comm_id].children if child in self._open]
             count = 1 + sum(self._count(child, counts, depth + 1) for child in children)
-            if count > MOST_VIEWS:
+            if count > MAX_VIEWS:
                 raise ValueError("a widget with more in it than a page can draw")
             counts[comm_id] = count
         return counts[comm_id]
@@ -290,7 +290,7 @@ def _dict(value: object) -> dict[str, object]:
 
 
 def _list(value: object) -> list[object]:
-    if not isinstance(value, list) or len(value) > MOST_CHILDREN:
+    if not isinstance(value, list) or len(value) > MAX_CHILDREN:
         raise ValueError(f"{type(value).__name__} where a short list belongs")
     return value
 
@@ -303,8 +303,8 @@ def _text(value: object) -> str:
 
 def _json(value: object, read: Callable[[str], str] = _text, depth: int = 0) -> JSON:
     """Read what the page takes as data; whatever text is in it is shown as text."""
-    if depth > MOST_DEPTH:
-        raise ValueError(f"a value nested deeper than {MOST_DEPTH}")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"a value nested deeper than {MAX_DEPTH}")
     match value:
         case None | bool() | int() | float():
             return value

@@ -24,7 +24,7 @@ from jupyter_agent.sandbox.guest import working_folder
 from jupyter_agent.sandbox.guest.codec import PIECE, Buffer, Unfit, decode, encode
 
 CALL = "\0rpc"  # what a question starts with that is a call of a tool
-MOST_FILES = 1000  # in a listing
+MAX_FILES = 1000  # in a listing
 MAX_PIECES = 1000  # in a message
 Values = dict[str, Any]
 
@@ -114,7 +114,7 @@ def files(_: None) -> list[tuple[str, int]]:
                 continue
             if not (here and here.is_copy(path)):
                 found.append((path, facts.st_size))
-            if len(found) == MOST_FILES:
+            if len(found) == MAX_FILES:
                 return found
     return sorted(found)
 

@@ -27,13 +27,13 @@ from typing import Any, TypeAlias
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
-MOST_DEPTH = 100
-MOST_TREE = 32 << 20  # bytes of JSON
+MAX_DEPTH = 100
+MAX_TREE = 32 << 20  # bytes of JSON
 MAX_COST = 256 << 20  # bytes of memory that the tree may become
 MAX_ELEMENTS = 16 << 20  # that may be said in few bytes, beside one for each bit that came
 TABLE = 1 << 12  # elements that a table counts as: it takes memory itself
 LONG_TEXT = 1000  # characters; what is longer is no part of the tree
-MOST_DIGITS = 1 << 16  # of one number
+MAX_DIGITS = 1 << 16  # of one number
 PIECE = 8 << 20  # bytes of one message
 CAN = (
     "numbers, text, bytes, dates, lists and dicts of them, numpy arrays, pandas, polars and Arrow "
@@ -87,7 +87,7 @@ def encode(value: object) -> list[Buffer]:
     """
     writer = _Writer()
     tree = json.dumps(writer.node(value), allow_nan=False, separators=(",", ":")).encode()
-    if len(tree) > MOST_TREE or costs_more(tree, MAX_COST):
+    if len(tree) > MAX_TREE or costs_more(tree, MAX_COST):
         raise Unfit("it is too much for a list or a dict; an array or a table can cross")
     return [tree, *writer.buffers]
 
@@ -106,8 +106,8 @@ def decode(parts: Sequence[Buffer], until: float = math.inf) -> Any:
     ValueError
         They are not what `encode` makes. ImportError: a package that the value needs is missing.
     """
-    if not parts or len(parts[0]) > MOST_TREE:
-        raise ValueError(f"a value described in more than {MOST_TREE >> 20} MiB, or in none")
+    if not parts or len(parts[0]) > MAX_TREE:
+        raise ValueError(f"a value described in more than {MAX_TREE >> 20} MiB, or in none")
     tree = bytes(parts[0])
     if costs_more(tree, MAX_COST):
         raise ValueError("a value of too many parts")
@@ -184,8 +184,8 @@ class _Writer:
             return value if abs(value) < 1 << 63 else {"is": "int", "hex": _digits(hex(value))}
         if kind is float:
             return value if math.isfinite(value) else {"is": "float", "text": repr(value)}
-        if self._depth >= MOST_DEPTH:
-            raise Unfit(f"it is nested deeper than {MOST_DEPTH}, or holds itself")
+        if self._depth >= MAX_DEPTH:
+            raise Unfit(f"it is nested deeper than {MAX_DEPTH}, or holds itself")
         self._depth += 1
         try:
             write = _WRITERS.get(kind)
@@ -440,8 +440,8 @@ def _numpy(values: Any) -> Any:
 
 def _digits(text: str) -> str:
     """Return a number's digits, if they are not so many that to reckon with them takes long."""
-    if len(text) > MOST_DIGITS:
-        raise Unfit(f"a number of {len(text):,} digits cannot cross; one of {MOST_DIGITS:,} can")
+    if len(text) > MAX_DIGITS:
+        raise Unfit(f"a number of {len(text):,} digits cannot cross; one of {MAX_DIGITS:,} can")
     return text
 
 
@@ -575,7 +575,7 @@ class _Reader:
                 raise ValueError(f"no kind of value: {node!r:.60}")
         self.hurry()
         self._depth += 1
-        if self._depth > 2 * MOST_DEPTH:
+        if self._depth > 2 * MAX_DEPTH:
             raise ValueError("a value that is nested too deep")
         value = _READERS[kind](self, node) if kind else [self.value(item) for item in node]
         self._depth -= 1

@@ -20,7 +20,7 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
-MOST_NAMED = 200  # characters of an address
+MAX_NAMED = 200  # characters of an address
 
 
 def install() -> None:
@@ -69,8 +69,8 @@ _BLOCKS = set("br div h1 h2 h3 h4 h5 h6 hr li ol p pre section table tr ul".spli
 _UNSEEN = {"audio", "head", "iframe", "script", "style", "svg", "template", "video"}
 _NAMED = {"audio", "iframe", "img", "svg", "video"}  # by where they come from
 _ASKS_FOR_TRUST = re.compile("(?i)trust.{0,20}notebook|notebook.{0,20}trust")  # is no content
-MOST_READ = 100_000  # characters of HTML, or of text
-MOST_TRACES = 20
+MAX_READ = 100_000  # characters of HTML, or of text
+MAX_TRACES = 20
 
 
 def _describe_displays(shell: Any) -> None:
@@ -102,14 +102,14 @@ def _with_text(data: dict[str, Any], shown: object = None) -> dict[str, Any]:
         if not text and type(shown).__str__ is not object.__str__:  # such as a graph's
             text = str(shown)
         if text:
-            return {**data, "text/plain": text[:MOST_READ]}
+            return {**data, "text/plain": text[:MAX_READ]}
     return data
 
 
 def _read_figure(figure: dict[str, Any]) -> str:
     traces = [
         f"{trace.get('type', 'scatter')} {trace.get('name', '')}".strip()
-        for trace in figure["data"][:MOST_TRACES]
+        for trace in figure["data"][:MAX_TRACES]
     ]
     title = figure.get("layout", {}).get("title", {}).get("text", "")
     named = f" {title!r}" if title else ""
@@ -127,7 +127,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _NAMED and not self._unseen:
             source = dict(attrs).get("src") or "data:"
-            where = "" if source.startswith("data:") else f" {source[:MOST_NAMED]}"
+            where = "" if source.startswith("data:") else f" {source[:MAX_NAMED]}"
             self.text += f"[{tag}{where}]"
         self._unseen += tag in _UNSEEN
         self.text += "\n" if tag in _BLOCKS else " | " if tag in ("td", "th") else ""
@@ -143,7 +143,7 @@ class _Reader(HTMLParser):
 
 def _read_html(html: str) -> str:
     reader = _Reader()
-    reader.feed(html[:MOST_READ])
+    reader.feed(html[:MAX_READ])
     lines = (" ".join(line.split()).removeprefix("| ") for line in reader.text.split("\n"))
     return "\n".join(filter(None, lines))
 
@@ -209,7 +209,7 @@ def _draw_chart(chart: dict[str, Any], **options: Any) -> Any:  # noqa: ARG001  
 
     renderers: Any = alt.renderers
     if address := next(_addresses(chart), None):  # else it would be drawn without its data
-        where = f"its data is at {address[:MOST_NAMED]!r}"
+        where = f"its data is at {address[:MAX_NAMED]!r}"
         return _no_chart(f"{where}, and nothing is fetched here; read it into a table first")
     if importlib.util.find_spec("vl_convert") is None:
         why = "pip install vl-convert-python where Jupyter runs, then %agent reset"

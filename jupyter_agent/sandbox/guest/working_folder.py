@@ -43,20 +43,20 @@ class WorkingFolder:
         Absolute path.
     shares
         Of two files of one name the first is shown.
-    most_bytes
+    max_bytes
         How much may be copied in all.
     links
         The user's symbolic links that cannot be seen where they stand.
     """
 
     def __init__(
-        self, folder: str, shares: Shares, most_bytes: int, *, links: Links | None = None
+        self, folder: str, shares: Shares, max_bytes: int, *, links: Links | None = None
     ) -> None:
         self.folder = folder
         self.outside: set[str] = set()  # names of links that lead to what is not shared
         self._shares = shares
         self._links = links or []
-        self._room = most_bytes
+        self._room = max_bytes
         self._made: dict[str, _Made] = {}
         self._deadline = 0.0
         self._waiting: deque[tuple[str, str, bool]] = deque()

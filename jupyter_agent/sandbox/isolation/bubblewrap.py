@@ -26,8 +26,8 @@ PROC = (
     "self stat swaps sysvipc thread-self uptime version vmstat"
 ).split()
 PROCESSORS = "/sys/devices/system/cpu"  # by which libraries count cores
-MOST_COVERS = 400  # in all: bubblewrap takes no more than 9,000 words
-MOST_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
+MAX_COVERS = 400  # in all: bubblewrap takes no more than 9,000 words
+MAX_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
 _uids = itertools.count()
 
 
@@ -129,18 +129,18 @@ def mounts(policy: Policy, more: Sequence[str] = (), *, landlocked: bool = False
     whole = {*map(Path, SYSTEM), *policy.python}
     for share in policy.imports:
         visible = policy.visible_of(share)
-        bound |= {share.path} if landlocked and len(visible) > MOST_BINDS else {*visible}
+        bound |= {share.path} if landlocked and len(visible) > MAX_BINDS else {*visible}
     covers = 0
     for share in policy.shares:
         visible = policy.visible_of(share)
-        if len(visible) > MOST_BINDS:
+        if len(visible) > MAX_BINDS:
             visible = [share.path]
-            if covers + len(policy.hidden_below(share.path)) <= MOST_COVERS:
+            if covers + len(policy.hidden_below(share.path)) <= MAX_COVERS:
                 covers += len(policy.hidden_below(share.path))
                 whole.add(share.path)
             elif not landlocked:
                 raise SandboxError(
-                    f"{share.path} holds more than {MOST_COVERS} paths that are hidden, and this "
+                    f"{share.path} holds more than {MAX_COVERS} paths that are hidden, and this "
                     "kernel has no Landlock to hide them; name what is needed in it: --data PATH"
                 )
         bound |= {*visible}

@@ -34,7 +34,7 @@ ETC = [
 ]
 # Debian's own Python has its sitecustomize there, to which a link of its library leads.
 ETC.append(Path("/etc", f"python{sysconfig.get_python_version()}"))
-MOST_ENTRIES = 1_000_000  # looked at for private files; folders not reached by then are hidden
+MAX_ENTRIES = 1_000_000  # looked at for private files; folders not reached by then are hidden
 _DAC_READ_SEARCH = 1 << 2
 
 
@@ -261,7 +261,7 @@ def _private(
         seen += look.entries
         yield from (Path(path) for path in look.private if path not in left_out)
         waiting += (path for path in look.folders if path not in left_out)
-        if seen > MOST_ENTRIES:
+        if seen > MAX_ENTRIES:
             yield from map(Path, waiting)
             return
 

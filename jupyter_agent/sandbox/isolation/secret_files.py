@@ -482,9 +482,9 @@ _RUN = b"a" * 20
 _AS_RUN = bytes(
     97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256)
 )
-_MOST_BYTES = 1 << 18  # looked at, from the start of a file
+_MAX_BYTES = 1 << 18  # looked at, from the start of a file
 # Of tables there may be hundreds in a folder; one with long identifiers takes about 1 ms then.
-_MOST_OF_A_TABLE = 1 << 14
+_MAX_OF_A_TABLE = 1 << 14
 _ROWS = frozenset("csv geojson jsonl ndjson tsv".split())
 _TEXTS = frozenset("htm html kml md rst rtf svg tex".split())
 _BINARY = (_TABLES - _ROWS - _TEXTS) | frozenset(
@@ -498,7 +498,7 @@ _SETTINGS = frozenset(
 _SETTINGS_IN_PYTHON = frozenset(
     "conf.py config.py local_settings.py production.py settings.py".split()
 )
-_MOST_REMEMBERED = 100_000
+_MAX_REMEMBERED = 100_000
 _remembered: dict[tuple[int, ...], bool] = {}
 
 
@@ -521,7 +521,7 @@ def holds_secret(path: str) -> bool:
         facts = os.fstat(descriptor)
         key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         if key not in _remembered:
-            if len(_remembered) >= _MOST_REMEMBERED:
+            if len(_remembered) >= _MAX_REMEMBERED:
                 _remembered.clear()
             _remembered[key] = stat.S_ISREG(facts.st_mode) and _read_on(descriptor, path)
         return _remembered[key]
@@ -533,7 +533,7 @@ def holds_secret(path: str) -> bool:
 
 def _read_on(descriptor: int, path: str) -> bool:
     ending = _ending(path)
-    most = _MOST_OF_A_TABLE if ending in _ROWS else _MOST_BYTES
+    most = _MAX_OF_A_TABLE if ending in _ROWS else _MAX_BYTES
     settings = not ending or ending in _SETTINGS or Path(path).name in _SETTINGS_IN_PYTHON
     text = os.read(descriptor, most)
     if ending in _ROWS:

@@ -45,10 +45,10 @@ __all__ = [
 ]
 
 # What looking through shared folders may cost. Folders not reached by then stay hidden.
-MOST_ENTRIES = 20_000
-MOST_SECONDS = 2.0
-MOST_SECONDS_OF_READING = 0.5  # what is not reached by then is judged by its name alone
-MOST_NAMED = 3
+MAX_ENTRIES = 20_000
+MAX_SECONDS = 2.0
+MAX_SECONDS_OF_READING = 0.5  # what is not reached by then is judged by its name alone
+MAX_NAMED = 3
 MAX_UP = 8  # folders above that a path may begin in to be found by it
 MAX_PLAIN_FILES = 100  # of a home folder
 MORE = "name files or folders in it: --data PATH"
@@ -82,9 +82,9 @@ class Share:
 class Budget:
     """What is left of the entries and of the time for looking through folders; what is too wide."""
 
-    entries: int = field(default_factory=lambda: MOST_ENTRIES)
-    until: float = field(default_factory=lambda: time.monotonic() + MOST_SECONDS)
-    reading: float = field(default_factory=lambda: MOST_SECONDS_OF_READING)
+    entries: int = field(default_factory=lambda: MAX_ENTRIES)
+    until: float = field(default_factory=lambda: time.monotonic() + MAX_SECONDS)
+    reading: float = field(default_factory=lambda: MAX_SECONDS_OF_READING)
     wide: set[tuple[int, int]] = field(default_factory=wide_folders)
 
     def is_spent(self) -> bool:
@@ -581,8 +581,8 @@ def left_out(shares: Sequence[Share], reason: str) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _describe(share: Share) -> str:

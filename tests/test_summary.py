@@ -26,7 +26,7 @@ from jupyter_agent.transcript.notebook import KEY, Change, Transcript
 from jupyter_agent.views.output_area import DisplayView
 from jupyter_agent.views.terminal import TerminalView
 
-from .test_bill import Screen
+from .test_usage import Screen
 
 STEP = "I look at part {0}.\n\n```python\nlook({0})\n```\n"
 SUMMARY = "Parts were looked at; `x` holds them."

@@ -21,8 +21,8 @@ from jupyter_agent.views.output_area import AnswerView, DisplayView
 
 from .servers import ChatServer, Reply
 from .test_agent_kernel import kernel
+from .test_markdown import acts
 from .test_models_faults import agent_for, run
-from .test_sandbox_markdown import acts
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 NASTY: list[Any] = [

@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from jupyter_agent.frontends.wrap_kernelspec import main
 from jupyter_agent.sandbox.isolation import private_folders
 
-from .test_sandbox_folders import when_the_loop_goes_on
+from .test_private_folders import when_the_loop_goes_on
 
 ARGV = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 Install = Callable[..., Path]

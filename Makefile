@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-js fuzz front-ends lint lint-js live picture bench clean
+.PHONY: demo test test-js fuzz front-ends lint lint-js docs live picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f notebooks/data/demo.ipynb
@@ -47,6 +47,9 @@ lint-js: .ci/js/node_modules
 .ci/js/node_modules: .ci/js/package.json
 	npm --prefix .ci/js install --silent --no-package-lock --no-fund --no-audit
 	@touch $@
+
+docs: $(VENV)/test  # the parts that are generated: the map in CONTRIBUTING.md, docs/settings.md
+	$(BIN)/python -m tests.generated
 
 live: $(VENV)/test  # asks real services: those whose keys are in the environment
 	$(BIN)/python -m pytest -m live -rA -s tests/test_live.py

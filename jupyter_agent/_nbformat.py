@@ -1,4 +1,4 @@
-"""nbformat, by a quick way in: the only room that imports it.
+"""Import nbformat quickly; no other module imports it.
 
 nbformat imports jsonschema, and that, where JupyterLab has brought it, rfc3987_syntax, which builds
 a grammar of IRIs as it is imported: 2 s, for a check that no notebook needs. Here it is imported

@@ -1,4 +1,4 @@
-"""A file that is being written beside the one it replaces, and what a kill leaves of it."""
+"""Make a file that replaces another when it is whole; clear what a killed process left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wait beside other work: for a function in a thread of its own, for the end of a task."""
+"""Run a blocking function on a thread of its own; cancel a task and wait for its end."""
 
 from __future__ import annotations
 

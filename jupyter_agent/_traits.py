@@ -1,4 +1,4 @@
-"""Traits that traitlets does not have."""
+"""Trait types that traitlets does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thing at a time: a second run, or a cell, in the middle of a run would mix with it."""
+"""Refuse a second run or cell on a session while a run goes on."""
 
 from __future__ import annotations
 

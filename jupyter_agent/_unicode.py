@@ -1,4 +1,4 @@
-r"""Characters that nobody sees, or that show text in another order than it is read in.
+r"""Write out characters that are invisible or that change the order in which text is drawn.
 
 Where somebody reads code to decide about it, they are written out as Python writes them in a
 string (``\u202e``): in a string that means the same, and anywhere else it is an error in Python.

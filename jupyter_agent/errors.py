@@ -1,4 +1,4 @@
-"""What can go wrong on our side, as one tree.
+"""All errors of this package, as one tree.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The agent kernel by the name that kernelspecs give: ``python -m jupyter_agent.kernel``."""
+"""The module that kernelspecs start: ``python -m jupyter_agent.kernel`` is the agent kernel."""
 
 from __future__ import annotations
 

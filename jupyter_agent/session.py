@@ -1,4 +1,4 @@
-"""What lives on between runs: one sandbox, one transcript. The only thing a door holds."""
+"""Session: one sandbox and one transcript; runs a task, resumes or replays a saved run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read ``jupyter_agent_config.py``, the settings that every front end and both kernels obey.
+"""Read ``jupyter_agent_config.py``, which every front end and both kernels obey.
 
 It is looked for in Jupyter's folders for configuration (``jupyter --paths``) and nowhere else: a
 file in the folder of a notebook may be a stranger's, and it is code. What a front end is given

@@ -1,1 +1,1 @@
-"""The loop: ask a model, run the code that it writes, show it what came out, until it answers."""
+"""The loop: ask a model, run the code it writes, show it the outputs, until it answers."""

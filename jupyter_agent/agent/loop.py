@@ -1,4 +1,4 @@
-"""The loop: ask the model, run the cell it writes, show it what came out, until it answers."""
+"""Agent: the steps of a run, its limits, and the retries after a fault such as a 429."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cells of one reply while it streams in."""
+"""Turn a reply into cells while it streams in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is sent: the request that a transcript stands for, and what refusals teach of it."""
+"""Build the request from the transcript, and leave out what a server has refused."""
 
 from __future__ import annotations
 

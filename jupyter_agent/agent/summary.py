@@ -1,4 +1,4 @@
-"""Long runs: how much a model has to read, and what stands for the cells it no longer reads."""
+"""Measure how much a model has to read, and sum up the older cells of a long run."""
 
 from __future__ import annotations
 

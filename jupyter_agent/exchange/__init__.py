@@ -1,1 +1,1 @@
-"""What a run and its user exchange: values, tools, approval, permission."""
+"""Values, tools, approval and permission: all that goes between a run and its user."""

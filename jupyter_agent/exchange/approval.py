@@ -1,4 +1,4 @@
-"""Asking the user: before a cell runs, or before a tool does what it was marked for."""
+"""Ask the user before a cell runs or a marked tool is called (``--ask``)."""
 
 from __future__ import annotations
 

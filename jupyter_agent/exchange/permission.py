@@ -1,4 +1,4 @@
-"""What cells of a notebook may have the host do unasked, and what the user has to allow first.
+"""Which commands in a notebook's cells need the user's permission in the agent kernel.
 
 A notebook may be a stranger's and be run whole. Unasked its cells may have what its own folder
 holds read by the sandbox, new files of data put there, and the models asked that are configured.

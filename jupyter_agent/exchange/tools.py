@@ -1,4 +1,4 @@
-"""Tools: functions of the user's that code in the sandbox may call.
+"""Tools: functions of the user's that code in the sandbox may call (``-t``, ``@tool``).
 
 The function stays on the host, with all it can reach: its closure, its keys, its files. What code
 in the sandbox has is a stub of the same name and signature. Each call is a question of the guest's,

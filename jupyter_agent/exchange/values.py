@@ -1,4 +1,4 @@
-"""The user's values: into the sandbox, back out of it, and what the model is told of them."""
+"""Pass the user's values in and results out (``-i``, ``-o``), and describe them to the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's border: the sandbox with the user's values and tools in it, and the results out of it."""
+"""The sandbox as one run uses it: with the user's values and tools in it."""
 
 from __future__ import annotations
 

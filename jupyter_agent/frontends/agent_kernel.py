@@ -1,4 +1,4 @@
-"""The agent kernel: a front process that holds the agent and hands every cell to its sandbox.
+"""The kernel Python 3 (agent): it holds the agent and forwards every cell to a sandbox.
 
 It runs no code of the user's or the agent's itself, so a notebook on this kernel has plain cells
 that anyone can run again, and the keys stay in a process that runs none of them. What the sandbox

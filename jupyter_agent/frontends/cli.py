@@ -1,4 +1,4 @@
-"""The program ``jupyter-agent``, which can be interrupted while its modules are still loading."""
+"""The program ``jupyter-agent``: can be interrupted while its modules are still loading."""
 
 from __future__ import annotations
 

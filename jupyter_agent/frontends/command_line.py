@@ -1,4 +1,4 @@
-"""What is typed after ``jupyter agent``: run a task in a terminal or in CI, see what is missing."""
+"""``jupyter agent run`` and ``jupyter agent doctor``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``%agent COMMAND`` does, at every door that has it."""
+"""``%agent status``, ``files``, ``fetch``, ``stop``, ``reset``, for both kinds of notebook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say what works on this machine and what to do about the rest, one line each."""
+"""Check what works on this machine, and say what to do about the rest."""
 
 from __future__ import annotations
 

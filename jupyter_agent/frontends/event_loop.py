@@ -1,4 +1,4 @@
-"""The one bridge from synchronous code, such as a magic, to our coroutines.
+"""Run coroutines from synchronous code, such as a magic, and cancel them on an interrupt.
 
 They run on one event loop in one thread that lives as long as the process: a sandbox dies with the
 thread that started it, and its sockets belong to a loop. An interrupt cancels what runs there and

@@ -1,4 +1,4 @@
-"""The magics: ``%%agent`` carries a task to its answer, ``%%sandbox`` runs your code beside it."""
+"""``%%agent``, ``%agent`` and ``%%sandbox`` in a kernel of the user's own."""
 
 from __future__ import annotations
 

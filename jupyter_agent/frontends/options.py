@@ -1,4 +1,4 @@
-"""What a run may be asked for: the same flags at every door."""
+"""The flags of a run (``-m``, ``-i``, ``--save`` ...), the same in every front end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrap an installed kernelspec, so that what runs in it is confined.
+"""``python -m jupyter_agent.sandbox install``: wrap an installed kernelspec in the sandbox.
 
 ``python -m jupyter_agent.sandbox install python3 --read-only /data`` adds ``python3-sandboxed``.
 IPython kernels of this environment get their sockets from the host; any other kernel binds its own

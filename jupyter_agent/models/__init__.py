@@ -1,4 +1,4 @@
-"""Models: a string names one, and what it names streams replies.
+"""Models: find the one that a name such as ``hf:ORG/NAME`` stands for.
 
 Each wire protocol has a file of its own, imported when a model of its kind is asked for.
 """

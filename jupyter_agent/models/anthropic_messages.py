@@ -1,4 +1,4 @@
-"""Anthropic's models by their own client.
+"""Anthropic's Messages API, by their own client.
 
 Prompts are cached by one mark at the top of the request. What the model has thought is signed: it
 is kept with the cell that follows it, and sent again as it came.

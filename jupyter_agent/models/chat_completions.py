@@ -1,4 +1,4 @@
-"""Models behind a chat-completions URL: the Hugging Face Hub and every OpenAI-compatible server.
+"""Chat completions: the Hugging Face Hub and every OpenAI-compatible server.
 
 They are asked by the HTTP client of ``huggingface_hub``, with whatever proxy or certificate was set
 for it; cancelling a request closes the connection, so that the server stops generating.

@@ -1,4 +1,4 @@
-"""Which blocks of a text Markdown shows as code, and which of them are Python."""
+"""Find code blocks in Markdown, and tell whether they hold Python."""
 
 from __future__ import annotations
 

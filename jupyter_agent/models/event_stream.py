@@ -1,4 +1,4 @@
-"""A streamed reply as JSON: server-sent events, read as servers send them.
+"""Read a streamed reply: server-sent events and the JSON in them.
 
 The format is that of the HTML standard (9.2). What differs from it is forgiven: an event without a
 blank line after it, an error in place of an event, and one JSON body in place of all. Whatever

@@ -1,4 +1,4 @@
-"""Runs that show a small model how to reply; a large one does as well without.
+"""Example runs that show a small model how to reply.
 
 Their order and words were chosen by trial on SmolLM2, with other names than the tasks tried. It
 copies the last of them most, so that is one which does not tempt it to misread a file.

@@ -1,4 +1,4 @@
-"""What went wrong while a model was asked: every client's exceptions, read as `ModelError`.
+"""Turn the exceptions of every client into a `ModelError`, and say whether to try again.
 
 Clients are told apart by what their exceptions carry (a response, a body, the names of their
 classes), so that none of them has to be imported.

@@ -1,4 +1,4 @@
-"""Find the first block of Python in Markdown while its lines arrive.
+"""The fence parser: find the first fenced block of Python while its lines arrive.
 
 Markdown's own parser says where blocks begin and end. It is asked only at lines that can change
 that; a fence in a string, or in a cell that holds text, is hidden from it.

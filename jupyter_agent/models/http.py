@@ -1,4 +1,4 @@
-"""What every model behind a URL has in common: its address, its options, and how faults are told.
+"""The common part of models behind a URL: address, key, options, fields that a server refused.
 
 A request holds what the wire protocol cannot do without and what the user set. Where a server
 refuses a field by name, it is asked again without it, and never with it again: no table of models

@@ -1,4 +1,4 @@
-"""How much a server may send: what is sent without end must not fill the machine.
+"""Limit how much a server may send.
 
 The clients read an event or an error's body until it ends, however long it is.
 """

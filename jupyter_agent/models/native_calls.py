@@ -1,4 +1,4 @@
-"""The native calls of a reply, put together from the pieces in which servers send them.
+"""Put native tool calls together from the pieces in which servers send them.
 
 Servers tell their calls apart by an id, by a place in the reply, by both or by neither, and send
 arguments as text in pieces, as text in one, as an object, or only when a call is whole.

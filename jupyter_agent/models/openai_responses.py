@@ -1,4 +1,4 @@
-"""OpenAI's models by their own client and the Responses API.
+"""OpenAI's Responses API, by their own client.
 
 Nothing is stored there (``store=False``): what the model has thought comes back to us encrypted,
 is kept with the cell that follows it, and is sent again.

@@ -1,4 +1,4 @@
-"""A streamed reply as prose and at most one block of code, and what was wrong with it.
+"""Read a streamed reply: prose, at most one block of code, and what was wrong with it.
 
 How a reply is read:
 

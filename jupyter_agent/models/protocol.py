@@ -1,4 +1,4 @@
-"""The reply protocol: what a model is sent, and what it streams back.
+"""The reply protocol's types: what a model is sent, and what it streams back.
 
 A run is told as turns: what the user said, what the model replied, what came out. They are put to
 a model in one of two forms. As text, a reply is Markdown: prose, then at most one fenced

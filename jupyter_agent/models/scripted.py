@@ -1,4 +1,4 @@
-"""A model that replies from a file: for tests, demos and recorded lessons.
+"""A model that replies from a file: for tests, demos and lessons.
 
 The file is Markdown; a line ``<!-- next reply -->`` stands between two replies. Each run starts at
 the first one.

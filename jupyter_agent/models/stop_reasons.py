@@ -1,4 +1,4 @@
-"""Whether a reply is whole: what the words mean by which servers say why it ended."""
+"""Tell from a server's stop reason whether a reply is whole."""
 
 from __future__ import annotations
 

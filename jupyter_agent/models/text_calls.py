@@ -1,4 +1,4 @@
-"""Calls of a tool that a model wrote as text.
+"""Read tool calls that a model wrote as text.
 
 Each family of models has marks of its own for a call, which its server should read. Where that
 does not, they come as text. All of them hold a name and arguments in one of few forms: JSON, tags

@@ -1,4 +1,4 @@
-"""A kernel's socket as a client has it, read by code that counts before it keeps.
+"""The sockets of a kernel, read by a ZMTP client that counts bytes before it keeps them.
 
 libzmq gathers all frames of a message before anybody sees one, and its limits hold for a single
 frame or for a number of messages: none of them bounds bytes. So what the guest sends is parsed

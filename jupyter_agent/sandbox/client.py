@@ -1,4 +1,4 @@
-"""One sandboxed kernel: start it, run code in it, interrupt it, and notice when it dies."""
+"""Sandbox: start a confined kernel, run code in it, interrupt it, notice when it dies."""
 
 from __future__ import annotations
 

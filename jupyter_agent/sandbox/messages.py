@@ -1,4 +1,4 @@
-"""Messages of the guest's as they came: who sent them for what is read at once, the rest when used.
+"""Read the guest's messages: the header at once, the content when it is used.
 
 So what waits takes no more memory than its bytes, and JSON becomes objects, which take more, one
 message at a time and within a bound.

@@ -1,1 +1,1 @@
-"""The notebook that holds runs: its cells, what they record, and how it is saved."""
+"""The notebook that holds runs: its cells, what is read from them, and how it is saved."""

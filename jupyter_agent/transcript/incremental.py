@@ -1,4 +1,4 @@
-"""A list that is made of a growing one: made anew only from the first item that has changed."""
+"""Derive a list from a growing one, starting again at the first item that has changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a saved run says of its cells, which somebody else may have written or damaged.
+"""Check what a saved run says of its cells: it may be forged or damaged.
 
 What does not fit is left out when the file is read, so that the rest of us need not ask again.
 """

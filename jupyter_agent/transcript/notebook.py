@@ -1,4 +1,4 @@
-"""The notebook that holds runs: what the model reads, what is saved, what is shown."""
+"""Transcript: the notebook that holds runs; the model reads its cells, a file saves them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saves of a notebook that grows: each cell is written out once, and the file beside the loop."""
+"""Save a notebook that grows: each cell is serialised once, and the file written on a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What steps cost together, in tokens and, where servers say it, in money."""
+"""Add up what steps cost, in tokens and in money."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user has run in the sandbox, or edited of a run, for the agent to read."""
+"""Cells that the user has run in the sandbox or edited, for the agent to read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Views: callables that show a `Change` of the transcript, each in its own place."""
+"""Views: each shows the changes of a transcript in its own place."""

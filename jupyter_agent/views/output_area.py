@@ -1,4 +1,4 @@
-"""Show a run in the output area of its cell, as ordinary display messages.
+"""Show a run in the output of its cell, and as live cells where the page makes them.
 
 A front end that names its cells (JupyterLab, Notebook 7, VS Code) updates displays in place, so
 there every cell streams. Any other (nbclient, a console) is given each cell once, when it is whole.

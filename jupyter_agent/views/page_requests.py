@@ -1,4 +1,4 @@
-"""The runs that a kernel has shown, for pages that made cells of them and come back.
+"""Answer pages that ask for a run: after a reload, an edit, a deletion.
 
 A page asks on the control channel, which answers while a cell runs (message spec: control). It
 notes on its cells what they are; a request to run one carries that note (`Note`).

@@ -1,4 +1,4 @@
-"""Show a run as plain text, as it happens."""
+"""Show a run as text in a terminal."""
 
 from __future__ import annotations
 

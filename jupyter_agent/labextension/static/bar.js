@@ -1,5 +1,5 @@
 // @ts-check
-/* The bar of a run: a slim line with what the run does, and its buttons. */
+/* The live bar of a run: one line that says what the run does, and its buttons. */
 
 import { factsOf, MIME } from './messages.js';
 import { bars, hasJustEnded, isSilent, isWorking, known, problems, STOP_STAYS_MS } from './runs.js';

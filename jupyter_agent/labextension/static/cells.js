@@ -1,5 +1,5 @@
 // @ts-check
-/* The cells of one notebook: which are there, and what of them can be changed how. */
+/* The cells of one notebook: find them and change them. */
 
 import { KEY, MIME } from './messages.js';
 import { noteOf } from './notes.js';

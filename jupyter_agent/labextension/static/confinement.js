@@ -1,5 +1,5 @@
 // @ts-check
-/* Keeps the agent's code in the sandbox by its first line, where the kernel is the user's own. */
+/* Keep %%sandbox on the first line of the agent's cells, where the kernel is the user's own. */
 
 import { isAgents, lacksSandbox, SANDBOX, withOneSandbox } from './notes.js';
 

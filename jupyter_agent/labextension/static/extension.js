@@ -1,5 +1,5 @@
 // @ts-check
-/* What JupyterLab is given: a plugin, and a renderer of the headers of runs. */
+/* The extension as JupyterLab loads it: a plugin, and a renderer of the headers of runs. */
 
 import { barClass, STYLE } from './bar.js';
 import { MIME } from './messages.js';

@@ -1,5 +1,5 @@
 // @ts-check
-/* What a page asks of a kernel. */
+/* Requests of a page to a kernel. */
 
 import { KEY } from './messages.js';
 

@@ -1,5 +1,5 @@
 // @ts-check
-/* What the kernel's messages about runs say. Nothing here touches the page. */
+/* Read the kernel's messages about runs. Nothing here touches the page. */
 
 /** Our namespace in the metadata of cells and messages, and the name of the agent kernel. */
 export const KEY = 'jupyter_agent';

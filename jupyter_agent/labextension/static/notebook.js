@@ -1,5 +1,5 @@
 // @ts-check
-/* The runs of one notebook, as its kernel tells of them.
+/* The runs of one notebook: do what the kernel's messages say.
  *
  * The kernel publishes a run as ordinary display messages, which any front end shows below the
  * %%agent cell. Each carries in its own metadata what it means for the notebook (`Lab.Tag`). Here

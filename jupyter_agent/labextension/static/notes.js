@@ -1,6 +1,6 @@
 // @ts-check
-/* What is noted on a cell, in its metadata, and what that says of it. Nothing here changes a
- * document. Notes come from files, which may be anybody's. */
+/* Read the notes on a cell, which are in its metadata. Nothing here changes a document. Notes come
+ * from files, which may be anybody's. */
 
 import { KEY } from './messages.js';
 

@@ -1,5 +1,5 @@
 // @ts-check
-/* The pages that have one document open, and which of them writes a run into it. */
+/* Agree with other pages that have the document open which of them writes a run into it. */
 
 import { KEY } from './messages.js';
 

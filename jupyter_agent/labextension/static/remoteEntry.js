@@ -1,6 +1,6 @@
 // @ts-check
-/* What JupyterLab's loader asks of a prebuilt extension: a module federation container, by this
- * name (`jupyterlab._build.load` in package.json), in a classic script.
+/* The module federation container that JupyterLab's loader asks for. It has to be a classic script
+ * and have this name (`jupyterlab._build.load` in package.json).
  *
  * The extension itself is the ES modules beside this file, with no build. The browser resolves
  * `import` against the URL of this script, whatever the server's base URL is. Their URLs hold no

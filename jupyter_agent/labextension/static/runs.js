@@ -1,5 +1,5 @@
 // @ts-check
-/* What this page has been told of runs, and what this browser remembers of them. */
+/* The state of runs: what the kernel has told this page, and what this browser remembers. */
 
 import { KEY } from './messages.js';
 

@@ -1,5 +1,5 @@
 // @ts-check
-/* What the agent's cells hold is drawn untrusted, and costs a notebook its trust only where it has to. */
+/* Draw the agent's cells untrusted, and keep the notebook's trust where that is safe. */
 
 import { isInert } from './messages.js';
 import { isAgents } from './notes.js';

@@ -1,5 +1,5 @@
 // @ts-check
-/* The views of one notebook: what they scroll to, fold away, and show at their foot. */
+/* The views of one notebook: scrolling, folding, and the bar at the foot. */
 
 import { BAR, FOOT } from './bar.js';
 import { isHeld, placeholderOf } from './notes.js';

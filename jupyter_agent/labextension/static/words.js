@@ -1,5 +1,5 @@
 // @ts-check
-/* What a bar says of a run. Nothing here touches the page. */
+/* The text of a bar. Nothing here touches the page. */
 
 const ENDED = /** @type {Record<string, string>} */ ({
   done: 'Done',

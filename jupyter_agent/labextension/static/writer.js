@@ -1,6 +1,6 @@
 // @ts-check
-/* Writes the cells of runs into a notebook: no cell but those it made and the user has not touched
- * since. */
+/* Write the cells of runs into a notebook. Only cells that it made itself, and that the user has not
+ * changed since, are written. */
 
 import { KEY, outputOf } from './messages.js';
 import { cellData, checksum, isHeld, isUntouched, noteOf, placeFor, placeholderOf } from './notes.js';

@@ -1,1 +1,1 @@
-"""What may leave the sandbox: everything that a guest or a model sends is read anew here."""
+"""The filters between sandbox and page: outputs, Markdown and replies are checked and rebuilt."""

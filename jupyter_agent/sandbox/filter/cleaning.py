@@ -1,4 +1,4 @@
-"""What is foreign made harmless in a process that is ended when it takes too long or too much.
+"""Run the HTML and Markdown filters in a process that is ended when it takes too long.
 
 Cleaners build trees and decoders unpack, and bytes can be written for which that takes the square
 of their number, or all memory there is. A thread cannot be ended, so there is one process for it:

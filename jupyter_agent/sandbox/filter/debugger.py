@@ -1,4 +1,4 @@
-"""What of a debugger may reach a client: responses and events, as hostile as any other message.
+"""The debugger's responses and events: keep known fields only.
 
 A page shows the text in them (Debug Adapter Protocol), and draws the mime bundle of a variable, for
 which the filter of outputs stands.

@@ -1,4 +1,4 @@
-"""Figures that a page draws from a description: plotly's JSON.
+"""Plotly figures: keep what a page can draw without fetching anything.
 
 It can make the page fetch (maps, pictures by URL); what draws without that passes. Vega and
 Vega-Lite have a language of expressions, whose interpreters have been broken out of

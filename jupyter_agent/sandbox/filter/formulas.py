@@ -1,4 +1,4 @@
-r"""Formulas that MathJax may typeset: known commands of mathematics, and nothing else.
+r"""Formulas for MathJax: keep known commands of mathematics only.
 
 MathJax has commands that write HTML, styles and links (``\href``, ``\style``, ``\unicode[...]``),
 that load packages, and that define others (``\def``, ``\csname``). New ones come with each release,

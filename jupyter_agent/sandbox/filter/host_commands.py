@@ -1,4 +1,4 @@
-"""Which cells are commands to the host, and how code of the agent's is kept from being one.
+"""Keep the agent's cells from being commands to the host, such as ``%agent``.
 
 A notebook is run again as a whole, and then each cell reaches the agent kernel's front as if the
 user had typed it. So what the front takes for a command and what no code of the agent's may begin

@@ -1,4 +1,4 @@
-"""HTML that may be shown: rebuilt by nh3 (the Rust library ammonia) from harmless tags alone.
+"""The HTML sanitiser: rebuild HTML from harmless tags with nh3 (the Rust library ammonia).
 
 What nests takes it the square of its length or worse, so `cleaning` runs this in a process that can
 be ended. Nothing is imported here but what that needs.

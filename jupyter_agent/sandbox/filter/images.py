@@ -1,4 +1,4 @@
-"""Pictures as a model gets them: checked, made small once, and else told in words.
+"""Pictures for the model: checked and made small; described in words where that fails.
 
 Their bytes come out of the sandbox: none is decoded before its header has told how large it is,
 and a bad one is a `ValueError`, whatever it makes a decoder raise. Pillow, which comes with

@@ -1,4 +1,4 @@
-r"""Markdown from foreign hands: read with a CommonMark parser, and written anew.
+r"""The Markdown sanitiser: parse Markdown as CommonMark and write it anew.
 
 Each front end reads Markdown in its own way (JupyterLab with marked, after a pass of its own that
 looks for formulas; nbconvert with mistune; VS Code with markdown-it), and what one of them takes

@@ -1,4 +1,4 @@
-"""What may leave the sandbox: every message of the guest's is hostile until it has passed here.
+"""Check every message that leaves the sandbox: types, sizes, mime types.
 
 Types are checked, sizes capped, mime types taken from a white list, HTML rebuilt by nh3 (the Rust
 library ammonia), and nothing is kept that makes a browser fetch: the browser is a way out of a

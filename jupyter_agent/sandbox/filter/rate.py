@@ -1,4 +1,4 @@
-"""How fast outputs are passed on: no faster than a page can draw them.
+"""Slow down floods of outputs to what a page can draw.
 
 A burst passes at once. What comes faster for long is held for a moment and joined as a page would
 join it: pieces of a stream, updates of a display, what was cleared. What is too much even so is

@@ -1,4 +1,4 @@
-"""What a kernel's replies may say to a client: as hostile as its outputs, and as narrowly read.
+"""Replies to completion, inspection and history: keep known fields only.
 
 Of each reply only the fields that the message spec names are kept, each of its type; text passes
 `printable`, mime bundles the filter of outputs.

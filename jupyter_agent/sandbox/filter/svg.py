@@ -1,4 +1,4 @@
-"""SVG that may be shown as an image, which neither runs scripts nor fetches (SVG 2, section 2.2.6).
+"""SVG as an image that neither runs scripts nor fetches (SVG 2, section 2.2.6).
 
 It is read by an XML parser without entities, and written anew from drawing elements alone. Two
 kilobytes of ``<use>`` in each other are a billion shapes and stop a page, so what is drawn is

@@ -1,4 +1,4 @@
-"""What of Jupyter widgets may reach a page: messages that draw there, and as hostile as any other.
+"""Messages of ipywidgets: keep known widgets and known keys only.
 
 A widget is drawn by code in the page from a *state* that the guest writes (Jupyter Widget Messaging
 Protocol 2.1). Only models of ipywidgets' own three modules pass, only keys of theirs, and each text

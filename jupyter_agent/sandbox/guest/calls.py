@@ -1,4 +1,4 @@
-"""What host and guest ask of each other: values, files and tools.
+"""Requests between host and guest: values, files and tool calls.
 
 The host calls a function of this module with the value in its request's buffers; what that returns
 goes back in comm messages, which no front end has to know. A tool is called by a question on the

@@ -1,4 +1,4 @@
-"""Values as bytes: how they cross the border, in either direction and on both sides of it.
+"""Encode values as bytes and decode them, without pickle; used on both sides.
 
 A value becomes a tree, which is JSON, and buffers beside it. Numbers in arrays and columns go as
 they lie in RAM, text in columns and Arrow's own types as an Arrow stream. What is read decides on

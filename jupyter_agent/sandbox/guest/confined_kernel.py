@@ -1,4 +1,4 @@
-"""What runs inside the sandbox beside the user's interpreter: its kernel and the user's files.
+"""The kernel that runs inside the sandbox.
 
 Standard library and ipykernel only.
 """

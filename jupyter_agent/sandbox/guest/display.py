@@ -1,4 +1,4 @@
-"""How libraries show themselves where the host filters what is shown: without scripts and widgets.
+"""Have libraries show their objects without scripts and widgets.
 
 It runs inside the sandbox, and only for a host that filters: in the kernel ``python3-sandboxed``,
 whose outputs go to a page as they are, libraries show what they always do.

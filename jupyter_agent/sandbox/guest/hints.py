@@ -1,4 +1,4 @@
-"""Say at the end of an error what is not in the sandbox on purpose, and what to type to have it.
+"""Add to an error a line that says what the sandbox lacks on purpose, and what to type.
 
 Standard library only. The guest cannot know what the host has, so a hint claims of no path that it
 exists. The words are the same in both tiers, whatever each of them makes of a path.

@@ -1,4 +1,4 @@
-"""Lock the calling process down for good: no way back, and none for its children.
+"""Confine the calling process for good: user, Landlock, seccomp, death with its host.
 
 Standard library only: this runs in the sandbox's own process, before anything of the user's is
 imported. Four parts, each of which the kernel enforces: a user without rights, Landlock (which

@@ -1,4 +1,4 @@
-"""Which system calls a sandbox may make, written as a seccomp filter in classic BPF.
+"""The seccomp filter: the list of system calls that a sandbox may make.
 
 An allow-list: a call that stands in no group below answers ENOSYS, as on a kernel that was built
 without it, so libraries fall back and a call that a new kernel brings is refused until somebody

@@ -1,4 +1,4 @@
-"""End all that a confined kernel has started, where no process namespace does.
+"""End all processes that a kernel has started, where there is no process namespace.
 
 Standard library only. The kernel is a child of this process, and so becomes whatever outlives its
 own parent (prctl(2), PR_SET_CHILD_SUBREAPER), however it detached itself. This process is not

@@ -1,4 +1,4 @@
-"""The guest's working folder: real folders with copies of the user's files, kept up to date.
+"""The working folder: real folders with copies of the user's files, kept up to date.
 
 Standard library only. What is copied is read with the sandbox's own rights, so what is hidden stays
 hidden. The user's files never change: what the guest writes goes to its copies.

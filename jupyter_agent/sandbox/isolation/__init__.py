@@ -1,1 +1,1 @@
-"""What confines a sandbox: bubblewrap or Landlock, which files are shared, how much memory."""
+"""Confinement of a sandbox: bubblewrap or Landlock, shared files, limits."""

@@ -1,4 +1,4 @@
-"""The bubblewrap tier: a command that shows a kernel only what is bound into its namespaces."""
+"""The bubblewrap tier: its command line, and what is mounted."""
 
 from __future__ import annotations
 

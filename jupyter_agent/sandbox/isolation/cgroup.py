@@ -1,4 +1,4 @@
-"""A control group for one sandbox, where one can be had: the only bound on a total.
+"""The control group that limits the memory and processes of one sandbox, where one can be made.
 
 Resource limits bound each process by itself; many processes, memfds and memory file systems go
 past them. A group is made where this process may (as root, mostly), else the user's systemd is

@@ -1,4 +1,4 @@
-"""What this interpreter needs to start, and what it can import: the sandbox reads the same."""
+"""Find what this Python needs to start, and what it can import."""
 
 from __future__ import annotations
 

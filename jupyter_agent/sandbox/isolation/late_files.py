@@ -1,4 +1,4 @@
-"""Pass files into a sandbox that came to the user's folders after it had started.
+"""Pass files into the sandbox that came to the user's folders after it had started.
 
 A folder that holds something hidden is shared piece by piece, so what comes later is not in it,
 and neither is a file that was saved by putting a new one in its place (as git and most editors

@@ -1,4 +1,4 @@
-"""Watch how much memory a sandbox holds, from outside, where no control group bounds it.
+"""Watch from outside how much memory a sandbox holds, where there is no control group.
 
 What one process reserves for itself is limited by Linux (RLIMIT_DATA), and is an error in the code
 that asks for more. Address space is not limited: V8, lmdb and numpy.memmap take far more of it than

@@ -1,4 +1,4 @@
-"""Tell which folders are never shared as a whole: homes, the system's and temporary ones."""
+"""Folders that are never shared as a whole: homes, the system's, temporary ones."""
 
 from __future__ import annotations
 

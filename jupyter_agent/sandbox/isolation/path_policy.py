@@ -1,4 +1,4 @@
-"""Which paths a sandbox may reach: one policy, which each tier enforces in its own way.
+"""Which paths a sandbox may reach: one policy for both tiers.
 
 It is a list of roots that may be read and a set of paths that are hidden. Of a path that lies below
 several of them the nearest one decides, so no root uncovers what another one hides.

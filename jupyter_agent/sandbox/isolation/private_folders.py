@@ -1,4 +1,4 @@
-"""Folders that a sandbox has for itself: held while their host lives, removed without a trace.
+"""Make and remove the private folder of a sandbox.
 
 The guest may have written in one, and a process of its own may still do so. No path of the guest's
 is followed: each file and folder is reached from the descriptor of the folder above it.

@@ -1,4 +1,4 @@
-"""Start a kernel confined: by bubblewrap where it works, else by Landlock and seccomp, else not.
+"""Start a kernel confined: by bubblewrap, else by Landlock and seccomp, else not at all.
 
 Both tiers run the same launcher (`jupyter_agent.sandbox.__main__`) and hand it the same plan. The
 host binds the kernel's sockets and passes them as listening descriptors, so no folder is shared

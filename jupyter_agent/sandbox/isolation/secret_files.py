@@ -1,4 +1,4 @@
-"""Tell what looks like a secret: by the name of a file or folder, or by what stands in a file.
+"""Tell what looks like a secret, by a file's name or by its contents.
 
 The names and the shapes of tokens are facts from the documentation of the programs that use them,
 and from the lists of gitleaks, shhgit, detect-secrets and GitHub's ignore templates.

@@ -1,4 +1,4 @@
-"""Which of the user's files the sandbox may read, and under which names."""
+"""Choose which of the user's files are shared, and under which names (``--data``)."""
 
 from __future__ import annotations
 

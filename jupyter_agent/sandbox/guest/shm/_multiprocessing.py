@@ -1,4 +1,4 @@
-"""Stand in for the standard library's `_multiprocessing`: its semaphores in private files.
+"""Replaces the standard library's `_multiprocessing`: semaphores in private files.
 
 As in CPython's Modules/_multiprocessing/semaphore.c, but for where a semaphore lies: in memory that
 children inherit, or in a file by which a process that was started anew finds it.

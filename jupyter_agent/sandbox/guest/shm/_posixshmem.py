@@ -1,4 +1,4 @@
-"""Stand in for the standard library's `_posixshmem`: shared memory by name is a private file."""
+"""Replaces the standard library's `_posixshmem`: shared memory in private files."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Have the modules beside this one imported instead of the library's, then do as the user's does.
+"""Have Python import the modules beside this one instead of the standard library's.
 
 Folders that are on the path and may not be listed are taken off it.
 

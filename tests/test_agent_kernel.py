@@ -29,7 +29,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from jupyter_agent.sandbox.filter.host_commands import plainly_prose
 from jupyter_agent.sandbox.filter.outputs import read_output
-from jupyter_agent.transcript.notebook import ANSI
+from jupyter_agent.transcript.shown_outputs import ANSI
 
 from .conftest import TIERS
 from .servers import ChatServer, Reply, descendants

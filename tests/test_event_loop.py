@@ -203,7 +203,7 @@ def test_an_interrupt_at_any_line_of_the_bridge_is_an_interrupt() -> None:
     def interrupt_at(line: int) -> Any:
         def trace(frame: FrameType, event: str, _: Any) -> Any:
             nonlocal lines
-            if not frame.f_code.co_filename.endswith("bridge.py"):
+            if not frame.f_code.co_filename.endswith("event_loop.py"):
                 return None
             if event == "line":
                 lines += 1

@@ -75,8 +75,8 @@ def test_a_transcript_that_changes_at_random_is_told_as_a_new_one_would_be(seed:
         forms: list[Form] = ["text", "tool"]
         for form in forms:
             for seeing in (True, False):
-                told = transcript.messages(form, seeing=seeing)
-                anew = Transcript(notebook=transcript.notebook).messages(form, seeing=seeing)
+                told = transcript.messages(form, with_pictures=seeing)
+                anew = Transcript(notebook=transcript.notebook).messages(form, with_pictures=seeing)
                 assert told == anew
         reach = transcript.in_reach()
         assert sizes.of(reach, 40) == summary.size(reach, 40)

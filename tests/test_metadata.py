@@ -89,7 +89,7 @@ async def test_whatever_stands_in_a_saved_run_it_can_be_read(tmp_path: Path) -> 
             assert str(transcript.bill)
             transcript.recorded("Do it")
             for form in Form.__args__:  # type: ignore[attr-defined]
-                assert json.dumps(transcript.messages(form, seeing=False))
+                assert json.dumps(transcript.messages(form, with_pictures=False))
                 assert json.dumps(transcript.messages(form), allow_nan=False)
         except Exception as error:
             error.add_note(case)

@@ -14,7 +14,7 @@ from nbformat.v4 import new_output
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.models import load_model
 from jupyter_agent.models.examples import EXAMPLES
-from jupyter_agent.transcript.notebook import MAX_CHARACTERS, MAX_PICTURES
+from jupyter_agent.transcript.shown_outputs import MAX_CHARACTERS, MAX_PICTURES
 
 from .servers import ChatServer, Reply
 

@@ -15,7 +15,8 @@ from jupyter_agent.models.protocol import Delta, Form, Kept, Message, Usage, fen
 from jupyter_agent.models.text_calls import is_python_tool
 from jupyter_agent.sandbox.filter.host_commands import agents_code
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown
-from jupyter_agent.transcript.notebook import Change, Role, Transcript
+from jupyter_agent.transcript.metadata import Role
+from jupyter_agent.transcript.notebook import Change, Transcript
 
 __all__ = ["Draft"]
 

@@ -59,7 +59,7 @@ class Requests:
         """Write a request and estimate its tokens, and look at a long run only once for both."""
         cells = cells or self.transcript.in_reach()
         seeing, marked = self.model.name not in self.learnt.blind, marks(cells)
-        told = self.transcript.messages(self.model.form, cells, seeing=seeing, marked=marked)
+        told = self.transcript.messages(self.model.form, cells, with_pictures=seeing, marked=marked)
         head = self._head()
         return [*head, *told], self._sizes.of(cells, characters(head), marked)
 

@@ -1,38 +1,29 @@
 """The reply protocol's types: what a model is sent, and what it streams back.
 
-A run is told as turns: what the user said, what the model replied, what came out. They are put to
-a model in one of two forms. As text, a reply is Markdown: prose, then at most one fenced
+A model is asked in one of two forms. As text, a reply is Markdown: prose, then at most one fenced
 ``python`` block. As tool, the code is the argument of a native call. In both a reply without code
 is the answer. A message is OpenAI's chat form, which every adapter can send or translate.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 __all__ = [
     "TOOL",
     "Call",
-    "Cell",
     "Delta",
     "Form",
+    "Function",
     "Kept",
     "Message",
     "Model",
     "Part",
-    "Replied",
-    "Said",
     "ToolCall",
-    "Turn",
     "Usage",
-    "add_calls",
-    "add_text",
-    "as_calls",
-    "as_text",
     "fenced",
     "number",
 ]
@@ -51,7 +42,7 @@ TOOL: dict[str, Any] = {
 }
 
 
-# -- what a run is, told to no model in particular
+# -- what a model is sent
 
 
 class ImageURL(TypedDict):
@@ -73,40 +64,6 @@ class Kept(TypedDict):
 
     by: str
     items: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What the user said, or we did."""
-
-    text: str
-    pictures: tuple[Part, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Code of a reply, and what the model reads of its outputs."""
-
-    code: str
-    call: str
-    text: str
-    pictures: tuple[Part, ...] = ()
-    kept: Kept | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Replied:
-    """What the model replied: prose, and the cells it wrote."""
-
-    prose: str
-    cells: tuple[Cell, ...] = ()
-    kept: Kept | None = None
-
-
-Turn = Said | Replied
-
-
-# -- what a model is sent
 
 
 class Function(TypedDict):
@@ -133,85 +90,6 @@ class Message(TypedDict):
     tool_calls: NotRequired[list[ToolCall]]
     tool_call_id: NotRequired[str]
     kept: NotRequired[Kept]
-
-
-def as_text(turns: Iterable[Turn]) -> list[Message]:
-    """Write turns as Markdown; a longer run's messages begin with a shorter one's."""
-    messages: list[Message] = []
-    for turn in turns:
-        add_text(messages, turn)
-    return messages
-
-
-def add_text(messages: list[Message], turn: Turn) -> None:
-    """Add a turn to messages as Markdown; of those only the last may be put anew."""
-    match turn:
-        case Said(text, pictures):
-            _say(messages, "user", text, pictures)
-        case Replied(prose, cells):
-            if prose or not cells:
-                _say(messages, "assistant", prose)
-            for cell in cells:
-                _say(messages, "assistant", fenced(cell.code))
-                _say(messages, "user", cell.text, cell.pictures)
-
-
-def as_calls(turns: Iterable[Turn]) -> list[Message]:
-    """Write turns with native calls, each with its result; pictures follow in a user message."""
-    messages: list[Message] = []
-    for turn in turns:
-        add_calls(messages, turn)
-    return messages
-
-
-def add_calls(messages: list[Message], turn: Turn) -> None:
-    """Add a turn to messages with native calls; of those only the last may be put anew."""
-    match turn:
-        case Said(text, pictures):
-            _say(messages, "user", text, pictures)
-        case Replied(prose, cells, kept):
-            reply = Message(role="assistant", content=prose)
-            if cells:
-                reply["tool_calls"] = [_call(cell) for cell in cells]
-            if kept:
-                reply["kept"] = kept
-            messages.append(reply)
-            for cell in cells:
-                result = Message(role="tool", content=cell.text, tool_call_id=cell.call)
-                messages.append(result)
-            if drawn := [picture for cell in cells for picture in cell.pictures]:
-                _say(messages, "user", "The pictures among these outputs:", drawn)
-
-
-def _call(cell: Cell) -> ToolCall:
-    arguments = json.dumps({"code": cell.code}, ensure_ascii=False)
-    function = Function(name=TOOL["name"], arguments=arguments)
-    call = ToolCall(id=cell.call, type="function", function=function)
-    if cell.kept:
-        call["kept"] = cell.kept
-    return call
-
-
-def _say(
-    messages: list[Message],
-    role: Literal["user", "assistant"],
-    text: str,
-    pictures: Iterable[Part] = (),
-) -> None:
-    """Add to the talk; neighbours of one role become one message, as strict servers want."""
-    pictures = list(pictures)
-    content: str | list[Part]
-    if not messages or messages[-1]["role"] != role:
-        content = [Part(type="text", text=text), *pictures] if pictures else text
-        messages.append(Message(role=role, content=content))
-        return
-    before = messages[-1]["content"]
-    if isinstance(before, str) and not pictures:
-        content = f"{before}\n\n{text}"
-    else:
-        parts = [Part(type="text", text=before)] if isinstance(before, str) else before
-        content = [*parts, Part(type="text", text=text), *pictures]
-    messages[-1] = Message(role=role, content=content)
 
 
 # -- what a model streams back

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.transcript.metadata import KEY
 
 __all__ = ["Growing", "Mark", "first_change", "marks"]
 
-KEY = "jupyter_agent"
 _NONE: dict[str, object] = {}
 A = TypeVar("A")
 B = TypeVar("B")

@@ -12,11 +12,19 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.models.protocol import number
 from jupyter_agent.sandbox.filter.images import MIMES
 
-__all__ = ["Role", "as_saved", "sound", "sound_of_output"]
+__all__ = ["KEY", "Role", "as_saved", "facts_of", "sound", "sound_of_output"]
+
+KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 
 Role = Literal["task", "prose", "code", "own", "summary", "correction", "reminder", "wait", "end"]
 
 _MOST = 10**9  # of what is counted in cells, steps, outputs or pixels
+
+
+def facts_of(cell: NotebookNode) -> dict[str, Any]:
+    """Return our facts about a cell; none if it is not of a run."""
+    facts: dict[str, Any] = cell.metadata.get(KEY, {})
+    return facts
 
 
 def sound(facts: object, cell_type: str) -> dict[str, Any] | None:
@@ -69,11 +77,11 @@ def sound_of_output(facts: object) -> dict[str, Any]:
 
 def as_saved(cell: NotebookNode) -> NotebookNode:
     """Return a cell without what follows from its outputs: who clears those wants that gone too."""
-    facts = cell.metadata.get("jupyter_agent", {})
+    facts = facts_of(cell)
     if "shown" not in facts:
         return cell
     kept = {name: fact for name, fact in facts.items() if name != "shown"}
-    return NotebookNode(cell, metadata=NotebookNode(cell.metadata, jupyter_agent=kept))
+    return NotebookNode(cell, metadata=NotebookNode(cell.metadata, **{KEY: kept}))
 
 
 _FITS: dict[str, Callable[[object], bool]] = {

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import json
 import platform
-import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,52 +25,37 @@ from jupyter_agent._nbformat import (
 from jupyter_agent._temporary import clear_left_over
 from jupyter_agent._threads import aside
 from jupyter_agent.errors import TranscriptError, UsageError
-from jupyter_agent.models.protocol import (
-    Cell,
-    Form,
-    Message,
-    Part,
-    Replied,
-    Said,
-    Turn,
-    add_calls,
-    add_text,
-    fenced,
-)
-from jupyter_agent.sandbox.filter.cleaning import clean_prose, cleaned
-from jupyter_agent.sandbox.filter.figures import NotShown
+from jupyter_agent.models.protocol import Form, Message
+from jupyter_agent.sandbox.filter.cleaning import clean_prose
 from jupyter_agent.sandbox.filter.host_commands import agents_code, inert
-from jupyter_agent.sandbox.filter.images import MIMES
 from jupyter_agent.sandbox.filter.markdown import Clean, as_read, clean_folded, clean_markdown
-from jupyter_agent.transcript.incremental import Growing, Mark, marks
-from jupyter_agent.transcript.metadata import Role, sound, sound_of_output
+from jupyter_agent.transcript.incremental import Mark
+from jupyter_agent.transcript.metadata import KEY, Role, facts_of, sound, sound_of_output
+from jupyter_agent.transcript.reading import Reader
 from jupyter_agent.transcript.saving import Text
+from jupyter_agent.transcript.shown_outputs import (
+    MAX_PICTURES,
+    describe_outputs,
+    fit_picture,
+    output_of_picture,
+    picture_of,
+    pictures_in,
+    record_own,
+)
 from jupyter_agent.transcript.usage import Bill
 
 __all__ = [
-    "ANSI",
     "KEY",
     "OF_A_RUN",
     "Change",
-    "Role",
     "Transcript",
-    "brief",
     "clean_source",
-    "cut",
     "passing",
-    "tell_own",
 ]
 
 RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's error when all is run
-KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 VERSION = 1  # of what stands there
-MAX_CHARACTERS = 20_000  # of one cell's outputs that the model reads
-MAX_LOOKED_AT = 4 << 20  # characters of one output, for those
 MAX_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
-MAX_PICTURES = 4  # of one cell's that the model sees
-MAX_READ_OF_ONE = 4_000  # characters of a cell of the user's, and of its outputs, that it reads
-_NEW = "[the kernel was new here: what was defined before is gone]"
-_DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
 _SAID = ("correction", "reminder", "end")  # may quote what a server or the sandbox has said
 LANGUAGE = {  # as ipykernel says it
@@ -128,8 +111,7 @@ class Transcript:
         self._left = Left()  # the file as it was read or written last
         self._wrote = False  # whether that was written here
         self._text = Text()
-        self._turns: dict[bool, Growing[NotebookNode, Turn]] = {}  # seen or not
-        self._messages: dict[Form, Growing[Turn, Message]] = {}
+        self._reader = Reader()
         self._displays: dict[str, list[_Displayed]] = {}  # outputs by their display id
 
     @classmethod
@@ -253,14 +235,14 @@ class Transcript:
     def _keep(self, output: NotebookNode) -> dict[str, Any]:
         """Return what the model has read of an output, before a later cell changes it."""
         for cell in self.cells:
-            shown = cell.metadata.get(KEY, {}).get("shown")
+            shown = facts_of(cell).get("shown")
             if not shown or not any(each is output for each in cell.outputs):
                 continue
-            kept = {"text": output.data.get("text/plain", ""), **output.metadata.get(KEY, {})}
-            if picture := _picture_of(output):
+            kept = {"text": output.data.get("text/plain", ""), **facts_of(output)}
+            if picture := picture_of(output):
                 kept["picture"] = picture
             for read in shown["pictures"]:
-                if _drawn(cell, read) is output:
+                if output_of_picture(cell, read) is output:
                     read.setdefault("data", "".join(output.data.get(read["mime"], "").split()))
                     kept["picture"] = {name: read[name] for name in read if name != "output"}
             return {KEY: kept}
@@ -268,8 +250,8 @@ class Transcript:
 
     async def fit_pictures(self, cell: NotebookNode) -> None:
         """Make ready what `finish` would wait for, while the event loop goes on."""
-        for index, picture in _drawn_in(cell.outputs)[:MAX_PICTURES]:
-            await aside(functools.partial(_fit, picture, cell.outputs[index]))
+        for index, picture in pictures_in(cell.outputs)[:MAX_PICTURES]:
+            await aside(functools.partial(fit_picture, picture, cell.outputs[index]))
 
     def finish(self, cell: NotebookNode) -> None:
         """Record what the model reads of a code cell's outputs: cut once, the same ever after.
@@ -278,7 +260,7 @@ class Transcript:
         """
         for passing in ("clear", "running"):
             cell.metadata[KEY].pop(passing, None)
-        cell.metadata[KEY]["shown"] = _shown(cell.outputs)
+        cell.metadata[KEY]["shown"] = describe_outputs(cell.outputs)
         self._text.forget(cell)
         cell.metadata.pop("tags", None)
         if any(output.output_type == "error" for output in cell.outputs):
@@ -342,44 +324,27 @@ class Transcript:
                 return cells[index:]
         return cells[:]
 
-    def turns(
-        self,
-        cells: Sequence[NotebookNode] | None = None,
-        *,
-        seeing: bool = True,
-        marked: Sequence[Mark] | None = None,
-    ) -> list[Turn]:
-        """Tell cells to no model in particular; see `messages`."""
-        cells = self.in_reach() if cells is None else cells
-        pairs = zip(cells, marked or marks(cells), strict=True)
-        told = [(cell, mark) for cell, mark in pairs if not mark[-1]]
-        growing = self._turns.setdefault(seeing, Growing(_tell_seen if seeing else _tell_unseen))
-        return growing.of([cell for cell, _ in told], [mark for _, mark in told])
-
     def messages(
         self,
         form: Form = "text",
         cells: Sequence[NotebookNode] | None = None,
         *,
-        seeing: bool = True,
+        with_pictures: bool = True,
         marked: Sequence[Mark] | None = None,
     ) -> list[Message]:
-        """Put cells as the messages a model reads; a later call extends an earlier one's.
+        """Write cells as the messages a model reads; a later call extends an earlier one's.
 
         Parameters
         ----------
         cells
             Which; by default those in reach.
-        seeing
+        with_pictures
             Whether the model gets pictures, or is told of them in words.
         marked
             What `marks` gives of the cells, where the caller has it.
         """
-        turns = self.turns(cells, seeing=seeing, marked=marked)
-        growing = self._messages.setdefault(
-            form, Growing(_put_text if form == "text" else _put_calls)
-        )
-        return growing.of(turns, turns)
+        cells = self.in_reach() if cells is None else cells
+        return self._reader.messages(cells, form, with_pictures=with_pictures, marked=marked)
 
     def recorded(self, task: str) -> list[NotebookNode]:
         """Copy the cells of the last finished run of a task, that of the task first.
@@ -388,7 +353,7 @@ class Transcript:
         """
         found: list[NotebookNode] = []
         for cell in reversed(self.cells):
-            facts = cell.metadata.get(KEY, {})
+            facts = facts_of(cell)
             found.insert(0, cell)
             if facts.get("role") == "task":
                 if cell.source == task and _finished(found) and not facts.get("replaced"):
@@ -403,14 +368,14 @@ class Transcript:
     def answer(self) -> str:
         """The answer of the last run; empty if it has none."""
         last = self.cells[-1] if self.cells else None
-        return last.source if last and last.metadata.get(KEY, {}).get("role") == "prose" else ""
+        return last.source if last and facts_of(last).get("role") == "prose" else ""
 
     @property
     def bill(self) -> Bill:
         """What all runs in this notebook cost."""
         bill = Bill()
         for cell in self.cells:
-            bill.add(cell.metadata.get(KEY, {}))
+            bill.add(facts_of(cell))
         return bill
 
 
@@ -426,7 +391,7 @@ def clean_source(cell: NotebookNode, clean: Callable[[str], Clean] = clean_prose
 
 
 def _role(cell: NotebookNode) -> str:
-    role: str = cell.metadata.get(KEY, {}).get("role", "")
+    role: str = facts_of(cell).get("role", "")
     return role
 
 
@@ -503,199 +468,7 @@ def _mend(cell: NotebookNode) -> None:
             cell.source = inert(cell.source)
         if facts["role"] == "code":
             cell.source = agents_code(cell.source)
-            facts["shown"] = _shown(cell.outputs)
+            facts["shown"] = describe_outputs(cell.outputs)
         cell.metadata[KEY] = from_dict(facts)
         if facts["role"] == "own":
-            tell_own(cell)
-
-
-def _tell(turns: list[Turn], cells: Sequence[NotebookNode], index: int, *, seeing: bool) -> None:
-    """Tell a cell: as a turn of its own, or in the turn of the reply that it is of."""
-    cell = cells[index]
-    facts = cell.metadata.get(KEY, {})
-    role = facts.get("role")
-    match role:
-        case _ if facts.get("deleted"):  # said once, where code and outputs stood
-            turns += [Said(_DELETED)] if role == "code" else []
-        case "task":
-            notes = [cell.source, *([facts["note"]] if facts.get("note") else [])]
-            turns.append(Said("\n\n".join(notes)))
-        case "prose":
-            turns.append(Replied(cell.source, kept=facts.get("kept")))
-        case "code":
-            reply = _reply_of(cells[index - 1]) if index else None
-            before = (
-                turns[-1] if turns and reply is not None and reply == facts.get("step") else None
-            )
-            if not isinstance(before, Replied):
-                before = Replied("")
-                turns.append(before)
-            turns[-1] = replace(before, cells=(*before.cells, _ran(cell, facts, seeing)))
-        case "own":
-            if text := facts["shown"]["text"]:  # else there was no room for it
-                turns.append(_told(cell, text, facts["shown"]["pictures"], seeing))
-        case "end":
-            turns.append(Replied(cell.source))
-        case _ if cell.cell_type == "markdown":
-            turns.append(Said(cell.source))
-
-
-def _reply_of(cell: NotebookNode) -> Any:
-    """Return the number of the reply that a cell is of; None if it is of none."""
-    facts = cell.metadata.get(KEY, {})
-    told = facts.get("role") in ("prose", "code") and not facts.get("deleted")
-    return facts.get("step") if told else None
-
-
-def _tell_seen(turns: list[Turn], cells: Sequence[NotebookNode], index: int) -> None:
-    _tell(turns, cells, index, seeing=True)
-
-
-def _tell_unseen(turns: list[Turn], cells: Sequence[NotebookNode], index: int) -> None:
-    _tell(turns, cells, index, seeing=False)
-
-
-def _put_text(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
-    add_text(messages, turns[index])
-
-
-def _put_calls(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
-    add_calls(messages, turns[index])
-
-
-def _ran(cell: NotebookNode, facts: dict[str, Any], seeing: bool) -> Cell:
-    shown = facts.get("shown") or _shown(cell.outputs)
-    words = [] if seeing else [_in_words(picture) for picture in shown["pictures"]]
-    return Cell(
-        cell.source,
-        call=facts.get("call") or f"c{cell.id}",  # nine letters and digits, as Mistral wants
-        text="\n".join([shown["text"], *words]),
-        pictures=tuple(_pictures(cell, shown["pictures"])) if seeing else (),
-        kept=facts.get("kept"),
-    )
-
-
-def _told(cell: NotebookNode, text: str, pictures: list[dict[str, Any]], seeing: bool) -> Said:
-    words = [] if seeing else [_in_words(picture) for picture in pictures]
-    return Said("\n".join([text, *words]), tuple(_pictures(cell, pictures)) if seeing else ())
-
-
-# -- what the model is shown of outputs
-
-ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
-# A frame of an installed package, of Python itself, or of code that was compiled elsewhere or
-# stands in no file. What is left are paths as a user's files have them, "~/work/a.py" mostly.
-_OF_A_LIBRARY = re.compile(
-    r"File (?:[^~/]|/usr/|.*/(?:(?:site|dist)-packages|lib(?:64)?/python3[\d.]*t?)/)"
-)
-# what a progress bar has drawn over; from the start of a line only, or a long one takes for ever
-_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
-
-
-def _shown(outputs: list[NotebookNode]) -> dict[str, Any]:
-    """Say what the model reads of outputs: text, and which pictures go with it.
-
-    How a picture is sent is noted on its output, since to make it small again may give other bytes.
-    """
-    texts = [text for text in map(_text_of, outputs) if text.strip()]
-    text = cut("\n".join(text.rstrip("\n") for text in texts), MAX_CHARACTERS) or "(none)"
-    drawn = _drawn_in(outputs)
-    pictures: list[dict[str, Any]] = []
-    for index, picture in drawn[:MAX_PICTURES]:
-        _fit(picture, outputs[index])
-        if why := picture.get("why"):
-            text += f"\n[a picture {why}]"
-        else:
-            pictures.append({"output": index, **picture})
-    if len(drawn) > MAX_PICTURES:
-        text += f"\n[{len(drawn) - MAX_PICTURES} more pictures are not shown]"
-    return {"text": f"Output:\n{text}", "pictures": pictures}
-
-
-def _drawn_in(outputs: list[NotebookNode]) -> list[tuple[int, dict[str, Any]]]:
-    return [(index, p) for index, output in enumerate(outputs) if (p := _picture_of(output))]
-
-
-def _fit(picture: dict[str, Any], output: NotebookNode) -> None:
-    if picture.keys() == {"mime"}:
-        picture |= _fitted(picture["mime"], output.data.get(picture["mime"], ""))
-        output.metadata[KEY] = {**output.metadata.get(KEY, {}), "picture": from_dict(picture)}
-
-
-def _picture_of(output: NotebookNode) -> dict[str, Any] | None:
-    """Say what is known of the picture of an output, as it was when the model read it."""
-    read = output.get("metadata", {}).get(KEY, {})
-    if "text" in read:  # it has changed since
-        return dict(read["picture"]) if "picture" in read else None
-    mime = next((mime for mime in MIMES if mime in output.get("data", {})), "")
-    return {"mime": mime, **read.get("picture", {})} if mime else None
-
-
-def tell_own(cell: NotebookNode) -> None:
-    """Record what the model reads of a cell of the user's."""
-    facts = cell.metadata[KEY]
-    shown = _shown(cell.outputs)
-    code, text = (cut(each, MAX_READ_OF_ONE) for each in (cell.source, shown["text"]))
-    left_out = facts.get("left_out", 0)
-    said = [f"[{left_out} earlier cells of mine are left out]"] if left_out else []
-    said += [_NEW] if facts.get("fresh") else []
-    text = "\n".join([*said, "I ran:", fenced(code), text])
-    pictures = shown["pictures"][: facts.get("pictures", MAX_PICTURES)]
-    facts["shown"] = {"text": "" if facts.get("unread") else text, "pictures": pictures}
-
-
-def _fitted(mime: str, data: str) -> dict[str, Any]:
-    """Make a picture small enough for a model; or say ``why`` not, to follow "a picture "."""
-    try:
-        fitted = json.loads(cleaned("picture", f"data:{mime};base64,{data}"))
-    except NotShown:
-        fitted = "that takes too much to decode"
-    return fitted if isinstance(fitted, dict) else {"why": str(fitted)}
-
-
-def _text_of(output: NotebookNode) -> str:
-    match output.output_type:
-        case "stream":
-            text = cut(output.text, MAX_LOOKED_AT)
-        case "error":
-            text = "\n".join(brief(output.traceback)) or f"{output.ename}: {output.evalue}"
-        case _:
-            read = output.metadata.get(KEY, {}).get("text", output.data.get("text/plain", ""))
-            text = cut(read, MAX_LOOKED_AT)
-    return _OVERWRITTEN.sub("", ANSI.sub("", text))
-
-
-def brief(traceback: list[str]) -> list[str]:
-    """Keep of a traceback the frames of cells and the user's own files, not those of libraries."""
-    own = [frame for frame in traceback[:-1] if not _OF_A_LIBRARY.match(ANSI.sub("", frame))]
-    return [*own, *traceback[-1:]]
-
-
-def cut(text: str, most: int) -> str:
-    """Keep the beginning and the end of a long text."""
-    if len(text) <= most:
-        return text
-    half = most // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
-
-
-def _pictures(cell: NotebookNode, pictures: list[dict[str, Any]]) -> Iterable[Part]:
-    """Yield the pictures that the model was given: as kept, or as they stand in the outputs."""
-    for picture in pictures:
-        mime, data = picture["mime"], picture.get("data", "")
-        if not data and (output := _drawn(cell, picture)):
-            data = "".join(output.get("data", {}).get(mime, "").split())
-        if data:
-            yield Part(type="image_url", image_url={"url": f"data:{mime};base64,{data}"})
-
-
-def _drawn(cell: NotebookNode, picture: dict[str, Any]) -> NotebookNode | None:
-    """Find the output that a picture is in; None if the user has cleared the cell."""
-    outputs: list[NotebookNode] = cell.get("outputs", [])
-    return outputs[picture["output"]] if picture["output"] < len(outputs) else None
-
-
-def _in_words(picture: dict[str, Any]) -> str:
-    size = "x".join(map(str, picture.get("size", ())))
-    return f"[a picture{f' of {size} px' * bool(size)}, which you cannot see]"
+            record_own(cell)

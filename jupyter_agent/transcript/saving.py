@@ -9,11 +9,10 @@ from typing import Protocol
 from jupyter_agent._nbformat import NotebookNode, cell_json, notebook_json, writes
 from jupyter_agent._threads import aside
 from jupyter_agent.errors import TranscriptError
-from jupyter_agent.transcript.metadata import as_saved
+from jupyter_agent.transcript.metadata import KEY, as_saved
 
 __all__ = ["Saves", "Text"]
 
-KEY = "jupyter_agent"
 _BETWEEN = b",\n"
 _Mark = tuple[int, str, int, int]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from jupyter_agent._nbformat import NotebookNode, new_output
 from jupyter_agent.sandbox.filter.outputs import weight
-from jupyter_agent.transcript.notebook import KEY, MAX_PICTURES, OF_A_RUN, Transcript, tell_own
+from jupyter_agent.transcript.notebook import KEY, OF_A_RUN, Transcript
+from jupyter_agent.transcript.shown_outputs import MAX_PICTURES, record_own
 
 __all__ = ["OwnCells", "replace", "show_given"]
 
@@ -73,11 +74,11 @@ class OwnCells:
                 facts["unread"] = True
                 left_out += 1
             facts["pictures"] = 0 if characters < 0 else max(pictures, 0)
-            tell_own(cell)
+            record_own(cell)
             pictures -= len(facts["shown"]["pictures"])
         if 0 < left_out < len(cells):
             cells[left_out].metadata[KEY]["left_out"] = left_out
-            tell_own(cells[left_out])
+            record_own(cells[left_out])
         return fresh and not cells
 
 
@@ -90,7 +91,7 @@ def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
     transcript.finish(cell)
     if ran.fresh:
         cell.metadata[KEY]["fresh"] = True
-    tell_own(cell)
+    record_own(cell)
     return cell
 
 
@@ -99,7 +100,7 @@ def show_given(transcript: Transcript, text: str) -> None:
     cell = transcript.add("own", "# the variables that were given with the task", given=True)
     transcript.add_output(cell, new_output("stream", name="stdout", text=f"{text}\n"))
     transcript.finish(cell)
-    tell_own(cell)
+    record_own(cell)
 
 
 def replace(transcript: Transcript, task: NotebookNode) -> None:
@@ -125,5 +126,5 @@ def _taken_over(cell: NotebookNode, transcript: Transcript) -> NotebookNode:
     if own.cell_type == "code":
         own.metadata[KEY] = {"role": "own"}
         transcript.finish(own)
-        tell_own(own)
+        record_own(own)
     return own

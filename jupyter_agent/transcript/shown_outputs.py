@@ -1,0 +1,138 @@
+"""What a model is shown of a cell's outputs: text, cut once, and a few pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from jupyter_agent._nbformat import NotebookNode, from_dict
+from jupyter_agent.models.protocol import fenced
+from jupyter_agent.sandbox.filter.cleaning import cleaned
+from jupyter_agent.sandbox.filter.figures import NotShown
+from jupyter_agent.sandbox.filter.images import MIMES
+from jupyter_agent.transcript.metadata import KEY
+
+__all__ = [
+    "ANSI",
+    "MAX_CHARACTERS",
+    "MAX_PICTURES",
+    "brief",
+    "cut",
+    "describe_outputs",
+    "fit_picture",
+    "output_of_picture",
+    "picture_of",
+    "pictures_in",
+    "record_own",
+]
+
+MAX_CHARACTERS = 20_000  # of one cell's outputs that the model reads
+MAX_LOOKED_AT = 4 << 20  # characters of one output, for those
+MAX_PICTURES = 4  # of one cell's that the model sees
+MAX_READ_OF_ONE = 4_000  # characters of a cell of the user's, and of its outputs, that it reads
+_NEW = "[the kernel was new here: what was defined before is gone]"
+ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
+# A frame of an installed package, of Python itself, or of code that was compiled elsewhere or
+# stands in no file. What is left are paths as a user's files have them, "~/work/a.py" mostly.
+_OF_A_LIBRARY = re.compile(
+    r"File (?:[^~/]|/usr/|.*/(?:(?:site|dist)-packages|lib(?:64)?/python3[\d.]*t?)/)"
+)
+# what a progress bar has drawn over; from the start of a line only, or a long one takes for ever
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
+
+
+def describe_outputs(outputs: list[NotebookNode]) -> dict[str, Any]:
+    """Say what the model reads of outputs: text, and which pictures go with it.
+
+    How a picture is sent is noted on its output, since to make it small again may give other bytes.
+    """
+    texts = [text for text in map(_text_of, outputs) if text.strip()]
+    text = cut("\n".join(text.rstrip("\n") for text in texts), MAX_CHARACTERS) or "(none)"
+    drawn = pictures_in(outputs)
+    pictures: list[dict[str, Any]] = []
+    for index, picture in drawn[:MAX_PICTURES]:
+        fit_picture(picture, outputs[index])
+        if why := picture.get("why"):
+            text += f"\n[a picture {why}]"
+        else:
+            pictures.append({"output": index, **picture})
+    if len(drawn) > MAX_PICTURES:
+        text += f"\n[{len(drawn) - MAX_PICTURES} more pictures are not shown]"
+    return {"text": f"Output:\n{text}", "pictures": pictures}
+
+
+def pictures_in(outputs: list[NotebookNode]) -> list[tuple[int, dict[str, Any]]]:
+    """Find the outputs that hold a picture: the place of each, and what is known of it."""
+    return [(index, p) for index, output in enumerate(outputs) if (p := picture_of(output))]
+
+
+def fit_picture(picture: dict[str, Any], output: NotebookNode) -> None:
+    """Make a picture of an output small enough for a model, once, and note how."""
+    if picture.keys() == {"mime"}:
+        picture |= _fitted(picture["mime"], output.data.get(picture["mime"], ""))
+        output.metadata[KEY] = {**output.metadata.get(KEY, {}), "picture": from_dict(picture)}
+
+
+def picture_of(output: NotebookNode) -> dict[str, Any] | None:
+    """Say what is known of the picture of an output, as it was when the model read it."""
+    read = output.get("metadata", {}).get(KEY, {})
+    if "text" in read:  # it has changed since
+        return dict(read["picture"]) if "picture" in read else None
+    mime = next((mime for mime in MIMES if mime in output.get("data", {})), "")
+    return {"mime": mime, **read.get("picture", {})} if mime else None
+
+
+def record_own(cell: NotebookNode) -> None:
+    """Record what the model reads of a cell of the user's."""
+    facts = cell.metadata[KEY]
+    shown = describe_outputs(cell.outputs)
+    code, text = (cut(each, MAX_READ_OF_ONE) for each in (cell.source, shown["text"]))
+    left_out = facts.get("left_out", 0)
+    said = [f"[{left_out} earlier cells of mine are left out]"] if left_out else []
+    said += [_NEW] if facts.get("fresh") else []
+    text = "\n".join([*said, "I ran:", fenced(code), text])
+    pictures = shown["pictures"][: facts.get("pictures", MAX_PICTURES)]
+    facts["shown"] = {"text": "" if facts.get("unread") else text, "pictures": pictures}
+
+
+def _fitted(mime: str, data: str) -> dict[str, Any]:
+    """Make a picture small enough for a model; or say ``why`` not, to follow "a picture "."""
+    try:
+        fitted = json.loads(cleaned("picture", f"data:{mime};base64,{data}"))
+    except NotShown:
+        fitted = "that takes too much to decode"
+    return fitted if isinstance(fitted, dict) else {"why": str(fitted)}
+
+
+def _text_of(output: NotebookNode) -> str:
+    match output.output_type:
+        case "stream":
+            text = cut(output.text, MAX_LOOKED_AT)
+        case "error":
+            text = "\n".join(brief(output.traceback)) or f"{output.ename}: {output.evalue}"
+        case _:
+            read = output.metadata.get(KEY, {}).get("text", output.data.get("text/plain", ""))
+            text = cut(read, MAX_LOOKED_AT)
+    return _OVERWRITTEN.sub("", ANSI.sub("", text))
+
+
+def brief(traceback: list[str]) -> list[str]:
+    """Keep of a traceback the frames of cells and the user's own files, not those of libraries."""
+    own = [frame for frame in traceback[:-1] if not _OF_A_LIBRARY.match(ANSI.sub("", frame))]
+    return [*own, *traceback[-1:]]
+
+
+def cut(text: str, most: int) -> str:
+    """Keep the beginning and the end of a long text."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
+
+
+def output_of_picture(cell: NotebookNode, picture: dict[str, Any]) -> NotebookNode | None:
+    """Find the output that a picture is in; None if the user has cleared the cell."""
+    outputs: list[NotebookNode] = cell.get("outputs", [])
+    return outputs[picture["output"]] if picture["output"] < len(outputs) else None

@@ -400,7 +400,15 @@ def test_the_kernel_says_what_it_is(plain: Kernel, agent: Kernel) -> None:
     for name in ("status", "protocol_version", "language_info", "help_links"):
         assert reply[name] == expected[name]
     assert reply["banner"].startswith("Python 3")
-    assert reply["supported_features"] == []
+    assert reply["supported_features"] == []  # no debugger
+
+
+def test_a_debug_event_of_the_guests_reaches_nobody(agent: Kernel) -> None:
+    forge = (
+        "kernel = get_ipython().kernel\nkernel.session.send(kernel.iopub_socket, 'debug_event',"
+        " {'event': 'stopped', 'body': {'threadId': 1}}, parent=kernel.get_parent())"
+    )
+    assert "debug_event" not in [kind for kind, _ in agent.run(forge)[1]]
 
 
 # -- while a cell runs, and after

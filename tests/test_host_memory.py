@@ -88,7 +88,7 @@ FLOODS = {
     "    answer(name, 'execute_reply', {}, [BIG] * 6)",
     "replies just below the limit": "for _ in range(9):\n    for name in ('control', 'stdin'):\n"
     "        answer(name, 'input_request', {'prompt': 'x' * 31_000_000})",
-    "comms and debugger's events": "for kind in ('comm_msg', 'comm_open', 'debug_event'):\n"
+    "comms and debug events": "for kind in ('comm_msg', 'comm_open', 'debug_event'):\n"
     "    for _ in range(3): publish(kind, {'data': 'x' * 20_000_000}, [bytes(9 << 20)])",
 }
 HOST = """

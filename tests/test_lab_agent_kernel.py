@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import nbformat
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from .conftest import PENGUINS, ROOT
+from .conftest import PENGUINS
 from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, launched, opened, serving
 
 pytestmark = [pytest.mark.timeout(240), SECOND_TRY]
@@ -30,12 +29,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     profile = home / "ipython" / "profile_default"
     profile.mkdir(parents=True)
     (profile / "ipython_config.py").write_text("c.AgentKernel.widgets = True\n")
-    spec = json.loads((ROOT / "kernelspec" / "jupyter-agent" / "kernel.json").read_text())
-    spec["argv"].insert(-2, "--SandboxProvisioner.debugger=True")
-    spec |= {"display_name": "Python 3 (debugger)", "metadata": {"debugger": True}}
-    debugged = home / "data" / "kernels" / "jupyter-agent-debug"
-    debugged.mkdir(parents=True)
-    (debugged / "kernel.json").write_text(json.dumps(spec))
     with serving(folder, home) as lab:
         yield lab
 
@@ -179,26 +172,3 @@ def test_widgets_of_the_users_own_cells_work(lab: Lab, browser: BrowserContext) 
         notebook.reload()
         expect(handle).to_have_attribute("aria-valuenow", "5.0", timeout=PATIENCE)
         assert errors == []
-
-
-def test_a_cell_stops_at_a_breakpoint(lab: Lab, browser: BrowserContext) -> None:
-    code = "def double(a):\n    b = a * 2\n    return b\nprint(double(21))"
-    path = lab.write("debugged.ipynb", code, "'after'", kernel="jupyter-agent-debug")
-    with opened(lab, browser, path) as notebook:
-        page, cell = notebook.page, notebook.cells.nth(0)
-        bug = page.locator(".jp-DebuggerBugButton")
-        expect(bug).to_have_attribute("title", "Enable Debugger", timeout=PATIENCE)
-        bug.click()
-        expect(cell.locator(".cm-lineNumbers")).to_be_visible(timeout=PATIENCE)
-        cell.locator(".cm-breakpoint-gutter .cm-gutterElement").nth(3).click()
-        expect(cell.locator(".cm-breakpoint-icon")).to_have_count(2)  # one is unseen, as a measure
-        cell.locator(".cm-content").click()
-        page.keyboard.press("Control+Enter")
-        panel = page.locator(".jp-DebuggerSidebar")
-        expect(panel).to_contain_text("42", timeout=PATIENCE)
-        expect(panel).to_contain_text("double")
-        notebook.screenshot("agent-kernel-breakpoint")
-        page.keyboard.press("F9")
-        expect(notebook.outputs(0)).to_have_text("42", timeout=PATIENCE)
-        notebook.run(1)
-        assert notebook.text(1) == "'after'"

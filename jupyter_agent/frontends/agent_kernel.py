@@ -180,7 +180,6 @@ class AgentKernel(settings.Settled, Kernel):
     # what a client may ask while a cell runs; all else would reach the sandbox from two threads
     control_msg_types = [  # noqa: RUF012  # as the base class has it
         "connect_request",
-        "debug_request",
         "interrupt_request",
         "kernel_info_request",
         "shutdown_request",
@@ -242,7 +241,7 @@ class AgentKernel(settings.Settled, Kernel):
             "language_info": self.language_info,
             "banner": self.banner,
             "help_links": self.help_links,
-            "supported_features": [] if self._session.sandbox.lacks_debugger() else ["debugger"],
+            "supported_features": [],  # no debugger, no subshells
         }
 
     @property
@@ -674,44 +673,6 @@ class AgentKernel(settings.Settled, Kernel):
 
     async def _ask(self, kind: str, **content: Any) -> Reply:
         return dict(await self._session.sandbox.ask(kind, content))
-
-    # -- the debugger
-
-    async def debug_request(self, stream: Any, ident: Any, parent: Message) -> None:
-        """Answer beside what else comes on this channel (called in the control thread)."""
-        debugged = asyncio.run_coroutine_threadsafe(self._debug(parent), self._loop)
-        debugged.add_done_callback(
-            lambda _: stream.io_loop.add_callback(
-                self._wire.send, stream, "debug_reply", debugged.result(), parent, ident
-            )
-        )
-
-    async def _debug(self, parent: Message) -> Reply:
-        """Have the sandbox's debugger answer, or say why there is none."""
-        asked = parent["content"]
-        command = asked.get("command")
-        reply = {"type": "response", "request_seq": asked.get("seq", 0), "command": command}
-        try:
-            return await self._debugged(parent, reply)
-        except AgentError as error:
-            return {**reply, "success": False, "message": str(error)}
-        except Exception as error:
-            return {**reply, "success": False, "message": str(self._defect(error))}
-
-    async def _debugged(self, parent: Message, reply: Reply) -> Reply:
-        asked, command, sandbox = parent["content"], reply["command"], self._session.sandbox
-        why = sandbox.lacks_debugger()
-        if not why and command == "initialize" and self._running:
-            why = "a cell runs"
-        if why:
-            why = f"there is no debugger: {why}"
-            return {**reply, "success": False, "message": why}
-        if command == "disconnect" and not sandbox.debugging:  # it went with its kernel
-            return {**reply, "success": True}
-        return await sandbox.debug(asked, functools.partial(self._tell_debugger, parent))
-
-    def _tell_debugger(self, parent: Message, event: Reply) -> None:
-        self._send("debug_event", event, parent)
 
     # -- ends
 

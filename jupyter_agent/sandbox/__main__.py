@@ -52,7 +52,6 @@ def main() -> None:
         folder=folder,
         facts=plan["facts"],
         search=plan["search"],
-        debugger=plan["debugger"],
     )
 
 

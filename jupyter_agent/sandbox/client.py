@@ -28,7 +28,6 @@ from jupyter_agent._traits import Seconds
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.channels import LARGEST_MESSAGE, Frame, Wire
 from jupyter_agent.sandbox.filter import cleaning
-from jupyter_agent.sandbox.filter.debugger import Debugger, Events, read_response
 from jupyter_agent.sandbox.filter.figures import NotShown
 from jupyter_agent.sandbox.filter.outputs import read_output
 from jupyter_agent.sandbox.filter.rate import Displays, Pace
@@ -231,7 +230,7 @@ class Sandbox(settings.Settled):
             It cannot start, or no tier of isolation works on this machine.
         """
         if not self.alive:
-            async with self._starting:  # a debugger may ask beside a cell
+            async with self._starting:  # completion may ask beside a cell
                 await self._replace()
         self._prepare_spare()
 
@@ -559,42 +558,10 @@ class Sandbox(settings.Settled):
         kernel = self._kernel
         assert kernel
         try:
-            return await kernel.ask(kind, content, "shell", read_reply)
+            return await kernel.ask(kind, content)
         except EOFError as death:
             await self._bury(kernel)
             raise SandboxError(f"{death}; the next cell starts in a new one") from None
-
-    # -- the debugger
-
-    def lacks_debugger(self) -> str:
-        """Return why cells cannot be debugged, or nothing."""
-        provisioner = self._provisioner or SandboxProvisioner(config=self._configuration())
-        return provisioner.lacks_debugger()
-
-    @property
-    def debugging(self) -> bool:
-        """Whether a debugger has been started in the kernel that is there."""
-        return self._kernel is not None and self.alive and self._kernel.debugger.started
-
-    async def debug(self, content: dict[str, Any], events: Events) -> Reply:
-        """Forward a debug_request, also while code runs; ``events`` is given what follows from it.
-
-        The next cell waits while it starts: ipykernel starts it as if it were a cell, and would
-        hear no interrupt as long as it stood in line.
-        """
-        await self.start()
-        assert self._kernel
-        asking = self._kernel.ask("debug_request", content, "control", read_response)
-        asked = asyncio.create_task(asking)
-        if content.get("command") == "initialize":
-            self._kernel.debugger.start(events)
-            self._settling = asyncio.create_task(_over(asked, self.start_timeout))
-        try:
-            return await asked
-        except EOFError as death:
-            raise SandboxError(f"{death}; its debugger is gone") from None
-        except asyncio.CancelledError:
-            raise SandboxError("the debugger did not start") from None
 
     async def interrupt(self) -> None:
         """Ask the running code to stop (message spec: interrupt_request)."""
@@ -648,7 +615,6 @@ class _Kernel:
         self.widgets = Widgets()
         self.ended = ""  # how it ended, once it has
         self.used = False  # whether code has run in it
-        self.debugger = Debugger()
         self.log = log
         self._talks: dict[str, _Talk] = {}  # under way, by the request's id
         self._late: dict[str, _Cell] = {}  # the last that are over
@@ -733,7 +699,6 @@ class _Kernel:
         buffers: Sequence[Buffer] = (),
         *,
         request: Request | None = None,
-        channel: str = "shell",
     ) -> _Talk:
         """Send a request; with buffers, values may come back as comm messages.
 
@@ -746,7 +711,7 @@ class _Kernel:
         self._talks[msg_id] = talk = _Talk(self, msg_id, values=bool(buffers), request=request)
         if request and request.widgets:
             self.widgets.asked(msg_id, request.msg_id)
-        self._post(channel, message)
+        self._post("shell", message)
         return talk
 
     def reply(self, text: str) -> None:
@@ -768,9 +733,7 @@ class _Kernel:
         else:
             await self.manager.interrupt_kernel()
 
-    async def ask(
-        self, kind: str, content: dict[str, Any], channel: str, read: Callable[[str, object], Reply]
-    ) -> Reply:
+    async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
         """Send a request and return the content of its reply.
 
         Raises
@@ -778,12 +741,12 @@ class _Kernel:
         EOFError
             The kernel has died.
         """
-        talk = self.send(kind, content, channel=channel)
+        talk = self.send(kind, content)
         try:
             while True:
                 message = await talk.next()
-                if message.channel == channel:
-                    return read(message.kind, message.content())
+                if message.channel == "shell":
+                    return read_reply(message.kind, message.content())
         except (ValueError, TypeError, RecursionError) as error:
             self.dropped += 1
             raise SandboxError(f"the sandbox's kernel replied with {error}") from None
@@ -811,7 +774,6 @@ class _Kernel:
 
     async def close(self) -> None:
         """End the kernel and leave nothing behind."""
-        self.debugger.end()
         for wire in self._wires.values():
             wire.close()
         tasks, self._tasks = self._tasks, []
@@ -826,14 +788,11 @@ class _Kernel:
         """Hand a message to who waits for it: echoes, most comms and strays are nobody's."""
         try:
             message = read_message(channel, frames, self.manager.session)
-            if message is None:
-                return
-            if message.kind == "debug_event":  # it is about no request
-                self.debugger.hear(message.content())
-                return
         except Exception as error:  # unsigned, malformed, too deep: each raises another
             self.dropped += 1
             self.log.debug("dropped a message on %s: %s", channel, error)
+            return
+        if message is None:
             return
         talk, late = self._talks.get(message.parent), self._late.get(message.parent)
         request = talk.request if talk else late and late.request
@@ -1196,12 +1155,6 @@ async def _end_launch(launch: asyncio.Task[_Kernel]) -> None:
     launch.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await (await launch).close()
-
-
-async def _over(task: asyncio.Task[Any], timeout: float) -> None:
-    """Wait for a task that answers somebody else, and not for ever."""
-    await asyncio.wait({task}, timeout=timeout)
-    task.cancel()
 
 
 def _heard(task: asyncio.Task[Any]) -> None:

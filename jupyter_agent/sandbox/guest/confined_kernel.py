@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, cast
 import zmq
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import OutStream
-from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.utils.text import LSString, SList
 
@@ -162,35 +161,14 @@ class PacedStream(OutStream):
 def _no_debugger() -> Iterator[None]:
     """Let ipykernel start without debugpy, whose import takes long and warns on stderr.
 
-    ipykernel looks for it once, and without it does not offer a debugger; the kernelspec says
-    that there is none. Code in the sandbox can still import it.
+    ipykernel looks for it once, and without it does not offer a debugger. Code in the sandbox can
+    still import it.
     """
     sys.modules["debugpy"] = None  # type: ignore[assignment]  # makes its import an ImportError
     try:
         yield
     finally:
         del sys.modules["debugpy"]
-
-
-class DebuggedKernel(IPythonKernel):
-    """A kernel whose interrupts do not wait in line behind a request to its debugger."""
-
-    async def dispatch_control(self, msg: list[zmq.Frame]) -> None:
-        """Take one message at a time, as ipykernel does, but for those that stop the code."""
-        if any(b'"interrupt_request"' in frame.bytes for frame in msg):
-            await self.process_control(msg)
-        else:
-            await super().dispatch_control(msg)
-
-    async def do_debug_request(self, msg: dict[str, Any]) -> dict[str, Any]:
-        """Answer also where ipykernel's debugger raises: a client would wait for ever."""
-        try:
-            reply: dict[str, Any] = await super().do_debug_request(msg)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            about = {"request_seq": msg.get("seq"), "command": msg.get("command")}
-            return {"type": "response", **about, "success": False, "message": why}
-        return reply
 
 
 def serve(
@@ -200,7 +178,6 @@ def serve(
     folder: WorkingFolder,
     facts: Facts,
     search: Sequence[str],
-    debugger: bool,
 ) -> None:
     """Be an IPython kernel on sockets that the host has bound, until told to shut down.
 
@@ -216,8 +193,6 @@ def serve(
         What errors are to say of the user's files.
     search
         Folders elsewhere that modules are imported from.
-    debugger
-        Whether debugpy is there for clients.
     """
 
     class Kernel(IPKernelApp):
@@ -234,8 +209,6 @@ def serve(
 
         def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
             _listen(s, port)
-            if port == connection["shell_port"]:
-                s.bind("inproc://shell")  # for the debugger: the path above is not in here
             return port
 
     def beat_on_the_hosts_socket(heart: Heartbeat) -> None:
@@ -250,9 +223,7 @@ def serve(
     app = Kernel.instance()
     app.outstream_class = f"{PacedStream.__module__}.{PacedStream.__name__}"
     app.config.HistoryManager.hist_file = ":memory:"
-    if debugger:
-        app.kernel_class = DebuggedKernel
-    with contextlib.nullcontext() if debugger else _no_debugger():
+    with _no_debugger():
         app.initialize([])
     # ipykernel names its process group, which the filter of system calls may not allow
     app.kernel._send_interrupt_children = lambda: os.kill(0, signal.SIGINT)

@@ -31,7 +31,6 @@ from traitlets import Bool, Enum, Int, List, Unicode
 from jupyter_agent import settings
 from jupyter_agent._threads import aside, aside_to_its_end
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox.filter import debugger
 from jupyter_agent.sandbox.guest import lockdown, seccomp, shm
 from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, sharing
 from jupyter_agent.sandbox.isolation.interpreter import (
@@ -89,9 +88,6 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     magics = Bool(
         False, help="Whether an error that says how to share a file names %%agent, not this class."
-    ).tag(config=True)
-    debugger = Bool(
-        False, help="Whether cells can be debugged: each start imports debugpy. Needs bubblewrap."
     ).tag(config=True)
     socket_folder = Bool(
         False,
@@ -271,12 +267,6 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
         await aside(end)  # how long it takes is up to the guest, and other kernels share this loop
 
-    def lacks_debugger(self) -> str:
-        """Return why cells cannot be debugged, or nothing."""
-        if not self.debugger:
-            return "c.SandboxProvisioner.debugger is False"
-        return debugger.lacks(lambda: self.tier or choose_tier(self.isolation))
-
     def last_words(self) -> str:
         """Return what the process wrote last on stderr, to say why it did not start."""
         try:
@@ -329,7 +319,6 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 "left_out": sharing.left_out(self.shares, self.reason),
                 "magics": self.magics,
             },
-            "debugger": not self.lacks_debugger(),
             "search": [*map(str, search)],
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "copied": (self.private_size << 20) // PART_OF_COPIES,

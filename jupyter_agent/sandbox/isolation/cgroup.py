@@ -1,19 +1,16 @@
 """The control group that limits the memory and processes of one sandbox, where one can be made.
 
 Resource limits bound each process by itself; many processes, memfds and memory file systems go
-past them. A group is made where this process may (as root, mostly), else the user's systemd is
-asked for one. Where neither works, nothing here does anything, and `%agent status` says so.
+past them. A group is made where this process may write its own (as root, mostly). Elsewhere
+nothing here does anything, and `%agent status` says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +18,6 @@ from pathlib import Path
 
 __all__ = ["Group", "make", "memory_limits"]
 
-ASKED_AGAIN = 600.0  # seconds
 PREFIX = "jupyter-agent-"
 SETTLED = 60.0  # seconds after which a group without a process is one that was left behind
 ROOT = Path("/sys/fs/cgroup")
@@ -31,11 +27,7 @@ n=$1; shift
 while [ $n -gt 0 ]; do echo $$ > "$1" || exit 1; shift; n=$((n-1)); done
 exec "$@"
 """
-_SCOPE = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--no-ask-password"]
 _OOM = ("memory.events", "memory.oom_control")
-_BUS = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")  # what it finds the user's systemd by
-# Run in a scope: say which group that is, and what bounds it.
-_PROBE = 'p=$(cut -d: -f3- /proc/self/cgroup); echo "$p"; cat "$0$p/memory.max" "$0$p/pids.max"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +35,11 @@ class Group:
     """One folder in version 2 of the kernel's interface, one for each controller in version 1."""
 
     folders: tuple[Path, ...]
-    scope: tuple[str, ...] = ()  # the command that makes it, if the user's systemd does
 
     def wrap(self, command: list[str]) -> list[str]:
         """Write the command that runs ``command`` in this group."""
-        if self.scope:
-            hidden = [word for name in _BUS for word in ("-u", name)]
-            return [*self.scope, "--", "/usr/bin/env", *hidden, *command]
         lists = [str(folder / "cgroup.procs") for folder in self.folders]
         return ["/bin/sh", "-c", _JOIN, "sh", str(len(lists)), *lists, *command]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What that command needs of ours; what it starts does not see it."""
-        names = _BUS if self.scope else ()
-        return {name: os.environ[name] for name in names if name in os.environ}
 
     def exhausted(self) -> bool:
         """Tell whether a process was killed because memory was used up."""
@@ -110,47 +92,9 @@ def _text(file: Path) -> str:
 
 
 def make(*, memory: int, processes: int) -> Group | None:
-    """Bound memory, in bytes, and processes as a whole; None where that cannot be done."""
+    """Bound memory, in bytes, and processes by a group below our own; None if we may make none."""
     # not of the module secrets: nbconvert --execute takes one that lies beside the notebook
     name = f"{PREFIX}{os.urandom(4).hex()}"
-    return _make_here(name, memory, processes) or _make_scope(name, memory, processes)
-
-
-def _make_scope(name: str, memory: int, processes: int) -> Group | None:
-    """Have the user's systemd make the group when the command starts, and remove it after."""
-    parent = _scopes(int(time.monotonic() / ASKED_AGAIN))
-    if parent is None:
-        return None
-    scope = (*_SCOPE, f"--unit={name}", *_bounds(memory, processes))
-    return Group((parent / f"{name}.scope",), scope)
-
-
-def _bounds(memory: int, processes: int) -> list[str]:
-    bounds = [f"MemoryMax={memory}", "MemorySwapMax=0", f"TasksMax={processes}"]
-    return [word for bound in bounds for word in ("-p", bound)]
-
-
-@functools.lru_cache(maxsize=1)
-def _scopes(_when: int = 0) -> Path | None:
-    """Find where the user's systemd keeps its scopes; None where it does not bound them.
-
-    It may not answer today and answer tomorrow: it is asked again at times.
-    """
-    if shutil.which(_SCOPE[0]) is None or _BUS[1] not in os.environ:
-        return None
-    command = [*_SCOPE, *_bounds(1 << 28, 99), "--", "/bin/sh", "-c", _PROBE, str(ROOT)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    path, *bounds = done.stdout.split()
-    return ROOT / Path(path.lstrip("/")).parent if bounds == [str(1 << 28), "99"] else None
-
-
-def _make_here(name: str, memory: int, processes: int) -> Group | None:
-    """Make a group below our own."""
     own = _own_groups()
     for parent in set(own.values()):
         _sweep(parent)

@@ -401,7 +401,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         sockets = [listener.fileno() for listener in self._listeners.values()]
         self._bound = cgroup.make(memory=self.memory_bytes, processes=self.processes)
         if self._bound:
-            cmd, env = self._bound.wrap(cmd), env | self._bound.environment
+            cmd = self._bound.wrap(cmd)
         kept = (*sockets, *self._descriptors)
         return kwargs | {"cmd": cmd, "env": env, "cwd": "/", "pass_fds": kept}
 

@@ -1,9 +1,6 @@
 """Plotly figures: keep what a page can draw without fetching anything.
 
-It can make the page fetch (maps, pictures by URL); what draws without that passes. Vega and
-Vega-Lite have a language of expressions, whose interpreters have been broken out of
-(CVE-2025-59840), and styles that fetch: no list of what to refuse is complete there, so none of
-them passes.
+It can make the page fetch (maps, pictures by URL); what draws without that passes.
 """
 
 from __future__ import annotations
@@ -14,12 +11,11 @@ from typing import TypeAlias
 
 from jupyter_agent.sandbox.filter.formulas import JOINER, MAX_TEX, harmless_tex
 
-__all__ = ["PLOTLY", "VEGA", "NotShown", "read_plotly"]
+__all__ = ["PLOTLY", "NotShown", "read_plotly"]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 PLOTLY = "application/vnd.plotly.v1+json"
-VEGA = re.compile(r"application/vnd\.vega(lite)?\.v\d+\+json")
 
 _CONFIG = {"displayModeBar", "responsive", "scrollZoom", "staticPlot"}
 _MAPS = re.compile(r"choropleth|(density|scatter)(geo|map)")

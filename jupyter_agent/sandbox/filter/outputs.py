@@ -16,7 +16,7 @@ from collections.abc import Callable, Set
 
 from jupyter_agent._nbformat import NotebookNode, from_dict
 from jupyter_agent.sandbox.filter.cleaning import cleaned
-from jupyter_agent.sandbox.filter.figures import JSON, PLOTLY, VEGA, NotShown, read_plotly
+from jupyter_agent.sandbox.filter.figures import JSON, PLOTLY, NotShown, read_plotly
 from jupyter_agent.sandbox.filter.formulas import MAX_TEX, harmless_tex
 
 __all__ = ["WIDGET_VIEW", "printable", "read_output", "weight"]
@@ -165,6 +165,9 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
 
 
 _STAYS = "may not leave the sandbox"
+# It has a language of expressions, whose interpreters have been broken out of (CVE-2025-59840), and
+# styles that fetch: no list of what to refuse would be complete.
+_VEGA = re.compile(r"application/vnd\.vega(lite)?\.v\d+\+json")
 _SCRIPTS = re.compile(r"(application/vnd\.\w+)_(load|exec)\.v0\+json")  # bokeh's, HoloViews'
 
 
@@ -182,7 +185,7 @@ def _note(dropped: dict[str, str]) -> str:
         lines.append(f"[and {len(dropped) - len(named):,} more]")
     if WIDGET_VIEW in dropped:
         lines.append("[widgets work in the kernel Python 3 (agent): c.AgentKernel.widgets = True]")
-    if any(VEGA.fullmatch(mime) for mime in dropped):
+    if any(_VEGA.fullmatch(mime) for mime in dropped):
         lines.append("[as a picture it does: alt.renderers.enable('png'), with vl-convert-python]")
     if any("holoviews" in found[1] for found in scripts):
         lines.append("[as a picture it does: hv.extension('matplotlib'), then draw it again]")

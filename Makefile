@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-js fuzz front-ends lint lint-js docs live picture bench clean
+.PHONY: demo test test-js fuzz front-ends ipykernel lint lint-js docs live picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f notebooks/data/demo.ipynb
@@ -51,6 +51,14 @@ lint-js: .ci/js/node_modules
 docs: $(VENV)/test  # the parts that are generated: the map in CONTRIBUTING.md, docs/settings.md
 	$(BIN)/python -m tests.generated
 
+IPYKERNELS = 6.29.0 6.30.1 6.31.0 7.0.1 7.1.0 7.2.0 7.3.0
+
+ipykernel: $(VENV)/test  # the undocumented names that we use, in the other releases of ipykernel
+	for version in $(IPYKERNELS); do \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .ipykernel/$$version ipykernel==$$version && \
+		PYTHONPATH=$(CURDIR)/.ipykernel/$$version $(BIN)/python -m pytest -q tests/test_ipykernel.py || exit 1; \
+	done
+
 live: $(VENV)/test  # asks real services: those whose keys are in the environment
 	$(BIN)/python -m pytest -m live -rA -s tests/test_live.py
 
@@ -94,4 +102,4 @@ picture: $(VENV)/test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lab42 .venv-shared .ci/js/node_modules notebooks/data/demo.ipynb
+	rm -rf $(VENV) .venv-lab42 .venv-shared .ipykernel .ci/js/node_modules notebooks/data/demo.ipynb

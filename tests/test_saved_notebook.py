@@ -261,9 +261,9 @@ def test_a_server_is_asked_for_however_its_url_is_written(home: Home, written: s
 def test_nothing_is_imported_from_the_folder_whatever_ipython_does() -> None:
     program = """
 import sys
-from jupyter_agent.frontends.agent_kernel import AgentKernelApp
+from jupyter_agent.frontends.ipykernel_base import FrontApp
 sys.path[:] = [path for path in sys.path if path]
-AgentKernelApp().init_path()
+FrontApp().init_path()
 print("" in sys.path, sys.flags.safe_path)
 """
     made = subprocess.run(

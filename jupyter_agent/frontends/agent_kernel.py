@@ -12,11 +12,8 @@ import asyncio
 import contextlib
 import functools
 import glob
-import os
 import shlex
 import signal
-import sys
-import threading
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -24,23 +21,16 @@ from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 import zmq.asyncio
-from ipykernel import kernelapp
-from ipykernel._version import kernel_protocol_version
-from ipykernel.iostream import IOPubThread
-from ipykernel.ipkernel import IPythonKernel
-from ipykernel.kernelapp import IPKernelApp
-from ipykernel.kernelbase import Kernel
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.usage import default_banner
-from tornado.ioloop import IOLoop
-from traitlets import Bool, Float, List, Unicode
-from zmq.eventloop.zmqstream import ZMQStream
+from traitlets import Bool, List, Unicode
 
 from jupyter_agent import __version__, settings
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, UsageError
 from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
+from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, Message
 from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, run_arguments
 from jupyter_agent.sandbox.client import Request
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
@@ -58,7 +48,6 @@ from jupyter_agent.views.page_requests import GHOST, Note, Runs, digest
 
 __all__ = ["AgentKernel"]
 
-Message = dict[str, Any]
 Reply = dict[str, Any]
 _COMMS = ("comm_open", "comm_msg", "comm_close")
 
@@ -89,73 +78,7 @@ class _Cell:
     allow_stdin: bool
 
 
-class _Publisher(IOPubThread):
-    """Sends from the main loop, which no user's code holds up, and spares a change of threads."""
-
-    def start(self) -> None:
-        """Begin, for what ipykernel does in its own thread yet."""
-        self._main = IOLoop.current()
-        self._greets = self.socket.type == zmq.XPUB  # ipykernel 7
-        super().start()
-
-    def _setup_xpub_listener(self) -> None:
-        """Leave that to `greet`: a socket is one thread's."""
-
-    def greet(self) -> None:
-        """Welcome clients when they subscribe."""
-        if self._greets:
-            self._subscribers = ZMQStream(self.socket, self._main)
-            self._subscribers.on_recv(self._handle_subscription)
-
-    def _greet_first(self) -> None:
-        """Welcome who has come, before anything else reaches them."""
-        while self._greets and self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            self._handle_subscription(self.socket.recv_multipart())
-
-    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
-        """Send a message, from any thread."""
-        if threading.current_thread() is not threading.main_thread():
-            self._main.add_callback(self.send_multipart, *args, **kwargs)
-        elif not self.closed:
-            self._greet_first()
-            self._really_send(*args, **kwargs)
-
-
-class AgentKernelApp(IPKernelApp):
-    """An ipykernel without subshells, and without the thread that would hand requests to them."""
-
-    def init_sockets(self) -> None:
-        """Bind the ports; where one is taken end, so that a server tries again and says so.
-
-        ipykernel would hang for ever, as it closes a context that has an open socket.
-        """
-        try:
-            super().init_sockets()
-        except zmq.ZMQError as error:
-            print(f"the kernel cannot start: {error}; start it again", file=sys.stderr, flush=True)  # noqa: T201
-            os._exit(1)
-
-    def init_path(self) -> None:
-        """Import nothing from the notebook's folder, which may be a stranger's.
-
-        IPython before 9.7 would, whatever ``-P`` says.
-        """
-
-    def init_iopub(self, context: Any) -> None:
-        """Publish from the main loop."""
-        vars(kernelapp)["IOPubThread"] = _Publisher  # there is no other way in
-        super().init_iopub(context)
-
-    def init_control(self, context: Any) -> None:
-        """Have a control thread, for interrupts, and the main one."""
-        super().init_control(context)
-        self.shell_channel_thread = None
-        self.log.setLevel(
-            self.log_level
-        )  # or traitlets makes each record, and its handler drops it
-
-
-class AgentKernel(settings.Settled, Kernel):
+class AgentKernel(settings.Settled, FrontKernel):
     """Forwards cells to the sandbox; carries ``%%agent`` cells out itself."""
 
     prose = Bool(
@@ -175,17 +98,6 @@ class AgentKernel(settings.Settled, Kernel):
     implementation = "jupyter_agent"
     implementation_version = __version__
     banner = f"{default_banner}jupyter_agent {__version__}: cells run in a sandbox; %%agent?\n"
-    language_info = IPythonKernel.language_info
-    help_links = IPythonKernel.help_links
-    # what a client may ask while a cell runs; all else would reach the sandbox from two threads
-    control_msg_types = [  # noqa: RUF012  # as the base class has it
-        "connect_request",
-        "interrupt_request",
-        "kernel_info_request",
-        "shutdown_request",
-        "usage_request",
-    ]
-    _execute_sleep = Float(0)  # the base class waits for its own streams, which are not used
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -203,8 +115,6 @@ class AgentKernel(settings.Settled, Kernel):
         self._runs = Runs()
         self._runs.listen(self)
         self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
-        assert self.session
-        self._wire = self.session
 
     def start(self) -> None:
         """Begin to listen, and to start the sandbox."""
@@ -223,26 +133,7 @@ class AgentKernel(settings.Settled, Kernel):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def pre_handler_hook(self) -> None:
-        """Leave SIGINT to `_interrupt`: here no code runs that it could stop."""
-
-    def post_handler_hook(self) -> None:
-        """Have nothing to put back."""
-
     # -- what is said about this kernel
-
-    @property
-    def kernel_info(self) -> dict[str, Any]:
-        """What a client learns first (message spec: kernel_info_reply)."""
-        return {
-            "protocol_version": kernel_protocol_version,
-            "implementation": self.implementation,
-            "implementation_version": self.implementation_version,
-            "language_info": self.language_info,
-            "banner": self.banner,
-            "help_links": self.help_links,
-            "supported_features": [],  # no debugger, no subshells
-        }
 
     @property
     def execution_count(self) -> int:
@@ -255,25 +146,9 @@ class AgentKernel(settings.Settled, Kernel):
 
     def stream(self, name: str, text: str) -> None:
         """Write to ``stdout`` or ``stderr``."""
-        self._send("stream", {"name": name, "text": text})
-
-    def _send(self, kind: str, content: dict[str, Any], parent: Message | None = None) -> None:
-        parent = parent or self.get_parent("shell")
-        self._wire.send(self.iopub_socket, kind, content, parent, ident=self._topic(kind))
+        self.publish("stream", {"name": name, "text": text})
 
     # -- cells
-
-    def _abort_queues(self, *args: Any) -> None:
-        """Abort the cells that wait behind one that failed, and none that is still to come."""
-        if not hasattr(self, "_main_asyncio_lock"):  # before ipykernel 7
-            super()._abort_queues(*args)
-            return
-        self._aborting = True
-        self._keep(self._stop_aborting())
-
-    async def _stop_aborting(self) -> None:
-        async with self._main_asyncio_lock:  # where they stand in line
-            self._aborting = False
 
     async def do_execute(
         self,
@@ -292,7 +167,7 @@ class AgentKernel(settings.Settled, Kernel):
             user_expressions=user_expressions or {},
             **self._aside(parent),
         )
-        cell = _Cell(code, count, request, parent, self._client(), allow_stdin)
+        cell = _Cell(code, count, request, parent, self.client, allow_stdin)
         self._running = asyncio.get_running_loop().create_task(self._carry_out(cell))
         try:
             return await self._running
@@ -318,12 +193,6 @@ class AgentKernel(settings.Settled, Kernel):
             return _refusal(error)
         except Exception as error:
             return _refusal(self._defect(error))
-
-    def _client(self) -> Any:
-        """Identify who asked, for questions on stdin."""
-        if not hasattr(self, "_shell_parent_ident"):  # before ipykernel 7
-            return self._parent_ident["shell"]
-        return self._get_shell_context_var(self._shell_parent_ident)
 
     async def _carry_out(self, cell: _Cell) -> Reply:
         command = read_command(cell.code, prose=self.prose)
@@ -397,7 +266,7 @@ class AgentKernel(settings.Settled, Kernel):
         if "data" in content:
             transient = content.get("transient", {})
             content["transient"] = {name: f"sandbox-{value}" for name, value in transient.items()}
-        self._send(output.output_type, content, parent)
+        self.publish(output.output_type, content, parent)
 
     def _aside(self, parent: Message) -> dict[str, Any]:
         """Say where goes what is no output of a cell while it runs."""
@@ -443,7 +312,7 @@ class AgentKernel(settings.Settled, Kernel):
     def _failed(self, error: AgentError, cell: _Cell) -> Reply:
         facts = {"ename": type(error).__name__, "evalue": str(error)}
         content = {**facts, "traceback": error._render_traceback_()}
-        self._send("error", content)
+        self.publish("error", content)
         return _reply("error", cell) | content
 
     # -- the agent
@@ -531,15 +400,7 @@ class AgentKernel(settings.Settled, Kernel):
 
     def _send_comm(self, kind: str, content: dict[str, Any], parent: Message) -> None:
         buffers, metadata = content.pop("buffers", []), PROTOCOL if kind == "comm_open" else {}
-        self._wire.send(
-            self.iopub_socket,
-            kind,
-            content,
-            parent,
-            ident=self._topic(kind),
-            buffers=buffers,
-            metadata=metadata,
-        )
+        self.publish(kind, content, parent, buffers=buffers, metadata=metadata)
 
     async def _hear_comm(self, _stream: Any, _ident: Any, message: Message) -> None:
         """Pass on what a page does to a widget; whatever else it opens is closed at once."""
@@ -553,14 +414,14 @@ class AgentKernel(settings.Settled, Kernel):
             return
         beside = self._running is not None  # then the base class says neither busy nor idle
         if beside:
-            self._send("status", {"execution_state": "busy"}, message)
+            self.publish("status", {"execution_state": "busy"}, message)
         try:
             await self._tell(kind, content, message)
             if kind == "comm_close":
                 self._session.sandbox.widgets.close(comm_id)
         finally:
             if beside:
-                self._send("status", {"execution_state": "idle"}, message)
+                self.publish("status", {"execution_state": "idle"}, message)
 
     async def _tell(self, kind: str, content: dict[str, Any], message: Message) -> None:
         told = self._session.sandbox.tell(
@@ -676,7 +537,7 @@ class AgentKernel(settings.Settled, Kernel):
 
     # -- ends
 
-    def _send_interrupt_children(self) -> None:
+    def interrupt_from_thread(self) -> None:
         """Stop what runs (called on an interrupt_request, in the control thread)."""
         self._loop.call_soon_threadsafe(self._interrupt)
 
@@ -746,7 +607,7 @@ def _help() -> Reply:
 def main() -> None:
     """Be the kernel of ``kernelspec/jupyter-agent``."""
     # no streams of its own: flushing them takes longer than most cells
-    AgentKernelApp.launch_instance(kernel_class=AgentKernel, outstream_class=None)
+    FrontApp.launch_instance(kernel_class=AgentKernel, outstream_class=None)
 
 
 if __name__ == "__main__":

@@ -6,35 +6,26 @@ Standard library and ipykernel only.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import pwd
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import zmq
-from ipykernel.heartbeat import Heartbeat
-from ipykernel.iostream import OutStream
-from ipykernel.kernelapp import IPKernelApp
 from IPython.utils.text import LSString, SList
 
 from jupyter_agent.sandbox.guest import working_folder
 from jupyter_agent.sandbox.guest.hints import Hints, can_be_made_executable, no_chmod
+from jupyter_agent.sandbox.guest.ipykernel_app import PACE, forget_outputs, start_app
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
-    from jupyter_client.connect import KernelConnectionInfo
 
     from jupyter_agent.sandbox.guest.hints import Facts
     from jupyter_agent.sandbox.guest.working_folder import WorkingFolder
 
-PACE = 1 << 20  # characters
 NOT_EXECUTABLE = 126  # what a shell exits with for a command that is there and may not be run
 
 
@@ -96,11 +87,6 @@ def name_magics(shell: InteractiveShell) -> None:
     shell.register_magic_function(agent, "line_cell", "agent")  # type: ignore[arg-type]
 
 
-def forget_outputs(shell: Any) -> None:
-    """Do not keep all that is printed, as IPython 9 does for ``%notebook``, till memory is full."""
-    shell._tee = lambda channel: contextlib.nullcontext()  # noqa: ARG005
-
-
 def name_user() -> None:
     """Give this user a name, as bubblewrap does: Landlock hides the list of users."""
     known, uid = pwd.getpwuid, os.getuid()
@@ -121,54 +107,6 @@ def _started(command: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-
-
-class PacedStream(OutStream):
-    """Standard output in messages of about a mebibyte.
-
-    Left to itself it gathers all that is written in a fifth of a second, which in a loop that
-    prints is more than the host takes in one message.
-    """
-
-    _written = 0
-    _away: threading.Event | None = None  # set when the message before this one has been sent
-
-    def write(self, string: str) -> int:
-        """Write text, and send it when there is enough."""
-        if len(string) > PACE:
-            pieces = range(0, len(string), PACE)
-            return sum(self.write(string[start : start + PACE]) for start in pieces)
-        OutStream.write(self, string)
-        self._written += len(string)
-        if self._written >= PACE:
-            self._written = 0
-            self._send_soon()
-        return len(string)
-
-    def _send_soon(self) -> None:
-        """Send what is gathered while the code goes on, but never gather two messages."""
-        if os.getpid() != self._master_pid:  # a fork has no thread that would send
-            self.flush()
-            return
-        if self._away:
-            self._away.wait(self.flush_timeout)
-        self._away = threading.Event()
-        self.pub_thread.schedule(self._flush)
-        self.pub_thread.schedule(self._away.set)
-
-
-@contextmanager
-def _no_debugger() -> Iterator[None]:
-    """Let ipykernel start without debugpy, whose import takes long and warns on stderr.
-
-    ipykernel looks for it once, and without it does not offer a debugger. Code in the sandbox can
-    still import it.
-    """
-    sys.modules["debugpy"] = None  # type: ignore[assignment]  # makes its import an ImportError
-    try:
-        yield
-    finally:
-        del sys.modules["debugpy"]
 
 
 def serve(
@@ -194,39 +132,7 @@ def serve(
     search
         Folders elsewhere that modules are imported from.
     """
-
-    class Kernel(IPKernelApp):
-        """An ipykernel that takes its sockets from the host."""
-
-        def init_connection_file(self) -> None:
-            self.load_connection_info(cast("KernelConnectionInfo", connection))
-
-        def write_connection_file(self, **kwargs: Any) -> None:
-            """Write nothing: the host has it."""
-
-        def log_connection_info(self) -> None:
-            """Say nothing: nobody reads it."""
-
-        def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
-            _listen(s, port)
-            return port
-
-    def beat_on_the_hosts_socket(heart: Heartbeat) -> None:
-        _listen(heart.socket, heart.port)
-
-    def _listen(socket: zmq.Socket[bytes], port: int) -> None:
-        socket.setsockopt(zmq.USE_FD, sockets[port])
-        socket.bind(f"ipc://{connection['ip']}-{port}")
-
-    # IPKernelApp makes its heart by the name of the class, so a subclass would not be used
-    Heartbeat._try_bind_socket = beat_on_the_hosts_socket  # type: ignore[method-assign]
-    app = Kernel.instance()
-    app.outstream_class = f"{PacedStream.__module__}.{PacedStream.__name__}"
-    app.config.HistoryManager.hist_file = ":memory:"
-    with _no_debugger():
-        app.initialize([])
-    # ipykernel names its process group, which the filter of system calls may not allow
-    app.kernel._send_interrupt_children = lambda: os.kill(0, signal.SIGINT)
+    app = start_app(connection, sockets)
     assert app.shell
     import_from_here(search)
     use_pipes(app.shell)

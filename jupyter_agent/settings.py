@@ -190,7 +190,7 @@ def _validate(owner: type[HasTraits], name: str, value: object) -> None:
 def misspelt(name: str) -> str:
     """Say that there is no such setting, and which may have been meant."""
     near = get_close_matches(name, [*known(), *_owners()], 1)
-    advice = f"is it {near[0]}?" if near else "README.md lists them"
+    advice = f"is it {near[0]}?" if near else "docs/settings.md lists them"
     return f"there is no setting {name}; {advice}"
 
 

@@ -170,7 +170,7 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
         (["walk"], "invalid choice: 'walk'"),
         (["run", "x", "-m", "scripted:s.md", "--Agent.max_steps=no"], "max_steps"),
         (["run", "x", "-m", "scripted:s.md", "--Agent.token_budgt=5"], "no setting Agent.token_budgt; is it Agent.token_budget?"),
-        (["run", "x", "-m", "scripted:s.md", "--Nosuch.thing=5"], "no setting Nosuch.thing; README.md lists them"),
+        (["run", "x", "-m", "scripted:s.md", "--Nosuch.thing=5"], "no setting Nosuch.thing; docs/settings.md lists them"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(

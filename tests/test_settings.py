@@ -162,7 +162,7 @@ def test_json_is_read_too(configure: Callable[[str], Path]) -> None:
     [
         ("c.SandboxProvisioner.dta = []", "no setting SandboxProvisioner.dta; is it SandboxProvisioner.data?"),
         ("c.SandboxProvisoner.data = []", "no setting SandboxProvisoner.data; is it SandboxProvisioner.data?"),
-        ("c.Nosuch.thing = 5", "no setting Nosuch.thing; README.md lists them"),
+        ("c.Nosuch.thing = 5", "no setting Nosuch.thing; docs/settings.md lists them"),
         ("c.Session.Sandbox.graze = 5", "no setting Sandbox.graze; is it Sandbox.grace?"),
         ("c.max_steps = 5", "no setting max_steps; is it"),
         ("c.Agnet", "no setting Agnet; is it Agent?"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import stat
 import subprocess
@@ -47,7 +46,7 @@ def test_a_file_is_new_or_takes_the_others_place_and_mode(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.root  # to mount a small disk
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && printf old > {path} && "$@" && cat {path} && ls -A {tmp_path}'

@@ -16,7 +16,6 @@ from jupyter_agent.sandbox.isolation.never_shared import too_wide
 
 from .as_user import as_user
 
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 ACCOUNTS = [
     user for user in pwd.getpwall() if user.pw_shell.endswith("sh") and Path(user.pw_dir).is_dir()
 ]
@@ -39,7 +38,7 @@ def test_the_systems_folders_are_too_wide(path: str) -> None:
         assert too_wide(Path(path).resolve())
 
 
-@AS_ROOT
+@pytest.mark.root
 def test_a_home_that_no_list_names_is_too_wide() -> None:
     home = Path(f"/home/somebody-{os.getpid()}")
     home.mkdir(parents=True)
@@ -70,7 +69,7 @@ def test_a_folder_that_looks_like_a_home_is_one(tmp_path: Path) -> None:
     assert share.hidden == (home,)
 
 
-@AS_ROOT
+@pytest.mark.root
 @pytest.mark.parametrize(("bound", "said"), [("/root", "home folder"), ("/home", "too wide|home")])
 def test_a_home_that_is_bound_elsewhere_is_too_wide(tmp_path: Path, bound: str, said: str) -> None:
     subprocess.run(
@@ -84,7 +83,7 @@ def test_a_home_that_is_bound_elsewhere_is_too_wide(tmp_path: Path, bound: str, 
     )  # fmt: skip
 
 
-@AS_ROOT
+@pytest.mark.root
 def test_what_is_bound_inside_a_shared_folder_is_hidden_where_it_is_too_wide(
     tmp_path: Path,
 ) -> None:
@@ -99,12 +98,12 @@ def test_what_is_bound_inside_a_shared_folder_is_hidden_where_it_is_too_wide(
     (home / "letter.txt").touch()
     code = (
         "import os, subprocess, sys; from pathlib import Path;"
-        "from jupyter_agent.sandbox import files;"
+        "from jupyter_agent.sandbox.isolation import sharing;"
         "project = Path(sys.argv[2]);"
         "bind = lambda a, b: subprocess.run(['mount', '--bind', a, project / 'disk' / b], check=True);"
         "bind(sys.argv[1], 'anna'); bind('/etc', 'etc'); bind('/home', 'home');"
         "os.environ['HOME'] = sys.argv[1];"
-        "[share], _ = files.resolve(['.'], project);"
+        "[share], _ = sharing.resolve(['.'], project);"
         "print(*sorted(path.name for path in share.hidden))"
     )
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", code]
@@ -145,7 +144,7 @@ def test_the_home_of_who_became_root_is_too_wide(
     assert too_wide(tmp_path.parent) == "too wide a folder"
 
 
-@AS_ROOT
+@pytest.mark.root
 def test_the_home_of_a_user_who_is_new_is_too_wide(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys; from pathlib import Path;"
@@ -168,13 +167,13 @@ def test_the_home_of_a_user_who_is_new_is_too_wide(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["", "the home folder of newcomer"]
 
 
-@AS_ROOT
+@pytest.mark.root
 def test_a_user_without_an_entry_or_a_home_can_share(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for folder in tmp_path.parents:
         if folder.stat().st_uid == 0 and folder != Path("/") and folder != Path("/tmp"):
             folder.chmod(0o755)
-    code = f"from jupyter_agent.sandbox import files; print(files.resolve(['.'], files.Path({str(tmp_path)!r})))"
+    code = f"from jupyter_agent.sandbox.isolation import sharing; print(sharing.resolve(['.'], sharing.Path({str(tmp_path)!r})))"
     done = subprocess.run(
         as_user([sys.executable, "-c", code]), capture_output=True, text=True, env={}, check=False
     )

@@ -22,7 +22,6 @@ from .conftest import ROOT, TIERS
 from .test_sandbox_kernel import attempt, text
 
 pytestmark = pytest.mark.parametrize("tier", TIERS)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 REFUSED = ("FileNotFoundError", "PermissionError", "")
 
 
@@ -67,7 +66,7 @@ async def test_a_package_does_not_uncover_what_the_data_hides(
         assert await text(sandbox, code) == "'importedtoo'"
 
 
-@needs_root
+@pytest.mark.root
 async def test_the_system_does_not_uncover_what_a_share_inside_it_hides(
     tier: str, system_folder: Path
 ) -> None:
@@ -180,7 +179,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@needs_root
+@pytest.mark.root
 def test_what_is_mounted_later_in_a_shared_folder_cannot_be_written(
     tmp_path: Path, tier: str
 ) -> None:
@@ -230,7 +229,7 @@ asyncio.run(main())
 """
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize("lacking", ["-sys_boot", "-dac_read_search"])
 def test_no_capability_is_left_where_others_may_read_what_is_needed(
     tier: str, lacking: str
@@ -246,7 +245,7 @@ def test_no_capability_is_left_where_others_may_read_what_is_needed(
     assert done.stdout.split() == ["0000000000000000"] * 3 + ["True"], done
 
 
-@needs_root
+@pytest.mark.root
 async def test_a_private_file_that_is_shared_can_be_read_and_none_of_the_systems(
     tier: str, folder: Path, system_folder: Path
 ) -> None:
@@ -276,7 +275,7 @@ asyncio.run(main())
     assert done.stdout.split() in (["mine", "PermissionError"], ["mine"])
 
 
-@needs_root
+@pytest.mark.root
 async def test_what_becomes_private_of_the_systems_is_not_read_by_a_later_sandbox(
     tier: str, folder: Path, system_folder: Path
 ) -> None:
@@ -299,7 +298,7 @@ async def test_what_becomes_private_of_the_systems_is_not_read_by_a_later_sandbo
         assert await read(sandbox, system_folder / "open") == "decoy"
 
 
-@needs_root
+@pytest.mark.root
 def test_root_without_the_right_to_read_all_is_told_what_to_open(tmp_path: Path, tier: str) -> None:
     closed = tmp_path / "closed"
     (closed / "data").mkdir(parents=True)

@@ -52,7 +52,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_an_ordinary_user_removes_what_is_closed_to_its_owner() -> None:
     top = Path(f"/var/tmp/jupyter-agent-test-{os.getpid()}")
     for name in ("locked/inner", "locked/other"):

@@ -313,10 +313,9 @@ while True:
 """
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("user", ["root", "user"])
 def test_what_a_kernel_leaves_behind_keeps_none_from_starting(tmp_path: Path, user: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     place = Path(tempfile.mkdtemp(prefix="jupyter-agent-test-"))
     place.chmod(0o777)
     host = [sys.executable, "-c", RESTARTING, "sandboxed-landlock", FILL]

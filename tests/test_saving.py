@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -144,7 +143,7 @@ async def test_a_file_that_changes_during_a_run_is_left_and_the_run_saved_beside
     assert agent.transcript.path == tmp_path / "run-3.ipynb"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.root  # to mount a small disk
 def test_the_command_prints_the_answer_though_the_disk_is_full(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -338,9 +338,9 @@ def test_a_folder_that_cannot_be_read_is_hidden(folder: Path) -> None:
     (folder / "closed" / "sub").mkdir()
     (folder / "of-another.csv").touch(mode=0o600)
     look = (
-        "import sys; from pathlib import Path; from jupyter_agent.sandbox import files;"
-        "[s], _ = files.resolve(['.'], Path(sys.argv[1])); print(*sorted(p.name for p in s.hidden));"
-        "print(*[p.name for p in s.visible()]); print(files.listing([s]));"
+        "import sys; from pathlib import Path; from jupyter_agent.sandbox.isolation import sharing;"
+        "[s], _ = sharing.resolve(['.'], Path(sys.argv[1])); print(*sorted(p.name for p in s.hidden));"
+        "print(*[p.name for p in s.visible()]); print(sharing.listing([s]));"
         "print(s.note)"
     )
     let_in(folder)

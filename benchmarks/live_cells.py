@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from playwright.sync_api import expect
 
-from tests.lab import PATIENCE, NotebookPage, browsing, opened, serving
+from tests.lab import PATIENCE, NotebookPage, browsing, opened_anew, serving
 from tests.servers import ChatServer, Reply
 
 LOAD = "%load_ext jupyter_agent"
@@ -152,11 +152,10 @@ def main() -> None:
         folder, home = Path(scratch, "served"), Path(scratch, "home")
         folder.mkdir()
         home.mkdir()
-        options = ["--expose-app-in-browser"]
-        with serving(folder, home, options=options) as lab, browsing() as browser:
+        with serving(folder, home) as lab, browsing() as browser:
 
             def page(name: str, *sources: str) -> Any:
-                return opened(lab, browser, lab.write(f"{name}.ipynb", *sources), height=1000)
+                return opened_anew(lab, browser, lab.write(f"{name}.ipynb", *sources), height=1000)
 
             for name in ("prose", "code", "36 KB of code"):
                 task = f"%%agent -m {chat.model} --data none\nx"
@@ -261,7 +260,7 @@ def at_once(notebook: NotebookPage) -> None:
 
         server.on_message(note)
 
-    notebook.page.route_web_socket(re.compile("/channels"), route)
+    notebook.route_channels(route)
     notebook.reload()
     while not heard:
         notebook.page.wait_for_timeout(10)

@@ -424,8 +424,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         (Path(folder) / "served").mkdir()
         (Path(folder) / "home").mkdir()
-        options = ["--expose-app-in-browser"]
-        with serving(Path(folder) / "served", Path(folder) / "home", options=options) as lab:
+        with serving(Path(folder) / "served", Path(folder) / "home") as lab:
             while time.monotonic() < begun + seconds:
                 with browsing() as browser, drawing(lab, browser) as drawer:
                     for _ in range(PAGE // BATCH):

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     TimeoutError,  # noqa: A004
+    WebSocketRoute,
     expect,
     sync_playwright,
 )
@@ -77,6 +78,15 @@ _READY = """async name => {
         : /idle|busy/.test(circle?.dataset.status);
     return says && kernel?.connections > 0 && /idle|busy/.test(kernel.execution_state);
 }"""
+# what needs JupyterLab in a page as `window.jupyterapp`
+_OPEN = """async path => {
+    const open = {path, factory: 'Notebook'};
+    await (await window.jupyterapp.commands.execute('docmanager:open', open)).revealed;
+}"""
+_CLOSE = """() => {
+    for (const widget of [...window.jupyterapp.shell.widgets('main')]) widget.dispose();
+    delete window.PWNED;
+}"""
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class Lab:
     folder: Path
     front_end: FrontEnd = field(default_factory=FrontEnd)
     home: Path = Path()
+    loaded: list[Page] = field(default_factory=list, repr=False)  # JupyterLab, and no notebook
 
     def write(self, name: str, *sources: str, kernel: str = "python3") -> Path:
         """Put a notebook with these code cells into the served folder."""
@@ -119,6 +130,9 @@ class Lab:
         notebook = nbformat.read(path, as_version=4)
         (notary.sign if trusted else notary.unsign)(notebook)
         notary.store.close()
+
+    def url_of(self, path: Path) -> str:
+        return f"{self.url}/{self.front_end.path}/{path.relative_to(self.folder)}"
 
     def share_kernel(self, browser: BrowserContext, path: Path, other: Path) -> None:
         """Have a notebook that is to be opened use the kernel of another."""
@@ -149,13 +163,16 @@ class NotebookPage:
     url: str
     requests: list[str] = field(default_factory=list, repr=False)
     faults: list[str] = field(default_factory=list, repr=False)  # of our extension's code
+    routed: bool = False
 
     def __post_init__(self) -> None:
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self._fault(f"{error}\n{error.stack}"))
-        self.page.on(
-            "console", lambda said: self._fault(said.text) if said.type == "error" else None
-        )
+        self._handlers: dict[Any, Callable[[Any], None]] = {
+            "request": lambda request: self.requests.append(request.url),
+            "pageerror": lambda error: self._fault(f"{error}\n{error.stack}"),
+            "console": lambda said: self._fault(said.text) if said.type == "error" else None,
+        }
+        for event, handler in self._handlers.items():
+            self.page.on(event, handler)
 
     def _fault(self, said: str) -> None:
         if "jupyter-agent-kernel" in said:  # the path of its code, in the trace
@@ -183,6 +200,18 @@ class NotebookPage:
         self.cells.nth(index).locator(".cm-content").click()
         self.page.keyboard.press("Control+a")
         self.page.keyboard.insert_text(text)
+
+    def close(self) -> None:
+        """Close the notebook, and leave JupyterLab as it was loaded."""
+        self.page.evaluate(_CLOSE)
+        self.page.mouse.move(0, 0)
+        for event, handler in self._handlers.items():
+            self.page.remove_listener(event, handler)
+
+    def route_channels(self, handler: Callable[[WebSocketRoute], None]) -> None:
+        """Stand between the page, once it is loaded again, and the kernel."""
+        self.routed = True
+        self.page.route_web_socket(re.compile("/channels"), handler)
 
     def leave(self) -> None:
         """Close the notebook; `reload` opens it again."""
@@ -285,7 +314,6 @@ def serving(
     *,
     live: bool = True,
     prefix: str = "",
-    options: list[str] | None = None,
 ) -> Iterator[Lab]:
     """Serve a folder with a front end, with our extension or without.
 
@@ -313,7 +341,7 @@ def serving(
     command += [f"--ServerApp.base_url={prefix}/"]
     command += ["--LabApp.news_url=None"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    command += options or []
+    command += ["--expose-app-in-browser"]
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(
             command, cwd=home, env=_environment(home, front_end), stdout=log, stderr=log
@@ -346,19 +374,57 @@ def browsing() -> Iterator[BrowserContext]:
 def opened(
     lab: Lab, browser: BrowserContext, path: Path, *, height: int = 1000
 ) -> Iterator[NotebookPage]:
+    """Open a notebook, in a page in which another has been open if there is one.
+
+    To load JupyterLab takes ten times as long as to open a notebook in it.
+    """
+    found = [page for page in lab.loaded if page.context == browser]
+    if not found:
+        with opened_anew(lab, browser, path, height=height) as notebook:
+            yield notebook
+            _keep(lab, notebook)
+        return
+    page = found[0]
+    lab.loaded.remove(page)
+    page.set_viewport_size({"width": 1280, "height": height})
+    try:
+        notebook = NotebookPage(page, path, lab.url_of(path))
+        page.evaluate(_OPEN, str(path.relative_to(lab.folder)))
+        notebook._settle()
+        yield notebook
+        assert notebook.faults == []
+        _keep(lab, notebook)
+    finally:
+        if page not in lab.loaded:
+            page.close()
+
+
+@contextmanager
+def opened_anew(
+    lab: Lab, browser: BrowserContext, path: Path, *, height: int = 1000
+) -> Iterator[NotebookPage]:
     """Open a notebook in a page of its own."""
     page = browser.new_page()
     try:
         page.set_default_timeout(PATIENCE / 4)
         page.set_viewport_size({"width": 1280, "height": height})
-        url = f"{lab.url}/{lab.front_end.path}/{path.relative_to(lab.folder)}"
-        notebook = NotebookPage(page, path, url)
-        page.goto(f"{url}?reset")
+        notebook = NotebookPage(page, path, lab.url_of(path))
+        page.goto(f"{notebook.url}?reset")
         notebook._settle()
         yield notebook
         assert notebook.faults == []
     finally:
-        page.close()
+        if page not in lab.loaded:
+            page.close()
+
+
+def _keep(lab: Lab, notebook: NotebookPage) -> None:
+    """Close a notebook and keep its page for the next, if it is as JupyterLab loads it."""
+    context = notebook.page.context
+    spare = any(page.context == context for page in lab.loaded)
+    if "/doc/tree/" in notebook.page.url and not notebook.routed and not spare:
+        notebook.close()
+        lab.loaded.append(notebook.page)
 
 
 @contextmanager

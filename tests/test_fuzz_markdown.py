@@ -42,8 +42,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     )
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"windowingMode": "none"}))
-    options = ["--expose-app-in-browser"]
-    with serving(folder, home, FrontEnd(request.param), live=False, options=options) as lab:
+    with serving(folder, home, FrontEnd(request.param), live=False) as lab:
         yield lab
 
 

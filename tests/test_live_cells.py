@@ -689,7 +689,7 @@ def test_what_the_server_drops_is_fetched(notebook: NotebookPage, chat: ChatServ
         server = route.connect_to_server()
         server.on_message(lambda message: drop(message) or route.send(message))
 
-    notebook.page.route_web_socket(re.compile("/channels"), handle)
+    notebook.route_channels(handle)
     notebook.reload()
     notebook.run(1)
     is_over(notebook)

@@ -781,18 +781,18 @@ BOMBS = [
     Attack(
         "bombs",
         "reserve memory beyond its limit",
-        "with mmap.mmap(-1, (W.limits['memory'] + 100) << 20, flags=mmap.MAP_PRIVATE | 0x4000 | 0x20): escaped()",
+        "with mmap.mmap(-1, (W.limits['memory_mib'] + 100) << 20, flags=mmap.MAP_PRIVATE | 0x4000 | 0x20): escaped()",
     ),
     Attack(
         "bombs",
         "write a file beyond its limit",
-        "try:\n    with open('sparse', 'wb') as file: file.truncate((W.limits['file_size'] + 100) << 20)\n    escaped()\n"
+        "try:\n    with open('sparse', 'wb') as file: file.truncate((W.limits['file_size_mib'] + 100) << 20)\n    escaped()\n"
         "finally: os.remove('sparse')",
     ),
     Attack(
         "bombs",
         "fill the disk",
-        "room = os.statvfs('.')\nroom = room.f_blocks * room.f_frsize >> 20\njudge(room > W.limits['private_size'] + 100, f'{room} MiB')",
+        "room = os.statvfs('.')\nroom = room.f_blocks * room.f_frsize >> 20\njudge(room > W.limits['private_size_mib'] + 100, f'{room} MiB')",
         known={"landlock": "on disk, no quota"},
     ),
     Attack(

@@ -48,7 +48,7 @@ from .system_call_numbers import REFUSED
 
 ROOT = Path(__file__).parent.parent
 LIMITS = {  # what the bombs are to stay within; small enough that a bomb is small
-    "memory": 4096, "processes": 256, "open_files": 1024, "file_size": 2048, "private_size": 256,
+    "memory_mib": 4096, "processes": 256, "open_files": 1024, "file_size_mib": 2048, "private_size_mib": 256,
 }  # fmt: skip
 SECRET_NAMES = (
     "kubeconfig terraform.tfstate prod.env server.key.bak token.json htpasswd profiles.yml "

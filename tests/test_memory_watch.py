@@ -41,7 +41,7 @@ time.sleep(60)
 @pytest.fixture(params=TIERS)
 async def watched(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Sandbox]:
     """A sandbox with 500 MiB that no control group bounds."""
-    limits = {"isolation": request.param, "memory": 500}
+    limits = {"isolation": request.param, "memory_mib": 500}
     async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
         provisioner = sandbox._provisioner
         assert provisioner
@@ -66,7 +66,9 @@ async def test_what_is_held_in_all_is_watched_and_the_cause_is_said(
     assert "memory 0.5 GiB in all, watched" in watched.describe_limits()
     found = await outputs(watched, code)
     assert found[-1].ename == "SandboxDied"
-    assert "GiB of memory, and may hold 0.5 GiB: c.SandboxProvisioner.memory" in found[-1].evalue
+    assert (
+        "GiB of memory, and may hold 0.5 GiB: c.SandboxProvisioner.memory_mib" in found[-1].evalue
+    )
     assert await text(watched, "1 + 1") == "2"
 
 
@@ -110,12 +112,12 @@ async def test_a_group_that_was_used_up_is_named(folder: Path) -> None:
     if group is None:
         pytest.skip("no control group can be made here")
     group.end()
-    limits = {"memory": 500}
+    limits = {"memory_mib": 500}
     async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
         assert "memory 0.5 GiB in all," in sandbox.describe_limits()
         found = await outputs(sandbox, SHARED)
         assert found[-1].ename == "SandboxDied"
-        assert "it reached c.SandboxProvisioner.memory, 0.5 GiB" in found[-1].evalue
+        assert "it reached c.SandboxProvisioner.memory_mib, 0.5 GiB" in found[-1].evalue
 
 
 def test_a_watch_that_was_stopped_ends_nothing() -> None:

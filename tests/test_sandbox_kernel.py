@@ -604,7 +604,7 @@ async def test_a_message_of_too_many_parts_is_dropped_unread(sandbox: Sandbox) -
 
 async def test_memory_is_limited(folder: Path) -> None:
     for tier in ("bubblewrap", "landlock"):
-        limits = {"isolation": tier, "memory": 1500}
+        limits = {"isolation": tier, "memory_mib": 1500}
         async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
             assert "1.5 GiB" in sandbox.describe_limits()
             found = await text(sandbox, "x = bytearray(2_000_000_000)")

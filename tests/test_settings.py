@@ -132,12 +132,12 @@ def test_no_file_of_the_current_folder_is_read(
 
 
 def test_a_file_is_read_again_when_it_has_changed(configure: Callable[[str], Path]) -> None:
-    path = configure("c.SandboxProvisioner.memory = 4000")
-    assert SandboxProvisioner().memory == 4000
-    configure("c.SandboxProvisioner.memory = 50000")
-    assert SandboxProvisioner().memory == 50000
+    path = configure("c.SandboxProvisioner.memory_mib = 4000")
+    assert SandboxProvisioner().memory_mib == 4000
+    configure("c.SandboxProvisioner.memory_mib = 50000")
+    assert SandboxProvisioner().memory_mib == 50000
     path.unlink()
-    assert SandboxProvisioner().memory == 0
+    assert SandboxProvisioner().memory_mib == 0
 
 
 def test_what_a_front_end_is_given_counts_more(
@@ -164,6 +164,11 @@ def test_json_is_read_too(configure: Callable[[str], Path]) -> None:
         ("c.SandboxProvisoner.data = []", "no setting SandboxProvisoner.data; is it SandboxProvisioner.data?"),
         ("c.Nosuch.thing = 5", "no setting Nosuch.thing; docs/settings.md lists them"),
         ("c.Session.Sandbox.graze = 5", "no setting Sandbox.graze; is it Sandbox.grace?"),
+        ("c.SandboxProvisioner.memory = 500", "is it SandboxProvisioner.memory_mib?"),
+        ("c.SandboxProvisioner.file_size = 5", "is it SandboxProvisioner.file_size_mib?"),
+        ("c.SandboxProvisioner.private_size = 50", "is it SandboxProvisioner.private_size_mib?"),
+        ("c.Sandbox.most_outputs = 5", "is it Sandbox.max_outputs?"),
+        ("c.Sandbox.most_output = 5", "is it Sandbox.max_output"),
         ("c.max_steps = 5", "no setting max_steps; is it"),
         ("c.Agnet", "no setting Agnet; is it Agent?"),
     ],

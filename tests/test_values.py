@@ -767,7 +767,7 @@ async def test_a_kernel_that_is_killed_in_a_transfer_says_what_was_lost(
 
 @pytest.mark.parametrize("tier", TIERS)
 async def test_a_value_that_does_not_fit_in_there_is_named(folder: Path, tier: str) -> None:
-    config = Config({"SandboxProvisioner": {"isolation": tier, "memory": 300}})
+    config = Config({"SandboxProvisioner": {"isolation": tier, "memory_mib": 300}})
     async with Sandbox(folder, config=config) as sandbox:
         inputs = Inputs({"huge": np.ones(40_000_000), "n": 2})
         border = Border(sandbox, Tools([], ask=None, max_calls=1), inputs=inputs, outputs=[])

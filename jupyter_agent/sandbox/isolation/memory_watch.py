@@ -58,7 +58,7 @@ class Watch:
                 held = _held(self._pid, "smaps_rollup")
             if held > self._limit:
                 self.cause = f"it held {gibibytes(held)} of memory, and may hold "
-                self.cause += f"{gibibytes(self._limit)}: c.SandboxProvisioner.memory"
+                self.cause += f"{gibibytes(self._limit)}: c.SandboxProvisioner.memory_mib"
             elif self._starves():
                 self.cause = "the machine was about to run out of memory"
             if self.cause:

@@ -98,13 +98,13 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         Unicode(), help="Folders and files that such a command needs, shared as they are."
     ).tag(config=True)
 
-    memory = Int(
+    memory_mib = Int(
         0, min=0, help="MiB of memory the kernel may use; 0: three quarters of the machine's."
     ).tag(config=True)
     processes = Int(512, min=8, help="Processes and threads the kernel may have.").tag(config=True)
     open_files = Int(4096, min=64, help="Files a process may hold open.").tag(config=True)
-    file_size = Int(4096, min=1, help="MiB a file may have.").tag(config=True)
-    private_size = Int(
+    file_size_mib = Int(4096, min=1, help="MiB a file may have.").tag(config=True)
+    private_size_mib = Int(
         1024, min=16, help="MiB of the private folder, which bubblewrap keeps in memory."
     ).tag(config=True)
     cpu_seconds = Int(0, min=0, help="CPU seconds a process may use; 0 for no limit.").tag(
@@ -321,7 +321,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             },
             "search": [*map(str, search)],
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
-            "copied": (self.private_size << 20) // PART_OF_COPIES,
+            "copied": (self.private_size_mib << 20) // PART_OF_COPIES,
             "shares": [
                 ("", str(newcomers), True),
                 *(link for share in self.shares for link in policy.links(share)),
@@ -353,7 +353,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         limits = {
             "CORE": 0,
             "DATA": self.memory_bytes,
-            "FSIZE": self.file_size << 20,
+            "FSIZE": self.file_size_mib << 20,
             "NOFILE": self.open_files,
             "NPROC": self.processes + others,
         }
@@ -362,7 +362,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     @property
     def memory_bytes(self) -> int:
         """How much memory the kernel may use."""
-        return self.memory << 20 or max(LEAST_MEMORY, _machine_memory() * 3 // 4)
+        return self.memory_mib << 20 or max(LEAST_MEMORY, _machine_memory() * 3 // 4)
 
     @property
     def cause(self) -> str:
@@ -372,7 +372,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         if self._exit_code not in (-signal.SIGKILL, 128 + signal.SIGKILL):
             return ""
         if self._bound and self._bound.exhausted():
-            return f"it reached c.SandboxProvisioner.memory, {gibibytes(self.memory_bytes)}"
+            return f"it reached c.SandboxProvisioner.memory_mib, {gibibytes(self.memory_bytes)}"
         return f"killed after at most {self.cpu_seconds} CPU seconds" if self.cpu_seconds else ""
 
     def describe_limits(self) -> str:
@@ -383,7 +383,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         if self.cpu_seconds:
             parts.append(f"{self.cpu_seconds} CPU seconds")
         if self.tier == "bubblewrap":
-            parts.append(f"private folder {self.private_size} MiB")
+            parts.append(f"private folder {self.private_size_mib} MiB")
         return ", ".join(parts)
 
     def _in_memory(self, text: str) -> int:
@@ -428,7 +428,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         environment = guest_environment(f"{home}/tmp", home, inherited_path(search))
         passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:{_shell()}\n"
         options = [
-            *bubblewrap.options(uid, self.private_size << 20, reads_all=policy.reads_all),
+            *bubblewrap.options(uid, self.private_size_mib << 20, reads_all=policy.reads_all),
             *self._file("/etc/passwd", passwd),
             *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
             *bubblewrap.mounts(

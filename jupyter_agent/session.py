@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
 from jupyter_agent.exchange.approval import NOBODY, POLICIES, Ask, Question, Verdict, with_approval
 from jupyter_agent.exchange.permission import Permit, Reach
+from jupyter_agent.exchange.run_options import RunOptions
 from jupyter_agent.exchange.tools import Tool, Tools, find
 from jupyter_agent.exchange.values import Inputs, read
-from jupyter_agent.exchange.workspace import Border
+from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.models.protocol import Form, Model
 from jupyter_agent.sandbox.client import Answer, Request, Sandbox
@@ -35,9 +37,22 @@ from jupyter_agent.sandbox.guest.codec import encode
 from jupyter_agent.sandbox.isolation import sharing
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
-from jupyter_agent.transcript.user_cells import OwnCells, replace, show_given
+from jupyter_agent.transcript.user_cells import OwnCells, mark_replaced, show_given
 
 __all__ = ["Session"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a run needs, checked and made before anything of the session changes."""
+
+    sandbox: Sandbox
+    workspace: Workspace
+    transcript: Transcript  # takes up the run
+    saved: Transcript  # what is where it is saved
+    recorded: list[NotebookNode]  # the cells of the run that is shown again
+    agent: Agent | None  # none for those
+    asker: Ask | None  # to be asked before each cell
 
 
 class Session(settings.Settled):
@@ -86,7 +101,7 @@ class Session(settings.Settled):
         super().__init__(**kwargs)
         self.results: dict[str, object] = {}  # of the last run, by name
         self._functions = [*self.tools, *tools]
-        self._border: Border | None = None  # the last run's: its values and tools live on
+        self._workspace: Workspace | None = None  # the last run's: its values and tools live on
         self.folder = folder or _current_folder()
         confined = SandboxProvisioner(config=self.config)
         self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
@@ -98,54 +113,14 @@ class Session(settings.Settled):
         self._turns = Turns()
 
     def run(
-        self,
-        task: str,
-        *,
-        model: str = "",
-        max_steps: int | None = None,
-        data: list[str] | None = None,
-        save: str | None = None,
-        timeout: float | None = None,
-        budget: int | None = None,
-        replay: bool = False,
-        inputs: Mapping[str, object] | None = None,
-        outputs: Sequence[str] = (),
-        tools: Mapping[str, object] | None = None,
-        ask: str | None = None,
-        asker: Ask | None = None,
-        permit: Permit | None = None,
-        replaces: NotebookNode | None = None,
+        self, task: str, options: RunOptions | None = None, **named: object
     ) -> AsyncGenerator[Change, None]:
         """Carry a task to its answer; yield every change of the transcript on the way.
 
         Parameters
         ----------
-        data
-            Paths that the sandbox may read; ``["none"]`` for none; None keeps what is shared.
-        save
-            Where to save the run, after every cell; a saved run that is there is gone on with.
-        timeout
-            Seconds.
-        budget
-            Tokens.
-        replay
-            Whether a finished run of this task that is recorded at ``save`` takes the model's
-            place: its cells are shown again, and their code runs again.
-        inputs
-            Values that the agent finds as variables.
-        outputs
-            Variables of the agent's that are wanted; `results` holds them when the run has ended.
-        tools
-            Functions that the agent may call, by name, beside the session's.
-        ask
-            When to ask the user: ``always``, ``risky`` or ``never``; None as the session says.
-        asker
-            Asks the user; without it nobody can be asked, and the answer is no.
-        permit
-            Has the user allow what reaches beyond the notebook's folder and the configuration;
-            without it all is allowed.
-        replaces
-            The task cell of a run whose place this one takes once it begins.
+        options, named
+            What else is asked for: a `RunOptions`, or its fields by name.
 
         Raises
         ------
@@ -153,107 +128,94 @@ class Session(settings.Settled):
             Something asked for cannot be done, or the session is at work already: nothing was
             started, spent or changed.
         ResultError
-            The run has ended without one of ``outputs``; the others are there.
+            The run has ended without one of its outputs; the others are there.
         Unsaved
             It has ended, and is not saved where it was to be.
         """
-        limits = {"max_steps": max_steps, "max_seconds": timeout, "token_budget": budget}
-        changes = self._run(
-            task,
-            model=model,
-            limits={name: each for name, each in limits.items() if each is not None},
-            data=data,
-            save=save,
-            replay=replay,
-            inputs=inputs or {},
-            outputs=outputs,
-            tools=tools or {},
-            ask=ask,
-            asker=asker,
-            permit=permit,
-            replaces=replaces,
-        )
-        return self._turns.iterate(changes, "a run")
+        asked = replace(options or RunOptions(), **named)  # type: ignore[arg-type]  # names are free
+        return self._turns.iterate(self._run(task, asked), "a run")
 
-    async def _run(
-        self,
-        task: str,
-        *,
-        model: str,
-        limits: dict[str, Any],
-        data: list[str] | None,
-        save: str | None,
-        replay: bool,
-        inputs: Mapping[str, object],
-        outputs: Sequence[str],
-        tools: Mapping[str, object],
-        ask: str | None,
-        asker: Ask | None,
-        permit: Permit | None,
-        replaces: NotebookNode | None,
-    ) -> AsyncGenerator[Change, None]:
-        settings.check()
-        if not task.strip():
-            raise UsageError("the task is empty; say what is to be done")
-        if save is not None and not save.strip():
-            raise UsageError("there is no name of a file to save to; is a variable empty?")
-        reach = self._reach()
-        path = self._path(save) if save else self.transcript.path
-        await _allow(permit, reach.to_save(path) if path and save else ())
-        transcript = await self._at(path) if path and save else self.transcript
-        recorded = transcript.recorded(task) if replay and save else []
-        if path and not recorded and not self.transcript.has_written(path):
-            await _allow(permit, reach.to_change(path))
-        await _allow(permit, () if recorded else reach.to_load(model))
-        await _allow(permit, reach.to_read(data))
-        await _allow(permit, reach.to_ask(ask))
-        chosen = None if recorded else self._model(model)
-        kept = self._kept(transcript)
-        if chosen:
-            await aside(transcript.check_place)
-            await chosen.check()
-        policy = ask or self.ask
-        if policy == "always" and asker is None:
-            raise UsageError(f"cannot ask before each cell: {NOBODY}")
-        offered = self._tools(tools, None if policy == "never" else asker or _nobody)
-        prepared = await aside(functools.partial(Inputs, inputs))
-        sandbox = await self._sandbox_with(data)
-        border = Border(sandbox, offered, inputs=prepared, outputs=outputs)
-        agent = None
-        if chosen:
-            try:
-                agent = Agent(chosen, border, kept, self.learnt, parent=self, **limits)
-            except TraitError as error:
-                raise UsageError(str(error).rstrip(".")) from None
-        if not sandbox.alive:
+    async def _run(self, task: str, options: RunOptions) -> AsyncGenerator[Change, None]:
+        plan = await self._plan(task, options)
+        if not plan.sandbox.alive:
             yield Change(passing("*Starting the sandbox*"))
-        await self._change_to(sandbox, border)
+        await self._change_to(plan.sandbox, plan.workspace)
         self.results = {}
-        opened = self._go_on_with(kept, transcript)
+        opened = self._go_on_with(plan.transcript, plan.saved)
         self.sandbox.saved = self.transcript.path
-        if agent:
-            given = prepared.preview
-            changes = self._carry_out(task, agent, border, given, opened=opened, replaces=replaces)
+        if plan.agent:
+            changes = self._carry_out(
+                task, plan.agent, plan.workspace, opened=opened, replaces=options.replaces
+            )
         else:
-            unsaved = unwritable(path) if path else ""
-            changes = self._replay(recorded, border, unsaved)
-        if policy == "always" and asker:
-            changes = with_approval(changes, asker)
-        failure = None
+            changes = self._replay(plan.recorded, plan.workspace)
+        if plan.asker:
+            changes = with_approval(changes, plan.asker)
+        unsaved = None
         try:
             async with aclosing(changes):
                 async for change in changes:
                     yield change
         except Unsaved as error:  # all else is as it was to be
-            failure = error
-        self.results = border.results
-        if border.missing:
-            raise ResultError(f"the run ended without a result: {'; '.join(border.missing)}")
+            unsaved = error
+        self.results = plan.workspace.results
+        if missing := plan.workspace.missing:
+            raise ResultError(f"the run ended without a result: {'; '.join(missing)}")
         if self.keep_spare and self.sandbox.alive:
             self.sandbox.spare = True
             await self.sandbox.start()
-        if failure:
-            raise failure
+        if unsaved:
+            raise unsaved
+
+    async def _plan(self, task: str, options: RunOptions) -> _Plan:
+        """Check all that a run is asked for, and make what it needs; the session is as it was."""
+        settings.check()
+        if not task.strip():
+            raise UsageError("the task is empty; say what is to be done")
+        reach = self._reach()
+        saved, recorded = await self._records(task, options, reach)
+        await _allow(options.permit, () if recorded else reach.to_load(options.model))
+        await _allow(options.permit, reach.to_read(options.data))
+        await _allow(options.permit, reach.to_ask(options.ask))
+        model = None if recorded else self._model(options.model)
+        transcript = self._transcript_for(saved)
+        if model:
+            await aside(saved.check_place)
+            await model.check()
+        policy = options.ask or self.ask
+        if policy == "always" and options.asker is None:
+            raise UsageError(f"cannot ask before each cell: {NOBODY}")
+        tools = self._tools(options.tools, None if policy == "never" else options.asker or _nobody)
+        inputs = await aside(functools.partial(Inputs, options.inputs))
+        sandbox = await self._sandbox_with(options.data)
+        workspace = Workspace(sandbox, tools, inputs=inputs, outputs=options.outputs)
+        agent = self._agent(model, workspace, transcript, options.limits) if model else None
+        asker = options.asker if policy == "always" else None
+        return _Plan(sandbox, workspace, transcript, saved, recorded, agent, asker)
+
+    async def _records(
+        self, task: str, options: RunOptions, reach: Reach
+    ) -> tuple[Transcript, list[NotebookNode]]:
+        """Open what is saved where the run is to be saved, and find the run of this task in it."""
+        saved, recorded = self.transcript, list[NotebookNode]()
+        if options.save is not None:
+            if not options.save.strip():
+                raise UsageError("there is no name of a file to save to; is a variable empty?")
+            path = self._path(options.save)
+            await _allow(options.permit, reach.to_save(path))
+            saved = await self._at(path)
+            recorded = saved.recorded(task) if options.replay else []
+        if saved.path and not recorded and not self.transcript.has_written(saved.path):
+            await _allow(options.permit, reach.to_change(saved.path))
+        return saved, recorded
+
+    def _agent(
+        self, model: Model, workspace: Workspace, transcript: Transcript, limits: dict[str, Any]
+    ) -> Agent:
+        try:
+            return Agent(model, workspace, transcript, self.learnt, parent=self, **limits)
+        except TraitError as error:
+            raise UsageError(str(error).rstrip(".")) from None
 
     def _model(self, named: str) -> Model:
         name = choose_model(named or self.model)
@@ -270,21 +232,20 @@ class Session(settings.Settled):
         self,
         task: str,
         agent: Agent,
-        border: Border,
-        given: str,
+        workspace: Workspace,
         *,
         opened: bool,
         replaces: NotebookNode | None,
     ) -> AsyncGenerator[Change, None]:
         """Have the agent carry a task out."""
         if replaces:
-            replace(self.transcript, replaces)
+            mark_replaced(self.transcript, replaces)
         move = functools.partial(self._own.move_to, fresh=self._fresh() or opened)
         fresh = await aside_to_its_end(functools.partial(move, self.transcript))
-        note = "\n\n".join(filter(None, [self._note(fresh), border.note()]))
-        if given:
+        note = "\n\n".join(filter(None, [self._note(fresh), workspace.note()]))
+        if given := workspace.preview:
             show_given(self.transcript, given)
-        async with aclosing(agent.run(task, note=note, lacks=border.collect)) as changes:
+        async with aclosing(agent.run(task, note=note, lacks=workspace.collect)) as changes:
             async for change in changes:
                 if change.cell.metadata[KEY]["role"] == "task":
                     facts = {"model": agent.model.name, "sandbox": self.sandbox.describe()}
@@ -292,15 +253,11 @@ class Session(settings.Settled):
                 yield change
 
     async def _replay(
-        self, cells: list[NotebookNode], border: Border, unsaved: str
+        self, cells: list[NotebookNode], workspace: Workspace
     ) -> AsyncGenerator[Change, None]:
-        """Show a run that is recorded, and run its code again; the record stays as it is.
-
-        Parameters
-        ----------
-        unsaved
-            Why what comes after it cannot be saved there, or nothing.
-        """
+        """Show a run that is recorded, and run its code again; the record stays as it is."""
+        path = self.transcript.path
+        unsaved = unwritable(path) if path else ""  # why what comes after it cannot be saved there
         scratch = Transcript()
         for recorded in cells:
             cell = copy.deepcopy(recorded)
@@ -316,13 +273,13 @@ class Session(settings.Settled):
                 facts["running"] = True
                 yield Change(cell)
                 if "refused" not in facts:
-                    async with aclosing(border.execute(cell.source)) as outputs:
+                    async with aclosing(workspace.execute(cell.source)) as outputs:
                         async for output in outputs:
                             scratch.add_output(cell, output)
                             yield Change(cell)
                 facts.pop("running")
             yield Change(cell, done=True)
-        await border.collect()
+        await workspace.collect()
         self._fresh()
 
     def execute(
@@ -353,13 +310,13 @@ class Session(settings.Settled):
     async def _execute(
         self, code: str, *, keep: bool, answer: Answer | None, request: Request | None
     ) -> AsyncGenerator[NotebookNode, None]:
-        if self._border is None:
+        if self._workspace is None:
             tools = self._tools({}, _nobody)
-            self._border = Border(self.sandbox, tools, inputs=Inputs({}), outputs=())
+            self._workspace = Workspace(self.sandbox, tools, inputs=Inputs({}), outputs=())
         earlier = bool(self.transcript.cells or len(self._own))
         ran = self._own.add(code) if keep else None
         try:
-            outputs = self._border.execute(code, answer=answer, request=request)
+            outputs = self._workspace.execute(code, answer=answer, request=request)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output
@@ -435,7 +392,7 @@ class Session(settings.Settled):
         async with self._turns.take("a reset"):
             self.transcript = Transcript()
             self._own = OwnCells()
-            self._border = None
+            self._workspace = None
             self.results = {}
             if self.sandbox.alive:
                 await self.sandbox.restart()
@@ -505,29 +462,29 @@ class Session(settings.Settled):
             raise UsageError(f"there is no folder {typed!r}; make it first, or name a file")
         return path
 
-    def _kept(self, transcript: Transcript) -> Transcript:
-        """Say in which notebook a run is kept that is saved where a transcript is.
+    def _transcript_for(self, saved: Transcript) -> Transcript:
+        """Say which notebook takes up a run that is saved where a transcript is.
 
         Raises
         ------
         UsageError
             It holds runs, and so does this session.
         """
-        if transcript is self.transcript or not transcript.cells:
+        if saved is self.transcript or not saved.cells:
             return self.transcript
         if self.transcript.cells:
             raise UsageError(
-                f"{str(transcript.path)!r} holds another run, and this session has runs of its "
+                f"{str(saved.path)!r} holds another run, and this session has runs of its "
                 "own; name another file, or forget them with %agent reset"
             )
-        return transcript
+        return saved
 
-    def _go_on_with(self, kept: Transcript, saved: Transcript) -> bool:
+    def _go_on_with(self, transcript: Transcript, saved: Transcript) -> bool:
         """Keep this session's runs there from now on; tell whether it held some already."""
-        opened = kept is not self.transcript
-        self.transcript = kept
-        if not opened and saved is not kept:
-            kept.move_to(saved)
+        opened = transcript is not self.transcript
+        self.transcript = transcript
+        if not opened and saved is not transcript:
+            transcript.move_to(saved)
         return opened
 
     async def _sandbox_with(self, data: list[str] | None) -> Sandbox:
@@ -544,18 +501,18 @@ class Session(settings.Settled):
         await aside(functools.partial(self.sandbox.check_data, wanted))
         return self.sandbox if wanted == self.sandbox.data else self._new_sandbox(wanted)
 
-    async def _change_to(self, sandbox: Sandbox, border: Border) -> None:
+    async def _change_to(self, sandbox: Sandbox, workspace: Workspace) -> None:
         """Start a sandbox that this session uses from now on, and end the one before."""
         before = self.sandbox
         if sandbox is not before and self._known == (before, before.generation):
             sandbox.loss = "other data takes a new sandbox; variables and files are gone"
         try:
-            await border.furnish()
+            await workspace.prepare()
         except BaseException:
             if sandbox is not before:
                 await sandbox.close()
             raise
-        self.sandbox, self._border = sandbox, border
+        self.sandbox, self._workspace = sandbox, workspace
         if sandbox is not before:
             await before.close()
 
@@ -579,7 +536,7 @@ def _current_folder() -> Path:
 
 
 async def _allow(permit: Permit | None, wanted: Iterable[str]) -> None:
-    """Have the user allow each of these, if any door but his own code asks for them."""
+    """Have the user allow each of these, if any front end but their own code asks for them."""
     if permit:
         for permission in wanted:
             await permit(permission)

@@ -14,7 +14,7 @@ from traitlets.config import Config
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.session import Session
 from jupyter_agent.transcript.notebook import KEY, Change, Transcript
-from jupyter_agent.transcript.user_cells import replace
+from jupyter_agent.transcript.user_cells import mark_replaced
 
 F = "```"
 
@@ -177,7 +177,7 @@ async def test_what_was_deleted_or_replaced_stays_so_in_a_saved_run(
     assert "x = 1" not in str(reopened.messages())
     roles = [cell.metadata[KEY]["role"] for cell in reopened.recorded("Go")]
     assert roles == ["task", "prose", "prose"]
-    replace(reopened, reopened.cells[0])
+    mark_replaced(reopened, reopened.cells[0])
     assert reopened.recorded("Go") == []
     reopened.save()
     assert Transcript.open(folder / "run.ipynb").messages() == []

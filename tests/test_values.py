@@ -35,7 +35,7 @@ from traitlets.config import Config
 from jupyter_agent.errors import AgentError, ResultError, SandboxError, UsageError
 from jupyter_agent.exchange.tools import Tools
 from jupyter_agent.exchange.values import Inputs, describe, preview, read, unpack
-from jupyter_agent.exchange.workspace import Border
+from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.guest.codec import Unfit, decode, encode
 from jupyter_agent.session import Session
@@ -737,11 +737,11 @@ async def test_a_guest_that_sends_something_else_is_found_out(folder: Path) -> N
 
 
 @pytest.fixture
-def border(sandbox: Sandbox) -> Border:
+def workspace(sandbox: Sandbox) -> Workspace:
     """Give a sandbox a table, and want two results of it."""
     inputs = Inputs({"df": pd.DataFrame({"a": np.arange(3_000_000)}), "n": 1})
     tools = Tools([], ask=None, max_calls=1)
-    return Border(sandbox, tools, inputs=inputs, outputs=["df", "fig"])
+    return Workspace(sandbox, tools, inputs=inputs, outputs=["df", "fig"])
 
 
 KILL = "__import__('os').kill(__import__('os').getpid(), 9)"
@@ -749,20 +749,20 @@ DIED = r"the sandbox's kernel died \(exit code -?\d+\); nothing was handed over"
 
 
 async def test_a_kernel_that_is_killed_in_a_transfer_says_what_was_lost(
-    sandbox: Sandbox, border: Border
+    sandbox: Sandbox, workspace: Workspace
 ) -> None:
     calls = "import jupyter_agent.sandbox.guest.calls as calls\n"
     await ran(sandbox, f"{calls}calls.take = lambda _: {KILL}")
     with pytest.raises(SandboxError, match=f"^`df`, `n`: {DIED}$"):
-        await border.furnish()
-    await border.furnish()
+        await workspace.prepare()
+    await workspace.prepare()
     kill = f"{calls}def pieces(parts):\n    yield [memoryview(b'x')]\n    {KILL}\ncalls._pieces = pieces"
     assert (await ran(sandbox, kill)).endswith("this cell runs in a new one\n")
     with pytest.raises(SandboxError, match=f"^`df`, `fig`: {DIED}$"):
-        await border.collect()
-    await border.furnish()
-    assert await border.collect() != ""
-    assert len(border.results["df"]) == 3_000_000  # type: ignore[arg-type]
+        await workspace.collect()
+    await workspace.prepare()
+    assert await workspace.collect() != ""
+    assert len(workspace.results["df"]) == 3_000_000  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -770,9 +770,9 @@ async def test_a_value_that_does_not_fit_in_there_is_named(folder: Path, tier: s
     config = Config({"SandboxProvisioner": {"isolation": tier, "memory_mib": 300}})
     async with Sandbox(folder, config=config) as sandbox:
         inputs = Inputs({"huge": np.ones(40_000_000), "n": 2})
-        border = Border(sandbox, Tools([], ask=None, max_calls=1), inputs=inputs, outputs=[])
+        workspace = Workspace(sandbox, Tools([], ask=None, max_calls=1), inputs=inputs, outputs=[])
         with pytest.raises(SandboxError, match="^`huge`, `n`: .*(died|memory|Memory)"):
-            await border.furnish()
+            await workspace.prepare()
         assert (await ran(sandbox, "print(6 * 7)")).endswith("42\n")
 
 

@@ -12,10 +12,10 @@ from jupyter_agent.exchange.values import Inputs, check_name, unpack
 from jupyter_agent.sandbox.client import Answer, Request, Sandbox
 from jupyter_agent.sandbox.guest.codec import encode
 
-__all__ = ["Border"]
+__all__ = ["Workspace"]
 
 
-class Border:
+class Workspace:
     """What the loop runs cells in: a sandbox that holds what this run was given.
 
     Parameters
@@ -40,8 +40,13 @@ class Border:
         self._tools = tools
         self._inputs = inputs
         self._outputs = [check_name(name) for name in outputs]
-        self._furnished = 0  # which of the sandbox's kernels has it all
+        self._prepared = 0  # which of the sandbox's kernels has it all
         self._asked = False
+
+    @property
+    def preview(self) -> str:
+        """What the values look like; empty if there are none."""
+        return self._inputs.preview
 
     @property
     def execution_count(self) -> int | None:
@@ -58,23 +63,23 @@ class Border:
         answer, request
             As `Sandbox.execute` has them; ``answer`` is for what is no call of a tool.
         """
-        await self.furnish()
+        await self.prepare()
         answer = self._tools.start_cell(answer)
         outputs = self._sandbox.execute(code, answer=answer, request=request)
         async with aclosing(outputs):
             async for output in outputs:
                 yield output
 
-    async def furnish(self) -> None:
+    async def prepare(self) -> None:
         """Put values and tools into the kernel, once for each that there is."""
         await self._sandbox.start()
-        if self._furnished == self._sandbox.generation:
+        if self._prepared == self._sandbox.generation:
             return
         if packed := self._inputs.packed:
             await self._call("take", packed, packed)
         if self._tools.tools:
             await self._call("offer", self._tools.specs(), self._tools.tools)
-        self._furnished = self._sandbox.generation
+        self._prepared = self._sandbox.generation
 
     async def _call(self, function: str, value: object, names: Iterable[str]) -> list[bytearray]:
         """Have something handed over, in or out; what was not is named."""

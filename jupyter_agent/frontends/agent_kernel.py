@@ -31,7 +31,7 @@ from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, 
 from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
 from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, Message
-from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, run_arguments
+from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, run_options
 from jupyter_agent.sandbox.client import Request
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
 from jupyter_agent.sandbox.filter.outputs import printable
@@ -338,14 +338,14 @@ class AgentKernel(settings.Settled, FrontKernel):
             self._runs.add(view)
         read = functools.partial(self._ask_user, cell, password=False)
         shown = not (options.quiet or note.cell_id)  # live cells may be far below the question
-        changes = self._session.run(
-            task,
+        asked = run_options(
+            options,
             replay=not (options.rerun or note.again),
-            **run_arguments(options),
             asker=asker(read, shown=shown) if cell.allow_stdin else None,
             permit=functools.partial(self._permit, cell),
             replaces=self._runs.task(note.run),
         )
+        changes = self._session.run(task, asked)
         state, why = "done", ""
         try:
             async with aclosing(changes):

@@ -22,7 +22,7 @@ from traitlets.config import Application, Config
 
 from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, Defect, Unsaved, UsageError
-from jupyter_agent.frontends.options import add_run_options, run_arguments
+from jupyter_agent.frontends.options import add_run_options, run_options
 
 __all__ = ["flush_stderr", "main"]
 
@@ -198,7 +198,7 @@ async def _run(options: argparse.Namespace, config: Config, signals: _Signals) -
         ask = None
         if sys.stdin.isatty():
             ask = asker(_read_line, shown=not options.quiet, discard=_forget_typed)
-        changes = session.run(options.task, **run_arguments(options), asker=ask)
+        changes = session.run(options.task, run_options(options, asker=ask))
         async with aclosing(changes):
             async for change in changes:
                 with _printing():

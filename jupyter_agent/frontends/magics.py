@@ -20,7 +20,7 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets.log import get_logger
 
-from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, VALUE_OPTIONS, run_arguments
+from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, VALUE_OPTIONS, run_options
 from jupyter_agent.views.page_requests import Note, Runs, digest
 
 if TYPE_CHECKING:
@@ -125,10 +125,9 @@ class AgentMagics(Magics):
             show_recorded(KernelOutlet(self._kernel), note, header=self._runs.header(note))
             return
         view = self._view(note, quiet=options.quiet)
-        changes = self.session.run(
-            task,
+        asked = run_options(
+            options,
             replay=not (options.rerun or note.again),
-            **run_arguments(options),
             inputs=self._named(options.input),
             outputs=options.output or (),
             tools=self._tools(options.tool),
@@ -136,6 +135,7 @@ class AgentMagics(Magics):
             asker=self._asker(shown=not (options.quiet or note.cell_id)),
             replaces=self._runs.task(note.run),
         )
+        changes = self.session.run(task, asked)
         state, why, begun, stand = "done", "", False, ""
         try:
             with closing(shared_bridge().iterate(changes)) as iterator:

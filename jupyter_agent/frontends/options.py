@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from jupyter_agent.exchange.approval import POLICIES
+from jupyter_agent.exchange.run_options import RunOptions
 
 __all__ = [
     "BELOW",
@@ -14,7 +15,7 @@ __all__ = [
     "RUN_OPTIONS",
     "VALUE_OPTIONS",
     "add_run_options",
-    "run_arguments",
+    "run_options",
 ]
 
 LINE_HELP = """\
@@ -146,7 +147,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*flags, **settings)
 
 
-def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Turn what was parsed into the arguments of `Session.run`."""
+def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
+    """Make the options of a run from what was parsed, and from what no flag says."""
     names = ("model", "max_steps", "data", "save", "timeout", "budget", "ask")
-    return {name: getattr(options, name) for name in names}
+    return RunOptions(**{name: getattr(parsed, name) for name in names}, **more)

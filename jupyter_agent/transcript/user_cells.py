@@ -11,7 +11,7 @@ from jupyter_agent.sandbox.filter.outputs import weight
 from jupyter_agent.transcript.notebook import KEY, OF_A_RUN, Transcript
 from jupyter_agent.transcript.shown_outputs import MAX_PICTURES, record_own
 
-__all__ = ["OwnCells", "replace", "show_given"]
+__all__ = ["OwnCells", "mark_replaced", "show_given"]
 
 MAX_CELLS = 200  # that are kept until a task comes
 MAX_KEPT = 500_000  # characters of one cell's outputs, pictures too
@@ -103,7 +103,7 @@ def show_given(transcript: Transcript, text: str) -> None:
     record_own(cell)
 
 
-def replace(transcript: Transcript, task: NotebookNode) -> None:
+def mark_replaced(transcript: Transcript, task: NotebookNode) -> None:
     """Have the model read no more of a run; what the user has edited of it is the user's own."""
     start = next((i for i, cell in enumerate(transcript.cells) if cell is task), None)
     if start is None:

@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.agent.loop import Agent
-from jupyter_agent.agent.reply import Draft
+from jupyter_agent.agent.reply import Reply
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.models.scripted import ScriptedModel
@@ -743,11 +743,11 @@ async def test_a_refusal_is_said_once_and_paid_for(form: Form) -> None:
 
 
 def test_a_reply_that_is_read_on_while_it_is_shown_is_shown_as_it_was() -> None:
-    draft = Draft(Transcript(), 1, "m", "text")
-    draft.read(Delta("I"))
-    changes = draft.write()
+    reply = Reply(Transcript(), 1, "m", "text")
+    reply.read(Delta("I"))
+    changes = reply.write()
     assert next(changes).cell.source == "I"
-    draft.read(Delta(" look.\n\n```python\nx\n```\n"))  # by the task beside a slow view
+    reply.read(Delta(" look.\n\n```python\nx\n```\n"))  # by the task beside a slow view
     assert [*changes] == []
-    shown = [(change.cell.source, change.done) for change in draft.write()]
+    shown = [(change.cell.source, change.done) for change in reply.write()]
     assert shown == [("I look.", False), ("I look.", True), ("x", False)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_agent.agent.reply import Draft
+from jupyter_agent.agent.reply import Reply
 from jupyter_agent.models.protocol import Delta
 from jupyter_agent.sandbox.filter.host_commands import (
     Command,
@@ -89,12 +89,12 @@ def test_nothing_that_the_agent_writes_is_a_command(text: str) -> None:
 
 def test_the_cell_of_a_reply_is_made_so_while_it_streams() -> None:
     transcript = Transcript()
-    draft = Draft(transcript, 1, by="m", form="text")
+    reply = Reply(transcript, 1, by="m", form="text")
     seen = set()
     for piece in ("I do.\u202e\n\n```py", "thon\n%%ag", "ent --data ~", "\nGo\u200b\n", "```\n"):
-        draft.read(Delta(piece))
-        seen |= {change.cell.source for change in draft.write()}
-    list(draft.close())
+        reply.read(Delta(piece))
+        seen |= {change.cell.source for change in reply.write()}
+    list(reply.close())
     prose, code = transcript.cells
     assert prose.source == "I do.\\u202e"
     assert code.source.endswith("\n%%agent --data ~\nGo\\u200b")

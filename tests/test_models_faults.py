@@ -6,12 +6,12 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import aclosing
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from jupyter_agent.agent.loop import Agent
+from jupyter_agent.agent.retries import Retries
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.models.protocol import Form
@@ -183,11 +183,13 @@ async def test_a_wait_ends_at_once_when_the_run_is_stopped(everywhere: ChatServe
 async def test_waits_grow_and_never_outlast_their_limit(everywhere: ChatServer) -> None:
     later = refusal(500, **{"retry-after": "4000"})
     everywhere.replies = [Reply(**refusal(500)), Reply(**later), Reply("too late")]
-    agent = agent_for("hf:org/x", everywhere, retry_wait=0.01, retries=8)
-    waits = [agent._seconds_to_wait(ModelError("", kind="server"), tried) for tried in range(20)]
-    for tried, (seconds, _) in enumerate(pairwise(waits)):
+    retries = Retries(20, seconds=3600, first_wait=0.01)
+    for tried in range(20):
+        seconds = retries.next_wait(ModelError("", kind="server"))
+        assert seconds
         assert min(0.01 * 2**tried, 30) / 2 <= seconds <= min(0.01 * 2**tried, 30)
-    agent.retry_seconds = 3600
+    assert retries.next_wait(ModelError("", kind="server")) is None
+    agent = agent_for("hf:org/x", everywhere, retry_wait=0.01, retries=8, retry_seconds=3600)
     shown = 0
     with pytest.raises(ModelError):
         shown = len(await run(agent))
@@ -200,9 +202,9 @@ async def test_replies_that_broke_off_count_in_the_budget(everywhere: ChatServer
     first = agent_for("hf:org/x", everywhere, retries=0)
     with pytest.raises(ModelError):
         await run(first)
-    assert first._spent > 100
+    assert first.budget.spent > 100
     everywhere.requests.clear()
-    agent = agent_for("hf:org/x", everywhere, retries=7, token_budget=first._spent * 5 // 2)
+    agent = agent_for("hf:org/x", everywhere, retries=7, token_budget=first.budget.spent * 5 // 2)
     with pytest.raises(LimitReached, match="tokens are used"):
         await run(agent)
     assert len(everywhere.requests) == 2
@@ -220,7 +222,7 @@ async def test_tries_that_failed_are_on_the_bill(everywhere: ChatServer, name: s
     assert facts["usage"]["prompt"] == 700
     assert [try_["estimated"] for try_ in facts["failed"]] == [True, True]
     bill = agent.transcript.bill
-    assert bill.total == agent._spent > 705 + 2 * 100
+    assert bill.total == agent.budget.spent > 705 + 2 * 100
     assert bill.estimated
 
     everywhere.replies = [broken, broken]
@@ -228,7 +230,7 @@ async def test_tries_that_failed_are_on_the_bill(everywhere: ChatServer, name: s
     with pytest.raises(ModelError):
         await run(agent)
     assert roles(agent) == ["task", "end"]
-    assert agent.transcript.bill.total == agent._spent > 2 * 100
+    assert agent.transcript.bill.total == agent.budget.spent > 2 * 100
 
 
 async def test_what_was_counted_of_a_reply_that_broke_off_is_believed(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
-import random
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
-from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
@@ -20,25 +17,26 @@ from jupyter_agent._nbformat import NotebookNode, new_markdown_cell, new_output
 from jupyter_agent._threads import cancel
 from jupyter_agent._traits import Seconds
 from jupyter_agent.agent import summary
-from jupyter_agent.agent.reply import Draft
-from jupyter_agent.agent.request import Learnt, Requests, characters
+from jupyter_agent.agent.budget import Deadline, TokenBudget
+from jupyter_agent.agent.reply import Reply
+from jupyter_agent.agent.request import Learnt, Requests
+from jupyter_agent.agent.retries import Retries
 from jupyter_agent.agent.summary import CHARACTERS_A_TOKEN
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError, Unsaved
 from jupyter_agent.models.faults import cut_short
 from jupyter_agent.models.parser import LOOK_AHEAD, LOOK_AHEAD_LATER
-from jupyter_agent.models.protocol import Delta, Model, Usage
+from jupyter_agent.models.protocol import Delta, Model
 from jupyter_agent.models.stop_reasons import unfinished
 from jupyter_agent.sandbox.filter.host_commands import agents_code
 from jupyter_agent.sandbox.filter.markdown import one_line
 from jupyter_agent.sandbox.filter.outputs import printable
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
+from jupyter_agent.transcript.metadata import facts_of
+from jupyter_agent.transcript.notebook import Change, Transcript, passing
 from jupyter_agent.transcript.saving import Saves
 
 __all__ = ["Agent"]
 
-T = TypeVar("T")
 _MAX_UNREAD = 3  # replies in a row that cannot be read
-_LONGEST_WAIT = 30.0  # seconds before a retry, unless the server asks for more
 _HOW = {
     "text": "To run code, write it in a ```python block; to finish, answer in words.",
     "tool": 'To run code, call python with {"code": "..."} as its arguments; '
@@ -71,7 +69,7 @@ class Kernel(Protocol):
 class Step:
     """One reply and what became of its cells."""
 
-    draft: Draft
+    reply: Reply
     whole: bool = False
     to_run: list[NotebookNode] = field(default_factory=list)
     running: NotebookNode | None = None
@@ -125,9 +123,7 @@ class Agent(LoggingConfigurable):
         self.sandbox = sandbox
         self.transcript = transcript or Transcript()
         self.learnt = learnt or Learnt()
-        self._deadline = math.inf
-        self._spent = 0
-        self._tries: list[dict[str, Any]] = []  # what each cost that no cell records yet
+        self.budget = TokenBudget(self.token_budget)  # of the run that goes on, or went on last
 
     async def run(
         self, task: str, *, note: str = "", lacks: Callable[[], Awaitable[str]] | None = None
@@ -156,74 +152,75 @@ class Agent(LoggingConfigurable):
         Unsaved
             It came to its answer, and is not saved where it was to be.
         """
+        self._deadline = Deadline(self.max_seconds)
+        self.budget = TokenBudget(self.token_budget)
         self._saves = Saves(self.transcript)
-        try:
-            async with aclosing(self._steps(task, note, lacks)) as changes:
-                async for change in changes:
-                    yield change
-        finally:
-            await self._saves.end()
-            if said := self._saves.problem or self._saves.notice:
-                self.log.warning(said)
-        if said:
-            raise Unsaved(said)
-
-    async def _steps(
-        self, task: str, note: str, lacks: Callable[[], Awaitable[str]] | None
-    ) -> AsyncGenerator[Change, None]:
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + self.max_seconds if self.max_seconds else math.inf
-        self._spent = 0
-        self._tries = []
         self._requests = Requests(
             self.model, self.transcript, self.learnt, self.examples, self.context_window
         )
-        run = secrets.token_hex(4)
         step = self._step(0)
         corrected: list[str] = []  # the kinds of problems of the replies just before
         try:
-            begun = self._done(self.transcript.add("task", task, run=run, note=note))
-            await self._saves.end()
-            if self._saves.problem:  # before anything is spent
-                raise TranscriptError(self._saves.problem)
-            yield begun
+            yield await self._begin(task, note)
             for number in range(1, self.max_steps + 1):
                 step = self._step(number)
-                for part in (self._reply, self._carry_out):
-                    async with aclosing(part(step)) as changes:
+                for part in (self._ask(step), self._run_cells(step)):
+                    async with aclosing(part) as changes:
                         async for change in changes:
                             yield change
-                if step.draft.code:
-                    corrected.clear()
-                if correction := self._correction(step, corrected, last=number == self.max_steps):
-                    yield self._done(self.transcript.add("correction", correction))
-                elif not step.draft.code:
+                is_last = number == self.max_steps
+                reminder = self._correct(step, corrected, last=is_last)
+                if not reminder and not step.reply.code:
                     lack = await lacks() if lacks else ""
-                    if not lack or number == self.max_steps:
-                        return
-                    yield self._done(self.transcript.add("reminder", lack))
-            raise LimitReached(
-                f"no answer after {self.max_steps} step{'s' * (self.max_steps > 1)}; "
-                "raise -n (c.Agent.max_steps) or ask for less"
-            )
+                    if not lack or is_last:
+                        break
+                    reminder = self.transcript.add("reminder", lack)
+                if reminder:
+                    yield self._done(reminder)
+            else:
+                raise LimitReached(
+                    f"no answer after {self.max_steps} step{'s' * (self.max_steps > 1)}; "
+                    "raise -n (c.Agent.max_steps) or ask for less"
+                )
         except BaseException as error:
             for change in [*self._close(step, error)]:  # all of it, also where nobody reads on
                 if not isinstance(error, GeneratorExit):  # nobody listens any more
                     yield change
             raise
+        finally:
+            await self._saves.end()
+            if unsaved := self._saves.problem or self._saves.notice:
+                self.log.warning(unsaved)
+        if unsaved:
+            raise Unsaved(unsaved)
+
+    async def _begin(self, task: str, note: str) -> Change:
+        """Write the task, and see that it can be saved before anything is spent."""
+        begun = self._done(self.transcript.add("task", task, run=secrets.token_hex(4), note=note))
+        await self._saves.end()
+        if self._saves.problem:
+            raise TranscriptError(self._saves.problem)
+        return begun
 
     def _step(self, number: int) -> Step:
         name = self.model.name
         far = {None: LOOK_AHEAD, True: self.reply_length, False: LOOK_AHEAD_LATER}
         look_ahead = far[self._thinks_aloud]
-        return Step(Draft(self.transcript, number, name, self.model.form, look_ahead))
+        return Step(Reply(self.transcript, number, name, self.model.form, look_ahead))
+
+    def _correct(self, step: Step, corrected: list[str], *, last: bool) -> NotebookNode | None:
+        """Tell the model what is wrong with its reply, if it is no answer and its code not fine."""
+        if step.reply.code:
+            corrected.clear()
+        said = self._correction(step, corrected, last=last)
+        return self.transcript.add("correction", said) if said else None
 
     def _correction(self, step: Step, corrected: list[str], *, last: bool) -> str:
         """Say what is wrong with a reply; nothing where it is an answer or its code was fine.
 
         Text that only seems to be more than an answer is one when it comes again.
         """
-        problem = step.draft.problem
+        problem = step.reply.problem
         if not problem:
             return _hint(step)
         if problem.certain and len(corrected) >= _MAX_UNREAD - 1:
@@ -237,146 +234,136 @@ class Agent(LoggingConfigurable):
             return ""
         corrected.append(problem.kind)
         how = _HOW[self.model.form] + _MEANT * (not problem.certain)
-        ran = "; the other code was run" if step.draft.code else ", and nothing was run"
+        ran = "; the other code was run" if step.reply.code else ", and nothing was run"
         return f"{problem.said}{ran}. {how}"
 
     # -- the reply
 
-    async def _reply(self, step: Step) -> AsyncGenerator[Change, None]:
+    async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
         """Ask for the reply; after a fault that can be mended or may pass, ask again."""
-        latest = asyncio.get_running_loop().time() + self.retry_seconds
-        tried = 0
+        retries = Retries(self.retries, seconds=self.retry_seconds, first_wait=self.retry_wait)
         while True:
-            async with aclosing(self._make_room()) as changes:
-                async for change in changes:
-                    yield change
+            if summed_up := await self._make_room():
+                yield summed_up
             try:
-                async with aclosing(self._ask(step)) as changes:
+                async with aclosing(self._stream_into(step)) as changes:
                     async for change in changes:
                         yield change
                 return
             except ModelError as error:
-                mended = not step.draft.cells and self._requests.learn(error)
-                seconds = self._seconds_to_wait(error, tried)
-                late = asyncio.get_running_loop().time() + seconds > latest
-                if not mended and (not error.passing or tried == self.retries or late):
+                mended = not step.reply.cells and self._requests.learn(error)
+                seconds = None if mended else retries.next_wait(error)
+                if not mended and seconds is None:
                     raise
-                problem = str(error)
-            for change in step.draft.drop():
+                problem = printable(str(error))
+            for change in step.reply.drop():
                 yield change
-            step.draft = step.draft.anew(self.model.form)
-            if mended:
+            step.reply = step.reply.anew(self.model.form)
+            if seconds is None:
                 self.log.info("asking again, in another way: %s", problem)
                 continue
-            tried += 1
-            async with aclosing(self._wait(step, seconds, problem)) as changes:
-                async for change in changes:
-                    yield change
+            why = f"*Asking again in {seconds:.0f} s. {problem}*"
+            step.waiting = passing(why, seconds=seconds, problem=problem)
+            yield Change(step.waiting)
+            async with self._deadline.within():
+                await asyncio.sleep(seconds)
+            yield _over(step.waiting)
+            step.waiting = None
 
-    async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
+    async def _stream_into(self, step: Step) -> AsyncGenerator[Change, None]:
         """Stream one reply of the model into cells."""
-        draft, news = step.draft, asyncio.Event()
-        reading = asyncio.create_task(self._read(draft, news))
+        reply, news = step.reply, asyncio.Event()
+        reading = asyncio.create_task(self._read(reply, news))
         reading.add_done_callback(lambda _: news.set())
         try:
             while not reading.done():
                 await news.wait()
                 news.clear()
-                for change in draft.write():
+                for change in reply.write():
                     yield change
-                await asyncio.wait({reading}, timeout=draft.rest)
+                await asyncio.wait({reading}, timeout=reply.rest)
             reading.result()
         except ModelError as error:
-            if not self._spares(draft, error):
+            if not self._is_needless(reply, error):
                 raise
-            draft.end = "stop"
+            reply.end = "stop"
         finally:
             await cancel(reading)
-        for change in draft.close():
+        for change in reply.close():
             yield change
-        fault = unfinished(self.model.name, draft.end, refusal=draft.refusal, is_open=draft.is_open)
-        if fault and not self._spares(draft, fault):
+        fault = unfinished(self.model.name, reply.end, refusal=reply.refusal, is_open=reply.is_open)
+        if fault and not self._is_needless(reply, fault):
             raise fault
-        self.learnt.thinks_aloud[self.model.name] = self._thinks_aloud or draft.reader.thinks_aloud
-        for cell in draft.cells[-1:]:
-            cell.metadata[KEY] |= {"usage": self._tries.pop(), **self._failed()}
-        step.whole, step.to_run = True, draft.code
-        if draft.prose and not draft.is_prose_final:
-            yield self._done(draft.prose)
+        self.learnt.thinks_aloud[self.model.name] = self._thinks_aloud or reply.reader.thinks_aloud
+        for cell in reply.cells[-1:]:
+            facts_of(cell).update(self.budget.take())
+        step.whole, step.to_run = True, reply.code
+        if reply.prose and not reply.is_prose_final:
+            yield self._done(reply.prose)
 
     @property
     def _thinks_aloud(self) -> bool | None:
         return self.learnt.thinks_aloud.get(self.model.name)
 
-    def _spares(self, draft: Draft, fault: ModelError) -> bool:
+    def _is_needless(self, reply: Reply, fault: ModelError) -> bool:
         """Tell whether a fault has cut off only what the model invents after its block."""
-        return fault.kind == "truncated" and draft.reader.closed and self._thinks_aloud is False
+        return fault.kind == "truncated" and reply.reader.closed and self._thinks_aloud is False
 
-    async def _read(self, draft: Draft, news: asyncio.Event) -> None:
+    async def _read(self, reply: Reply, news: asyncio.Event) -> None:
         """Read a reply to its end, and give a sign whenever more of it has come."""
-        async with self._reply_in_time(), aclosing(self._stream(draft)) as deltas:
+        async with self._reply_in_time(), aclosing(self._stream(reply)) as deltas:
             async for delta in deltas:
-                over = draft.read(delta)
+                over = reply.read(delta)
                 news.set()
                 if over and self.model.form == "text":
-                    draft.end = "stop"  # ours: what follows is not read
+                    reply.end = "stop"  # ours: what follows is not read
                     return
 
     async def _stream(
-        self, draft: Draft, cells: list[NotebookNode] | None = None
+        self, reply: Reply, cells: list[NotebookNode] | None = None
     ) -> AsyncGenerator[Delta, None]:
         """Ask about these cells, or for the next step, within its limits; the caller reads."""
         messages, asked = self._requests.sized(cells)
-        self._check_budget(asked)
-        draft.asked, whole = messages, False
+        self.budget.check(asked)
+        reply.asked, whole = messages, False
         try:
             async with aclosing(self.model.stream(messages)) as deltas:
                 async for delta in _in_pieces(deltas):
                     yield delta
-                    if draft.length > self.reply_length:
+                    if reply.length > self.reply_length:
                         limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
                         raise cut_short(self.model.name, limit)
-                    self._check_budget(asked + draft.paid // CHARACTERS_A_TOKEN)
+                    self.budget.check(asked + reply.paid // CHARACTERS_A_TOKEN)
             whole = True
         finally:
-            self._spend(draft, whole=whole)
+            self.budget.spend(reply, whole=whole)
 
-    def _seconds_to_wait(self, error: ModelError, tried: int) -> float:
-        """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
-        if error.retry_after is not None:
-            return error.retry_after * random.uniform(1, 1.1)
-        return min(self.retry_wait * 2**tried, _LONGEST_WAIT) * random.uniform(0.5, 1)
-
-    async def _wait(self, step: Step, seconds: float, problem: str) -> AsyncGenerator[Change, None]:
-        """Wait, and say so in a cell that passes."""
-        problem = printable(problem)
-        why = f"*Asking again in {seconds:.0f} s. {problem}*"
-        step.waiting = passing(why, seconds=seconds, problem=problem)
-        yield Change(step.waiting)
-        async with self._by():
-            await asyncio.sleep(seconds)
-        yield _over(step.waiting)
-        step.waiting = None
+    def _reply_in_time(self) -> AbstractAsyncContextManager[None]:
+        late = ModelError(
+            f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
+            "try again, or raise c.Agent.reply_timeout",
+            kind="timeout",
+        )
+        return self._deadline.within(self.reply_timeout, late)
 
     # -- long runs
 
-    async def _make_room(self) -> AsyncGenerator[Change, None]:
+    async def _make_room(self) -> Change | None:
         """Put a summary before the newest steps when the request nears the model's window."""
         window = self._requests.window
-        if (
-            not window
-            or self._requests.size() <= window * 3 // 4
-            or not (old := self._requests.old_cells())
-        ):
-            return
+        if not window or self._requests.size() <= window * 3 // 4:
+            return None
+        if not (old := self._requests.old_cells()):
+            return None
         cells = self.transcript.in_reach()
         text, costs = await self._sum_up(cells[:old], most=window // 2)
         index = len(self.transcript.cells) - len(cells) + old
-        tasks = [c for c in self.transcript.cells if c.metadata.get(KEY, {}).get("role") == "task"]
+        tasks = [cell for cell in self.transcript.cells if facts_of(cell).get("role") == "task"]
         task = tasks[-1] if tasks and tasks[-1] not in cells[old:] else None
         facts = {"cells": old, "window": window, "last": cells[-1].id, **costs}
-        cell = self.transcript.insert(index, "summary", summary.write(task, text), **facts)
-        yield self._done(cell)
+        return self._done(
+            self.transcript.insert(index, "summary", summary.write(task, text), **facts)
+        )
 
     async def _sum_up(self, cells: list[NotebookNode], *, most: int) -> tuple[str, dict[str, Any]]:
         """Return the model's summary of cells, in so many characters, and what it cost.
@@ -385,11 +372,11 @@ class Agent(LoggingConfigurable):
         fails, heads and tails of the cells have to do.
         """
         asked = [*cells, new_markdown_cell(summary.INSTRUCTION)]
-        draft, text = self._step(0).draft, ""
+        reply, text = self._step(0).reply, ""
         try:
-            async with self._reply_in_time(), aclosing(self._stream(draft, asked)) as deltas:
+            async with self._reply_in_time(), aclosing(self._stream(reply, asked)) as deltas:
                 async for delta in deltas:
-                    draft.read(delta)
+                    reply.read(delta)
                     text += delta.text
                     if len(text) > most:
                         break
@@ -397,42 +384,35 @@ class Agent(LoggingConfigurable):
             self.log.info("no summary by the model, so one by rule: %s", error)
             text = ""
         if text := text[:most].strip():
-            return text, {"usage": self._tries.pop(), **self._failed()}
-        return summary.digest(cells, most), self._failed()
+            return text, self.budget.take()
+        return summary.digest(cells, most), self.budget.take_failed()
 
     # -- its cells
 
-    async def _carry_out(self, step: Step) -> AsyncGenerator[Change, None]:
+    async def _run_cells(self, step: Step) -> AsyncGenerator[Change, None]:
         """Run the reply's cells in their order, up to the first that ends in an error."""
         while step.to_run:
-            cell = step.to_run.pop(0)
-            async with aclosing(self._execute(step, cell)) as changes:
-                async for change in changes:
-                    yield change
+            step.running = cell = step.to_run.pop(0)
+            facts_of(cell)["running"] = True
+            self._saves.begin()
+            yield Change(cell)
+            if cell.source != (code := agents_code(cell.source)):  # what the user has made of it
+                cell.source = code
+                yield Change(cell)
+            refused = facts_of(cell).get("refused")
+            running = self.sandbox.execute(cell.source) if refused is None else _refusal(refused)
+            async with aclosing(self._deadline.iterate(running)) as outputs:
+                async for output in outputs:
+                    self.transcript.add_output(cell, output)
+                    yield Change(cell)
+            cell.execution_count = self.sandbox.execution_count if refused is None else None
+            await self.transcript.fit_pictures(cell)
+            self.transcript.finish(cell)
+            step.running = None
+            yield self._done(cell)
             if any(output.output_type == "error" for output in cell.outputs):
                 for change in self._leave_out(step):
                     yield change
-
-    async def _execute(self, step: Step, cell: NotebookNode) -> AsyncGenerator[Change, None]:
-        """Run a code cell and fill in its outputs."""
-        step.running = cell
-        cell.metadata[KEY]["running"] = True
-        self._saves.begin()
-        yield Change(cell)
-        if cell.source != (code := agents_code(cell.source)):  # what the user has made of it
-            cell.source = code
-            yield Change(cell)
-        refused = cell.metadata[KEY].get("refused")
-        running = self.sandbox.execute(cell.source) if refused is None else _refusal(refused)
-        async with aclosing(self._in_time(running)) as outputs:
-            async for output in outputs:
-                self.transcript.add_output(cell, output)
-                yield Change(cell)
-        cell.execution_count = self.sandbox.execution_count if refused is None else None
-        await self.transcript.fit_pictures(cell)
-        self.transcript.finish(cell)
-        step.running = None
-        yield self._done(cell)
 
     def _leave_out(self, step: Step) -> Iterator[Change]:
         """Say in the cells that are left, to the model and to the user, that they did not run."""
@@ -450,10 +430,10 @@ class Agent(LoggingConfigurable):
         if step.waiting:
             yield _over(step.waiting)
         if not step.whole:
-            yield from step.draft.write()
-            self._spend(step.draft, whole=False)  # its stream may still be closing
-            half = step.draft.text  # it was paid for
-            yield from step.draft.drop()
+            yield from step.reply.write()
+            self.budget.spend(step.reply, whole=False)  # its stream may still be closing
+            half = step.reply.text  # it was paid for
+            yield from step.reply.drop()
         if cell := step.running:
             name = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
             stopped = new_output("error", ename=name, evalue="stopped", traceback=[])
@@ -465,81 +445,11 @@ class Agent(LoggingConfigurable):
         if half:
             why = f"{why}\n\n{_UNFINISHED}\n\n{half}"
         facts = {"unfinished": True} if half else {}
-        yield self._done(self.transcript.add("end", why, **facts, **self._failed()))
+        yield self._done(self.transcript.add("end", why, **facts, **self.budget.take_failed()))
 
     def _done(self, cell: NotebookNode) -> Change:
         self._saves.begin()
         return Change(cell, done=True)
-
-    # -- limits
-
-    async def _in_time(self, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Iterate until the run's time is up."""
-        async with aclosing(source):
-            while True:
-                async with self._by():
-                    try:
-                        item = await anext(source)
-                    except StopAsyncIteration:
-                        return
-                yield item
-
-    def _reply_in_time(self) -> contextlib.AbstractAsyncContextManager[None]:
-        return self._by(asyncio.get_running_loop().time() + self.reply_timeout)
-
-    @contextlib.asynccontextmanager
-    async def _by(self, ends: float = math.inf) -> AsyncGenerator[None, None]:
-        """Give what is inside until the run's time is up, or until ``ends``."""
-        loop = asyncio.get_running_loop()
-        until = min(self._deadline, ends)
-        try:
-            async with asyncio.timeout_at(None if until == math.inf else until):
-                yield
-            if loop.time() < until:  # what never waits is not timed out by the loop
-                return
-        except TimeoutError:
-            if loop.time() < until:
-                raise
-        if until == self._deadline:
-            raise LimitReached(
-                f"no answer after {self.max_seconds:g} s; raise --timeout (c.Agent.max_seconds)"
-            )
-        raise ModelError(
-            f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
-            "try again, or raise c.Agent.reply_timeout",
-            kind="timeout",
-        )
-
-    def _check_budget(self, more: int) -> None:
-        """Stop before a call that the budget does not cover, and in a reply that outgrows it."""
-        if self.token_budget and self._spent + more > self.token_budget:
-            raise LimitReached(
-                f"{self._spent:,} of {self.token_budget:,} tokens are used and the next reply "
-                f"takes {more:,} or more; raise --budget (c.Agent.token_budget)"
-            )
-
-    def _spend(self, draft: Draft, *, whole: bool) -> None:
-        """Record what a try cost, once, as counted by the server or else estimated.
-
-        What broke off is paid for too, and what was empty.
-        """
-        messages, draft.asked = draft.asked, None
-        if messages is None or not (whole or draft.begun):
-            return
-        usage = draft.usage or Usage()
-        counted = whole and usage.prompt > 0  # there are servers that count nothing, but say so
-        if not counted:
-            prompt = usage.prompt or characters(messages) // CHARACTERS_A_TOKEN
-            completion = max(usage.completion, draft.paid // CHARACTERS_A_TOKEN)
-            usage = replace(usage, prompt=prompt, completion=completion)
-        self._spent += usage.total
-        known = {name: value for name, value in asdict(usage).items() if value is not None}
-        self._tries.append(known | ({} if counted else {"estimated": True}))
-
-    def _failed(self) -> dict[str, list[dict[str, Any]]]:
-        """Take what tries cost that came to nothing, for the cell that comes instead."""
-        failed, self._tries = self._tries, []
-        return {"failed": failed} if failed else {}
 
 
 def _over(cell: NotebookNode) -> Change:
@@ -550,7 +460,7 @@ def _over(cell: NotebookNode) -> Change:
 
 def _hint(step: Step) -> str:
     """Tell a model that looks for a function by which other agents end."""
-    errors = [out for cell in step.draft.code for out in cell.outputs if out.output_type == "error"]
+    errors = [out for cell in step.reply.code for out in cell.outputs if out.output_type == "error"]
     found = _FINAL_ANSWER.search(errors[-1].evalue) if errors else None
     return _NO_FINAL_ANSWER.format(name=found[1]) if found else ""
 

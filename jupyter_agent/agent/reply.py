@@ -18,15 +18,15 @@ from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown
 from jupyter_agent.transcript.metadata import Role
 from jupyter_agent.transcript.notebook import Change, Transcript
 
-__all__ = ["Draft"]
+__all__ = ["Reply"]
 
 _MAX_UNREAD = 2_000  # characters of a call without code that are kept as prose
 _FRAME = 1 / 60  # seconds between two times that a page is painted
 _FENCED = -1  # where a block of the text stands among the calls
 
 
-class Draft:
-    """Writes a reply into cells: its prose, then its code.
+class Reply:
+    """A reply that is written into cells as it comes: its prose, then its code.
 
     Code comes as a fenced block or as native calls. Where there are calls, a fenced block before
     them only shows what they do, and text after them is left out.
@@ -69,9 +69,9 @@ class Draft:
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
 
-    def anew(self, form: Form) -> Draft:
+    def anew(self, form: Form) -> Reply:
         """Begin the same reply again, perhaps in the other form."""
-        return Draft(self._transcript, self._number, self._by, form, self._look_ahead)
+        return Reply(self._transcript, self._number, self._by, form, self._look_ahead)
 
     @property
     def begun(self) -> bool:

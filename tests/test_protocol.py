@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_agent.models.native_calls import CallReader
@@ -127,6 +127,7 @@ CODES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     CODES,
     st.booleans(),

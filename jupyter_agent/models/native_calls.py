@@ -6,6 +6,7 @@ arguments as text in pieces, as text in one, as an object, or only when a call i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -124,19 +125,6 @@ def _short(value: Any) -> str:
     return text.encode("utf-8", "replace").decode()[:_LONGEST_ID]
 
 
-_BEFORE_CODE = re.compile(  # a flat object up to its member "code"
-    r"""\s*\{\s*(?:"(?!code")(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^"\s,{}\[\]]+)\s*,\s*)*"""
-    r"""\"code"\s*:\s*\"""",
-    re.DOTALL,
-)
-_STRING_PIECE = re.compile(
-    r"""(?:[^"\\]|\\["\\/bfnrt]
-    |\\u[dD][89abAB][0-9a-fA-F]{2}(?=\\u[0-9a-fA-F]{4}|[^\\]|\\[^u])
-    |\\u(?![dD][89abAB])[0-9a-fA-F]{4})*""",
-    re.VERBOSE,
-)
-
-
 class CallReader:
     """Read ``code`` out of a native call's arguments while their JSON arrives.
 
@@ -145,27 +133,63 @@ class CallReader:
 
     def __init__(self) -> None:
         self.name = ""
-        self.code = ""
         self.arguments = ""
-        self._at = 0  # where in the arguments the unread rest of the string begins
+        self._code = ""  # as it was read last
+        self._read = 0  # how many characters of the arguments there were then
 
     def feed(self, text: str) -> None:
-        """Read more JSON."""
+        """Take in more JSON; it is read when somebody asks for the code."""
         self.arguments += text
-        early = len(self.arguments) < 10_000  # else the search would take time without end
-        if early and not self._at and (before := _BEFORE_CODE.match(self.arguments)):
-            self._at = before.end()
-        if self._at and (piece := _STRING_PIECE.match(self.arguments, self._at)):
-            self.code += json.loads(f'"{piece[0]}"', strict=False)
-            self._at = piece.end()
+
+    @property
+    def code(self) -> str:
+        """The code so far."""
+        if self._read < len(self.arguments):
+            self._read = len(self.arguments)
+            self._code = _read_code(self.arguments)[0] or self._code
+        return self._code
 
     def close(self) -> bool:
-        """Tell whether the arguments hold code; a missing closing brace is forgiven."""
+        """Tell whether the arguments hold code; what is missing after it is forgiven."""
+        self._code, is_whole = _read_code(self.arguments)
+        self._read = len(self.arguments)
         try:
             whole = json.loads(self.arguments, strict=False)
         except (ValueError, RecursionError):
-            return bool(self._at) and self.arguments[self._at : self._at + 1] == '"'
+            return is_whole
         code = whole.get("code") if isinstance(whole, dict) else None
-        if isinstance(code, str):
-            self.code = code
+        self._code = code if isinstance(code, str) else self._code
         return isinstance(code, str)
+
+
+_DECODER = json.JSONDecoder(strict=False)  # some models write lines in strings
+_MARK = re.compile(r"\s*([{:,])\s*")
+# an escape that is not whole, or half of a pair of them; a backslash before it is of another one
+_OPEN_ESCAPE = re.compile(
+    r"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB][0-9a-fA-F]{2})?(?:\\(?:u[0-9a-fA-F]{0,3})?)?$"
+)
+
+
+def _read_code(text: str) -> tuple[str, bool]:
+    """Read an object's member ``code`` as far as it has come, and whether that is all of it."""
+    place = 0
+    read: object = None
+    while mark := _MARK.match(text, place):
+        place = mark.end()
+        if (mark[1], read) == (":", "code") and text.startswith('"', place):
+            return _read_string(text, place)
+        try:
+            read, place = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):  # it has not come yet
+            break
+    return "", False
+
+
+def _read_string(text: str, place: int) -> tuple[str, bool]:
+    for rest, is_whole in (
+        (text[place:], True),
+        (_OPEN_ESCAPE.sub(r"\1", text[place:]) + '"', False),
+    ):
+        with contextlib.suppress(ValueError):
+            return _DECODER.raw_decode(rest)[0], is_whole
+    return "", False  # it has an escape that JSON does not know

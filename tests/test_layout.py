@@ -34,6 +34,18 @@ LAYERS = [
         "_unicode",
     ],
 ]
+# What is meant to be read in one evening: the loop, the notebook, and how replies are read
+CORE = [
+    "agent",
+    "transcript",
+    "models.protocol",
+    "models.parser",
+    "models.fences",
+    "models.code_blocks",
+    "models.text_calls",
+    "models.native_calls",
+]
+MAX_CORE = 2_900  # code lines
 GUEST = ["sandbox", "sandbox.__main__", "sandbox.guest"]  # run inside the sandbox
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -105,6 +117,11 @@ def test_no_imports_form_a_circle() -> None:
 def test_what_runs_in_the_sandbox_imports_nothing_of_ours_but_itself() -> None:
     for name in filter(runs_in_the_sandbox, MODULES):
         assert all(map(runs_in_the_sandbox, imported(name))), name
+
+
+def test_the_core_can_be_read_in_an_evening() -> None:
+    core = [path for name, path in MODULES.items() if {name, package(name)} & {*CORE}]
+    assert sum(map(code_lines, core)) <= MAX_CORE
 
 
 def test_public_names_are_declared() -> None:

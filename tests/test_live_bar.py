@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, opened, opened_anew, serving
 from .servers import ChatServer, Reply
 from .test_live_cells import LOAD, TALL, bar, is_idle, is_over, saved, sources, step, task
 
@@ -68,7 +68,7 @@ def test_a_page_asks_at_each_load_whether_the_extension_has_changed(
     """Its modules have fixed names: out of a browser's cache they would be those of before an upgrade."""
     files = {path.name for path in EXTENSION.iterdir()}
     assert "remoteEntry.js" in files
-    with opened(lab, browser, lab.write("loaded.ipynb", "1")) as notebook:
+    with opened_anew(lab, browser, lab.write("loaded.ipynb", "1")) as notebook:
         urls = {url for url in notebook.requests if "/jupyter-agent-kernel/" in url}
         assert urls == {
             f"{lab.url}/lab/extensions/jupyter-agent-kernel/static/{name}" for name in files

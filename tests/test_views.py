@@ -369,14 +369,14 @@ def test_pages_are_told_that_the_kernel_lives_and_for_how_long_a_run_waits(probl
     run.view.finish("done")
 
 
-def test_a_cell_of_a_replaced_run_is_a_ghost_unless_it_was_edited() -> None:
+def test_a_cell_of_a_replaced_run_is_replaced_unless_it_was_edited() -> None:
     runs = Runs()
     old = request("%%sandbox\n1", run="old", checksum=checksum("%%sandbox\n1"))
-    assert not runs.ghost(Note.of(old))
+    assert not runs.is_replaced(Note.of(old))
     runs.add(Run(replaces="old").view)
-    assert runs.ghost(Note.of(old))
+    assert runs.is_replaced(Note.of(old))
     old["content"]["code"] = "%%sandbox\n2"
-    assert not runs.ghost(Note.of(old))
+    assert not runs.is_replaced(Note.of(old))
 
 
 def test_a_kernel_knows_its_own_runs_and_no_other() -> None:

@@ -37,7 +37,7 @@ TALL_STACK = 5  # marks on one letter, beyond which they are drawn over other li
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is about to happen: a cell's code, the call of a tool, what needs a permission."""
+    """A question to the user: whether a cell, a tool call or a permission is allowed."""
 
     kind: Literal["code", "tool", "permission"]
     text: str
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the user says to it; ``edited`` is what shall run instead."""
+    """The user's answer; ``edited`` is the code that runs instead."""
 
     allowed: bool
     reason: str = ""
@@ -58,7 +58,7 @@ ReadLine = Callable[[str], Awaitable[str]]
 
 
 def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: None) -> Ask:
-    """Make an `Ask` of what reads a line; where nobody can be asked the answer is no.
+    """Make an `Ask` from a function that reads a line; where nobody can be asked, it says no.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ _GAP = re.compile(rf" {{{LONG_GAP},}}")
 
 
 def _cut(rows: list[str]) -> list[str]:
-    """Show how a long question begins and ends, and how much of it there is."""
+    """Cut a long question in the middle, and say how much is left out."""
     if len(rows) <= MAX_ROWS:
         return rows
     half = MAX_ROWS // 2
@@ -136,10 +136,10 @@ def _seen_whole(lines: list[str]) -> bool:
 
 
 def _numbered(lines: list[str]) -> Iterator[str]:
-    """Lay lines out so that nothing of them is out of sight.
+    """Wrap lines and number them, so that all of each line can be seen.
 
-    What is too wide goes on below, in a row without a number. What is left out of gaps, and what is
-    drawn from right to left, is said in a row without a bar.
+    A line that is too wide continues below, in a row without a number. Gaps that are cut, and text
+    that is drawn from right to left, are noted in a row without a bar.
     """
     for empty, few in _grouped(lines):
         if empty and len(few) >= TALL_GAP:
@@ -163,7 +163,7 @@ def _grouped(lines: list[str]) -> Iterator[tuple[bool, list[tuple[int, str]]]]:
 
 
 def _wrapped(line: str) -> Iterator[str]:
-    """Part a line into rows that a page shows whole, beside a number."""
+    """Wrap a line into rows that a page shows whole, beside a number."""
     start = width = 0
     for index, character in enumerate(line):
         width += _columns(character)
@@ -174,7 +174,7 @@ def _wrapped(line: str) -> Iterator[str]:
 
 
 def _columns(character: str) -> int:
-    """Say how wide a character may be; beyond a few scripts no font keeps to columns."""
+    """Return how many columns a character may take; few scripts have a fixed width."""
     code = ord(character)
     usual = code < 0x180 or 0x370 <= code < 0x460  # Latin, Greek, Cyrillic
     if usual or unicodedata.category(character) == "Mn":
@@ -205,7 +205,7 @@ def _in_ascii(line: str) -> str:
 
 
 async def _edited(read: ReadLine) -> str:
-    """Read code line by line, up to a line with a full stop alone."""
+    """Read code line by line, up to a line that is only a full stop."""
     lines: list[str] = []
     prompt = "The code instead, line by line; a full stop alone ends it\n> "
     while (line := await read(prompt)) != ".":
@@ -217,10 +217,10 @@ async def _edited(read: ReadLine) -> str:
 async def with_approval(
     changes: AsyncGenerator[Change, None], ask: Ask
 ) -> AsyncGenerator[Change, None]:
-    """Have each code cell approved between the change that shows it and its running.
+    """Ask for approval of each code cell after it is shown and before it runs.
 
-    What the user wrote instead is what runs; a cell that was refused does not run, and the model
-    reads why.
+    If the user has edited it, the edited code runs. A cell that was refused does not run, and the
+    model reads why.
     """
     asked = set()
     async with aclosing(changes):

@@ -1,8 +1,8 @@
 """Which commands in a notebook's cells need the user's permission in the agent kernel.
 
-A notebook may be a stranger's and be run whole. Unasked its cells may have what its own folder
-holds read by the sandbox, new files of data put there, and the models asked that are configured.
-Whatever reaches further is a permission, written as the user would type it, with its path resolved:
+A notebook may be a stranger's and be run as a whole. Without asking the user, its cells may let the
+sandbox read the notebook's own folder, put new files of data there, and use the configured models.
+Anything more needs a permission, written as the user would type it, with its path resolved:
 ``--data /home/ada/private``.
 """
 
@@ -20,18 +20,18 @@ from jupyter_agent.sandbox.isolation.sharing import resolve, too_wide
 
 __all__ = ["Permit", "Reach"]
 
-# Sees to it that the user allows this; raises UsageError where that is refused
+# Asks the user to allow this; raises UsageError if it is refused
 Permit = Callable[[str], Awaitable[None]]
 
 _VENDORS = ("anthropic", "hf", "ollama", "openai")
-# What nothing imports, runs or takes for its settings
+# Files that no program imports, runs or reads as its settings
 _DATA = set(
     ".arrow .csv .feather .gif .jpeg .jpg .jsonl .npy .npz .parquet .pdf .png .tsv .xlsx".split()
 )
 
 
 class Reach:
-    """How far cells reach unasked, and the permissions for what is further away.
+    """What cells may do unasked, and the permissions that anything more needs.
 
     Parameters
     ----------
@@ -56,26 +56,26 @@ class Reach:
         self._ask = ask
 
     def to_read(self, data: Sequence[str] | None) -> Iterator[str]:
-        """Name what ``--data`` reaches."""
+        """Yield the permissions that ``--data`` needs."""
         for typed in data or ():
             path = self._at(typed)
             if typed not in (".", "none") and not _below(path, self._readable):
                 yield f"--data {_shown(path)}"
 
     def to_save(self, path: Path) -> Iterator[str]:
-        """Name what ``--save`` reaches: the file is read and may be made."""
+        """Yield the permission that ``--save`` needs, to read or make the file."""
         path = self._at(str(path))
         if path.suffix != ".ipynb" or not self._plain(path):
             yield f"--save {_shown(path)}"
 
     def to_change(self, path: Path) -> Iterator[str]:
-        """Name a run that is there and would be changed: who reads it again believes it."""
+        """Yield the permission to change a saved run that exists: a later reader believes it."""
         path = self._at(str(path))
         if os.path.lexists(path):
             yield f"--save {_shown(path)}"
 
     def to_fetch(self, path: Path) -> Iterator[str]:
-        """Name what ``%agent fetch`` reaches."""
+        """Yield the permission that ``%agent fetch`` needs."""
         there, path = path.exists(), path.parent.resolve() / path.name
         if there:
             yield f"%agent fetch --force {_shown(path)}"
@@ -83,7 +83,7 @@ class Reach:
             yield f"%agent fetch {_shown(path)}"
 
     def to_load(self, model: str) -> Iterator[str]:
-        """Name what a model reaches: a server, or a file whose words become cells."""
+        """Yield the permission that a model needs: for its server, or for a file of replies."""
         kind, _, rest = model.partition(":")
         if model in self._models:
             return
@@ -95,7 +95,7 @@ class Reach:
             yield f"-m {visible(server)}"
 
     def to_ask(self, policy: str | None) -> Iterator[str]:
-        """Name a policy that asks the user less often."""
+        """Yield the permission for a policy that asks the user less often."""
         if policy and POLICIES.index(policy) > POLICIES.index(self._ask):
             yield f"--ask {policy}"
 
@@ -106,7 +106,7 @@ class Reach:
             raise UsageError(f"{typed!r} is no path: {error}") from None
 
     def _plain(self, path: Path) -> bool:
-        """Tell whether a path lies in the folder, and in none of it that programs hide."""
+        """Tell whether a path is in the folder, and in no hidden part of it."""
         return any(
             path.is_relative_to(root)
             and not any(part.startswith(".") for part in path.relative_to(root).parts)
@@ -114,7 +114,7 @@ class Reach:
         )
 
     def _is_secret(self, path: Path) -> bool:
-        """Tell whether the sandbox would not be let read a file."""
+        """Tell whether the sandbox may not read a file."""
         try:
             resolve([str(path)], self._folder)
         except UsageError:
@@ -131,7 +131,7 @@ def _shown(path: Path) -> str:
 
 
 def _server(model: str) -> str:
-    """Say whose server a model is asked at: where its URL leads, or a vendor's; empty for none."""
+    """Return the server of a model: its URL's origin, or the vendor; empty for none."""
     kind = model.partition(":")[0]
     if kind in ("http", "https"):
         return origin(model) or model  # such a one is refused later; it is asked for all the same

@@ -101,12 +101,12 @@ class Tool:
 
     @property
     def awaited(self) -> bool:
-        """Whether calling it gives a coroutine."""
+        """Whether the function is async."""
         call = getattr(self.function, "__call__", None)  # noqa: B004  # of an object that is one
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
 
     def spec(self) -> dict[str, Any]:
-        """Say what the guest has to know to make a stub."""
+        """Return what the guest needs to make a stub."""
         empty = inspect.Parameter.empty
         parameters = [
             [p.name, p.kind.name, _annotation(p.annotation), _default(p)]
@@ -122,7 +122,7 @@ class Tool:
         }
 
     def describe(self) -> str:
-        """Write the function's head as the model reads it."""
+        """Write the function's signature as the model reads it."""
         spec = self.spec()
         shape = signature(spec["parameters"], spec["returns"])
         head = f"{'async ' * self.awaited}def {self.name}{shape}"
@@ -166,7 +166,7 @@ class Tool:
 
 
 class Tools:
-    """The tools of a run, and what answers the guest's calls.
+    """The tools of a run; answers the guest's calls.
 
     Parameters
     ----------
@@ -187,11 +187,11 @@ class Tools:
         self._answered = ("", "")  # the last question's id, and its answer
 
     def specs(self) -> list[dict[str, Any]]:
-        """Say what the guest has to know of each."""
+        """Return what the guest needs to make all stubs."""
         return [one.spec() for one in self.tools.values()]
 
     def describe(self) -> str:
-        """Write what the model is told of them."""
+        """Write what the model reads about the tools."""
         heads = "\n\n".join(one.describe() for one in self.tools.values())
         return (
             "Functions you can call; they run outside the sandbox, with the user's rights:\n\n"
@@ -199,7 +199,7 @@ class Tools:
         )
 
     def start_cell(self, otherwise: Answer | None = None) -> Answer | None:
-        """Begin to count the calls of a new cell; return what answers its questions.
+        """Start counting the calls of a new cell; return the function that answers them.
 
         Parameters
         ----------
@@ -311,7 +311,7 @@ def _annotation(annotation: object) -> str | None:
 
 
 def _default(parameter: inspect.Parameter) -> str | None:
-    """Write a default so that it tells nothing the user would not tell."""
+    """Write a default, if it is short, plain and not named like a secret; else three dots."""
     default = parameter.default
     if default is inspect.Parameter.empty:
         return None
@@ -322,7 +322,7 @@ def _default(parameter: inspect.Parameter) -> str | None:
 
 
 def fits(value: object, hint: object) -> bool:
-    """Tell whether a value fits an annotation, as far as that is simple to say."""
+    """Tell whether a value fits an annotation, for simple annotations."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True
@@ -346,7 +346,7 @@ def fits(value: object, hint: object) -> bool:
 
 
 def _is(value: object, kind: object) -> bool:
-    """Tell whether a value is of a class; True where the annotation is none."""
+    """Tell whether a value is of a class; True if the annotation is not a class."""
     if not isinstance(kind, type):
         return True
     if kind in (float, complex) and type(value) is int:
@@ -383,7 +383,7 @@ def _message(error: Exception) -> str:
 
 
 def _written(name: str, bound: inspect.BoundArguments) -> str:
-    """Write a call with its arguments named, for who is asked about it."""
+    """Write a call with its arguments named, for the user who is asked to allow it."""
     parts = [f"{key}={value!r}" for key, value in bound.arguments.items()]
     call = f"{name}({', '.join(parts)})"
     whole = all(map(_is_told_whole, bound.arguments.values()))
@@ -394,7 +394,7 @@ _IN_SHORT = "tables, arrays and pictures among the arguments are told in short"
 
 
 def _is_told_whole(value: object) -> bool:
-    """Tell whether ``repr`` leaves nothing of a value out."""
+    """Tell whether ``repr`` shows all of a value."""
     match value:
         case dict():
             return all(map(_is_told_whole, [*value, *value.values()]))

@@ -38,7 +38,7 @@ def check_name(name: str) -> str:
 
 
 class Inputs:
-    """Values that go in, made ready.
+    """The user's values, encoded for the sandbox.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def _pack(name: str, value: object) -> list[memoryview]:
 
 
 async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:
-    """Read a value of the guest's while the loop goes on, and not for long.
+    """Decode a value of the guest's on a thread, with a time limit.
 
     Raises
     ------
@@ -79,7 +79,7 @@ async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:
 async def unpack(
     reply: Sequence[Buffer], names: Sequence[str]
 ) -> tuple[dict[str, object], list[str]]:
-    """Read the guest's reply to ``give``: what came out, and what is wrong with the rest."""
+    """Read the guest's reply to ``give``: the values, and what is wrong with the others."""
     values: dict[str, object] = {}
     faults = []
     try:
@@ -118,7 +118,7 @@ def _parts(value: object) -> list[Buffer]:
 
 
 def describe(name: str, value: object) -> str:
-    """Say what a variable is: its type and its shape."""
+    """Describe a variable by its type and its shape."""
     kind = type(value).__name__
     dtypes = _dtypes(value)
     shape = getattr(value, "shape", None)
@@ -135,7 +135,7 @@ def describe(name: str, value: object) -> str:
 
 
 def preview(name: str, value: object) -> str:
-    """Show a little of what a variable holds; nothing of bytes, arrays and the unprintable."""
+    """Show the beginning of a value; nothing of bytes, arrays and unprintable values."""
     try:
         if _dtypes(value) is not None:
             return f"{name} begins:\n{_rows(value)}"
@@ -147,7 +147,7 @@ def preview(name: str, value: object) -> str:
 
 
 def _dtypes(value: object) -> dict[str, str] | None:
-    """Return the types of a table's columns, whoever made it."""
+    """Return the types of a table's columns, for every library."""
     match type(value).__module__.partition(".")[0], type(value).__name__:
         case "pandas", "DataFrame":
             return {str(name): str(kind) for name, kind in value.dtypes.items()}  # type: ignore[attr-defined]

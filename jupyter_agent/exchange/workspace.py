@@ -16,7 +16,7 @@ __all__ = ["Workspace"]
 
 
 class Workspace:
-    """What the loop runs cells in: a sandbox that holds what this run was given.
+    """A sandbox that holds the values and tools of this run; the loop runs cells in it.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Workspace:
     async def execute(
         self, code: str, *, answer: Answer | None = None, request: Request | None = None
     ) -> AsyncGenerator[NotebookNode, None]:
-        """Run a cell whose calls of tools are answered.
+        """Run a cell, and answer its calls of tools.
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class Workspace:
                 yield output
 
     async def prepare(self) -> None:
-        """Put values and tools into the kernel, once for each that there is."""
+        """Put values and tools into the kernel, once for each kernel."""
         await self._sandbox.start()
         if self._prepared == self._sandbox.generation:
             return
@@ -82,7 +82,7 @@ class Workspace:
         self._prepared = self._sandbox.generation
 
     async def _call(self, function: str, value: object, names: Iterable[str]) -> list[bytearray]:
-        """Have something handed over, in or out; what was not is named."""
+        """Transfer values, in or out; an error names those that were not transferred."""
         try:
             return await self._sandbox.call(function, encode(value))
         except SandboxError as error:
@@ -90,7 +90,7 @@ class Workspace:
             raise SandboxError(f"{lost}: {error}") from None
 
     async def collect(self) -> str:
-        """Bring the results out; return what to say to the model if some are missing.
+        """Copy the results out; return what to tell the model if some are missing.
 
         That is said once: empty the second time, and the results that came are there.
         """
@@ -107,7 +107,7 @@ class Workspace:
         )
 
     def note(self) -> str:
-        """Write what the model is told: what is there, what is wanted."""
+        """Write the note for the model: which values it has, and which it shall set."""
         notes = []
         if told := self._inputs.told:
             notes.append("Variables that are set in your kernel:\n\n" + "\n".join(told))

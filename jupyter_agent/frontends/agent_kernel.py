@@ -44,7 +44,7 @@ from jupyter_agent.views.output_area import (
     ending,
     show_recorded,
 )
-from jupyter_agent.views.page_requests import GHOST, Note, Runs, digest
+from jupyter_agent.views.page_requests import REPLACED, Note, Runs, digest
 
 __all__ = ["AgentKernel"]
 
@@ -181,12 +181,12 @@ class AgentKernel(settings.Settled, FrontKernel):
             self._running = None
 
     def _defect(self, error: BaseException) -> Defect:
-        """Log what nobody has foreseen, and say it in a line."""
+        """Log an unexpected exception, and describe it in one line."""
         self.log.error("jupyter_agent", exc_info=error)
         return Defect.of(error, "The kernel's log has the traceback")
 
     async def _answer(self, asked: Coroutine[Any, Any, Reply]) -> Reply:
-        """Have something looked up; whatever comes of it, there is a reply."""
+        """Answer a lookup, such as a completion; if it fails, there is a reply all the same."""
         try:
             return await asked
         except AgentError as error:
@@ -207,8 +207,8 @@ class AgentKernel(settings.Settled, FrontKernel):
                 return await self._counted(cell, self._command(cell, words))
             case Command("help"):
                 return await self._counted(cell, self._nothing()) | {"payload": [_help()]}
-        if self._runs.ghost(Note.of(cell.parent)):
-            self.stream("stdout", f"{GHOST}\n")
+        if self._runs.is_replaced(Note.of(cell.parent)):
+            self.stream("stdout", f"{REPLACED}\n")
             return _reply("ok", cell)
         if command:  # %%sandbox, written for a notebook with the magics; here every cell is
             cell = replace(cell, code=command.body)
@@ -247,7 +247,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
 
     def _agents_own(self, cell: _Cell) -> NotebookNode | None:
-        """Find the agent's cell that is run again: it will read what comes out now."""
+        """Find the agent's cell that is run again: the agent will read its new outputs."""
         again = self._runs.cell(Note.of(cell.parent))
         if not any(again is one for one in self._session.transcript.cells):
             return None
@@ -256,7 +256,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         return again
 
     def _publish(self, output: NotebookNode, parent: Message) -> None:
-        """Send an output of the sandbox's, whose display ids are none of ours."""
+        """Send an output of the sandbox; its display ids get a prefix."""
         content = {name: value for name, value in output.items() if name != "output_type"}
         if output.output_type in _COMMS:
             self._send_comm(output.output_type, content, parent)
@@ -269,12 +269,12 @@ class AgentKernel(settings.Settled, FrontKernel):
         self.publish(output.output_type, content, parent)
 
     def _aside(self, parent: Message) -> dict[str, Any]:
-        """Say where goes what is no output of a cell while it runs."""
+        """Say where outputs go that come after their cell."""
         late = functools.partial(self._publish_late, parent=parent)
         return {"late": late, "widgets": self.widgets, "msg_id": parent["header"]["msg_id"]}
 
     def _publish_late(self, output: NotebookNode, parent: Message) -> None:
-        """Send what a cell that is over puts out, but not amid what a command shows.
+        """Send what a cell prints after its end, but not during a command.
 
         A client that does not name its cells shows all that it hears in one place.
         """
@@ -283,7 +283,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             self._publish(output, parent)
 
     async def _counted(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
-        """Do what a cell says out here, and have it counted and remembered as any other.
+        """Carry out a command in the front, and count and record it as any other cell.
 
         To the sandbox it is a cell, in whose name its threads could go on to speak: none is heard.
         """
@@ -368,7 +368,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         self.stream("stdout", f"{said}\n")
 
     async def _permit(self, cell: _Cell, permission: str) -> None:
-        """Have the user allow what a cell would have, once; the notebook may be a stranger's."""
+        """Ask the user once to allow what a cell needs; the notebook may be a stranger's."""
         known = permission in self._granted or permission in self.allowed
         if known or any(fnmatchcase(permission, each) for each in self.allowed):
             return
@@ -389,7 +389,7 @@ class AgentKernel(settings.Settled, FrontKernel):
     # -- widgets
 
     def _drawable(self, data: dict[str, Any], parent: Message) -> dict[str, Any]:
-        """Keep the view of a widget that the page knows; say of others that there is nothing."""
+        """Show a widget that the page knows; in place of any other, say that there is none."""
         data = dict(data)
         try:
             view = self._session.sandbox.widgets.view(data.pop(VIEW), parent["header"]["msg_id"])
@@ -403,7 +403,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         self.publish(kind, content, parent, buffers=buffers, metadata=metadata)
 
     async def _hear_comm(self, _stream: Any, _ident: Any, message: Message) -> None:
-        """Pass on what a page does to a widget; whatever else it opens is closed at once."""
+        """Pass on what a page does to a widget; close any other comm at once."""
         kind, content = message["header"]["msg_type"], message["content"]
         comm_id = content.get("comm_id")
         if kind == "comm_open":
@@ -447,7 +447,7 @@ class AgentKernel(settings.Settled, FrontKernel):
     # -- stdin
 
     async def _ask_user(self, cell: _Cell, prompt: str, password: bool) -> str:
-        """Ask the client that sent a cell what its code asks (message spec: input_request)."""
+        """Ask the client for input that a cell's code wants (message spec: input_request)."""
         self._asked = asyncio.get_running_loop().create_future()
         content = {"prompt": printable(prompt), "password": password}
         socket, kind = self.stdin_socket, "input_request"
@@ -460,7 +460,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             self._asked = None
 
     async def _listen_on_stdin(self) -> None:
-        """Take what the user answers; what nobody asked for is dropped."""
+        """Take the user's answer; drop one that nobody asked for."""
         socket = zmq.asyncio.Socket(self.stdin_socket)
         while True:
             try:
@@ -478,7 +478,7 @@ class AgentKernel(settings.Settled, FrontKernel):
     # -- other requests
 
     async def do_complete(self, code: str, cursor_pos: int | None) -> Reply:
-        """Complete in the sandbox, but no command: what stands in one is the user's to write."""
+        """Complete in the sandbox, but nothing in a command."""
         return await self._answer(self._complete(code, cursor_pos))
 
     async def _complete(self, code: str, cursor_pos: int | None) -> Reply:
@@ -504,7 +504,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         return await self._answer(asked)
 
     async def do_is_complete(self, code: str) -> Reply:
-        """Ask the sandbox whether code is whole; a console waits a second, a start takes longer."""
+        """Ask the sandbox whether code is complete; a console waits only a second for the reply."""
         return await self._answer(self._is_complete(code))
 
     async def _is_complete(self, code: str) -> Reply:
@@ -527,7 +527,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         return reply
 
     def _as_typed(self, source: Any) -> Any:
-        """Return what history says was typed; a command that nobody has typed here is none."""
+        """Return an entry of the history; a command that was never typed here is not offered."""
         if isinstance(source, list):  # with what it put out
             return [self._as_typed(source[0]), *source[1:]]
         return source if source.strip() in self._commands else inert(source)
@@ -542,7 +542,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         self._loop.call_soon_threadsafe(self._interrupt)
 
     def _interrupt(self) -> None:
-        """Ask the user's code to stop as a kernel does; cancel anything else that runs."""
+        """Interrupt the user's code as a kernel does; cancel anything else that runs."""
         if self._forwarding and self._session.sandbox.alive:
             self._keep(self._session.sandbox.interrupt())
         elif self._running:
@@ -551,13 +551,13 @@ class AgentKernel(settings.Settled, FrontKernel):
             self._keep(self._session.sandbox.interrupt())
 
     async def do_shutdown(self, restart: bool) -> Reply:
-        """End the sandbox too, on the loop it belongs to: this is the control thread's."""
+        """End the sandbox too, on its own event loop: this runs in the control thread."""
         closed = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
         await asyncio.wrap_future(closed)
         return {"status": "ok", "restart": restart}
 
     async def _close(self) -> None:
-        """Stop what runs, so that a run is saved as it stands, then end the sandbox."""
+        """Stop what runs, so that a run is saved as it is, then end the sandbox."""
         if running := self._running:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -580,7 +580,7 @@ _REACHES = "A cell asks for what cells may not have unasked, as the notebook may
 
 
 def _without_commands(code: str, reply: Reply, *, prose: bool) -> Reply:
-    """Leave out completions that would make a cell a command, but for the names themselves."""
+    """Leave out completions that would make a cell a command, except the commands' names."""
 
     @functools.cache
     def harmless(text: str, start: int, end: int) -> bool:
@@ -605,7 +605,7 @@ def _help() -> Reply:
 
 
 def main() -> None:
-    """Be the kernel of ``kernelspec/jupyter-agent``."""
+    """Run the kernel of ``kernelspec/jupyter-agent``."""
     # no streams of its own: flushing them takes longer than most cells
     FrontApp.launch_instance(kernel_class=AgentKernel, outstream_class=None)
 

@@ -40,8 +40,8 @@ def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _foreseen(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn whatever nobody has foreseen into an error of one line."""
+def _one_line_errors(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn an unexpected exception into an error of one line."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -83,7 +83,7 @@ class AgentMagics(Magics):
     @magic_arguments()
     @_with_run_options
     @line_cell_magic
-    @_foreseen
+    @_one_line_errors
     def agent(self, line: str, cell: str | None = None) -> None:
         """Carry a task to its answer: ``%%agent [options]``, and the task below that line.
 
@@ -185,7 +185,7 @@ class AgentMagics(Magics):
         return tools
 
     def _asker(self, *, shown: bool) -> Ask | None:
-        """Return what asks the user, where the front end can."""
+        """Return a function that asks the user, if the front end can."""
         from jupyter_agent.exchange.approval import asker
         from jupyter_agent.frontends.event_loop import shared_bridge
 
@@ -206,12 +206,12 @@ class AgentMagics(Magics):
         return getattr(self.shell, "kernel", None)
 
     def _note(self) -> Note:
-        """Read what the page has noted on the cell that is running."""
+        """Read the note of the page on the cell that is running."""
         request = self._kernel.get_parent("shell") if self._kernel else None
         return Note.of(request or {})
 
     def _view(self, note: Note, *, quiet: bool) -> AnswerView | DisplayView | TerminalView:
-        """Choose how to show a run: a terminal wants text, a front end that names its cells all."""
+        """Choose a view: text in a terminal, live cells where the front end names its cells."""
         if self._kernel is None:
             from jupyter_agent.views.terminal import TerminalView
 
@@ -239,20 +239,20 @@ class AgentMagics(Magics):
         return view
 
     @cell_magic
-    @_foreseen
+    @_one_line_errors
     def sandbox(self, line: str, cell: str) -> None:
         """Run your own code in the session's sandbox, where the agent's variables are."""
         from jupyter_agent.errors import CodeError, Interrupted
         from jupyter_agent.frontends.event_loop import shared_bridge
         from jupyter_agent.transcript.notebook import Transcript
         from jupyter_agent.views.output_area import CellOutlet, OutputView
-        from jupyter_agent.views.page_requests import GHOST
+        from jupyter_agent.views.page_requests import REPLACED
 
         if line.strip():
             raise UsageError(f"%%sandbox takes no options, not {line.strip()!r}")
         note = self._note()
-        if self._runs.ghost(note):
-            print(GHOST)  # noqa: T201
+        if self._runs.is_replaced(note):
+            print(REPLACED)  # noqa: T201
             return
         again = self._runs.cell(note)  # one of the agent's: it will read what comes out now
         transcript = self.session.transcript if again else Transcript()

@@ -75,12 +75,12 @@ class Outlet(Protocol):
         ...
 
     def busy(self, tag: Tag | None = None) -> None:
-        """Say that the kernel is at work."""
+        """Tell the page that the kernel lives and is busy."""
         ...
 
 
 class CellOutlet:
-    """The output area of the cell that is running in this IPython; tags are left out."""
+    """The output area of the cell that is running in this IPython; it drops tags."""
 
     def display(
         self,
@@ -104,7 +104,7 @@ class CellOutlet:
         stream.flush()
 
     def busy(self, tag: Tag | None = None) -> None:
-        """Say nothing: whoever runs the cell knows."""
+        """Do nothing: the front end that runs the cell knows."""
 
 
 class KernelOutlet:
@@ -133,7 +133,7 @@ class KernelOutlet:
         self._send("stream", {"name": name, "text": text}, tag)
 
     def busy(self, tag: Tag | None = None) -> None:
-        """Say that the kernel is at work."""
+        """Tell the page that the kernel lives and is busy."""
         self._send("status", {"execution_state": "busy"}, tag)
 
     def _send(self, kind: str, content: dict[str, Any], tag: Tag | None) -> None:
@@ -187,7 +187,7 @@ class OutputView:
         self._seen = outputs
 
     def _worth_showing(self, outputs: list[NotebookNode]) -> list[NotebookNode]:
-        """Leave out what no one reads, but never why a cell was stopped."""
+        """Leave out outputs beyond what a page can show, but never why a cell was stopped."""
         rest = outputs[MAX_OUTPUTS:]
         if not rest:
             return list(outputs)
@@ -236,7 +236,7 @@ def _worth_showing(text: str) -> str:
 
 @dataclass(slots=True)
 class _Shown:
-    """What of a cell is on the screen."""
+    """A cell as it is shown on the page."""
 
     cell: NotebookNode
     index: int
@@ -255,20 +255,20 @@ class _Shown:
         return bool(self.cell.metadata[KEY].get("deleted"))
 
     def take(self, source: str) -> None:
-        """Take over what the user has made of it."""
+        """Take over the user's edit."""
         if source != self.cell.source:
             self.cell.source = source
             self.cell.metadata[KEY]["edited"] = True
 
     @property
     def kept(self) -> bool:
-        """Whether it is still a cell: one that is done and empty was taken back."""
+        """Whether the cell still exists: a cell that is done and empty was taken back."""
         return bool(self.source or not self.done)
 
 
 @dataclass(slots=True)
 class _Progress:
-    """What the header says."""
+    """The facts that the header of a run shows."""
 
     started: float = field(default_factory=time.monotonic)
     model: str = ""
@@ -348,7 +348,7 @@ class DisplayView:
         self._lock = threading.RLock()  # a timer shows what waits, a page may ask at any time
 
     def __call__(self, change: Change) -> None:
-        """Show a change, at once or with those that follow it closely."""
+        """Show a change, at once or together with those that follow within a moment."""
         with self._lock:
             facts = change.cell.metadata[KEY]
             shown = self._cells.get(change.cell.id)
@@ -393,11 +393,11 @@ class DisplayView:
 
     @property
     def replaces(self) -> str:
-        """The run whose place it has taken; none before it has begun."""
+        """The run that this one replaces; empty before it has begun."""
         return self._replaces if self._progress.state not in ("starting", "unstarted") else ""
 
     def _beat(self) -> None:
-        """Tell pages again and again that this kernel lives."""
+        """Tell pages at intervals that this kernel lives."""
         tag = {"op": "beat", "run": self.run, "anchor": self._anchor}
         while not self._ended.wait(BEAT):
             self._outlet.busy(tag)
@@ -405,28 +405,28 @@ class DisplayView:
     # -- what pages ask
 
     def snapshot(self) -> dict[str, Any]:
-        """Say everything that was sent, for a page that has missed some."""
+        """Send everything again, for a page that has missed messages."""
         with self._lock:
             cells = [self._snapshot(each) for each in self._kept()]
             return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
 
     @property
     def header(self) -> dict[str, Any]:
-        """What was last said of it as a whole."""
+        """The header that was sent last."""
         return self._header
 
     @property
     def done(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether the run has ended."""
         return self._progress.state == "done"
 
     @property
     def digest(self) -> str:
-        """Identifies the text that asked for it."""
+        """The digest of the text of the ``%%agent`` cell."""
         return self._digest
 
     def known(self) -> dict[str, Any]:
-        """Say where and by whom it was asked for, how it stands, and the sources of its cells."""
+        """Describe the run: its cell, its session, its state, and the sources of its cells."""
         with self._lock:
             cells = {each.cell.id: self._first(each) + each.source for each in self._kept()}
             where = {"anchor": self._anchor, "session": self._session}
@@ -436,7 +436,7 @@ class DisplayView:
         return [each for each in self._cells.values() if each.kept and not each.deleted]
 
     def edit(self, cell_id: str, source: str) -> None:
-        """Take over what the user has made of a cell: now, or once the agent has written it."""
+        """Take over the user's edit of a cell: now, or when the agent has finished writing it."""
         with self._lock:
             shown = self._cells.get(cell_id)
             if shown is None:
@@ -451,7 +451,7 @@ class DisplayView:
                 shown.edit = source
 
     def delete(self, cell_id: str) -> None:
-        """Note that the user has deleted a cell: it is not run any more, nor read by the model."""
+        """Note that the user has deleted a cell: it will not run, nor will the model read it."""
         with self._lock:
             if shown := self._cells.get(cell_id):
                 facts = shown.cell.metadata[KEY]
@@ -497,7 +497,7 @@ class DisplayView:
     # -- the header
 
     def _note(self, change: Change, facts: dict[str, Any]) -> None:
-        """Take from a change what the header says."""
+        """Update the header from a change."""
         progress = self._progress
         if facts["role"] == "task":
             self.task = change.cell
@@ -547,7 +547,7 @@ class DisplayView:
     # -- cells
 
     def _show(self, *, force: bool = False) -> None:
-        """Show what waits."""
+        """Show the changes that wait."""
         with self._lock:
             if self._timer:
                 self._timer.cancel()
@@ -599,7 +599,7 @@ class DisplayView:
         return _data(folded(title, code_block(source)), source)
 
     def _cleared(self, shown: _Shown, *, more: bool) -> None:
-        """Take a cell's outputs away, which only a page that has made a cell of it can."""
+        """Clear a cell's outputs; only a page that has made a cell of it can do that."""
         if self._live:
             tag = self._tag("clear", id=shown.cell.id, wait=more)
             data = self._code_data(shown, shown.label)
@@ -627,7 +627,7 @@ class DisplayView:
 
 
 def show_recorded(outlet: Outlet, note: Note, *, header: dict[str, Any] | None) -> None:
-    """Say that the notebook holds the run that was asked for, so that no model was.
+    """Show that the notebook already holds the run, so that no model was asked.
 
     Parameters
     ----------
@@ -679,12 +679,12 @@ class AnswerView:
 
 
 def _data(markdown: Clean, plain: str) -> dict[str, Any]:
-    """Make the one mime bundle in which Markdown reaches a page: only what has been cleaned."""
+    """Make a mime bundle of cleaned Markdown; Markdown reaches a page in no other way."""
     return {"text/markdown": markdown, "text/plain": plain}
 
 
 def _line(text: str) -> dict[str, Any]:
-    """Make a mime bundle of a line of ours."""
+    """Make a mime bundle of a line that this package writes."""
     return _data(Clean(f"*{one_line(text)}*"), text)
 
 

@@ -17,10 +17,10 @@ from jupyter_agent.errors import Defect
 if TYPE_CHECKING:
     from jupyter_agent._nbformat import NotebookNode
 
-__all__ = ["GHOST", "REQUEST", "Note", "Runs", "Shown", "checksum", "digest"]
+__all__ = ["REPLACED", "REQUEST", "Note", "Runs", "Shown", "checksum", "digest"]
 
 REQUEST = "jupyter_agent_request"
-GHOST = (
+REPLACED = (
     "This cell is part of a run that has been replaced, so it was not run. "
     "Edit it to make it yours, or delete it."
 )
@@ -29,41 +29,41 @@ _KEY = "jupyter_agent"
 
 
 class Shown(Protocol):
-    """A run that was shown (`views.display.DisplayView`)."""
+    """A run that was shown (`views.output_area.DisplayView`)."""
 
     run: str
     task: NotebookNode | None  # the cell that began it
 
     @property
     def replaces(self) -> str:
-        """The run whose place it has taken."""
+        """The run that this one replaces."""
         ...
 
     @property
     def header(self) -> dict[str, Any]:
-        """What was last said of it as a whole."""
+        """The header that was sent last."""
         ...
 
     @property
     def done(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether the run has ended."""
         ...
 
     @property
     def digest(self) -> str:
-        """Identifies the text that asked for it."""
+        """The digest of the text of the ``%%agent`` cell."""
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """Say everything that was sent of it."""
+        """Send everything again."""
         ...
 
     def known(self) -> dict[str, Any]:
-        """Say where it was shown, how it stands, and the sources of its cells."""
+        """Describe the run: where it was shown, its state, and the sources of its cells."""
         ...
 
     def edit(self, cell_id: str, source: str) -> None:
-        """Take over what the user has made of a cell."""
+        """Take over the user's edit of a cell."""
         ...
 
     def delete(self, cell_id: str) -> None:
@@ -75,13 +75,13 @@ class Shown(Protocol):
         ...
 
     def still_busy(self) -> None:
-        """Tell pages so, if it goes on."""
+        """Tell pages that the run goes on, if it does."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a page has noted on a cell that is to run, as far as it can be believed.
+    """The note of a page on a cell that is to run, as far as it can be believed.
 
     Notes are saved with notebooks, so they may say anything; none of it is ever run. `Runs` knows
     which runs there were.
@@ -128,14 +128,14 @@ class Runs:
         self._shown: deque[Shown] = deque(maxlen=MAX_RUNS)
 
     def add(self, shown: Shown) -> None:
-        """Keep a run that is about to be shown."""
+        """Remember a run that is about to be shown."""
         self._shown.append(shown)
 
     def forget(self) -> None:
-        """Keep none: the session has forgotten them."""
+        """Forget all runs: the session has forgotten them."""
         self._shown.clear()
 
-    def ghost(self, note: Note) -> bool:
+    def is_replaced(self, note: Note) -> bool:
         """Tell whether a cell is the agent's and its run was replaced before it could run.
 
         Run All sends every cell at once, those too that the run which comes first replaces.
@@ -158,7 +158,7 @@ class Runs:
         return note.held or (done and not note.again)
 
     def header(self, note: Note) -> dict[str, Any] | None:
-        """Return what was last said of the run that a cell is said to have begun, if it is ours."""
+        """Return the last header of the run that a cell began, if this kernel knows that run."""
         shown = self._find(note.run)
         return shown.header if shown else None
 
@@ -168,7 +168,7 @@ class Runs:
         return shown.task if shown else None
 
     def listen(self, kernel: Any) -> None:
-        """Answer the requests of pages, if this kernel has a control channel to hear them on."""
+        """Answer the requests of pages, if this kernel has a control channel."""
 
         def answer(stream: object, identity: object, message: dict[str, Any]) -> None:
             try:
@@ -185,7 +185,7 @@ class Runs:
             handlers[REQUEST] = answer
 
     def answer(self, content: object) -> dict[str, Any]:
-        """Answer a page: it asks for a run, or says what the user has made of one of its cells."""
+        """Answer a page that asks for a run, or reports an edit or a deletion."""
         match content:
             case {"op": "known", "runs": [*runs]}:
                 found = {run: shown.known() for run in runs if (shown := self._find(run))}
@@ -203,7 +203,7 @@ class Runs:
         return _refusal("UnknownRun", "no such run")
 
     def _still_busy(self) -> None:
-        """Say that a run goes on: the idle that ends a request of a page sounds like its end."""
+        """Tell pages that a run goes on: the idle status after a request looks like its end."""
         for shown in self._shown:
             shown.still_busy()
 

@@ -29,7 +29,7 @@ class TerminalView:
     out
         Where the steps and the answer go.
     notes
-        Where the header and the sum go, so that ``out`` ends with the answer.
+        Where the header and the totals go, so that ``out`` ends with the answer.
     quiet
         Show nothing but the answer.
     """
@@ -110,12 +110,12 @@ class TerminalView:
                 self._write_output(text[len(before) :] if text.startswith(before) else text)
 
     def _write_output(self, text: str) -> None:
-        """Write it so that it gives nothing that follows a colour of its own."""
+        """Write an output so that its colours end with it."""
         end = "\n" * text.endswith("\n")
         self._write(f"{text.removesuffix(end)}{_PLAIN}{end}" if "\x1b" in text else text)
 
     def _prose(self, cell: NotebookNode, *, done: bool) -> None:
-        """Write prose as it grows; what may mean something else once it is whole waits for that."""
+        """Write prose as it grows; hold back Markdown that the next characters may change."""
         now, before = as_read(cell.source), self._sources.get(cell.id, "")
         if not done:
             unsettled = _MARK.search(now, now.rfind("\n\n") + 1)  # in the last paragraph
@@ -172,7 +172,7 @@ _HIDES = re.compile(r"\x1b\[[0-9;:]*m|\x08")
 
 
 def _harmless(text: str) -> str:
-    """Take from outputs what hides text or goes back over it; colours stay."""
+    """Remove from outputs what hides or overwrites text; colours stay."""
     return _HIDES.sub(lambda found: "" if _hides(found[0]) else found[0], text)
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from jupyter_agent._temporary import open_temporary
+__all__ = ["FileState", "clear_left_over", "unwritable", "write_beside", "write_whole"]
 
-__all__ = ["Left", "unwritable", "write_beside", "write_whole"]
+_SUFFIX = ".tmp"
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -25,7 +32,7 @@ def write_whole(path: Path, content: bytes) -> None:
         It cannot be written.
     """
     path = Path(os.path.realpath(path))
-    with open_temporary(path) as file:
+    with _open_temporary(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -61,14 +68,14 @@ def unwritable(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class FileState:
     """A file as it was left by who read or wrote it; of none without a content."""
 
     facts: tuple[int, int, int, int] | None = None  # which file, and when it was changed
     digest: bytes = b""
 
     @classmethod
-    def of(cls, path: Path, content: bytes) -> Left:
+    def of(cls, path: Path, content: bytes) -> FileState:
         """Note what was read or written just now."""
         return cls(_facts(path), _digest(content))
 
@@ -108,3 +115,58 @@ def _mode(path: Path) -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+# -- beside the file that is written
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:50]}.jupyter-agent-"
+
+
+@contextlib.contextmanager
+def _open_temporary(path: Path) -> Iterator[IO[bytes]]:
+    """Make a file beside one that is to be written; after an error it is gone.
+
+    It is locked while it is open, so that `clear_left_over` leaves it.
+    """
+    while True:
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX, delete=False
+        )
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:  # else that was quicker than the lock
+            break
+        file.close()
+    try:
+        with file:
+            yield file.file
+    except BaseException:
+        Path(file.name).unlink(missing_ok=True)
+        raise
+
+
+def clear_left_over(path: Path) -> None:
+    """Remove what a process that was killed as it wrote this file has left beside it.
+
+    Who is writing holds a lock on it, which ends with the process.
+    """
+    path = Path(os.path.realpath(path))
+    names = re.compile(re.escape(_prefix(path)) + r"\w{8}" + re.escape(_SUFFIX))
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if names.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _remove_left_over(entry.path)
+
+
+def _remove_left_over(name: str) -> None:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name)  # noqa: PTH108
+    finally:
+        os.close(descriptor)

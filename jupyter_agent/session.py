@@ -16,8 +16,8 @@ from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 from jupyter_agent import settings
 from jupyter_agent._files import unwritable, write_whole
 from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent._one_at_a_time import OneAtATime
 from jupyter_agent._threads import aside, aside_to_its_end
-from jupyter_agent._turns import Turns
 from jupyter_agent._unicode import visible
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import Learnt
@@ -110,7 +110,7 @@ class Session(settings.Settled):
         self.sandbox = self._new_sandbox(None)
         self._own = OwnCells()
         self._known: object = None  # the kernel that knows the transcript's variables
-        self._turns = Turns()
+        self._one_at_a_time = OneAtATime()
 
     def run(
         self, task: str, options: RunOptions | None = None, **named: object
@@ -133,7 +133,7 @@ class Session(settings.Settled):
             It has ended, and is not saved where it was to be.
         """
         asked = replace(options or RunOptions(), **named)  # type: ignore[arg-type]  # names are free
-        return self._turns.iterate(self._run(task, asked), "a run")
+        return self._one_at_a_time.iterate(self._run(task, asked), "a run")
 
     async def _run(self, task: str, options: RunOptions) -> AsyncGenerator[Change, None]:
         plan = await self._plan(task, options)
@@ -305,7 +305,7 @@ class Session(settings.Settled):
             The session is at work already.
         """
         outputs = self._execute(code, keep=keep, answer=answer, request=request)
-        return self._turns.iterate(outputs, "a cell")
+        return self._one_at_a_time.iterate(outputs, "a cell")
 
     async def _execute(
         self, code: str, *, keep: bool, answer: Answer | None, request: Request | None
@@ -334,7 +334,7 @@ class Session(settings.Settled):
 
     async def files(self) -> list[tuple[str, int]]:
         """List what the agent has written to its working folder, with sizes in bytes."""
-        async with self._turns.take("a look at its files"):
+        async with self._one_at_a_time.hold("a look at its files"):
             reply = await self._asked("files", None)
         match reply:
             case list(found) if all(_names_file(one) for one in found):
@@ -359,7 +359,7 @@ class Session(settings.Settled):
             There is no such file, or one in its place here that was not to be overwritten.
         """
         path = self._place_for(name, to, overwrite=overwrite)
-        async with self._turns.take("a copy out of the sandbox"):
+        async with self._one_at_a_time.hold("a copy out of the sandbox"):
             reply = await self._asked("fetch", (name, self.sandbox.max_value_mib << 20))
         match reply:
             case bytes(content):
@@ -389,7 +389,7 @@ class Session(settings.Settled):
         UsageError
             The session is at work.
         """
-        async with self._turns.take("a reset"):
+        async with self._one_at_a_time.hold("a reset"):
             self.transcript = Transcript()
             self._own = OwnCells()
             self._workspace = None

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_agent._files import write_whole
-from jupyter_agent._temporary import clear_left_over
+from jupyter_agent._files import clear_left_over, write_whole
 from jupyter_agent.transcript.notebook import Transcript
 
 WRITE = """
 import resource, signal, sys
 from pathlib import Path
-from jupyter_agent._temporary import clear_left_over
+from jupyter_agent._files import clear_left_over
 from jupyter_agent.transcript.notebook import Transcript
 from jupyter_agent._files import write_whole
 {before}

@@ -325,7 +325,7 @@ async def test_other_refusals_end_the_run_and_say_nothing_of_its_sight(server: C
     agent = Agent(load_model(server.model), Drawer(encoded(plain())))
     with pytest.raises(ModelError, match="temperature"):
         await run(agent)
-    assert agent.learnt.blind == set()
+    assert agent.learnt.no_vision == set()
 
 
 async def test_a_refusal_that_speaks_of_pictures_where_there_are_none_is_no_lesson(
@@ -335,7 +335,7 @@ async def test_a_refusal_that_speaks_of_pictures_where_there_are_none_is_no_less
     agent = Agent(load_model(server.model), Drawer(""))
     with pytest.raises(ModelError, match="image_url"):
         await run(agent)
-    assert agent.learnt.blind == set()
+    assert agent.learnt.no_vision == set()
 
 
 async def test_the_same_bytes_of_a_picture_are_sent_with_every_request(server: ChatServer) -> None:

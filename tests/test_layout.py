@@ -27,10 +27,9 @@ LAYERS = [
         "settings",
         "_files",
         "_nbformat",
-        "_temporary",
+        "_one_at_a_time",
         "_threads",
         "_traits",
-        "_turns",
         "_unicode",
     ],
 ]

@@ -23,7 +23,7 @@ __all__ = ["Learnt", "Requests", "characters"]
 class Learnt:
     """What servers have told of their models, by name; a session keeps it from run to run."""
 
-    blind: set[str] = field(default_factory=set)
+    no_vision: set[str] = field(default_factory=set)
     windows: dict[str, int] = field(default_factory=dict)  # tokens
     thinks_aloud: dict[str, bool] = field(default_factory=dict)  # a thought first, without a mark
 
@@ -58,8 +58,13 @@ class Requests:
     def sized(self, cells: Sequence[NotebookNode] | None = None) -> tuple[list[Message], int]:
         """Write a request and estimate its tokens, and look at a long run only once for both."""
         cells = cells or self.transcript.in_reach()
-        seeing, marked = self.model.name not in self.learnt.blind, marks(cells)
-        told = self.transcript.messages(self.model.form, cells, with_pictures=seeing, marked=marked)
+        marked = marks(cells)
+        told = self.transcript.messages(
+            self.model.form,
+            cells,
+            with_pictures=self.model.name not in self.learnt.no_vision,
+            marked=marked,
+        )
         head = self._head()
         return [*head, *told], self._sizes.of(cells, characters(head), marked)
 
@@ -81,9 +86,9 @@ class Requests:
 
     def learn(self, error: ModelError) -> bool:
         """Remember what a refusal tells of the model; return whether that mends the request."""
-        model = self.model.name
-        if model not in self.learnt.blind and _sees(self.messages()) and _refuses_pictures(error):
-            self.learnt.blind.add(model)
+        model, no_vision = self.model.name, self.learnt.no_vision
+        if model not in no_vision and _sees(self.messages()) and _refuses_pictures(error):
+            no_vision.add(model)
             return True
         if error.kind == "context":
             refused = self.size()  # the estimate may be too low: its scale is what counts here

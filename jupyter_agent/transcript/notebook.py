@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jupyter_agent._files import Left, unwritable, write_beside, write_whole
+from jupyter_agent._files import FileState, clear_left_over, unwritable, write_beside, write_whole
 from jupyter_agent._nbformat import (
     NotebookNode,
     from_dict,
@@ -22,7 +22,6 @@ from jupyter_agent._nbformat import (
     reads,
     validate,
 )
-from jupyter_agent._temporary import clear_left_over
 from jupyter_agent._threads import aside
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.models.protocol import Form, Message
@@ -108,7 +107,7 @@ class Transcript:
     def __init__(self, path: Path | None = None, notebook: NotebookNode | None = None) -> None:
         self.notebook = notebook or _empty()
         self.path = path
-        self._left = Left()  # the file as it was read or written last
+        self._file = FileState()  # the file as it was read or written last
         self._wrote = False  # whether that was written here
         self._text = Text()
         self._reader = Reader()
@@ -141,12 +140,12 @@ class Transcript:
             raise UsageError(f"cannot save to {str(path)!r}: that is no regular file; name another")
         notebook, left = _read(path)
         transcript = cls(path, notebook)
-        transcript._left = left
+        transcript._file = left
         return transcript
 
     def move_to(self, other: Transcript) -> None:
         """Save this notebook from now on where another one is saved."""
-        self.path, self._left, self._wrote = other.path, other._left, other._wrote
+        self.path, self._file, self._wrote = other.path, other._file, other._wrote
 
     def check_place(self) -> None:
         """See that the notebook can be saved where it is to be saved.
@@ -160,7 +159,7 @@ class Transcript:
             return
         if why := unwritable(self.path):
             raise UsageError(f"cannot save to {str(self.path)!r}: {why}")
-        if self.path.exists() and not self._left.is_same(self.path):
+        if self.path.exists() and not self._file.is_same(self.path):
             raise UsageError(
                 f"{str(self.path)!r} was changed by another program since this session read or "
                 "saved it, and is left as it is: save to another file, or forget this session's "
@@ -290,7 +289,7 @@ class Transcript:
 
     def _write(self, path: Path, parts: list[bytes]) -> str:
         content = b"".join(parts)
-        taken = path.exists() and not self._left.is_same(path)
+        taken = path.exists() and not self._file.is_same(path)
         try:
             if taken:
                 self.path = write_beside(path, content)
@@ -301,7 +300,7 @@ class Transcript:
             held = "what was saved before is there" if there else "nothing of it is saved"
             raise TranscriptError(f"cannot save {str(path)!r}: {error.strerror}; {held}") from error
         written = self.path or path
-        self._left, self._wrote = Left.of(written, content), True
+        self._file, self._wrote = FileState.of(written, content), True
         if not taken:
             return ""
         return (
@@ -311,7 +310,7 @@ class Transcript:
 
     def has_written(self, path: Path) -> bool:
         """Tell whether what is at a path is what was saved last, and nobody has changed it."""
-        return self._wrote and self._left.is_at(path)
+        return self._wrote and self._file.is_at(path)
 
     # -- reading
 
@@ -421,10 +420,10 @@ def _empty() -> NotebookNode:
     return new_notebook(metadata=metadata)
 
 
-def _read(path: Path) -> tuple[NotebookNode, Left]:
+def _read(path: Path) -> tuple[NotebookNode, FileState]:
     try:
         content = path.read_bytes()
-        left = Left.of(path, content)
+        left = FileState.of(path, content)
         with warnings.catch_warnings(action="ignore"):  # of cells without an id: they get one
             notebook = reads(content.decode(), as_version=4)
             validate(notebook)

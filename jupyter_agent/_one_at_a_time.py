@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from jupyter_agent.errors import UsageError
 
-__all__ = ["Turns"]
+__all__ = ["OneAtATime"]
 
 T = TypeVar("T")
 
 
-class _Turn:
+class _Activity:
     """Something that goes on, and the generator that carries it on, if one does."""
 
     def __init__(self, doing: str) -> None:
@@ -43,15 +43,15 @@ class _Turn:
         return True
 
 
-class Turns:
+class OneAtATime:
     """Lets one thing go on at a time; a second one is refused."""
 
     def __init__(self) -> None:
-        self._turn: _Turn | None = None
+        self._going_on: _Activity | None = None
 
     @asynccontextmanager
-    async def take(self, doing: str) -> AsyncIterator[None]:
-        """Hold the turn.
+    async def hold(self, doing: str) -> AsyncIterator[None]:
+        """Let nothing else go on meanwhile.
 
         Parameters
         ----------
@@ -63,35 +63,35 @@ class Turns:
         UsageError
             Something else goes on.
         """
-        async with self._hold(_Turn(doing)):
+        async with self._hold(_Activity(doing)):
             yield
 
     def iterate(self, source: AsyncGenerator[T, None], doing: str) -> AsyncGenerator[T, None]:
-        """Hold the turn from the first step of a generator to its end."""
-        turn = _Turn(doing)
-        steps = self._iterate(source, turn)
-        turn.carried_by(steps)
+        """Let nothing else go on from the first step of a generator to its end."""
+        activity = _Activity(doing)
+        steps = self._iterate(source, activity)
+        activity.carried_by(steps)
         return steps
 
     async def _iterate(
-        self, source: AsyncGenerator[T, None], turn: _Turn
+        self, source: AsyncGenerator[T, None], activity: _Activity
     ) -> AsyncGenerator[T, None]:
-        async with self._hold(turn), aclosing(source):
+        async with self._hold(activity), aclosing(source):
             async for item in source:
-                turn.task = asyncio.current_task()
+                activity.task = asyncio.current_task()
                 yield item
 
     @asynccontextmanager
-    async def _hold(self, turn: _Turn) -> AsyncIterator[None]:
-        while self._turn:
-            if not await self._turn.end_if_left():
+    async def _hold(self, activity: _Activity) -> AsyncIterator[None]:
+        while self._going_on:
+            if not await self._going_on.end_if_left():
                 raise UsageError(
-                    f"{self._turn.doing} is going on in this session; wait for its end, or stop it "
-                    "(%agent stop, or aclose() of what Session.run gave)"
+                    f"{self._going_on.doing} is going on in this session; wait for its end, or "
+                    "stop it (%agent stop, or aclose() of what Session.run gave)"
                 )
-        self._turn = turn
+        self._going_on = activity
         try:
             yield
         finally:
-            self._turn = None
-            turn.over.set()
+            self._going_on = None
+            activity.over.set()

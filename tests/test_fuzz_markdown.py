@@ -24,9 +24,9 @@ from .fuzz_markdown import (
     drawing,
     drawings,
 )
-from .lab import PATIENCE, SECOND_TRY, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, FrontEnd, Lab, NotebookPage, browsing, opened, serving
 
-pytestmark = [pytest.mark.timeout(400), SECOND_TRY]
+pytestmark = pytest.mark.timeout(400)
 
 SECONDS = 30  # of drawing in bulk
 SEED = 12

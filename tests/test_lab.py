@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from .conftest import ROOT
-from .lab import SECOND_TRY, Lab, NotebookPage, browsing, opened, serving
+from .lab import Lab, NotebookPage, browsing, opened, serving
 from .servers import ChatServer, Reply
 
-pytestmark = [pytest.mark.timeout(180), SECOND_TRY]
+pytestmark = pytest.mark.timeout(180)
 
 TALL = 2600  # pixels: the whole notebook is on the screen, and so in the screenshot
 FIRST_RUN = 2  # the %%agent cell of 01-first-run.ipynb

@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from .conftest import PENGUINS
-from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, launched, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, browsing, launched, opened, serving
 
-pytestmark = [pytest.mark.timeout(240), SECOND_TRY]
+pytestmark = pytest.mark.timeout(240)
 
 F = "```"
 SCRIPT = f"I look.\n\n{F}python\nprint(price * 2)\n{F}\n<!-- next reply -->\nIt is **84**.\n"

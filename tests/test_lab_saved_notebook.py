@@ -16,10 +16,10 @@ from jupyter_agent.transcript.notebook import Transcript
 from jupyter_agent.views.output_area import MIME
 from jupyter_agent.views.page_requests import checksum, digest
 
-from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
 from .servers import ChatServer, Reply
 
-pytestmark = [pytest.mark.timeout(240), SECOND_TRY]
+pytestmark = pytest.mark.timeout(240)
 
 TALL = 3000  # pixels: every cell is drawn
 KERNELS = ["python3", "jupyter-agent"]

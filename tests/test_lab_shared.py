@@ -11,14 +11,13 @@ from contextlib import ExitStack
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from .lab import PATIENCE, SECOND_TRY, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, FrontEnd, Lab, NotebookPage, browsing, opened, serving
 from .servers import ChatServer, Reply
 from .test_live_cells import LOAD, TALL, bar, is_over, seen, step, task
 
 PYTHON = os.environ.get("JUPYTER_AGENT_SHARED")  # an environment with jupyter-collaboration
 pytestmark = [
     pytest.mark.timeout(240),
-    SECOND_TRY,
     pytest.mark.skipif(not PYTHON, reason="make front-ends has jupyter-collaboration"),
 ]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from .lab import PATIENCE, SECOND_TRY, Lab, NotebookPage, browsing, opened, opened_anew, serving
+from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, opened_anew, serving
 from .servers import ChatServer, Reply
 from .test_live_cells import LOAD, TALL, bar, is_idle, is_over, saved, sources, step, task
 
-pytestmark = [pytest.mark.timeout(180), SECOND_TRY]
+pytestmark = pytest.mark.timeout(180)
 
 EXTENSION = Path(__file__).parent.parent / "jupyter_agent" / "labextension" / "static"
 FOOT = ".jp-JupyterAgentBar.jp-mod-foot"

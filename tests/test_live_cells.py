@@ -18,7 +18,6 @@ from .conftest import ROOT
 from .lab import (
     PATIENCE,
     SCREENSHOTS,
-    SECOND_TRY,
     FrontEnd,
     Lab,
     NotebookPage,
@@ -28,7 +27,7 @@ from .lab import (
 )
 from .servers import ChatServer, Reply
 
-pytestmark = [pytest.mark.timeout(180), SECOND_TRY]
+pytestmark = pytest.mark.timeout(180)
 
 FRONT_ENDS = [FrontEnd("lab")]
 if python := os.environ.get("JUPYTER_AGENT_LAB42"):  # a second environment, of an older JupyterLab

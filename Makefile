@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-js fuzz front-ends ipykernel lint lint-js docs live picture bench clean
+.PHONY: demo test test-user test-root test-js fuzz front-ends ipykernel lint lint-js docs live picture bench clean
 
 demo: $(VENV)/demo
 	@rm -f notebooks/data/demo.ipynb
@@ -21,8 +21,19 @@ demo: $(VENV)/demo
 	@echo '    $(BIN)/jupyter agent run "..." -m hf:Qwen/Qwen3-Coder-480B-A35B-Instruct'
 	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
 
-test: $(VENV)/test test-js  # two files side by side
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# Kernels and pages wait more than they compute: a file more side by side than there are cores.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
+
+test: $(VENV)/test test-js
+	$(PYTEST)
+
+# the two parts of `test`, for .ci/run: as an ordinary user, and as root
+test-user: $(VENV)/test test-js
+	$(PYTEST) -m "not root"
+
+test-root: $(VENV)/test
+	$(PYTEST) -m root
 
 test-js:  # what of the extension needs no browser; tests/test_live_cells.py has the rest
 	node --test tests/js/*.test.mjs

@@ -26,8 +26,21 @@ TIERS = ["bubblewrap", "landlock"]
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+# files that take longest: whoever runs files side by side begins with them
+LONGEST = """test_live_cells test_escape test_lab_saved_notebook test_live_bar test_sandbox_kernel
+test_agent_kernel test_host_memory test_fuzz_markdown test_lab test_saved_notebook
+test_lab_agent_kernel test_cli test_settings test_notebooks test_sandboxed_kernel test_values
+test_models_faults test_magics test_sandbox_libraries test_path_policy test_models_local
+test_end_to_end test_same_notebook test_memory_watch""".split()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root where nobody is; `.ci/run` runs that in a pass of its own."""
+    """Begin with the longest files, and skip what needs root where nobody is root.
+
+    `.ci/run` runs what needs root in a pass of its own.
+    """
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root"):

@@ -25,8 +25,7 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import bubblewrap
-from jupyter_agent.sandbox.isolation.provisioner import check_landlock
+from jupyter_agent.sandbox.isolation import bubblewrap, landlock
 
 STARTS = 12
 ROUND_TRIPS = 300
@@ -230,7 +229,7 @@ def ratio(rounds: list[Round], name: str, other: str) -> float:
 async def main() -> None:
     """Measure all and print it."""
     since = time.perf_counter()
-    problems = {"bubblewrap": bubblewrap.check(), "landlock": check_landlock()}
+    problems = {"bubblewrap": bubblewrap.check(), "landlock": landlock.check()}
     preflight = (time.perf_counter() - since) * 1000
     for name, problem in problems.items():
         if problem:

@@ -12,9 +12,9 @@ from jupyter_agent import settings
 from jupyter_agent.errors import AgentError, UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.sandbox.isolation import bubblewrap as bubblewrap_tier
+from jupyter_agent.sandbox.isolation import landlock as landlock_tier
 from jupyter_agent.sandbox.isolation.provisioner import (
     SandboxProvisioner,
-    check_landlock,
     choose_tier,
 )
 
@@ -52,7 +52,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _tiers() -> Iterator[Finding]:
-    bubblewrap, landlock = bubblewrap_tier.check(), check_landlock()
+    bubblewrap, landlock = bubblewrap_tier.check(), landlock_tier.check()
     advice = f"{bubblewrap}; apt install bubblewrap" if bubblewrap else "works"
     yield Finding("bubblewrap", not bubblewrap, advice, needed=False)
     yield Finding("landlock", not landlock, landlock or "works", needed=False)

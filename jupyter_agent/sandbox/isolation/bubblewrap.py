@@ -13,7 +13,17 @@ from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.isolation.interpreter import font_lists
 from jupyter_agent.sandbox.isolation.path_policy import ETC, SYSTEM, Policy
 
-__all__ = ["HOME", "WRITABLE", "check", "fonts", "mounts", "options", "parents", "unique_uid"]
+__all__ = [
+    "HOME",
+    "WRITABLE",
+    "check",
+    "fonts",
+    "mounts",
+    "options",
+    "parents",
+    "private_folders",
+    "unique_uid",
+]
 
 HOME = "/home/agent"
 WRITABLE = (HOME, "/tmp", "/dev/shm")
@@ -217,6 +227,13 @@ def cover(path: Path, place: Path) -> list[str]:
     if path.is_dir():
         return ["--perms", "0755", "--tmpfs", str(place)]
     return ["--ro-bind", "/dev/null", str(place)]
+
+
+def private_folders(work: Path) -> list[str]:
+    """Make the working folder, those above it in the home folder, and one for temporary files."""
+    inner = work.relative_to(HOME)
+    paths = [*reversed(inner.parents[:-1]), inner, Path("tmp")]
+    return [word for path in paths for word in ("--perms", "0777", "--dir", str(Path(HOME, path)))]
 
 
 def fonts() -> list[str]:

@@ -31,11 +31,14 @@ from traitlets import Bool, Enum, Int, List, Unicode
 from jupyter_agent import settings
 from jupyter_agent._threads import aside, aside_to_its_end
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox.guest import lockdown, seccomp, shm
-from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, sharing
+from jupyter_agent.sandbox.guest import lockdown
+from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, landlock, sharing
+from jupyter_agent.sandbox.isolation.guest_environment import (
+    guest_environment,
+    launcher,
+    user_shell,
+)
 from jupyter_agent.sandbox.isolation.interpreter import (
-    EXECUTABLE,
-    font_lists,
     imports,
     inherited_path,
     search_path,
@@ -45,14 +48,11 @@ from jupyter_agent.sandbox.isolation.memory_watch import Watch, gibibytes
 from jupyter_agent.sandbox.isolation.never_shared import whose_home
 from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
 from jupyter_agent.sandbox.isolation.private_folders import Folder, remove
+from jupyter_agent.sandbox.isolation.processes import count_tasks, grandchildren, wait_for_end
 
-__all__ = ["SandboxProvisioner", "check_landlock"]
+__all__ = ["SandboxProvisioner", "choose_tier"]
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full")  # no terminal: it may be the user's
-# not all of /proc/self: below net it lists the connections of the host
-PROC = "cgroup cmdline fd limits maps stat statm status".split()
-ENVIRONMENT = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
 REMEDIES = (
     "install bubblewrap (apt install bubblewrap), or run in Docker or on Linux 6.2 or newer, "
     "or set c.SandboxProvisioner.isolation = 'none' to run the model's code with YOUR files, keys "
@@ -219,7 +219,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         if signum != signal.SIGINT:
             self._end_at_once()
         elif self.socket_folder and self.kernel_spec.interrupt_mode == "signal":
-            for kernel in _grandchildren(self.process.pid):  # it would end bubblewrap itself
+            for kernel in grandchildren(self.process.pid):  # it would end bubblewrap itself
                 with contextlib.suppress(OSError):
                     os.killpg(kernel, signum)
 
@@ -235,7 +235,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         while self.process and self.process.poll() is None:
             if self._told_to_end and time.monotonic() > self._told_to_end + PATIENCE:
                 await super().send_signal(signal.SIGKILL)
-            await _ends(self.process.pid, within=1)
+            await wait_for_end(self.process.pid, within=1)
         self._exit_code = await super().wait()
         return self._exit_code
 
@@ -349,7 +349,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     def _limits(self, uid: int) -> dict[str, int]:
         """Say what each process may use (getrlimit(2))."""
-        others = 0 if uid or self.tier == "bubblewrap" else _tasks_of(os.getuid())
+        others = 0 if uid or self.tier == "bubblewrap" else count_tasks(os.getuid())
         limits = {
             "CORE": 0,
             "DATA": self.memory_bytes,
@@ -426,7 +426,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         work = self._work(Path(home))
         search = {path: path for path in search_path()}
         environment = guest_environment(f"{home}/tmp", home, inherited_path(search))
-        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:{_shell()}\n"
+        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:{user_shell()}\n"
         options = [
             *bubblewrap.options(uid, self.private_size_mib << 20, reads_all=policy.reads_all),
             *self._file("/etc/passwd", passwd),
@@ -435,12 +435,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 policy, self._own_sockets(uid) if self.socket_folder else (), landlocked=covered
             ),
             *("--ro-bind", str(self.newcomers.shown), NEWCOMERS),
-            *(
-                word
-                for path in (*reversed(work.relative_to(home).parents[:-1]), work.relative_to(home))
-                for word in ("--perms", "0777", "--dir", str(Path(home, path)))
-            ),
-            *("--perms", "0777", "--dir", f"{home}/tmp"),
+            *bubblewrap.private_folders(work),
             *bubblewrap.fonts(),
         ]
         read, write = (
@@ -519,16 +514,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self._private.path.chmod(0o711)
         private = self._private.path / "home"
         policy = Policy(self.shares, self.modules, reaches=[private])
-        proc = [f"/proc/self/{name}" for name in PROC]
-        proc += [f"/proc/{name}" for name in "cpuinfo loadavg meminfo stat uptime version".split()]
-        proc += ["/dev/random", "/dev/urandom"]
-        proc.append(bubblewrap.PROCESSORS)
-        rules = {
-            "read": [*map(str, policy.read), *proc, str(self.newcomers.shown)],
-            "listed": [str(path) for path in policy.listed()],
-            "write": [str(private), *DEVICES],
-        }
-        search = self._prepare(private, policy)
+        rules = landlock.rules(policy, private, self.newcomers.shown)
+        search = landlock.prepare(private, self._work(private), policy)
         if uid:
             for path in (private, *private.rglob("*")):
                 os.chown(path, uid, uid, follow_symlinks=False)
@@ -540,37 +527,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             landlock=rules,
             search=search.values(),
         )
-        modules = [Path(shm.__file__).parent, *inherited_path(search)]
-        environment = guest_environment(f"{private}/tmp", str(private), modules)
-        environment[shm.VARIABLE] = f"{private}/shm"
-        # its workers end where they may not read what /proc says of them; without, it is serial
-        environment["JOBLIB_MULTIPROCESSING"] = "0"
+        environment = landlock.environment(private, inherited_path(search))
         return self._launch(kwargs, [*launcher(), plan], environment)
-
-    def _prepare(self, private: Path, policy: Policy) -> dict[Path, Path]:
-        """Fill a new private folder; return where in it the modules of each folder are found.
-
-        They are linked there: to look for them in the folders they are in, names of other files
-        would have to be shown.
-        """
-        private.mkdir(mode=0o700)
-        self._work(private).mkdir(parents=True)
-        (private / "tmp").mkdir()
-        (private / "shm").mkdir()
-        cache = private / ".cache" / "matplotlib"
-        cache.mkdir(parents=True)
-        for fonts in font_lists():
-            shutil.copy(fonts, cache)
-        search = {}
-        for number, place in enumerate(search_path()):
-            search[place] = place if place.is_file() else private / "modules" / str(number)
-            for share in policy.imports:
-                if share.path.parent == place:
-                    for name, path, _ in policy.links(share):
-                        link = search[place] / share.path.name / name
-                        link.parent.mkdir(parents=True, exist_ok=True)
-                        link.symlink_to(path)
-        return search
 
     def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Run as the user: for who typed it, and named in every run's header."""
@@ -597,7 +555,7 @@ def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
     """
     if isolation == "none":
         return "none"
-    checks = {"bubblewrap": bubblewrap.check, "landlock": check_landlock}
+    checks = {"bubblewrap": bubblewrap.check, "landlock": landlock.check}
     if own_sockets:
         checks["landlock"] = lambda: "lets no kernel bind its own sockets, as this one does"
     wanted = checks if isolation == "auto" else {isolation: checks[isolation]}
@@ -608,38 +566,6 @@ def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
             return tier
     why = "; ".join(f"{tier}: {problem}" for tier, problem in problems.items())
     raise SandboxError(f"no sandbox can start here ({why}); {REMEDIES}")
-
-
-def check_landlock() -> str:
-    """Return why Landlock and seccomp cannot confine a kernel here, or nothing."""
-    if not sys.platform.startswith("linux"):
-        return f"needs Linux, not {sys.platform}"
-    if not seccomp.seccomp_available():
-        return "no seccomp filter for this processor"
-    abi = lockdown.landlock_abi()
-    if abi < lockdown.LEAST_ABI:
-        return f"this kernel has Landlock ABI {abi}, at least {lockdown.LEAST_ABI} is needed"
-    return ""
-
-
-async def _ends(pid: int, *, within: float) -> None:
-    """Wait for the end of a process of ours, at most so many seconds."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:  # it has none (before Linux 5.3): look again soon
-        await asyncio.sleep(0.05)
-        return
-    loop.add_reader(descriptor, ended.set)
-    try:
-        async with asyncio.timeout(within):
-            await ended.wait()
-    except TimeoutError:
-        pass
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
 
 
 def _folder_for_sockets() -> Path:
@@ -669,59 +595,3 @@ def _machine_memory() -> int:
     """Say what there is of it, or what a container leaves of it."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([there, *cgroup.memory_limits()])
-
-
-def _grandchildren(pid: int) -> list[int]:
-    """Find what bubblewrap's first process has started: the kernel."""
-    found = [pid]
-    for _ in range(2):
-        lists = [path for each in found for path in Path(f"/proc/{each}/task").glob("*/children")]
-        found = [int(child) for path in lists for child in path.read_text().split()]
-    return found
-
-
-def _tasks_of(uid: int) -> int:
-    """Count the threads a user has: where the sandbox runs as that user, its limit counts them."""
-    count = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if process.stat().st_uid == uid:
-                count += len(list((process / "task").iterdir()))
-    return count
-
-
-# -- pieces of a command
-
-
-def _shell() -> str:
-    """Name the user's shell, if it is one that the sandbox has, too."""
-    wanted = [os.environ.get("SHELL", ""), "/bin/bash", "/usr/bin/bash", "/bin/sh"]
-    found = [path for path in wanted if os.access(path, os.X_OK)]
-    return next(path for path in found if path.startswith(("/bin/", "/usr/")))
-
-
-def launcher() -> list[str]:
-    """Start Python so that no module beside the user's files can stand in for one of ours."""
-    return [EXECUTABLE, "-P", "-m", "jupyter_agent.sandbox"]
-
-
-def guest_environment(temporary: str, home: str, search: Sequence[Path]) -> dict[str, str]:
-    """Write the whole environment of the guest: language and paths, nothing else of the host's."""
-    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    path = [f"{sys.prefix}/bin", f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
-    extra = os.pathsep.join(map(str, search))
-    return (
-        kept
-        | ({"PYTHONPATH": extra} if extra else {})
-        | {
-            "GIT_CONFIG_NOSYSTEM": "1",  # git and pip end where they may not read those of /etc
-            "HOME": home,
-            "LOGNAME": "agent",
-            "PATH": os.pathsep.join(dict.fromkeys(path)),
-            "PIP_CONFIG_FILE": os.devnull,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "SHELL": _shell(),
-            "TMPDIR": temporary,
-            "USER": "agent",
-        }
-    )

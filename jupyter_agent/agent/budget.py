@@ -1,4 +1,4 @@
-"""What a run may use: seconds and tokens, and what it has used."""
+"""Limit the seconds and tokens of a run, and count what it has used."""
 
 from __future__ import annotations
 

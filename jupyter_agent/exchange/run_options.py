@@ -1,4 +1,4 @@
-"""What a run is asked for, beside its task."""
+"""The options of a run, as one value: model, values, tools, limits, file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model reads of a notebook: its cells told as turns, and turns written as messages.
+"""Turn the notebook's cells into turns, and turns into the messages that a model reads.
 
 A turn is what the user said or what the model replied, in no form in particular. As text, a reply
 is Markdown with fenced blocks; as tool, its code stands in native calls. Either way the messages

@@ -1,4 +1,4 @@
-"""What a model is shown of a cell's outputs: text, cut once, and a few pictures."""
+"""Choose which outputs of a cell the model reads: text, cut once, and a few pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sandbox's kernel changes in ipykernel by names that ipykernel does not document.
+"""The sandbox kernel's changes to ipykernel that use names which ipykernel does not document.
 
 No other module of the guest's uses them; standard library and ipykernel only. The ipykernel
 releases that they were checked with are 6.29 to 6.31 and 7.0 to 7.4; `tests/test_ipykernel.py`

@@ -99,7 +99,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     ).tag(config=True)
 
     memory_mib = Int(
-        0, min=0, help="MiB of memory the kernel may use; 0: three quarters of the machine's."
+        0,
+        min=0,
+        help="MiB of memory the kernel may use; 0: 3/4 of the machine's or container's.",
     ).tag(config=True)
     processes = Int(512, min=8, help="Processes and threads the kernel may have.").tag(config=True)
     open_files = Int(4096, min=64, help="Files a process may hold open.").tag(config=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.guest.codec import costs_more
+from jupyter_agent.sandbox.guest.json_cost import costs_more
 
 from .battery import ROOT
 from .memory import Peak
@@ -171,31 +171,31 @@ from jupyter_agent.exchange.values import describe
 
 MANY = 450_000_000
 def steps(count):
-    return {"is": "steps", "bounds": [0, count, 1], "name": None}
+    return {"is": "pandas steps", "bounds": [0, count, 1], "name": None}
 def arrow(*columns):
     sink = pa.BufferOutputStream()
     table = pa.table({str(n): column for n, column in enumerate(columns)})
     with pa.ipc.new_stream(sink, table.schema) as out:
         out.write_table(table)
     return sink.getvalue().to_pybytes()
-STREAM = {"is": "table", "stream": {"is": "stream", "data": 0}}
-POLARS = {**STREAM, "is": "polars", "enums": {"is": "dict", "keys": [], "values": []}}
-CODES = {"is": "array", "dtype": "|i1", "shape": [1], "fortran": False, "data": 0}
+STREAM = {"is": "pyarrow stream", "data": 0}
+POLARS = {"is": "polars frame", "data": STREAM, "enums": {"is": "dict", "keys": [], "values": []}}
+CODES = {"is": "numpy array", "dtype": "|i1", "shape": [1], "data": 0}
 LONG = "x" * 1_000_000
 views = pa.ListViewArray.from_arrays([0] * 5000, [5000] * 5000, pa.array(range(5000)))
 repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int8()), pa.array([[1] * 99_999]))
 BOMBS = {
-    "category": [{"is": "category", "codes": CODES, "categories": steps(MANY), "ordered": 0}, b"0"],
-    "levels": [{"is": "levels", "levels": [steps(MANY)], "codes": [CODES], "names": [0]}, b"0"],
-    "intervals": [{"is": "intervals", "sides": [steps(MANY)] * 2, "closed": "left"}],
-    "rows": [{"is": "frame", "index": steps(MANY), "columns": steps(0), "data": []}],
-    "columns": [{"is": "frame", "index": steps(0), "columns": steps(MANY), "data": []}],
+    "category": [{"is": "pandas category", "codes": CODES, "categories": steps(MANY), "ordered": 0}, b"0"],
+    "levels": [{"is": "pandas levels", "levels": [steps(MANY)], "codes": [CODES], "names": [0]}, b"0"],
+    "intervals": [{"is": "pandas intervals", "sides": [steps(MANY)] * 2, "closed": "left"}],
+    "rows": [{"is": "pandas frame", "index": steps(MANY), "columns": steps(0), "data": []}],
+    "columns": [{"is": "pandas frame", "index": steps(0), "columns": steps(MANY), "data": []}],
     "bytes used twice": [[{"is": "bytes", "data": 0}] * 3000, LONG.encode()],
-    "text used twice": [[{"is": "text", "data": 0}] * 3000, LONG.encode()],
+    "text used twice": [[{"is": "str", "data": 0}] * 3000, LONG.encode()],
     "lines of a picture": [
-        {"is": "picture", "mode": "L", "size": [0, MANY], "palette": None, "data": 0}, b"",
+        {"is": "PIL picture", "mode": "L", "size": [0, MANY], "palette": None, "data": 0}, b"",
     ],
-    "tables": [[{"is": "frame", "index": steps(0), "columns": steps(0), "data": []}] * 90_000],
+    "tables": [[{"is": "pandas frame", "index": steps(0), "columns": steps(0), "data": []}] * 90_000],
     "nulls": [POLARS, arrow(*[pa.nulls(9_000_000)] * 50)],
     "views": [STREAM, arrow(views)],
     "text views": [STREAM, arrow(pa.array([LONG] * 9, pa.string_view()))],
@@ -203,8 +203,6 @@ BOMBS = {
     "structs of nothing": [STREAM, arrow(pa.array([[{}] * 9], pa.list_(pa.struct([]))))],
     "binary of no width": [STREAM, arrow(pa.array([[b""] * 9], pa.list_(pa.binary(0))))],
 }
-for name in ("category", "intervals"):
-    BOMBS[name][0] = {"is": "cells", "data": BOMBS[name][0]}
 decode(encode([pd.Series(["a"], dtype="category"), pl.DataFrame({"a": [1]}), np.ones(1)]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name, (tree, *buffers) in BOMBS.items():

@@ -37,7 +37,8 @@ from jupyter_agent.exchange.tools import Tools
 from jupyter_agent.exchange.values import Inputs, describe, preview, read, unpack
 from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.guest.codec import Unfit, decode, encode
+from jupyter_agent.sandbox.guest.codec import decode, encode
+from jupyter_agent.sandbox.guest.nodes import Unfit
 from jupyter_agent.session import Session
 from jupyter_agent.transcript.notebook import KEY, Transcript
 
@@ -93,7 +94,6 @@ atoms = (
     | st.datetimes(timezones=zones)
     | st.times(timezones=st.sampled_from([None, dt.UTC]))
     | st.decimals(allow_nan=False)
-    | st.fractions()
     | st.uuids()
 )
 keys = st.text() | st.integers() | st.booleans() | st.tuples(st.text(), st.integers())
@@ -143,11 +143,7 @@ def test_numbers_of_numpy_survive(array: Any) -> None:
     assert other.tobytes() == array[0].tobytes()
 
 
-def test_records_and_arrays_of_objects_survive() -> None:
-    kinds = np.dtype([("a", "<i4"), ("b", "?"), ("c", "U3")], align=True)
-    records = np.array([(1, True, "x"), (2, False, "é")], kinds)
-    assert crossed(records).dtype == kinds
-    assert (crossed(records) == records).all()
+def test_arrays_of_objects_survive() -> None:
     objects = np.array([[None, "x"], [1.5, {"a": 1}]], object)
     assert same(crossed(objects), objects)
 
@@ -190,8 +186,6 @@ def test_a_column_survives_in_frame_series_and_index(kind: str) -> None:
     frame = pd.DataFrame({"x": series, "y": range(3)})
     pd.testing.assert_frame_equal(crossed(frame), frame)
     pd.testing.assert_frame_equal(crossed(frame.iloc[:0]), frame.iloc[:0])
-    values = crossed(series.array)
-    assert str(values.dtype) == str(series.dtype)
     if kind not in ("half", "lists"):  # pandas has no such index
         indexed = frame.set_index("x")
         pd.testing.assert_frame_equal(crossed(indexed), indexed)
@@ -238,8 +232,6 @@ def test_labels_of_frames_survive() -> None:
         pd.Timestamp("2020-01-02", tz=BERLIN),
         pd.Timestamp("2020-01-02T03:04:05.000000006"),
         pd.Timedelta("1s"),
-        pd.Period("2020-01", "M"),
-        pd.Interval(1, 2, closed="both"),
         pd.NaT,
         pd.NA,
     ],
@@ -266,11 +258,8 @@ def test_tables_of_arrow_survive() -> None:
             "x": pa.array([decimal.Decimal("1.10"), None, None]),
         }
     )
-    for value in (table, table.slice(1, 1), table.to_batches()[0], table["d"], pa.table({})):
+    for value in (table, table.slice(1, 1), pa.table({})):
         assert crossed(value).equals(value)
-    for array in (pa.array([1, None]), pa.array([], "int8"), pa.chunked_array([], "int8")):
-        assert crossed(array).equals(array)
-        assert type(crossed(array)) is type(array)
 
 
 def test_frames_of_polars_survive() -> None:
@@ -322,11 +311,27 @@ NOT: dict[str, tuple[Callable[[], object], str]] = {
         lambda: pd.DataFrame({"z": [1, open]}, dtype=object),
         r"\['z'\]\[1\]: a builtin_function_or_method cannot",
     ),
-    "sparse": (lambda: pd.arrays.SparseArray([1, 0]), r"a column of Sparse.* another dtype may"),
+    "sparse": (
+        lambda: pd.Series([1, 0], dtype="Sparse[int]"),
+        r"a column of Sparse.* another dtype may",
+    ),
     "list of millions": (lambda: [0.1234567890123] * 3_000_000, "it is too much for a list"),
     "number of millions": (lambda: 1 << 9_000_000, "a number of 2,250,003 digits cannot cross"),
     "lazy": (lambda: pl.DataFrame().lazy(), r"a LazyFrame cannot cross; collect\(\) it"),
     "masked": (lambda: np.ma.array([1]), r"a MaskedArray cannot cross; its .filled\(\) can"),
+    "fraction": (lambda: fractions.Fraction(1, 3), "a Fraction cannot cross; make it a float"),
+    "period": (lambda: pd.Period("2020"), "a Period cannot cross; its .start_time can"),
+    "interval": (lambda: pd.Interval(1, 2), "an? Interval cannot cross; its .left and .right can"),
+    "records": (
+        lambda: np.zeros(1, "i4,U3"),
+        "an array with named fields cannot cross; a DataFrame of it can",
+    ),
+    "categories": (
+        lambda: pd.Categorical(["a"]),
+        "a Categorical cannot cross; pandas.Series of it",
+    ),
+    "batch": (lambda: pa.record_batch({"a": [1]}), "a RecordBatch cannot cross; pyarrow.table of"),
+    "column": (lambda: pa.chunked_array([[1]]), "a ChunkedArray cannot cross; pyarrow.table of it"),
     "void": (lambda: np.zeros(1, "V3"), "numpy's .V3 cannot cross"),
     "extension": (
         lambda: pa.table({"u": pa.array([b"0" * 16], pa.uuid())}),
@@ -360,7 +365,7 @@ def test_without_arrow_arrays_and_text_cross_and_tables_name_the_extra() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == (
-        'a polars frame needs pyarrow to cross; pip install "jupyter-agent-kernel[arrow]"\n'
+        'a DataFrame needs pyarrow to cross; pip install "jupyter-agent-kernel[arrow]"\n'
     ), done.stderr
 
 
@@ -372,7 +377,7 @@ def parts(tree: object, *buffers: bytes) -> list[bytes]:
 
 
 def array(dtype: object, shape: object, data: bytes = b"", **more: object) -> list[bytes]:
-    tree = {"is": "array", "dtype": dtype, "shape": shape, "fortran": False, "data": 0, **more}
+    tree = {"is": "numpy array", "dtype": dtype, "shape": shape, "data": 0, **more}
     return parts(tree, data)
 
 
@@ -385,7 +390,7 @@ def stream(table: pa.Table, **options: Any) -> bytes:
 
 
 def arrow(data: bytes) -> list[bytes]:
-    return parts({"is": "table", "stream": {"is": "stream", "data": 0}}, data)
+    return parts({"is": "pyarrow stream", "data": 0}, data)
 
 
 def bent_offsets() -> bytes:
@@ -439,8 +444,8 @@ HOSTILE: dict[str, list[bytes]] = {
     "deep JSON": [b"[" * 100_000],
     "deep tree": [b"[" * 900 + b"]" * 900],
     "long number": [b"9" * 5000],
-    "longer number": parts({"is": "int", "hex": "f" * 70_000}),
-    "long decimal": parts({"is": "decimal", "text": "9" * 70_000}),
+    "longer number": parts({"is": "int", "text": "f" * 70_000}),
+    "long decimal": parts({"is": "Decimal", "text": "9" * 70_000}),
     "unknown kind": parts({"is": "pickle", "data": 0}, pickle.dumps(Owned())),
     "no kind": parts({"a": 1}),
     "a method's name": parts({"is": "__init__"}),
@@ -450,24 +455,18 @@ HOSTILE: dict[str, list[bytes]] = {
     "keys that are lists": parts({"is": "dict", "keys": [[1]], "values": [1]}),
     "too few values": parts({"is": "dict", "keys": [1, 2], "values": [1]}),
     "array of objects": array("|O", [1], pickle.dumps(Owned())),
-    "array of objects in fields": array(
+    "array of fields": array(
         {"names": ["a"], "formats": ["|O"], "offsets": [0], "itemsize": 8}, [1], b"\0" * 8
-    ),
-    "field out of its record": array(
-        {"names": ["a"], "formats": ["<i8"], "offsets": [99], "itemsize": 8}, [1], b"\0" * 8
     ),
     "array too short": array("<i8", [100], b"\0" * 8),
     "array too long": array("<i8", [1], b"\0" * 16),
     "array of the size of the world": array("<i8", [1 << 40, 1 << 40], b""),
     "array of nothing": array("|S0", [1 << 33]),
     "array of nothing, too large for any": array("|S0", [1 << 50]),
-    "records of nothing": array(
-        {"names": [], "formats": [], "offsets": [], "itemsize": 0}, [1 << 50]
-    ),
     "one number for a column": parts(
         {
-            "is": "series",
-            "index": {"is": "steps", "bounds": [0, 1 << 27, 1], "name": None},
+            "is": "pandas series",
+            "index": {"is": "pandas steps", "bounds": [0, 1 << 27, 1], "name": None},
             "data": json.loads(array("<i8", [])[0]),
             "name": None,
         },
@@ -479,16 +478,18 @@ HOSTILE: dict[str, list[bytes]] = {
     "no Unicode": array("<U1", [1], b"\xff\xff\xff\x7f"),
     "dtype with a comma": array("<i4,<i4", [1], b"\0" * 8),
     "zone by path": parts(
-        {"is": "datetime", "iso": "2020-01-01", "tz": "../../etc/passwd", "fold": 0}
+        {"is": "datetime", "text": "2020-01-01", "zone": "../../etc/passwd", "fold": 0}
     ),
-    "zone of a day": parts({"is": "time", "iso": "00:00", "tz": 10**9, "fold": 0}),
+    "zone of a day": parts({"is": "time", "text": "00:00", "zone": 10**9, "fold": 0}),
     "codes out of categories": parts(
         {
-            "is": "cells",
+            "is": "pandas series",
+            "name": None,
+            "index": {"is": "pandas steps", "bounds": [0, 1, 1], "name": None},
             "data": {
-                "is": "category",
+                "is": "pandas category",
                 "codes": json.loads(array("|i1", [1])[0]),
-                "categories": {"is": "steps", "bounds": [0, 1, 1], "name": None},
+                "categories": {"is": "pandas steps", "bounds": [0, 1, 1], "name": None},
                 "ordered": False,
             },
         },
@@ -496,20 +497,28 @@ HOSTILE: dict[str, list[bytes]] = {
     ),
     "columns of different lengths": parts(
         {
-            "is": "frame",
-            "index": {"is": "steps", "bounds": [0, 2, 1], "name": None},
-            "columns": {"is": "steps", "bounds": [0, 1, 1], "name": None},
+            "is": "pandas frame",
+            "index": {"is": "pandas steps", "bounds": [0, 2, 1], "name": None},
+            "columns": {"is": "pandas steps", "bounds": [0, 1, 1], "name": None},
             "data": [json.loads(array("|i1", [1])[0])],
         },
         b"\5",
     ),
-    "a frame's index that is a frame": parts({"is": "frame", "index": {"is": "frame"}}),
+    "a frame's index that is a frame": parts(
+        {"is": "pandas frame", "index": {"is": "pandas frame"}}
+    ),
     "picture of the size of the world": parts(
-        {"is": "picture", "mode": "RGB", "size": [1 << 20, 1 << 20], "palette": None, "data": 0},
+        {
+            "is": "PIL picture",
+            "mode": "RGB",
+            "size": [1 << 20, 1 << 20],
+            "palette": None,
+            "data": 0,
+        },
         b"x",
     ),
     "picture of an odd mode": parts(
-        {"is": "picture", "mode": "P;16", "size": [1, 1], "palette": None, "data": 0}, b"xx"
+        {"is": "PIL picture", "mode": "P;16", "size": [1, 1], "palette": None, "data": 0}, b"xx"
     ),
     "arrow that is none": arrow(b"x" * 100),
     "arrow of nothing": arrow(b""),
@@ -524,7 +533,7 @@ HOSTILE: dict[str, list[bytes]] = {
     "rows of nothing": arrow(stream(NULLS, allow_64bit=True)),
     "bent offsets": arrow(bent_offsets()),
     "text that is a number": parts(
-        {"is": "cells", "data": {"is": "texts", "data": {"is": "stream", "data": 0}}},
+        {"is": "pandas texts", "data": {"is": "pyarrow stream", "data": 0}},
         stream(TABLE.select(["a"])),
     ),
 }
@@ -541,7 +550,7 @@ def test_hostile_bytes_are_refused(
 
 
 def test_no_room_is_made_for_a_picture_whose_bytes_are_not_there() -> None:
-    tree = {"is": "picture", "mode": "RGB", "size": [800, 100], "palette": None, "data": 0}
+    tree = {"is": "PIL picture", "mode": "RGB", "size": [800, 100], "palette": None, "data": 0}
     with pytest.raises(ValueError, match="10,000 bytes for a picture of 800 x 100"):
         decode(parts(tree, b"x" * 10_000))
 
@@ -591,7 +600,7 @@ async def test_a_reply_is_read_name_by_name() -> None:
 
 def colliding(count: int) -> list[dict[str, str]]:
     """Whole numbers of one hash: a dict compares each with all that are there."""
-    return [{"is": "int", "hex": hex(n * ((1 << 61) - 1))} for n in range(count)]
+    return [{"is": "int", "text": hex(n * ((1 << 61) - 1))} for n in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -667,7 +676,7 @@ EVERYTHING = {
     "frame": pd.DataFrame({name.replace(" ", "_"): column for name, column in COLUMNS.items()}),
     "polars": pl.DataFrame({"a": [1, None], "s": ["x", None]}),
     "table": pa.table({"l": [[1], None]}),
-    "fraction": fractions.Fraction(1, 3),
+    "decimal": decimal.Decimal("1.10"),
     "picture": Image.new("RGB", (4, 4), "red"),
     "large": np.random.default_rng(0).bytes(20_000_000),
 }
@@ -691,7 +700,7 @@ async def test_values_go_in_and_come_out(sandbox: Sandbox) -> None:
     pd.testing.assert_frame_equal(values["frame"], EVERYTHING["frame"])
     for name in ("polars", "table"):
         assert values[name].equals(EVERYTHING[name])  # type: ignore[attr-defined]
-    for name in ("picture", "large", "fraction"):
+    for name in ("picture", "large", "decimal"):
         assert values[name] == EVERYTHING[name]
 
 

@@ -33,7 +33,7 @@ from jupyter_agent.sandbox.filter.outputs import read_output
 from jupyter_agent.sandbox.filter.rate import Displays, Pace
 from jupyter_agent.sandbox.filter.replies import Reply, read_reply
 from jupyter_agent.sandbox.filter.widgets import VIEW, Widgets
-from jupyter_agent.sandbox.guest.codec import Buffer
+from jupyter_agent.sandbox.guest.nodes import Buffer
 from jupyter_agent.sandbox.isolation import sharing
 from jupyter_agent.sandbox.isolation.interpreter import imports
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner

@@ -15,7 +15,7 @@ from jupyter_client.session import DELIM, Session
 
 from jupyter_agent.sandbox.channels import Frame
 from jupyter_agent.sandbox.filter.figures import NotShown
-from jupyter_agent.sandbox.guest.codec import costs_more
+from jupyter_agent.sandbox.guest.json_cost import costs_more
 
 __all__ = ["MAX_COST", "PASSED_OVER", "Message", "read_message"]
 

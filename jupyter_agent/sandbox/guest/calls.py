@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_agent.sandbox.guest import working_folder
-from jupyter_agent.sandbox.guest.codec import PIECE, Buffer, Unfit, decode, encode
+from jupyter_agent.sandbox.guest.codec import decode, encode
+from jupyter_agent.sandbox.guest.nodes import Buffer, Unfit
 
 CALL = "\0rpc"  # what a question starts with that is a call of a tool
 MAX_FILES = 1000  # in a listing
 MAX_PIECES = 1000  # in a message
+PIECE = 8 << 20  # bytes of one message
 Values = dict[str, Any]
 
 

@@ -849,11 +849,11 @@ def test_other_data_takes_the_variables_and_says_so(folder: Path, server: ChatSe
 
 
 FAULTY = """
-from jupyter_agent import kernel
+from jupyter_agent.frontends import agent_kernel
 def read_command(code, **_):
     raise KeyError(code)
-kernel.read_command = read_command
-kernel.main()
+agent_kernel.read_command = read_command
+agent_kernel.main()
 """
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 from traitlets.config import Config
 
 from jupyter_agent.exchange.tools import Tool, Tools
-from jupyter_agent.exchange.values import pack, unpack
+from jupyter_agent.exchange.values import Inputs, unpack
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.guest.codec import encode
 
@@ -57,7 +57,7 @@ async def cross(tier: str, frame: pd.DataFrame) -> None:
         into, out = [], []
         for _ in range(TIMES + 1):  # the first one imports pandas
             start = time.perf_counter()
-            await sandbox.call("take", encode(pack({"df": frame})))
+            await sandbox.call("take", encode(Inputs({"df": frame}).packed))
             into.append(time.perf_counter() - start)
             start = time.perf_counter()
             values, _ = await unpack(await sandbox.call("give", encode(["df"])), ["df"])

@@ -1,6 +1,6 @@
 // @ts-check
-/* The module federation container that JupyterLab's loader asks for. It has to be a classic script
- * and have this name (`jupyterlab._build.load` in package.json).
+/* The module federation container of a prebuilt extension, which package.json names
+ * (`jupyterlab._build.load`). JupyterLab loads it as a classic script.
  *
  * The extension itself is the ES modules beside this file, with no build. The browser resolves
  * `import` against the URL of this script, whatever the server's base URL is. Their URLs hold no

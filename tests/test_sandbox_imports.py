@@ -303,6 +303,6 @@ async def test_a_module_that_a_cell_writes_can_be_imported(folder: Path, tier: s
 
 def test_python_may_be_called_by_a_path_through_other_folders(tmp_path: Path) -> None:
     called = f"{tmp_path}/{os.path.relpath(sys.executable, tmp_path)}"
-    look = "from jupyter_agent.sandbox import bubblewrap; print(repr(bubblewrap.check()))"
+    look = "from jupyter_agent.sandbox.isolation import bubblewrap; print(repr(bubblewrap.check()))"
     done = subprocess.run([called, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "''\n"

@@ -921,7 +921,7 @@ def test_where_no_tier_works_the_reasons_and_the_remedies_are_one_line(folder: P
     program = f"""
 import asyncio, errno
 from pathlib import Path
-from jupyter_agent.sandbox import lockdown
+from jupyter_agent.sandbox.guest import lockdown
 from jupyter_agent.sandbox.client import Sandbox
 
 refused = [(0x20, 0, 0, 0)]  # as a kernel without Landlock and user namespaces answers

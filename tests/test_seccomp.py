@@ -76,15 +76,15 @@ def test_no_call_is_listed_twice(machine: str) -> None:
 
 PROGRAM = """
 import ctypes, errno, fcntl, json, os, signal, socket, struct, sys
-from jupyter_agent.sandbox import lockdown, system_calls
+from jupyter_agent.sandbox.guest import lockdown, seccomp
 libc = ctypes.CDLL(None, use_errno=True)
-calls = system_calls.numbers(','.join(system_calls.GROUPS.values()), os.uname().machine)
+calls = seccomp.numbers(','.join(seccomp.GROUPS.values()), os.uname().machine)
 """
 
 
 def run(code: str, **options: bool) -> str:
     """Run code under the filter; without options, under none."""
-    install = f"lockdown.install_filter(system_calls.seccomp_filter(**{options!r}))\n"
+    install = f"lockdown.install_filter(seccomp.seccomp_filter(**{options!r}))\n"
     program = PROGRAM + (install if options else "") + code
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False

@@ -16,14 +16,14 @@ from typing import Any
 
 # one function or more of each layer, as module.py:name, that a run comes by
 LAYERS = [
-    "options.py:run_arguments",
+    "options.py:run_options",
     "notebook.py:add",
     "notebook.py:messages",
     "notebook.py:finish",
     "scripted.py:stream",
     "reply.py:read",
     "request.py:sized",
-    "loop.py:_execute",
+    "loop.py:_run_cells",
     "workspace.py:note",
     "tools.py:start_cell",
     "sandbox/client.py:execute",

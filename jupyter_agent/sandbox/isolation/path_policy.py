@@ -70,7 +70,9 @@ class Policy:
         if self.reads_all:
             self.hidden |= _private_paths_of_the_system()
         self._above = {parent for path in self.hidden for parent in path.parents}
-        self._named = {share.path.resolve() for share in self.shares}
+        # What the user has typed is shown though another share hides it. A folder for which there
+        # was no time to look through it hides itself, and is not shown.
+        self._named = {share.path.resolve() for share in self.shares if share.visible()}
 
     def visible(self, root: Path) -> list[Path]:
         """Cover what may be read of a root by as few paths as will do."""

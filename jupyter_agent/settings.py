@@ -41,6 +41,11 @@ CLASSES = {
     "SandboxProvisioner": "sandbox.isolation.provisioner",
     "Session": "session",
 }
+# Of earlier versions; another setting has a name that is more like them.
+_FORMER = {
+    "Sandbox.most_output": "is it Sandbox.max_output_mib?",
+    "SandboxProvisioner.debugger": "it was removed",
+}
 _LOADERS: dict[str, type[FileConfigLoader]] = {
     ".py": PyFileConfigLoader,
     ".json": JSONFileConfigLoader,
@@ -189,8 +194,9 @@ def _validate(owner: type[HasTraits], name: str, value: object) -> None:
 
 def misspelt(name: str) -> str:
     """Say that there is no such setting, and which may have been meant."""
-    near = get_close_matches(name, [*known(), *_owners()], 1)
-    advice = f"is it {near[0]}?" if near else "docs/settings.md lists them"
+    advice = _FORMER.get(name, "docs/settings.md lists them")
+    if name not in _FORMER and (near := get_close_matches(name, [*known(), *_owners()], 1)):
+        advice = f"is it {near[0]}?"
     return f"there is no setting {name}; {advice}"
 
 

@@ -373,7 +373,7 @@ class Session(settings.Settled):
         raise SandboxError(f"cannot fetch {name!r}: the sandbox sent something else")
 
     async def _asked(self, function: str, value: object) -> object:
-        """Have the guest call a function of `guest_calls`; return what it sends back."""
+        """Have the guest call a function of `guest.calls`; return what it sends back."""
         reply = await self.sandbox.call(function, encode(value))
         try:
             return await read(reply)

@@ -2,10 +2,10 @@
 
 How a reply is read:
 
-1. Line by line, each up to the next mark on it: of a thought, or of a call (`call_reader`) that
+1. Line by line, each up to the next mark on it: of a thought, or of a call (`text_calls`) that
    the server should have read.
 2. Thoughts are left out. A call's code is the reply's; so is the first block of Python in the rest
-   (`block_reader`), of which Markdown's own parser says where it begins and ends (`blocks`).
+   (`fences`), of which Markdown's own parser says where it begins and ends (`code_blocks`).
 3. Some way on is read after the code: a mark there may say that all before it was a thought.
 4. Text without code is the answer, unless it seems to be a call or code after all.
 """

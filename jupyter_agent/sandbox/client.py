@@ -512,7 +512,7 @@ class Sandbox(settings.Settled):
         return Pace(self.max_outputs, self.max_output_mib << 20, weigh=self._displays.weigh)
 
     async def call(self, function: str, parts: Sequence[Buffer]) -> list[bytearray]:
-        """Call a function of `guest_calls` with bytes and return the bytes it sends back.
+        """Call a function of `guest.calls` with bytes and return the bytes it sends back.
 
         Raises
         ------

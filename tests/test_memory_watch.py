@@ -107,6 +107,7 @@ async def test_one_process_that_asks_for_too_much_gets_an_error(watched: Sandbox
     assert await text(watched, "kept") == "7"
 
 
+@pytest.mark.root  # who alone may make a group, if anybody may
 async def test_a_group_that_was_used_up_is_named(folder: Path) -> None:
     group = cgroup.make(memory=1 << 30, processes=50)
     if group is None:

@@ -31,7 +31,7 @@ from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.models.protocol import Form, Model
 from jupyter_agent.sandbox.client import Answer, Request, Sandbox
-from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.calls import MAX_FILES
 from jupyter_agent.sandbox.guest.codec import encode
 from jupyter_agent.sandbox.isolation import sharing

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_agent.sandbox.filter import cleaning
-from jupyter_agent.sandbox.filter.outputs import WIDGET_VIEW, printable, read_output, weight
+from jupyter_agent.sandbox.filter.fields import printable
+from jupyter_agent.sandbox.filter.outputs import WIDGET_VIEW, read_output, weight
 
 
 def bundle(**data: object) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from jupyter_agent.models.faults import cut_short
 from jupyter_agent.models.parser import LOOK_AHEAD, LOOK_AHEAD_LATER
 from jupyter_agent.models.protocol import Delta, Model
 from jupyter_agent.models.stop_reasons import unfinished
+from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import agents_code
 from jupyter_agent.sandbox.filter.markdown import one_line
-from jupyter_agent.sandbox.filter.outputs import printable
 from jupyter_agent.transcript.metadata import facts_of
 from jupyter_agent.transcript.notebook import Change, Transcript, passing
 from jupyter_agent.transcript.saving import Saves

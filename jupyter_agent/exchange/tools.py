@@ -26,7 +26,7 @@ from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.approval import Ask, Question, Verdict
 from jupyter_agent.exchange.values import read
 from jupyter_agent.sandbox.client import END_OF_FILE, Answer
-from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.calls import CALL, from_text, signature, to_text
 from jupyter_agent.sandbox.guest.codec import MAX_COST, encode
 from jupyter_agent.sandbox.guest.json_cost import costs_more

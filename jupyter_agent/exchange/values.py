@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from jupyter_agent._threads import aside
 from jupyter_agent.errors import UsageError
-from jupyter_agent.sandbox.filter.outputs import printable
+from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.codec import decode, encode
 from jupyter_agent.sandbox.guest.nodes import Buffer, Unfit
 

@@ -16,10 +16,11 @@ from collections.abc import Callable, Set
 
 from jupyter_agent._nbformat import NotebookNode, from_dict
 from jupyter_agent.sandbox.filter.cleaning import cleaned
+from jupyter_agent.sandbox.filter.fields import as_object, as_text
 from jupyter_agent.sandbox.filter.figures import JSON, PLOTLY, NotShown, read_plotly
 from jupyter_agent.sandbox.filter.formulas import MAX_TEX, harmless_tex
 
-__all__ = ["WIDGET_VIEW", "printable", "read_output", "weight"]
+__all__ = ["WIDGET_VIEW", "read_output", "weight"]
 
 MAX_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MAX_TRACEBACK = 1 << 20  # characters of an error
@@ -46,7 +47,7 @@ def read_output(
     """
     if kind not in _KINDS:
         return None
-    fields = _dict(content)
+    fields = as_object(content)
     match kind:
         case "stream":
             name = fields.get("name")
@@ -65,12 +66,12 @@ def read_output(
                     break
             short = _shortened(value, MAX_TRACEBACK)
             return _output("error", ename=name, evalue=short, traceback=kept)
-    data = _dict(fields.get("data"))
+    data = as_object(fields.get("data"))
     output = _output(kind, data=_bundle(data, admit), metadata=_sizes(fields, data))
     if kind == "execute_result":
         count = fields.get("execution_count")
         output.execution_count = count if type(count) is int and 0 <= count < 1 << 31 else None
-    display_id = _dict(fields.get("transient", {})).get("display_id")
+    display_id = as_object(fields.get("transient", {})).get("display_id")
     if isinstance(display_id, str):
         output.transient = NotebookNode(display_id=_text(display_id)[:200])
     return output
@@ -82,50 +83,8 @@ def _output(kind: str, **fields: object) -> NotebookNode:
     return output
 
 
-_CONTROL = re.compile(
-    r"\x1b\[(?P<colour>[0-9;]*m)"  # kept: it does no more than colour
-    r"|\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]|[P^_X][^\x1b]*(?:\x1b\\)?|.)?"
-    r"|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]",
-    re.DOTALL,
-)
-
-
-# what such a sequence begins with, as UTF-8: other text is told by this ten times as fast
-_SUSPECT = bytes({*range(0x20), 0x7F, 0xC2} - {*b"\b\t\n\r"})
-_LONE = bytes({*range(0x20), 0x7F} - {*b"\b\t\n\r\x07\x1b"})  # stand in no sequence
-_C1 = [f"{chr(code)}".encode() for code in range(0x80, 0xA0)]
-MAX_SEQUENCES = 100_000  # of one text; where there are more, their first characters are taken
-
-
-def printable(text: str) -> str:
-    """Take from text what a terminal would obey, such as setting its title or the clipboard."""
-    encoded = text.encode("utf-8", "surrogatepass")
-    if len(encoded.translate(None, _SUSPECT)) == len(encoded):
-        return text
-    crowded = encoded.count(b"\x1b") + encoded.count(b"\x07") > MAX_SEQUENCES
-    encoded = encoded.translate(None, _LONE + b"\x07\x1b" * crowded)
-    if b"\xc2" in encoded:
-        for control in _C1:
-            encoded = encoded.replace(control, b"")
-    text = encoded.decode("utf-8", "surrogatepass")
-    return text if crowded else _CONTROL.sub(_without, text)
-
-
-def _without(found: re.Match[str]) -> str:
-    return found[0] if found["colour"] else ""
-
-
-def _dict(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} where an object belongs")
-    return value
-
-
 def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} where text belongs")
-    # lone surrogates cannot be written to a file
-    return printable(_shortened(value, MAX_CHARACTERS).encode("utf-8", "replace").decode())
+    return as_text(_shortened(value, MAX_CHARACTERS) if isinstance(value, str) else value)
 
 
 def _shortened(text: str, most: int) -> str:
@@ -203,7 +162,7 @@ def _note(dropped: dict[str, str]) -> str:
 
 def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON]:
     """Keep of the metadata how large a picture is to be shown."""
-    metadata = _dict(fields.get("metadata", {}))
+    metadata = as_object(fields.get("metadata", {}))
     sizes: dict[str, JSON] = {}
     for mime in data.keys() & _READERS.keys():
         asked = metadata.get(mime)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jupyter_agent._unicode import visible
+from jupyter_agent.sandbox.filter.fields import as_list, as_object, as_text
 from jupyter_agent.sandbox.filter.figures import JSON
 from jupyter_agent.sandbox.filter.host_commands import agents_code
-from jupyter_agent.sandbox.filter.outputs import printable, read_output
+from jupyter_agent.sandbox.filter.outputs import read_output
 
 __all__ = ["Reply", "read_reply"]
 
@@ -33,30 +34,12 @@ def read_reply(kind: str, content: object) -> Reply:
     ValueError
         It is malformed, or not a kind of reply that is passed on.
     """
-    fields = _dict(content)
+    fields = as_object(content)
     if kind not in _READERS:
         raise ValueError(f"a reply called {kind!r}")
     if fields.get("status") == "error" and kind != "execute_reply":
         return {"status": "error", **_error(fields)}
     return _READERS[kind](fields)
-
-
-def _dict(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} where an object belongs")
-    return value
-
-
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list) or len(value) > MAX_ITEMS:
-        raise ValueError(f"{type(value).__name__} where a short list belongs")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} where text belongs")
-    return printable(value.encode("utf-8", "replace").decode())
 
 
 def _count(value: object) -> int:
@@ -81,14 +64,15 @@ def _display(fields: dict[str, object]) -> Reply:
 
 
 def _execute(fields: dict[str, object]) -> Reply:
-    expressions = _dict(fields.get("user_expressions", {}))
+    expressions = as_object(fields.get("user_expressions", {}))
     if len(expressions) > MAX_EXPRESSIONS:
         raise ValueError(f"{len(expressions):,} expressions")
+    payloads = as_list(fields.get("payload", []), MAX_ITEMS)[:MAX_PAYLOADS]
     reply: Reply = {
         "status": "ok",
         "execution_count": _count(fields.get("execution_count")),
-        "user_expressions": {_text(k): _expression(_dict(v)) for k, v in expressions.items()},
-        "payload": [*filter(None, map(_payload, _list(fields.get("payload", []))[:MAX_PAYLOADS]))],
+        "user_expressions": {as_text(k): _expression(as_object(v)) for k, v in expressions.items()},
+        "payload": [*filter(None, map(_payload, payloads))],
     }
     return reply if fields.get("status") == "ok" else reply | {"status": "error"} | _error(fields)
 
@@ -104,12 +88,12 @@ def _payload(value: object) -> Reply | None:
 
     What is offered replaces no cell, and is no command to the host.
     """
-    fields = _dict(value)
+    fields = as_object(value)
     match fields:
         case {"source": "page", "data": {"text/plain": text}}:
-            return {"source": "page", "data": {"text/plain": _text(text)}, "start": 0}
+            return {"source": "page", "data": {"text/plain": as_text(text)}, "start": 0}
         case {"source": "set_next_input", "text": text}:
-            offered = agents_code(_text(text))
+            offered = agents_code(as_text(text))
             return {"source": "set_next_input", "text": offered, "replace": False}
         case {"source": "ask_exit"}:
             return {"source": "ask_exit", "keepkernel": fields.get("keepkernel") is True}
@@ -117,11 +101,11 @@ def _payload(value: object) -> Reply | None:
 
 
 def _complete(fields: dict[str, object]) -> Reply:
-    metadata = _dict(fields.get("metadata", {}))
-    found = _list(fields.get("matches"))[:MAX_MATCHES]
-    typed = _list(metadata.get(_TYPES, []))[:MAX_MATCHES]
-    matches: list[JSON] = [visible(_text(match)) for match in found]
-    types: list[JSON] = [_completion(_dict(one)) for one in typed]
+    metadata = as_object(fields.get("metadata", {}))
+    found = as_list(fields.get("matches"), MAX_ITEMS)[:MAX_MATCHES]
+    typed = as_list(metadata.get(_TYPES, []), MAX_ITEMS)[:MAX_MATCHES]
+    matches: list[JSON] = [visible(as_text(match)) for match in found]
+    types: list[JSON] = [_completion(as_object(one)) for one in typed]
     return {
         "status": "ok",
         "matches": matches,
@@ -136,7 +120,7 @@ def _completion(fields: dict[str, object]) -> Reply:
     return {
         "start": _count(fields.get("start")),
         "end": _count(fields.get("end")),
-        **{name: None if value is None else _text(value) for name, value in text.items()},
+        **{name: None if value is None else as_text(value) for name, value in text.items()},
     }
 
 
@@ -151,20 +135,21 @@ def _is_complete(fields: dict[str, object]) -> Reply:
         case {"status": "incomplete", "indent": str(indent)}:
             return {"status": "incomplete", "indent": " " * min(len(indent), 200)}
         case {"status": "complete" | "incomplete" | "invalid" | "unknown" as status}:
-            return {"status": _text(status)}
+            return {"status": as_text(status)}
     raise ValueError(f"code that is {fields.get('status')!r:.40}")
 
 
 def _history(fields: dict[str, object]) -> Reply:
-    return {"status": "ok", "history": [_entry(_list(e)) for e in _list(fields.get("history"))]}
+    entries = as_list(fields.get("history"), MAX_ITEMS)
+    return {"status": "ok", "history": [_entry(as_list(one, MAX_ITEMS)) for one in entries]}
 
 
 def _entry(entry: list[object]) -> JSON:
     session, line, source = entry
     if isinstance(source, list):  # with what it put out
         code, output = source
-        return [_count(session), _count(line), [_text(code), _text(output) if output else None]]
-    return [_count(session), _count(line), _text(source)]
+        return [_count(session), _count(line), [as_text(code), as_text(output) if output else None]]
+    return [_count(session), _count(line), as_text(source)]
 
 
 _READERS: dict[str, Callable[[dict[str, object]], Reply]] = {

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.sandbox.filter.fields import as_list, as_object, as_text
 from jupyter_agent.sandbox.filter.figures import JSON
 from jupyter_agent.sandbox.filter.formulas import harmless_tex
 from jupyter_agent.sandbox.filter.outputs import WIDGET_VIEW as VIEW
-from jupyter_agent.sandbox.filter.outputs import printable, read_output
+from jupyter_agent.sandbox.filter.outputs import read_output
 
 __all__ = ["PROTOCOL", "TARGET", "VIEW", "Widgets"]
 
@@ -117,7 +118,7 @@ class Widgets:
         ValueError
             It is malformed, of no widget that is known, or not to be shown.
         """
-        fields = _dict(content)
+        fields = as_object(content)
         comm_id = fields.get("comm_id")
         if not isinstance(comm_id, str) or not _ID.fullmatch(comm_id):
             raise ValueError("a comm without a proper id")
@@ -140,7 +141,7 @@ class Widgets:
         ValueError
             The page knows no such widget, or it would be drawn inside itself.
         """
-        comm_id = _dict(value).get("model_id")
+        comm_id = as_object(value).get("model_id")
         if not isinstance(comm_id, str) or comm_id not in self._open:
             raise ValueError("no widget that may be shown")
         for widget in self._open.values():
@@ -201,9 +202,9 @@ class Widgets:
                 self._put_into(widget, self._referred(value))
                 return [_REFERENCE + child for child in widget.children]
             case "outputs":
-                outputs = [_output(one) for one in _list(value)]
+                outputs = [_output(one) for one in as_list(value, MAX_CHILDREN)]
                 shown = [o.data[VIEW] for o in outputs if VIEW in o.get("data", {})]
-                self._put_into(widget, [str(_dict(view).get("model_id")) for view in shown])
+                self._put_into(widget, [str(as_object(view).get("model_id")) for view in shown])
                 return list[JSON](outputs)
             case "msg_id":
                 widget.msg_id = self._requests.get(str(value), "")
@@ -212,7 +213,7 @@ class Widgets:
 
     def _referred(self, value: object) -> list[str]:
         """Find the widgets that a list names, less those that the page does not know."""
-        names = [_text(name).removeprefix(_REFERENCE) for name in _list(value)]
+        names = [as_text(name).removeprefix(_REFERENCE) for name in as_list(value, MAX_CHILDREN)]
         return [name for name in names if name in self._open]
 
     def _put_into(self, widget: _Widget, children: list[str]) -> None:
@@ -283,25 +284,7 @@ def _message(
 _LEFT_OUT: JSON = {"left": "out"}  # told from others by its identity
 
 
-def _dict(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} where an object belongs")
-    return value
-
-
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list) or len(value) > MAX_CHILDREN:
-        raise ValueError(f"{type(value).__name__} where a short list belongs")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} where text belongs")
-    return printable(value.encode("utf-8", "replace").decode())
-
-
-def _json(value: object, read: Callable[[str], str] = _text, depth: int = 0) -> JSON:
+def _json(value: object, read: Callable[[str], str] = as_text, depth: int = 0) -> JSON:
     """Read what the page takes as data; whatever text is in it is shown as text."""
     if depth > MAX_DEPTH:
         raise ValueError(f"a value nested deeper than {MAX_DEPTH}")
@@ -313,18 +296,18 @@ def _json(value: object, read: Callable[[str], str] = _text, depth: int = 0) -> 
         case list():
             return [_json(item, read, depth + 1) for item in value]
         case dict():
-            return {_text(name): _json(item, read, depth + 1) for name, item in value.items()}
+            return {as_text(name): _json(item, read, depth + 1) for name, item in value.items()}
     raise ValueError(f"{type(value).__name__} where JSON belongs")
 
 
 def _label(value: object) -> JSON:
     """Read what is shown as text in which MathJax looks for TeX."""
-    return _json(value, lambda text: harmless_tex(_text(text)))
+    return _json(value, lambda text: harmless_tex(as_text(text)))
 
 
 def _html(value: object) -> JSON:
     """Rebuild HTML: the page takes it as it is."""
-    shown = read_output("display_data", {"data": {"text/html": _text(value)}})
+    shown = read_output("display_data", {"data": {"text/html": as_text(value)}})
     assert shown is not None
     return str(shown.data.get("text/html", ""))
 
@@ -332,12 +315,12 @@ def _html(value: object) -> JSON:
 def _css(value: object) -> JSON:
     if value is None or type(value) in (int, float):
         return value  # type: ignore[return-value]  # a number
-    text = _text(value)
+    text = as_text(value)
     return text if _CSS.fullmatch(text) and not _REACHES.search(text) else None
 
 
 def _output(value: object) -> NotebookNode:
-    fields = _dict(value)
+    fields = as_object(value)
     output = read_output(str(fields.get("output_type")), fields, admit={VIEW})
     if output is None:
         raise ValueError("an output of no known kind")
@@ -355,7 +338,7 @@ def _one_of(*words: str) -> Callable[[object], JSON]:
 
 
 def _icon(value: object) -> JSON:
-    text = _text(value)
+    text = as_text(value)
     return text if _ICON.fullmatch(text) else ""
 
 
@@ -367,7 +350,7 @@ _READERS: dict[str, Callable[[object], JSON]] = {
     "description_allow_html": lambda _: False,
     "format": _one_of(*_PICTURES),
     "icon": _icon,
-    "icons": lambda names: [_icon(name) for name in _list(names)],
+    "icons": lambda names: [_icon(name) for name in as_list(names, MAX_CHILDREN)],
     "interval": lambda value: max(20, value) if type(value) is int else 100,  # milliseconds
 }
 _VALUES: dict[str, Callable[[object], JSON]] = {

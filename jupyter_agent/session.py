@@ -170,6 +170,7 @@ class Session(settings.Settled):
     async def _plan(self, task: str, options: RunOptions) -> _Plan:
         """Check all that a run is asked for, and make what it needs; the session is as it was."""
         settings.check()
+        options.check()
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
         reach = self._reach()
@@ -185,8 +186,9 @@ class Session(settings.Settled):
         policy = options.ask or self.ask
         if policy == "always" and options.asker is None:
             raise UsageError(f"cannot ask before each cell: {NOBODY}")
-        tools = self._tools(options.tools, None if policy == "never" else options.asker or _nobody)
-        inputs = await aside(functools.partial(Inputs, options.inputs))
+        tool_asker = None if policy == "never" else options.asker or _nobody
+        tools = self._tools(options.tools or {}, tool_asker)
+        inputs = await aside(functools.partial(Inputs, options.inputs or {}))
         sandbox = await self._sandbox_with(options.data)
         workspace = Workspace(sandbox, tools, inputs=inputs, outputs=options.outputs)
         agent = self._agent(model, workspace, transcript, options.limits) if model else None
@@ -199,9 +201,10 @@ class Session(settings.Settled):
         """Open what is saved where the run is to be saved, and find the run of this task in it."""
         saved, recorded = self.transcript, list[NotebookNode]()
         if options.save is not None:
-            if not options.save.strip():
+            name = os.fspath(options.save)
+            if not name.strip():
                 raise UsageError("there is no name of a file to save to; is a variable empty?")
-            path = self._path(options.save)
+            path = self._path(name)
             await _allow(options.permit, reach.to_save(path))
             saved = await self._at(path)
             recorded = saved.recorded(task) if options.replay else []

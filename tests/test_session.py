@@ -125,6 +125,28 @@ async def test_bad_input_starts_nothing(session: Session) -> None:
     assert session.transcript.cells == []
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"data": "none"}, "data='none' is one text, not a list; write ['none']"),
+        ({"outputs": "x"}, "outputs='x' is one text, not a list; write ['x']"),
+        ({"ask": "every"}, "ask='every' is not known; it is one of always, risky, never"),
+    ],
+)
+async def test_an_option_that_would_quietly_do_something_else_is_refused(
+    options: dict[str, object], line: str, session: Session
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        await run(session, "set.md", **options)
+    assert str(refused.value) == line
+    assert (session.transcript.cells, session.sandbox.alive) == ([], False)
+
+
+async def test_options_may_be_none_and_a_file_a_path(session: Session, folder: Path) -> None:
+    await run(session, "set.md", inputs=None, tools=None, save=folder / "r.ipynb")
+    assert session.transcript.path == folder / "r.ipynb"
+
+
 async def test_status_says_how_things_stand(session: Session) -> None:
     assert session.status()["sandbox"] == "starts with the next run"
     await run(session, "set.md", save="run.ipynb")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
+
+from jupyter_agent.errors import UsageError
+from jupyter_agent.exchange.approval import POLICIES
 
 if TYPE_CHECKING:
     from jupyter_agent._nbformat import NotebookNode
@@ -56,17 +60,31 @@ class RunOptions:
     model: str = ""
     max_steps: int | None = None
     data: list[str] | None = None
-    save: str | None = None
+    save: str | PathLike[str] | None = None
     timeout: float | None = None
     budget: int | None = None
     replay: bool = False
-    inputs: Mapping[str, object] = field(default_factory=dict)
+    inputs: Mapping[str, object] | None = None
     outputs: Sequence[str] = ()
-    tools: Mapping[str, object] = field(default_factory=dict)
+    tools: Mapping[str, object] | None = None
     ask: str | None = None
     asker: Ask | None = None
     permit: Permit | None = None
     replaces: NotebookNode | None = None
+
+    def check(self) -> None:
+        """See that no option is one that would quietly do something else.
+
+        Raises
+        ------
+        UsageError
+            One is.
+        """
+        for name in ("data", "outputs"):
+            if isinstance(text := getattr(self, name), str):
+                raise UsageError(f"{name}={text!r} is one text, not a list; write [{text!r}]")
+        if self.ask and self.ask not in POLICIES:
+            raise UsageError(f"ask={self.ask!r} is not known; it is one of {', '.join(POLICIES)}")
 
     @property
     def limits(self) -> dict[str, Any]:

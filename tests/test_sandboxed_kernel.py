@@ -27,6 +27,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
+from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .as_user import as_user
@@ -402,6 +403,18 @@ client.stop_channels()
 manager.shutdown_kernel()
 print('done')
 """
+
+
+def test_a_kernelspec_with_a_setting_that_is_none_does_not_start(tmp_path: Path) -> None:
+    spec = json.loads((ROOT / "kernelspec" / "python3-sandboxed" / "kernel.json").read_text())
+    spec["metadata"]["kernel_provisioner"]["config"] = {"memory": 500}
+    folder = tmp_path / "kernels" / "limited"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(tmp_path))
+        with pytest.raises(UsageError, match=r"no setting .*memory; is it .*memory_mib\?$"):
+            start_new_kernel(kernel_name="limited")
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -30,7 +30,7 @@ from traitlets import Bool, Enum, Int, List, Unicode
 
 from jupyter_agent import settings
 from jupyter_agent._threads import aside, aside_to_its_end
-from jupyter_agent.errors import SandboxError
+from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.guest import lockdown
 from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, landlock, sharing
 from jupyter_agent.sandbox.isolation.guest_environment import (
@@ -131,6 +131,20 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     _bound: cgroup.Group | None = None
     _watch: Watch | None = None
     _exit_code: int | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Take the settings of a kernelspec, which jupyter_client passes on by name.
+
+        Raises
+        ------
+        UsageError
+            One is none: traitlets would ignore it, and a misspelt limit would limit nothing.
+        """
+        for name in kwargs:
+            if not self.has_trait(name):
+                why = settings.misspelt(f"SandboxProvisioner.{name}")
+                raise UsageError(f"in the kernelspec's kernel.json: {why}")
+        super().__init__(**kwargs)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import site
@@ -14,7 +16,7 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import bubblewrap
+from jupyter_agent.sandbox.isolation import bubblewrap, path_policy
 from jupyter_agent.sandbox.isolation.path_policy import Policy
 from jupyter_agent.sandbox.isolation.sharing import Share
 
@@ -296,6 +298,31 @@ async def test_what_becomes_private_of_the_systems_is_not_read_by_a_later_sandbo
         assert (await read(sandbox, folder / "penguins.csv")).startswith("species")
         assert not {await read(sandbox, path) for path in late[:3]} - {*REFUSED}
         assert await read(sandbox, system_folder / "open") == "decoy"
+
+
+def test_a_folder_that_changes_or_fails_while_it_is_looked_at_uncovers_nothing(
+    tier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "gone").touch(0o644)
+    (tmp_path / "closed").touch(0o600)
+    (tmp_path / "below").mkdir(0o755)
+    (tmp_path / "below" / "closed").touch(0o600)
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def look(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        if folder.endswith("below"):
+            raise OSError(errno.EMFILE, "no descriptor is left")
+        with scandir(folder) as entries:
+            listed = list(entries)
+        (tmp_path / "gone").unlink()
+        yield listed
+
+    monkeypatch.setattr(os, "scandir", look)
+    found = {*path_policy._private(tmp_path)}
+    monkeypatch.undo()
+    assert found == {tmp_path / name for name in ("gone", "closed", "below")}
 
 
 @pytest.mark.root

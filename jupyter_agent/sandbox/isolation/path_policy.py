@@ -255,7 +255,10 @@ def _private(
                 look = _look(folder, facts.st_ctime_ns)
                 if time.time_ns() - facts.st_ctime_ns > _SETTLED:
                     looks[folder] = look
-        except OSError:
+        except FileNotFoundError:
+            continue
+        except OSError:  # what is in it is not known
+            yield Path(folder)
             continue
         if closed or look is None:
             yield Path(folder)
@@ -272,9 +275,16 @@ def _look(folder: str, changed: int) -> _Look:
     with os.scandir(folder) as listed:
         entries = [entry for entry in listed if not entry.is_symlink()]
     files = [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
-    private = [entry.path for entry in files if _lacks(entry.stat(follow_symlinks=False).st_mode)]
+    private = [entry.path for entry in files if _is_private(entry)]
     folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     return _Look(changed, len(entries), tuple(private), tuple(folders))
+
+
+def _is_private(file: os.DirEntry[str]) -> bool:
+    try:
+        return _lacks(file.stat(follow_symlinks=False).st_mode)
+    except OSError:  # another may take its place
+        return True
 
 
 def _private_paths_of_the_system() -> frozenset[Path]:

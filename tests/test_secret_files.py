@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import random
@@ -411,8 +412,9 @@ def test_a_file_is_read_anew_when_it_was_written(tmp_path: Path) -> None:
 def test_nothing_but_a_regular_file_is_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
-    for name in ("pipe", "link", "gone", "."):
+    for name in ("pipe", "gone", "."):
         assert not holds_secret(str(tmp_path / name))  # a pipe would be waited for
+    assert holds_secret(str(tmp_path / "link"))  # it was a file when its folder was listed
 
 
 def test_pictures_and_archives_are_not_looked_into() -> None:
@@ -424,3 +426,20 @@ def test_pictures_and_archives_are_not_looked_into() -> None:
 @given(st.binary(max_size=300))
 def test_any_text_is_judged(text: bytes) -> None:
     assert secret_files._is_secret_text(text, settings=True) in (True, False)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_looked_into_now_counts_as_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    (tmp_path / "notes.txt").write_text("plain")
+
+    def fail(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    for call in ("open", "fstat", "read"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            assert holds_secret(str(tmp_path / "notes.txt")), call
+    assert not holds_secret(str(tmp_path / "notes.txt"))  # it is judged anew
+    assert not holds_secret(str(tmp_path / "gone.txt"))

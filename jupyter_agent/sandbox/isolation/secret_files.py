@@ -510,13 +510,16 @@ def could_hold_secret(name: str) -> bool:
 def holds_secret(path: str) -> bool:
     """Look for private keys, tokens and passwords in a text file's beginning.
 
-    A file that cannot be read holds nothing for the sandbox either. Nothing but a regular file is
-    ever opened: a named pipe would be waited for.
+    A file that cannot be read counts as one with a secret: what fails here, for want of a
+    descriptor say, may work in the sandbox. Nothing but a regular file is ever read: a named pipe
+    would be waited for.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
         facts = os.fstat(descriptor)
         key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
@@ -526,7 +529,7 @@ def holds_secret(path: str) -> bool:
             _remembered[key] = stat.S_ISREG(facts.st_mode) and _read_on(descriptor, path)
         return _remembered[key]
     except OSError:
-        return False
+        return True
     finally:
         os.close(descriptor)
 

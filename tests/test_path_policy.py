@@ -9,14 +9,15 @@ import shutil
 import site
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any
 
 import pytest
 from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import bubblewrap, path_policy
+from jupyter_agent.sandbox.isolation import bubblewrap, path_policy, sharing
 from jupyter_agent.sandbox.isolation.path_policy import Policy
 from jupyter_agent.sandbox.isolation.sharing import Share
 
@@ -104,6 +105,35 @@ async def test_a_folder_with_too_many_files_to_bind_each_hides_no_less(
             assert await read(sandbox, path) in REFUSED
         assert await read(sandbox, folder / "7.txt") == "7"
         assert await attempt(sandbox, "open('deep/numbers.txt').read()") == "1 2 3"
+
+
+async def test_what_comes_between_the_look_and_the_start_is_judged(
+    tier: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = [folder / name for name in ("late.key", "deep/late.key", "secrets/x")]
+    uncovered, resolve = sharing.uncovered, sharing.resolve
+
+    def put(path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("secret")
+
+    def listed(path: Path, hidden: Set[Path]) -> list[Path]:
+        put(come[0])
+        return uncovered(path, hidden)
+
+    def resolved(*args: Any, **rest: Any) -> Any:
+        found = resolve(*args, **rest)
+        for path in come[1:]:
+            put(path)
+        (folder / "late.txt").write_text("late")
+        return found
+
+    monkeypatch.setattr(sharing, "uncovered", listed)
+    monkeypatch.setattr(sharing, "resolve", resolved)
+    async with sandbox_of(tier, folder) as sandbox:
+        for path in come:
+            assert await read(sandbox, path) in REFUSED, path
+        assert await attempt(sandbox, "open('late.txt').read()") == "late"
 
 
 LOOK = """\

@@ -70,7 +70,7 @@ class Newcomers:
             for folder in sorted(opened[each.path])
         ]
         self._files = [each for each in shares if not each.path.is_dir()]
-        self._known = {(path, inode) for share in shares for path, _, inode in share.shown}
+        self._known = {(path, inode) for share in shares for path, _, inode in share.shown or ()}
         self._passed_over = {str(path) for share in shares for path in share.hidden}
         self._passed_over |= {str(path) for paths in opened.values() for path in paths}
         self._copied: dict[str, _Identity] = {}  # by name in the working folder

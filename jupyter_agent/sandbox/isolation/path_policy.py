@@ -90,7 +90,7 @@ class Policy:
         left out of that package alone.
         """
         roots = share.visible() if share in self.imports else [share.path]
-        return [path for root in roots for path in self.visible(root)]
+        return share.judged(path for root in roots for path in self.visible(root))
 
     def hidden_below(self, root: Path) -> set[Path]:
         """Name what is hidden of a root, by real paths."""

@@ -71,11 +71,20 @@ class Share:
     hidden: tuple[Path, ...] = ()
     # what the user should know of what is hidden; it names nothing
     note: str = field(default="", compare=False)
-    shown: tuple[tuple[str, int, int], ...] = ()  # what is visible: path, device and inode
+    # what was visible when it was looked through: path, device and inode; None if it was not
+    shown: tuple[tuple[str, int, int], ...] | None = None
 
     def visible(self) -> list[Path]:
         """Cover all but the hidden paths by as few files and folders as will do."""
         return uncovered(self.path, set(self.hidden))
+
+    def judged(self, paths: Iterable[Path]) -> list[Path]:
+        """Leave out what has come since this was looked through, beside what is hidden."""
+        if self.shown is None:
+            return [*paths]
+        shown = {Path(path) for path, _, _ in self.shown}
+        above = {parent for path in shown for parent in path.parents}
+        return [path for path in paths if path in above or _among(path, shown)]
 
 
 @dataclass(slots=True)
@@ -293,7 +302,8 @@ def look_through(
     elif (source := walk.to_look_into(str(path))) and holds_secret(source):
         walk.hide(path)
     share = Share(path, name, tuple(walk.all_hidden()), walk.note())
-    return replace(share, shown=tuple(_identities(share.visible())))
+    listed = (each for each in share.visible() if each == path or str(each) in walk.listed)
+    return replace(share, shown=tuple(_identities(listed)))
 
 
 def _identities(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
@@ -312,6 +322,7 @@ class _Walk:
     ) -> None:
         self.exposed, self.budget, self.wanted = exposed, budget, wanted
         self._hidden: dict[Path, None] = {}
+        self.listed: set[str] = set()
         self.secrets = self.unreached = self.unread = self.closed = 0
         self._kept = {str(each) for each in _kept_by_tools()}
         self._to_read: list[tuple[str, str]] = []  # a file, and what it is judged by
@@ -392,6 +403,7 @@ class _Walk:
             self.hide(folder, secret=False)
             return []
         self.budget.entries -= len(entries)
+        self.listed.update(entry.path for entry in entries)
         names = {entry.name for entry in entries}
         wide = (facts.st_dev, facts.st_ino) in self.budget.wide or looks_like_home(names)
         if not typed and (wide or ("etc" in names and is_system(Path(folder)))):

@@ -130,6 +130,8 @@ async def test_bad_input_starts_nothing(session: Session) -> None:
     [
         ({"data": "none"}, "data='none' is one text, not a list; write ['none']"),
         ({"outputs": "x"}, "outputs='x' is one text, not a list; write ['x']"),
+        ({"inputs": ["x"]}, "inputs is a list, not a dict; write {'name': value}"),
+        ({"tools": [print]}, "tools is a list, not a dict; write {'name': value}"),
         ({"ask": "every"}, "ask='every' is not known; it is one of always, risky, never"),
     ],
 )

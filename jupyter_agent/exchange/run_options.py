@@ -83,6 +83,11 @@ class RunOptions:
         for name in ("data", "outputs"):
             if isinstance(text := getattr(self, name), str):
                 raise UsageError(f"{name}={text!r} is one text, not a list; write [{text!r}]")
+        for name in ("inputs", "tools"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Mapping):
+                kind = type(value).__name__
+                raise UsageError(f"{name} is a {kind}, not a dict; write {{'name': value}}")
         if self.ask and self.ask not in POLICIES:
             raise UsageError(f"ask={self.ask!r} is not known; it is one of {', '.join(POLICIES)}")
 

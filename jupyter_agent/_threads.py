@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["aside", "aside_to_its_end", "cancel"]
+__all__ = ["cancel", "run_in_thread", "run_in_thread_to_its_end"]
 
 T = TypeVar("T")
 
 
-async def aside(function: Callable[[], T]) -> T:
+async def run_in_thread(function: Callable[[], T]) -> T:
     """Return what a function returns, or raise what it raises, while the loop goes on.
 
     If this is cancelled, the thread goes on alone. It holds up neither other calls (a pool of
@@ -47,13 +47,13 @@ async def aside(function: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(finish, result, failure)
 
     context = contextvars.copy_context()
-    threading.Thread(target=work, name="jupyter_agent aside", daemon=True).start()
+    threading.Thread(target=work, name="jupyter_agent thread", daemon=True).start()
     return await done
 
 
-async def aside_to_its_end(function: Callable[[], T]) -> T:
+async def run_in_thread_to_its_end(function: Callable[[], T]) -> T:
     """Do the same, and where this is cancelled wait for the end of what must not go on alone."""
-    work = asyncio.ensure_future(aside(function))
+    work = asyncio.ensure_future(run_in_thread(function))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -17,7 +17,7 @@ from jupyter_agent import settings
 from jupyter_agent._files import unwritable, write_whole
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._one_at_a_time import OneAtATime
-from jupyter_agent._threads import aside, aside_to_its_end
+from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
 from jupyter_agent._unicode import visible
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import Learnt
@@ -181,14 +181,14 @@ class Session(settings.Settled):
         model = None if recorded else self._model(options.model)
         transcript = self._transcript_for(saved)
         if model:
-            await aside(saved.check_place)
+            await run_in_thread(saved.check_place)
             await model.check()
         policy = options.ask or self.ask
         if policy == "always" and options.asker is None:
             raise UsageError(f"cannot ask before each cell: {NOBODY}")
         tool_asker = None if policy == "never" else options.asker or _nobody
         tools = self._tools(options.tools or {}, tool_asker)
-        inputs = await aside(functools.partial(Inputs, options.inputs or {}))
+        inputs = await run_in_thread(functools.partial(Inputs, options.inputs or {}))
         sandbox = await self._sandbox_with(options.data)
         workspace = Workspace(sandbox, tools, inputs=inputs, outputs=options.outputs)
         agent = self._agent(model, workspace, transcript, options.limits) if model else None
@@ -244,7 +244,7 @@ class Session(settings.Settled):
         if replaces:
             mark_replaced(self.transcript, replaces)
         move = functools.partial(self._own.move_to, fresh=self._fresh() or opened)
-        fresh = await aside_to_its_end(functools.partial(move, self.transcript))
+        fresh = await run_in_thread_to_its_end(functools.partial(move, self.transcript))
         note = "\n\n".join(filter(None, [self._note(fresh), workspace.note()]))
         if given := workspace.preview:
             show_given(self.transcript, given)
@@ -369,7 +369,7 @@ class Session(settings.Settled):
                 await _allow(permit, self._reach().to_fetch(path))
                 self._place_for(name, to, overwrite=overwrite)  # what has come there meanwhile?
                 with _one_line(path):
-                    await aside(functools.partial(write_whole, path, content))
+                    await run_in_thread(functools.partial(write_whole, path, content))
                 return path
             case str(why):
                 raise UsageError(f"cannot fetch {name!r}: {printable(why)[:200]}")
@@ -451,7 +451,7 @@ class Session(settings.Settled):
         """Return the transcript that is saved at a path, or would be."""
         if path == self.transcript.path:
             return self.transcript
-        return await aside(functools.partial(Transcript.open, path))
+        return await run_in_thread(functools.partial(Transcript.open, path))
 
     def _path(self, typed: str) -> Path:
         try:
@@ -501,7 +501,7 @@ class Session(settings.Settled):
         if data is None:
             return self.sandbox
         wanted = [] if data == ["none"] else data
-        await aside(functools.partial(self.sandbox.check_data, wanted))
+        await run_in_thread(functools.partial(self.sandbox.check_data, wanted))
         return self.sandbox if wanted == self.sandbox.data else self._new_sandbox(wanted)
 
     async def _change_to(self, sandbox: Sandbox, workspace: Workspace) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar, overload
 
-from jupyter_agent._threads import aside
+from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.approval import Ask, Question, Verdict
 from jupyter_agent.exchange.values import read
@@ -160,7 +160,7 @@ class Tool:
         """Call the function: in a thread of its own, or on this loop if it is async."""
         call = functools.partial(self.function, *bound.args, **bound.kwargs)
         if not self.awaited:
-            return await aside(call)
+            return await run_in_thread(call)
         try:
             return await typing.cast("Awaitable[object]", call())
         except SystemExit as end:  # it would end the loop

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 
-from jupyter_agent._threads import aside
+from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.codec import decode, encode
@@ -72,7 +72,7 @@ async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:
     """
     try:
         async with asyncio.timeout(seconds + 1):  # for what is one long call of a package's
-            return await aside(functools.partial(decode, parts, time.monotonic() + seconds))
+            return await run_in_thread(functools.partial(decode, parts, time.monotonic() + seconds))
     except TimeoutError:
         raise ValueError("it takes too long to read") from None
 

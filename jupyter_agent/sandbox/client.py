@@ -23,7 +23,7 @@ from traitlets.config import Config
 
 from jupyter_agent import settings
 from jupyter_agent._nbformat import NotebookNode, new_output
-from jupyter_agent._threads import aside
+from jupyter_agent._threads import run_in_thread
 from jupyter_agent._traits import Seconds
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.channels import LARGEST_MESSAGE, Frame, Wire
@@ -256,7 +256,7 @@ class Sandbox(settings.Settled):
             fresh = not kernel.ended and await asyncio.to_thread(self._is_fresh, kernel)
         finally:
             if not fresh:
-                self._end_aside(kernel.close())
+                self._end_in_background(kernel.close())
         return kernel if fresh else None
 
     def _is_fresh(self, kernel: _Kernel) -> bool:
@@ -300,9 +300,9 @@ class Sandbox(settings.Settled):
         for timer in self._timers:
             timer.cancel()
         if spare:
-            self._end_aside(_end_launch(spare))
+            self._end_in_background(_end_launch(spare))
 
-    def _end_aside(self, ending: Coroutine[Any, Any, None]) -> None:
+    def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
         """End a kernel while the next one is at work already."""
         task = asyncio.create_task(ending)
         self._ending.add(task)
@@ -314,7 +314,7 @@ class Sandbox(settings.Settled):
         kernel, self._kernel = self._kernel, None
         self.loss = ""
         if kernel:
-            self._end_aside(kernel.close())
+            self._end_in_background(kernel.close())
         await self.start()
 
     async def _launch(self) -> _Kernel:
@@ -394,7 +394,7 @@ class Sandbox(settings.Settled):
         assert self._kernel
         if self._provisioner and self._provisioner.newcomers:
             follow = functools.partial(self._provisioner.newcomers.follow, but=self.saved)
-            await aside(follow)
+            await run_in_thread(follow)
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
         talk = self._kernel.send("execute_request", content, request=request)
         cell = self._cell(talk, answer)

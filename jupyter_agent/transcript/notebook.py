@@ -22,7 +22,7 @@ from jupyter_agent._nbformat import (
     reads,
     validate,
 )
-from jupyter_agent._threads import aside
+from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.models.protocol import Form, Message
 from jupyter_agent.sandbox.filter.cleaning import clean_prose
@@ -250,7 +250,7 @@ class Transcript:
     async def fit_pictures(self, cell: NotebookNode) -> None:
         """Make ready what `finish` would wait for, while the event loop goes on."""
         for index, picture in pictures_in(cell.outputs)[:MAX_PICTURES]:
-            await aside(functools.partial(fit_picture, picture, cell.outputs[index]))
+            await run_in_thread(functools.partial(fit_picture, picture, cell.outputs[index]))
 
     def finish(self, cell: NotebookNode) -> None:
         """Record what the model reads of a code cell's outputs: cut once, the same ever after.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from jupyter_agent._nbformat import NotebookNode, cell_json, notebook_json, writes
-from jupyter_agent._threads import aside
+from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import TranscriptError
 from jupyter_agent.transcript.metadata import KEY, as_saved
 
@@ -97,7 +97,7 @@ class Saves:
             if (write := self._notebook.to_save()) is None:
                 continue
             try:
-                self.notice = await aside(write) or self.notice
+                self.notice = await run_in_thread(write) or self.notice
                 self.problem = ""
             except TranscriptError as problem:
                 self.problem = str(problem)

@@ -29,7 +29,7 @@ HOME = "/home/agent"
 WRITABLE = (HOME, "/tmp", "/dev/shm")
 # Where a path below one of those is bound; it is a link there. Landlock has no rule for a part of
 # what may be written, so nothing that is shared may lie in it.
-ASIDE = "/shared"
+SHARED = "/shared"
 # What of /proc is not about the machine as a whole; the rest of it is covered.
 PROC = (
     "cgroups cpuinfo devices diskstats filesystems loadavg meminfo mounts net partitions pressure "
@@ -188,7 +188,7 @@ def _read_only(path: Path) -> list[str]:
 
 def _place(path: Path) -> Path:
     """Say where a path is bound."""
-    return Path(f"{ASIDE}{path}") if _writable_above(path) else path
+    return Path(f"{SHARED}{path}") if _writable_above(path) else path
 
 
 def _writable_above(path: Path) -> Path | None:

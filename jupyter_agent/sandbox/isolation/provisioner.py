@@ -29,7 +29,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Enum, Int, List, Unicode
 
 from jupyter_agent import settings
-from jupyter_agent._threads import aside, aside_to_its_end
+from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.guest import lockdown
 from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, landlock, sharing
@@ -38,11 +38,7 @@ from jupyter_agent.sandbox.isolation.guest_environment import (
     launcher,
     user_shell,
 )
-from jupyter_agent.sandbox.isolation.interpreter import (
-    imports,
-    inherited_path,
-    search_path,
-)
+from jupyter_agent.sandbox.isolation.interpreter import imports, inherited_path, search_path
 from jupyter_agent.sandbox.isolation.late_files import Newcomers
 from jupyter_agent.sandbox.isolation.memory_watch import Watch, gibibytes
 from jupyter_agent.sandbox.isolation.never_shared import whose_home
@@ -153,7 +149,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self.log.warning(line)
         self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
         choose = functools.partial(choose_tier, self.isolation, own_sockets=self.socket_folder)
-        self.tier = await aside(choose)
+        self.tier = await run_in_thread(choose)
         folder = Path(kwargs.get("cwd") or Path.cwd())
         # in a thread: a large folder takes seconds, and other sessions share this loop
         self.shares, self.reason = await asyncio.to_thread(
@@ -172,15 +168,17 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         if self.tier != "none":
             await asyncio.to_thread(self._await_newcomers, folder)
         if self.socket_folder:
-            await aside(self._renew_sockets)
+            await run_in_thread(self._renew_sockets)
         else:
             self.kernel_spec.interrupt_mode = "message"
             self._bind_sockets()
         match self.tier:
             case "bubblewrap":
-                return await aside_to_its_end(functools.partial(self._in_bubblewrap, kwargs))
+                return await run_in_thread_to_its_end(
+                    functools.partial(self._in_bubblewrap, kwargs)
+                )
             case "landlock":
-                return await aside_to_its_end(functools.partial(self._in_landlock, kwargs))
+                return await run_in_thread_to_its_end(functools.partial(self._in_landlock, kwargs))
             case _:
                 return self._unconfined(kwargs)
 
@@ -204,7 +202,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     async def poll(self) -> int | None:
         """Tell whether the process has ended; clients that know nothing of newcomers ask often."""
         if self.newcomers:
-            await aside(self.newcomers.follow)
+            await run_in_thread(self.newcomers.follow)
         return await super().poll()
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
@@ -258,7 +256,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     async def cleanup(self, restart: bool = False) -> None:
         """Leave nothing behind: no process, socket, folder or descriptor."""
         if self._watch:
-            await aside(self._watch.stop)
+            await run_in_thread(self._watch.stop)
             self._watch = None
         await super().cleanup(restart)
         if self._life is not None:
@@ -281,7 +279,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 if folder:
                     folder.close()
 
-        await aside(end)  # how long it takes is up to the guest, and other kernels share this loop
+        # how long it takes is up to the guest, and other kernels share this loop
+        await run_in_thread(end)
 
     def last_words(self) -> str:
         """Return what the process wrote last on stderr, to say why it did not start."""
@@ -523,9 +522,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         uid = bubblewrap.unique_uid()
         assert self.newcomers is not None
-        self._private = Folder(
-            self._root
-        )  # a new one at each start: nothing of the last one's is there
+        # a new one at each start: nothing of the last one's is there
+        self._private = Folder(self._root)
         if uid:
             self._private.path.chmod(0o711)
         private = self._private.path / "home"

@@ -630,7 +630,7 @@ class _Kernel:
                 await self._ready()
                 await self._adapt()
         except BaseException as error:
-            words = getattr(self.manager.provisioner, "last_words", str)()
+            words = getattr(self.manager.provisioner, "stderr_tail", str)()
             await self.close()
             match error:
                 case TimeoutError():

@@ -282,7 +282,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         # how long it takes is up to the guest, and other kernels share this loop
         await run_in_thread(end)
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return what the process wrote last on stderr, to say why it did not start."""
         try:
             text = os.read(self._log, 65536).decode(errors="replace")

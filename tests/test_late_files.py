@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_agent.sandbox.isolation import late_files, sharing
-from jupyter_agent.sandbox.isolation.late_files import Newcomers
+from jupyter_agent.sandbox.isolation.late_files import LateFiles
 
 KEY = f"ghp_{'aB3dE6gH9' * 4}"
 
@@ -21,15 +21,15 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-def watch(folder: Path, place: Path, data: tuple[str, ...] = (".",), **rest: object) -> Newcomers:
+def watch(folder: Path, place: Path, data: tuple[str, ...] = (".",), **rest: object) -> LateFiles:
     shares, _ = sharing.resolve(list(data), folder)
-    return Newcomers(shares, place, **rest)  # type: ignore[arg-type]
+    return LateFiles(shares, place, **rest)  # type: ignore[arg-type]
 
 
-def shown(newcomers: Newcomers) -> dict[str, str]:
+def shown(late_files: LateFiles) -> dict[str, str]:
     """Follow what is new; tell what is passed in."""
-    newcomers.follow()
-    top = newcomers.shown
+    late_files.follow()
+    top = late_files.shown
     return {str(p.relative_to(top)): p.read_text() for p in top.rglob("*") if p.is_file()}
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_was_saved_by_putting_another_in_its_place_is_passed_in(
         assert shown(come) == {"penguins.csv": "new"}
 
 
-def test_what_is_in_a_folder_that_is_shared_whole_is_no_newcomer(
+def test_what_is_in_a_folder_that_is_shared_whole_is_no_late_file(
     tmp_path: Path, place: Path
 ) -> None:
     plain = tmp_path / "plain"
@@ -177,7 +177,7 @@ def test_what_is_too_large_is_named_and_stays_out(
 
 
 def test_of_a_home_new_plain_files_are_passed_in(folder: Path, place: Path) -> None:
-    come = Newcomers([], place, home=folder)
+    come = LateFiles([], place, home=folder)
     (folder / "late.csv").write_text("1")
     (folder / "deep" / "late.csv").write_text("2")
     assert set(shown(come)) == {"late.csv", "penguins.csv"}
@@ -185,7 +185,7 @@ def test_of_a_home_new_plain_files_are_passed_in(folder: Path, place: Path) -> N
 
 def test_what_the_user_has_exposed_is_passed_in(folder: Path, place: Path) -> None:
     shares, _ = sharing.resolve(["."], folder, exposed=["late.txt"])
-    come = Newcomers(shares, place, exposed={folder / "late.txt"})
+    come = LateFiles(shares, place, exposed={folder / "late.txt"})
     (folder / "late.txt").write_text(KEY)
     assert shown(come) == {"late.txt": KEY}
 

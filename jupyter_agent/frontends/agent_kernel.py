@@ -165,7 +165,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             silent=silent,
             store_history=store_history,
             user_expressions=user_expressions or {},
-            **self._aside(parent),
+            **self._request_fields(parent),
         )
         cell = _Cell(code, count, request, parent, self.client, allow_stdin)
         self._running = asyncio.get_running_loop().create_task(self._carry_out(cell))
@@ -268,7 +268,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             content["transient"] = {name: f"sandbox-{value}" for name, value in transient.items()}
         self.publish(output.output_type, content, parent)
 
-    def _aside(self, parent: Message) -> dict[str, Any]:
+    def _request_fields(self, parent: Message) -> dict[str, Any]:
         """Say where outputs go that come after their cell."""
         late = functools.partial(self._publish_late, parent=parent)
         return {"late": late, "widgets": self.widgets, "msg_id": parent["header"]["msg_id"]}
@@ -425,7 +425,7 @@ class AgentKernel(settings.Settled, FrontKernel):
 
     async def _tell(self, kind: str, content: dict[str, Any], message: Message) -> None:
         told = self._session.sandbox.tell(
-            kind, content, message["buffers"], request=Request(**self._aside(message))
+            kind, content, message["buffers"], request=Request(**self._request_fields(message))
         )
         self._telling += 1
         try:

@@ -392,8 +392,8 @@ class Sandbox(settings.Settled):
         await self._settled()
         await self.start()
         assert self._kernel
-        if self._provisioner and self._provisioner.newcomers:
-            follow = functools.partial(self._provisioner.newcomers.follow, but=self.saved)
+        if self._provisioner and self._provisioner.late_files:
+            follow = functools.partial(self._provisioner.late_files.follow, but=self.saved)
             await run_in_thread(follow)
         content = _execution(code, request or Request(), allow_stdin=answer is not None)
         talk = self._kernel.send("execute_request", content, request=request)
@@ -426,9 +426,9 @@ class Sandbox(settings.Settled):
 
     def _hints(self, output: NotebookNode) -> Iterator[NotebookNode]:
         """Say of a file that was not found, before the error does, that it came too late."""
-        newcomers = self._provisioner.newcomers if self._provisioner else None
-        if newcomers and output.get("ename") in ("FileNotFoundError", "PermissionError"):
-            missed = [each for each in newcomers.names() if each in output.evalue]
+        late_files = self._provisioner.late_files if self._provisioner else None
+        if late_files and output.get("ename") in ("FileNotFoundError", "PermissionError"):
+            missed = [each for each in late_files.names() if each in output.evalue]
             if missed:
                 text = f"[{missed[0]} is newer than this sandbox: {AFRESH}]\n"
                 yield new_output("stream", name="stderr", text=text)

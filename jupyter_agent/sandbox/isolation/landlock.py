@@ -32,14 +32,14 @@ def check() -> str:
     return ""
 
 
-def rules(policy: Policy, private: Path, newcomers: Path) -> dict[str, list[str]]:
+def rules(policy: Policy, private: Path, late_files: Path) -> dict[str, list[str]]:
     """List the paths that may be read, listed and written."""
     proc = [f"/proc/self/{name}" for name in PROC]
     proc += [f"/proc/{name}" for name in "cpuinfo loadavg meminfo stat uptime version".split()]
     proc += ["/dev/random", "/dev/urandom"]
     proc.append(PROCESSORS)
     return {
-        "read": [*map(str, policy.read), *proc, str(newcomers)],
+        "read": [*map(str, policy.read), *proc, str(late_files)],
         "listed": [str(path) for path in policy.listed()],
         "write": [str(private), *DEVICES],
     }

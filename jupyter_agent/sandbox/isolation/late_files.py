@@ -24,7 +24,7 @@ from jupyter_agent.sandbox.isolation.secret_files import (
 )
 from jupyter_agent.sandbox.isolation.sharing import Budget, Share, escaped, is_plain, look_through
 
-__all__ = ["Newcomers"]
+__all__ = ["LateFiles"]
 
 MAX_ENTRIES = 2_000  # looked at, in all, before a cell
 MAX_LISTED = 100_000  # names of a folder
@@ -37,7 +37,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _Identity = tuple[int, int, int, int, int]
 
 
-class Newcomers:
+class LateFiles:
     """Notices what is new in shared folders, and copies what is no secret.
 
     Parameters
@@ -129,7 +129,7 @@ class Newcomers:
                     yield str(Path(name, file.relative_to(path))), root, file
 
     def _new_entries(self) -> Iterator[tuple[Path, str, Path]]:
-        """Name what is new where newcomers are looked for, its name, and what it is below."""
+        """Name what is new where late files are looked for, its name, and what it is below."""
         for folder, name, root in self._folders:
             for path in self._new_in(folder):
                 yield path, str(name / path.name), root

@@ -39,7 +39,7 @@ from jupyter_agent.sandbox.isolation.guest_environment import (
     user_shell,
 )
 from jupyter_agent.sandbox.isolation.interpreter import imports, inherited_path, search_path
-from jupyter_agent.sandbox.isolation.late_files import Newcomers
+from jupyter_agent.sandbox.isolation.late_files import LateFiles
 from jupyter_agent.sandbox.isolation.memory_watch import Watch, gibibytes
 from jupyter_agent.sandbox.isolation.never_shared import whose_home
 from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
@@ -55,7 +55,7 @@ REMEDIES = (
     "and network"
 )
 LEAST_MEMORY = 1 << 30  # bytes
-NEWCOMERS = "/newcomers"  # where bubblewrap binds what has come since the start
+LATE_FILES = "/late-files"  # where bubblewrap binds what has come since the start
 PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
 LONGEST_ROOT = 65  # bytes: of the 107 that a socket's path may have, 42 are for what we add
 PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
@@ -112,7 +112,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     tier = ""  # which isolation is in force, once started
     shares: list[sharing.Share]
     modules: Sequence[sharing.Share] = ()  # that can be imported from elsewhere
-    newcomers: Newcomers | None = None
+    late_files: LateFiles | None = None
     reason = ""  # why nothing is shared, if so
     run_folder: Path | None = None
     _above: Sequence[tuple[str, str]] = ()  # what is shared by a path that begins with ..
@@ -166,7 +166,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
         kwargs = await super().pre_launch(**kwargs)
         if self.tier != "none":
-            await asyncio.to_thread(self._await_newcomers, folder)
+            await asyncio.to_thread(self._await_late_files, folder)
         if self.socket_folder:
             await run_in_thread(self._renew_sockets)
         else:
@@ -182,7 +182,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             case _:
                 return self._unconfined(kwargs)
 
-    def _await_newcomers(self, folder: Path) -> None:
+    def _await_late_files(self, folder: Path) -> None:
         """Make the folder that files come into that are new in the user's folders."""
         self._passed_in = Folder(self._root)
         if os.geteuid() == 0:
@@ -190,7 +190,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         folder = folder.resolve()
         home = folder if self.reason and "." in self.data and whose_home(folder) else None
         exposed = sharing.all_exposed(self.exposed, folder)
-        self.newcomers = Newcomers(self.shares, self._passed_in.path, home=home, exposed=exposed)
+        self.late_files = LateFiles(self.shares, self._passed_in.path, home=home, exposed=exposed)
 
     @property
     def _root(self) -> Path:
@@ -200,9 +200,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         return Path(tempfile.gettempdir()) if closed else self._folder.path.parent
 
     async def poll(self) -> int | None:
-        """Tell whether the process has ended; clients that know nothing of newcomers ask often."""
-        if self.newcomers:
-            await run_in_thread(self.newcomers.follow)
+        """Tell whether the process has ended; clients that know nothing of late files ask often."""
+        if self.late_files:
+            await run_in_thread(self.late_files.follow)
         return await super().poll()
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
@@ -265,7 +265,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         self._told_to_end = 0.0
         bound, self._bound = self._bound, None
         folders = [self._private, self._passed_in]
-        self._private = self._passed_in = self.newcomers = None
+        self._private = self._passed_in = self.late_files = None
         if not restart:
             self._close_listeners()
             self._close_log()
@@ -312,7 +312,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         uid: int,
         *,
         policy: Policy,
-        newcomers: Path,
+        late_files: Path,
         landlock: dict[str, list[str]] | None,
         search: Iterable[Path],
         command: Sequence[str] = (),
@@ -338,7 +338,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
             "copied": (self.private_size_mib << 20) // PART_OF_COPIES,
             "shares": [
-                ("", str(newcomers), True),
+                ("", str(late_files), True),
                 *(link for share in self.shares for link in policy.links(share)),
             ],
             "links": [
@@ -434,7 +434,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     def _in_bubblewrap(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         uid, home = bubblewrap.unique_uid(), bubblewrap.HOME
-        assert self.newcomers is not None
+        assert self.late_files is not None
         programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
         policy = Policy(self.shares, self.modules, programs=programs)
         covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
@@ -449,12 +449,12 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             *bubblewrap.mounts(
                 policy, self._own_sockets(uid) if self.socket_folder else (), landlocked=covered
             ),
-            *("--ro-bind", str(self.newcomers.shown), NEWCOMERS),
+            *("--ro-bind", str(self.late_files.shown), LATE_FILES),
             *bubblewrap.private_folders(work),
             *bubblewrap.fonts(),
         ]
         read, write = (
-            ["/etc", "/proc", bubblewrap.PROCESSORS, NEWCOMERS],
+            ["/etc", "/proc", bubblewrap.PROCESSORS, LATE_FILES],
             [*bubblewrap.WRITABLE, "/dev"],
         )
         command: list[str] = []
@@ -474,7 +474,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             str(work),
             uid,
             policy=policy,
-            newcomers=Path(NEWCOMERS),
+            late_files=Path(LATE_FILES),
             landlock=rules if covered else None,
             search=search.values(),
             command=command,
@@ -521,14 +521,14 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         uid = bubblewrap.unique_uid()
-        assert self.newcomers is not None
+        assert self.late_files is not None
         # a new one at each start: nothing of the last one's is there
         self._private = Folder(self._root)
         if uid:
             self._private.path.chmod(0o711)
         private = self._private.path / "home"
         policy = Policy(self.shares, self.modules, reaches=[private])
-        rules = landlock.rules(policy, private, self.newcomers.shown)
+        rules = landlock.rules(policy, private, self.late_files.shown)
         search = landlock.prepare(private, self._work(private), policy)
         if uid:
             for path in (private, *private.rglob("*")):
@@ -537,7 +537,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             str(self._work(private)),
             uid,
             policy=policy,
-            newcomers=self.newcomers.shown,
+            late_files=self.late_files.shown,
             landlock=rules,
             search=search.values(),
         )

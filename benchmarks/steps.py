@@ -20,7 +20,7 @@ from pathlib import Path
 from traitlets.config import Config
 
 from jupyter_agent.session import Session
-from jupyter_agent.transcript.notebook import KEY
+from jupyter_agent.transcript.metadata import KEY
 
 FENCE = "```"
 REPLY = f"""\

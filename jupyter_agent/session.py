@@ -36,7 +36,8 @@ from jupyter_agent.sandbox.guest.calls import MAX_FILES
 from jupyter_agent.sandbox.guest.codec import encode
 from jupyter_agent.sandbox.isolation import sharing
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript, passing
 from jupyter_agent.transcript.user_cells import OwnCells, mark_replaced, show_given
 
 __all__ = ["Session"]

@@ -20,7 +20,8 @@ from jupyter_agent.agent.reply import Reply
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.models.scripted import ScriptedModel
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript
 
 from .conftest import counted_turns
 

@@ -25,7 +25,8 @@ from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.sandbox.filter.images import MAX_BYTES, MAX_SIDE, fit
-from jupyter_agent.transcript.notebook import KEY, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Transcript
 
 from .conftest import counted_turns
 from .servers import ChatServer, Reply

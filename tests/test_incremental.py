@@ -11,7 +11,8 @@ from nbformat.v4 import new_markdown_cell, new_output
 from jupyter_agent.agent import summary
 from jupyter_agent.models.protocol import Form
 from jupyter_agent.transcript.incremental import Growing
-from jupyter_agent.transcript.notebook import KEY, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Transcript
 
 
 def test_only_what_has_changed_is_made_anew() -> None:

@@ -13,7 +13,7 @@ from nbformat.v4 import new_output
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.models import HUB_DEFAULT, load_model
 from jupyter_agent.models.protocol import Form
-from jupyter_agent.transcript.notebook import KEY
+from jupyter_agent.transcript.metadata import KEY
 
 from .test_agent import Echo
 

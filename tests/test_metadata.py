@@ -16,7 +16,8 @@ from nbformat.v4 import new_output
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models.protocol import Form
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown, folded
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.views.output_area import AnswerView, DisplayView
 
 from .servers import ChatServer, Reply

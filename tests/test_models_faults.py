@@ -15,7 +15,8 @@ from jupyter_agent.agent.retries import Retries
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.models.protocol import Form
-from jupyter_agent.transcript.notebook import KEY, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Transcript
 from jupyter_agent.transcript.usage import Bill
 
 from .conftest import ROOT, TOKEN

@@ -19,7 +19,7 @@ import pytest
 from jupyter_agent.errors import LimitReached, ModelError, UsageError
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.session import Session
-from jupyter_agent.transcript.notebook import KEY
+from jupyter_agent.transcript.metadata import KEY
 
 from .faults import FORMS, refusal
 from .servers import ChatServer, Reply

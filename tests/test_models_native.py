@@ -13,7 +13,8 @@ import pytest
 from jupyter_agent.errors import ModelError, UsageError
 from jupyter_agent.models import load_model
 from jupyter_agent.models.protocol import Form, Message, Part
-from jupyter_agent.transcript.notebook import KEY, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Transcript
 from jupyter_agent.transcript.usage import Bill
 
 from .conftest import TOKEN

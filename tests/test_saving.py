@@ -15,8 +15,8 @@ from nbformat.v4 import new_output
 from jupyter_agent._nbformat import new_cell
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.errors import TranscriptError, Unsaved
-from jupyter_agent.transcript.metadata import as_saved
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import KEY, as_saved
+from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.transcript.saving import Text
 
 from .test_agent import STEP, agent_with

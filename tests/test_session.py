@@ -13,7 +13,8 @@ from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.session import Session
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.transcript.user_cells import mark_replaced
 
 F = "```"

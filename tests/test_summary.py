@@ -22,7 +22,8 @@ from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.protocol import Call, Delta, Form, Message, Usage
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.views.output_area import DisplayView
 from jupyter_agent.views.terminal import TerminalView
 

@@ -19,7 +19,8 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import TranscriptError, UsageError
 from jupyter_agent.sandbox.filter.cleaning import clean_prose
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.transcript.shown_outputs import MAX_CHARACTERS, brief
 from jupyter_agent.transcript.user_cells import OwnCells
 

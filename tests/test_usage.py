@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from nbformat import NotebookNode
 
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.transcript.usage import Bill
 from jupyter_agent.views.output_area import DisplayView
 from jupyter_agent.views.terminal import TerminalView

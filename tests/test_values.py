@@ -40,7 +40,8 @@ from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.guest.codec import decode, encode
 from jupyter_agent.sandbox.guest.nodes import Unfit
 from jupyter_agent.session import Session
-from jupyter_agent.transcript.notebook import KEY, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Transcript
 
 from .conftest import TIERS
 

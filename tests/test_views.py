@@ -14,7 +14,8 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.sandbox.filter.markdown import clean_markdown
-from jupyter_agent.transcript.notebook import KEY, Change, Transcript, passing
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, Transcript, passing
 from jupyter_agent.views.output_area import (
     INTERVAL,
     MAX_LINE,

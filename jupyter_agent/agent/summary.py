@@ -9,7 +9,7 @@ from typing import Any
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown, code_block, folded
 from jupyter_agent.transcript.incremental import Growing, Mark, marks
-from jupyter_agent.transcript.notebook import KEY
+from jupyter_agent.transcript.metadata import KEY
 
 __all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "Sizes", "digest", "size", "split", "write"]
 

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Literal
 
 from jupyter_agent._unicode import visible, visible_blanks
-from jupyter_agent.transcript.notebook import KEY, Change
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change
 
 __all__ = [
     "NOBODY",

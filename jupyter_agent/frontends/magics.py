@@ -115,7 +115,7 @@ class AgentMagics(Magics):
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.errors import Interrupted
         from jupyter_agent.frontends.event_loop import shared_bridge
-        from jupyter_agent.transcript.notebook import KEY
+        from jupyter_agent.transcript.metadata import KEY
         from jupyter_agent.views.output_area import ending
 
         note = self._note()

@@ -44,7 +44,6 @@ from jupyter_agent.transcript.shown_outputs import (
 from jupyter_agent.transcript.usage import Bill
 
 __all__ = [
-    "KEY",
     "OF_A_RUN",
     "Change",
     "Transcript",

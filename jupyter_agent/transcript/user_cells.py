@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from jupyter_agent._nbformat import NotebookNode, new_output
 from jupyter_agent.sandbox.filter.outputs import weight
-from jupyter_agent.transcript.notebook import KEY, OF_A_RUN, Transcript
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import OF_A_RUN, Transcript
 from jupyter_agent.transcript.shown_outputs import MAX_PICTURES, record_own
 
 __all__ = ["OwnCells", "mark_replaced", "show_given"]

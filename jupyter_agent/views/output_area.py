@@ -24,7 +24,8 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._unicode import visible_prose
 from jupyter_agent.errors import Interrupted, LimitReached, Unsaved
 from jupyter_agent.sandbox.filter.markdown import Clean, code_block, folded, one_line
-from jupyter_agent.transcript.notebook import KEY, Change, clean_source
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change, clean_source
 from jupyter_agent.transcript.shown_outputs import brief
 from jupyter_agent.transcript.usage import Bill
 from jupyter_agent.views.page_requests import Note

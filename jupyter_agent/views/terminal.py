@@ -12,7 +12,8 @@ from typing import Any, TextIO
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._unicode import visible, visible_prose
 from jupyter_agent.sandbox.filter.markdown import as_read
-from jupyter_agent.transcript.notebook import KEY, Change
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change
 from jupyter_agent.transcript.shown_outputs import ANSI, brief
 from jupyter_agent.transcript.usage import Bill
 

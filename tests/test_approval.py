@@ -1,4 +1,4 @@
-"""Asking the user, at every door: yes, no with a reason, an edit; and where nobody can be asked."""
+"""Asking the user, in every front end: yes, no with a reason, an edit; and where nobody can be asked."""
 
 from __future__ import annotations
 

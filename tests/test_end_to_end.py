@@ -1,4 +1,4 @@
-"""One run through two doors: stdout, a table, a plot, an error that is mended, an answer."""
+"""One run in two front ends: stdout, a table, a plot, an error that is mended, an answer."""
 
 from __future__ import annotations
 

@@ -339,7 +339,7 @@ class Sandbox(settings.Settled):
         return {**named, "config": config, "log": _SILENT}
 
     def _configuration(self) -> Config:
-        """Pass on what concerns the kernel, and nothing else of the door's configuration."""
+        """Pass on what concerns the kernel, and nothing else of the front end's configuration."""
         config = Config()
         for name in ("KernelSpecManager", "SandboxProvisioner"):
             config[name] = copy.deepcopy(self.config[name])

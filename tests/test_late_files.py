@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,23 @@ def test_what_is_secret_by_its_name_stays_out(folder: Path, place: Path, name: s
     (folder / name).write_text("x")
     assert shown(come) == {}
     assert come.names() == []
+
+
+@pytest.mark.parametrize("name", ["server.p12", "secrets/x", "deeper/.netrc"])
+def test_what_comes_to_a_new_folder_that_was_looked_through_is_judged_by_name(
+    folder: Path, place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_through(path: Path, *args: Any, **rest: Any) -> sharing.Share:
+        found = sharing.look_through(path, *args, **rest)
+        (folder / "new" / name).parent.mkdir(exist_ok=True)
+        (folder / "new" / name).write_text("x")
+        return found
+
+    come = watch(folder, place)
+    (folder / "new").mkdir()
+    (folder / "new" / "a.csv").write_text("1")
+    monkeypatch.setattr(late_files, "look_through", look_through)
+    assert shown(come) == {"new/a.csv": "1"}
 
 
 def test_what_holds_a_secret_stays_out_also_when_it_holds_one_later(

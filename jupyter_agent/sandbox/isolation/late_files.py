@@ -20,6 +20,7 @@ from pathlib import Path
 from jupyter_agent.sandbox.isolation.secret_files import (
     could_hold_secret,
     holds_secret,
+    is_secret_folder,
     is_secret_name,
 )
 from jupyter_agent.sandbox.isolation.sharing import Budget, Share, escaped, is_plain, look_through
@@ -126,7 +127,14 @@ class LateFiles:
             share = look_through(path, name, exposed=self._exposed, budget=budget, typed=False)
             for piece in share.visible():
                 for file in _files(piece):
-                    yield str(Path(name, file.relative_to(path))), root, file
+                    if not self._has_secret_name(file, path):
+                        yield str(Path(name, file.relative_to(path))), root, file
+
+    def _has_secret_name(self, file: Path, top: Path) -> bool:
+        """Judge by its name what may have come to a folder after it was looked through."""
+        *folders, name = file.relative_to(top).parts or ("",)
+        secret = is_secret_name(name) or any(map(is_secret_folder, folders))
+        return secret and self._exposed.isdisjoint([file, *file.parents])
 
     def _new_entries(self) -> Iterator[tuple[Path, str, Path]]:
         """Name what is new where late files are looked for, its name, and what it is below."""

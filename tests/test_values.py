@@ -450,6 +450,7 @@ HOSTILE: dict[str, list[bytes]] = {
     "unknown kind": parts({"is": "pickle", "data": 0}, pickle.dumps(Owned())),
     "no kind": parts({"a": 1}),
     "a method's name": parts({"is": "__init__"}),
+    "steps beyond counting": parts({"is": "pandas steps", "bounds": [0, 1 << 64, 1], "name": None}),
     "kind of a kind": parts({"is": ["array"]}),
     "no such buffer": parts({"is": "bytes", "data": 7}),
     "buffer from the end": parts({"is": "bytes", "data": -1}, b"x"),

@@ -123,6 +123,8 @@ def _read_index(reader: Reader, node: Node) -> Any:
         bounds = as_list(node["bounds"])
         if len(bounds) != 3 or any(type(bound) is not int for bound in bounds):
             raise ValueError(f"{bounds!r:.60} where start, stop and step belong")
+        if any(abs(bound) >= 1 << 63 for bound in bounds):  # its len() would raise
+            raise ValueError(f"{bounds!r:.60} are steps beyond 64 bits")
         return pd.RangeIndex(*bounds, name=name)
     data = _read_column(reader, node["data"])
     index = pd.Index(data, name=name, dtype=data.dtype)

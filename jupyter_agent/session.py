@@ -23,7 +23,7 @@ from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import Learnt
 from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
 from jupyter_agent.exchange.approval import NOBODY, POLICIES, Ask, Question, Verdict, with_approval
-from jupyter_agent.exchange.permission import Permit, Reach
+from jupyter_agent.exchange.permission import Permissions, Permit
 from jupyter_agent.exchange.run_options import RunOptions
 from jupyter_agent.exchange.tools import Tool, Tools, find
 from jupyter_agent.exchange.values import Inputs, read
@@ -174,11 +174,11 @@ class Session(settings.Settled):
         options.check()
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
-        reach = self._reach()
-        saved, recorded = await self._records(task, options, reach)
-        await _allow(options.permit, () if recorded else reach.to_load(options.model))
-        await _allow(options.permit, reach.to_read(options.data))
-        await _allow(options.permit, reach.to_ask(options.ask))
+        permissions = self._permissions()
+        saved, recorded = await self._records(task, options, permissions)
+        await _allow(options.permit, () if recorded else permissions.to_load(options.model))
+        await _allow(options.permit, permissions.to_read(options.data))
+        await _allow(options.permit, permissions.to_ask(options.ask))
         model = None if recorded else self._model(options.model)
         transcript = self._transcript_for(saved)
         if model:
@@ -197,7 +197,7 @@ class Session(settings.Settled):
         return _Plan(sandbox, workspace, transcript, saved, recorded, agent, asker)
 
     async def _records(
-        self, task: str, options: RunOptions, reach: Reach
+        self, task: str, options: RunOptions, permissions: Permissions
     ) -> tuple[Transcript, list[NotebookNode]]:
         """Open what is saved where the run is to be saved, and find the run of this task in it."""
         saved, recorded = self.transcript, list[NotebookNode]()
@@ -206,11 +206,11 @@ class Session(settings.Settled):
             if not name.strip():
                 raise UsageError("there is no name of a file to save to; is a variable empty?")
             path = self._path(name)
-            await _allow(options.permit, reach.to_save(path))
+            await _allow(options.permit, permissions.to_save(path))
             saved = await self._at(path)
             recorded = saved.recorded(task) if options.replay else []
         if saved.path and not recorded and not self.transcript.has_written(saved.path):
-            await _allow(options.permit, reach.to_change(saved.path))
+            await _allow(options.permit, permissions.to_change(saved.path))
         return saved, recorded
 
     def _agent(
@@ -227,10 +227,10 @@ class Session(settings.Settled):
             name, configured=self.model, options=self.model_options, form=self.reply_form
         )
 
-    def _reach(self) -> Reach:
+    def _permissions(self) -> Permissions:
         """Say what the configuration lets cells have unasked."""
         models = [self.model, os.environ.get("JUPYTER_AGENT_MODEL", "")]
-        return Reach(self.folder, shared=self._shared, models=models, ask=self.ask)
+        return Permissions(self.folder, shared=self._shared, models=models, ask=self.ask)
 
     async def _carry_out(
         self,
@@ -367,7 +367,7 @@ class Session(settings.Settled):
             reply = await self._asked("fetch", (name, self.sandbox.max_value_mib << 20))
         match reply:
             case bytes(content):
-                await _allow(permit, self._reach().to_fetch(path))
+                await _allow(permit, self._permissions().to_fetch(path))
                 self._place_for(name, to, overwrite=overwrite)  # what has come there meanwhile?
                 with _one_line(path):
                     await run_in_thread(functools.partial(write_whole, path, content))

@@ -18,7 +18,7 @@ from jupyter_agent.exchange.approval import POLICIES
 from jupyter_agent.models.http import origin
 from jupyter_agent.sandbox.isolation.sharing import resolve, too_wide
 
-__all__ = ["Permit", "Reach"]
+__all__ = ["Permissions", "Permit"]
 
 # Asks the user to allow this; raises UsageError if it is refused
 Permit = Callable[[str], Awaitable[None]]
@@ -30,7 +30,7 @@ _DATA = set(
 )
 
 
-class Reach:
+class Permissions:
     """What cells may do unasked, and the permissions that anything more needs.
 
     Parameters

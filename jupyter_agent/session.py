@@ -20,7 +20,7 @@ from jupyter_agent._one_at_a_time import OneAtATime
 from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
 from jupyter_agent._unicode import visible
 from jupyter_agent.agent.loop import Agent
-from jupyter_agent.agent.request import Learnt
+from jupyter_agent.agent.request import ModelFacts
 from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
 from jupyter_agent.exchange.approval import NOBODY, POLICIES, Ask, Question, Verdict, with_approval
 from jupyter_agent.exchange.permission import Permissions, Permit
@@ -107,7 +107,7 @@ class Session(settings.Settled):
         confined = SandboxProvisioner(config=self.config)
         self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
         self.transcript = Transcript()
-        self.learnt = Learnt()
+        self.model_facts = ModelFacts()
         self.sandbox = self._new_sandbox(None)
         self._own = OwnCells()
         self._known: object = None  # the kernel that knows the transcript's variables
@@ -217,7 +217,7 @@ class Session(settings.Settled):
         self, model: Model, workspace: Workspace, transcript: Transcript, limits: dict[str, Any]
     ) -> Agent:
         try:
-            return Agent(model, workspace, transcript, self.learnt, parent=self, **limits)
+            return Agent(model, workspace, transcript, self.model_facts, parent=self, **limits)
         except TraitError as error:
             raise UsageError(str(error).rstrip(".")) from None
 

@@ -21,7 +21,7 @@ from nbformat.v4 import new_output
 from PIL import Image
 
 from jupyter_agent.agent.loop import Agent
-from jupyter_agent.agent.request import Learnt
+from jupyter_agent.agent.request import ModelFacts
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models import load_model
 from jupyter_agent.sandbox.filter.images import MAX_BYTES, MAX_SIDE, fit
@@ -304,10 +304,10 @@ async def test_a_model_that_cannot_see_is_told_in_words_from_then_on(
     refused = Reply(said, status=status)
     replies = [Reply(STEP.format("a")), refused, Reply(STEP.format("b")), Reply("done")]
     server.replies = [*replies, Reply(STEP.format("c")), Reply("again")]
-    learnt, transcript = Learnt(), Transcript()
+    model_facts, transcript = ModelFacts(), Transcript()
     for _ in range(2):  # a later run of the session knows it already
         model = load_model(server.model)
-        await run(Agent(model, Drawer(encoded(plain())), transcript, learnt))
+        await run(Agent(model, Drawer(encoded(plain())), transcript, model_facts))
     assert server.replies == []
     assert transcript.answer == "again"
     first, pictured, *told = server.requests
@@ -326,7 +326,7 @@ async def test_other_refusals_end_the_run_and_say_nothing_of_its_sight(server: C
     agent = Agent(load_model(server.model), Drawer(encoded(plain())))
     with pytest.raises(ModelError, match="temperature"):
         await run(agent)
-    assert agent.learnt.no_vision == set()
+    assert agent.model_facts.no_vision == set()
 
 
 async def test_a_refusal_that_speaks_of_pictures_where_there_are_none_is_no_lesson(
@@ -336,7 +336,7 @@ async def test_a_refusal_that_speaks_of_pictures_where_there_are_none_is_no_less
     agent = Agent(load_model(server.model), Drawer(""))
     with pytest.raises(ModelError, match="image_url"):
         await run(agent)
-    assert agent.learnt.no_vision == set()
+    assert agent.model_facts.no_vision == set()
 
 
 async def test_the_same_bytes_of_a_picture_are_sent_with_every_request(server: ChatServer) -> None:

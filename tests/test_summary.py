@@ -19,7 +19,7 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.agent import summary
 from jupyter_agent.agent.loop import Agent
-from jupyter_agent.agent.request import Learnt
+from jupyter_agent.agent.request import ModelFacts
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.transcript.metadata import KEY
@@ -342,13 +342,13 @@ async def test_the_user_may_set_the_window() -> None:
 @pytest.mark.parametrize("tells", [4_000, None])
 async def test_a_window_is_learnt_from_a_refusal_and_the_run_goes_on(tells: int | None) -> None:
     model = Reader(steps(30), refuses=4_000, tells=tells)
-    transcript, learnt = Transcript(), Learnt()
-    await run(model, transcript, learnt=learnt)
+    transcript, model_facts = Transcript(), ModelFacts()
+    await run(model, transcript, model_facts=model_facts)
     assert transcript.answer == "**42**"
     assert resets(model.requests) == len(summaries(transcript)) >= 1
-    assert 3_500 < learnt.windows["reader"] <= 4_200
+    assert 3_500 < model_facts.windows["reader"] <= 4_200
     again = Reader(steps(30, 100), refuses=4_000, tells=tells)
-    await run(again, transcript, learnt=learnt)
+    await run(again, transcript, model_facts=model_facts)
     assert len(again.requests) == 31
 
 

@@ -19,7 +19,7 @@ from jupyter_agent._traits import Seconds
 from jupyter_agent.agent import summary
 from jupyter_agent.agent.budget import Deadline, TokenBudget
 from jupyter_agent.agent.reply import Reply
-from jupyter_agent.agent.request import Learnt, Requests
+from jupyter_agent.agent.request import ModelFacts, Requests
 from jupyter_agent.agent.retries import Retries
 from jupyter_agent.agent.summary import CHARACTERS_A_TOKEN
 from jupyter_agent.errors import AgentError, LimitReached, ModelError, TranscriptError, Unsaved
@@ -115,14 +115,14 @@ class Agent(LoggingConfigurable):
         model: Model,
         sandbox: Kernel,
         transcript: Transcript | None = None,
-        learnt: Learnt | None = None,
+        model_facts: ModelFacts | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.model = model
         self.sandbox = sandbox
         self.transcript = transcript or Transcript()
-        self.learnt = learnt or Learnt()
+        self.model_facts = model_facts or ModelFacts()
         self.budget = TokenBudget(self.token_budget)  # of the run that goes on, or went on last
 
     async def run(
@@ -156,7 +156,7 @@ class Agent(LoggingConfigurable):
         self.budget = TokenBudget(self.token_budget)
         self._saves = Saves(self.transcript)
         self._requests = Requests(
-            self.model, self.transcript, self.learnt, self.examples, self.context_window
+            self.model, self.transcript, self.model_facts, self.examples, self.context_window
         )
         step = self._step(0)
         corrected: list[str] = []  # the kinds of problems of the replies just before
@@ -294,7 +294,9 @@ class Agent(LoggingConfigurable):
         fault = unfinished(self.model.name, reply.end, refusal=reply.refusal, is_open=reply.is_open)
         if fault and not self._is_needless(reply, fault):
             raise fault
-        self.learnt.thinks_aloud[self.model.name] = self._thinks_aloud or reply.reader.thinks_aloud
+        self.model_facts.thinks_aloud[self.model.name] = (
+            self._thinks_aloud or reply.reader.thinks_aloud
+        )
         for cell in reply.cells[-1:]:
             facts_of(cell).update(self.budget.take())
         step.whole, step.to_run = True, reply.code
@@ -303,7 +305,7 @@ class Agent(LoggingConfigurable):
 
     @property
     def _thinks_aloud(self) -> bool | None:
-        return self.learnt.thinks_aloud.get(self.model.name)
+        return self.model_facts.thinks_aloud.get(self.model.name)
 
     def _is_needless(self, reply: Reply, fault: ModelError) -> bool:
         """Tell whether a fault has cut off only what the model invents after its block."""

@@ -16,11 +16,11 @@ from jupyter_agent.models.protocol import Form, Message, Model
 from jupyter_agent.transcript.incremental import marks
 from jupyter_agent.transcript.notebook import Transcript
 
-__all__ = ["Learnt", "Requests", "characters"]
+__all__ = ["ModelFacts", "Requests", "characters"]
 
 
 @dataclass(slots=True)
-class Learnt:
+class ModelFacts:
     """What servers have told of their models, by name; a session keeps it from run to run."""
 
     no_vision: set[str] = field(default_factory=set)
@@ -42,7 +42,7 @@ class Requests:
 
     model: Model
     transcript: Transcript
-    learnt: Learnt
+    model_facts: ModelFacts
     examples: bool = False
     most: int = 0
     _sizes: summary.Sizes = field(default_factory=summary.Sizes)
@@ -62,7 +62,7 @@ class Requests:
         told = self.transcript.messages(
             self.model.form,
             cells,
-            with_pictures=self.model.name not in self.learnt.no_vision,
+            with_pictures=self.model.name not in self.model_facts.no_vision,
             marked=marked,
         )
         head = self._head()
@@ -77,8 +77,8 @@ class Requests:
     def window(self) -> int:
         """Tokens that the model can read; 0 if nobody knows."""
         known = self.most or self.model.window or 0
-        learnt = self.learnt.windows.get(self.model.name, known)
-        return min(known, learnt) if known else learnt
+        window = self.model_facts.windows.get(self.model.name, known)
+        return min(known, window) if known else window
 
     def old_cells(self) -> int:
         """Say how many of the cells in reach can be summed up; a quarter of the window stays."""
@@ -86,13 +86,13 @@ class Requests:
 
     def learn(self, error: ModelError) -> bool:
         """Remember what a refusal tells of the model; return whether that mends the request."""
-        model, no_vision = self.model.name, self.learnt.no_vision
+        model, no_vision = self.model.name, self.model_facts.no_vision
         if model not in no_vision and _sees(self.messages()) and _refuses_pictures(error):
             no_vision.add(model)
             return True
         if error.kind == "context":
             refused = self.size()  # the estimate may be too low: its scale is what counts here
-            self.learnt.windows[model] = min(error.window or refused, refused)
+            self.model_facts.windows[model] = min(error.window or refused, refused)
             return self.old_cells() > 0
         return False
 

@@ -338,7 +338,7 @@ def terminal(folder: Path, script: str) -> Iterator[Terminal]:
 
 
 def test_in_a_terminal_each_cell_is_asked_for(terminal: Terminal) -> None:
-    terminal.wait_for("[e]dit: ")
+    terminal.wait_for("\nRun this? [y]es, [n]o and why, [e]dit: ")  # not behind the code
     terminal.type_in("y")
     terminal.wait_for("\ncell 1")
     terminal.wait_for("[e]dit: ")

@@ -194,10 +194,16 @@ async def _run(options: argparse.Namespace, config: Config, signals: _Signals) -
     session = Session(config=config)
     session.model = options.model or session.model  # whoever types a command configures it
     state = "stopped"
+
+    async def read_line(prompt: str) -> str:
+        with _printing():
+            view.end_line()
+        return await _read_line(prompt)
+
     try:
         ask = None
         if sys.stdin.isatty():
-            ask = asker(_read_line, shown=not options.quiet, discard=_forget_typed)
+            ask = asker(read_line, shown=not options.quiet, discard=_forget_typed)
         changes = session.run(options.task, run_options(options, asker=ask))
         async with aclosing(changes):
             async for change in changes:

@@ -65,7 +65,7 @@ class TerminalView:
             case "task":
                 self._note(f"{facts['model']} in {facts['sandbox']}")
             case "summary":
-                self._end_line()
+                self.end_line()
                 self._note(
                     f"summed up {facts['cells']} cells: the model's window of "
                     f"{facts['window']:,} tokens is nearly full"
@@ -73,10 +73,10 @@ class TerminalView:
             case "prose":
                 self._prose(cell, done=change.done)
             case "wait" if cell.source:
-                self._end_line()
+                self.end_line()
                 self._note(cell.source.strip("*"))
             case "end" if facts.get("unfinished"):
-                self._end_line()
+                self.end_line()
                 self._note("the reply was not finished, and nothing of it was run")
             case "code":
                 self._code(cell, done=change.done or facts.get("running", False))
@@ -89,10 +89,15 @@ class TerminalView:
             if self._answer and state == "done":
                 self._write(as_read(self._answer).rstrip() + "\n")
             return
-        self._end_line()
+        self.end_line()
         seconds = time.monotonic() - self._started
         plural = "s" * (self._steps != 1)
         self._note(f"{state} after {self._steps} step{plural}, {self._bill}, {seconds:.0f} s")
+
+    def end_line(self) -> None:
+        """Begin a new line, if something stands on this one."""
+        if not self._fresh:
+            self._write("\n")
 
     def outputs(self, cell_id: str, outputs: list[NotebookNode]) -> None:
         """Show what is new of a cell's outputs."""
@@ -102,7 +107,7 @@ class TerminalView:
             before = seen[index] if index < len(seen) else None
             if before is None:
                 seen.append(text)
-                self._end_line()
+                self.end_line()
                 if index == 0 and cell_id in self._sources:
                     self._write("\n")
                 self._write_output(text)
@@ -125,28 +130,28 @@ class TerminalView:
                 return
         elif not now.startswith(before):
             same = os.path.commonprefix([before, now])  # noqa: RUF071  # of text
-            self._end_line()
+            self.end_line()
             self._sources[cell.id] = now[: same.rfind("\n\n") + 1]
         self._grow(cell, now, "")
         if done:
-            self._end_line()
+            self.end_line()
 
     def _code(self, cell: NotebookNode, *, done: bool) -> None:
         source = visible(cell.source)
         self._grow(cell, source if done else source[: source.rfind("\n") + 1], "    ")
         if done and cell.source and cell.id not in self._outputs:
-            self._end_line()
+            self.end_line()
         self.outputs(cell.id, cell.outputs)
 
     def _grow(self, cell: NotebookNode, now: str, indent: str) -> None:
         """Write what was added to what is shown of a cell's source."""
         before = self._sources.get(cell.id)
         if before is None:
-            self._end_line()
+            self.end_line()
             self._write("\n" * bool(self._sources))
             before = ""
         if not now.startswith(before):  # taken back, or written anew
-            self._end_line()
+            self.end_line()
             before = ""
         self._sources[cell.id] = now
         for line in now[len(before) :].splitlines(keepends=True):
@@ -157,10 +162,6 @@ class TerminalView:
             self._out.write(text)
             self._out.flush()
             self._fresh = text.endswith("\n")
-
-    def _end_line(self) -> None:
-        if not self._fresh:
-            self._write("\n")
 
     def _note(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a run goes on without its notes

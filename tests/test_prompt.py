@@ -69,7 +69,7 @@ async def test_examples_are_told_as_runs_between_the_rules_and_the_task(
 
 
 def test_the_rules_are_short_and_their_numbers_true() -> None:
-    rules = resources.files("jupyter_agent").joinpath("system.md").read_text(encoding="utf-8")
+    rules = resources.files("jupyter_agent.agent").joinpath("system.md").read_text(encoding="utf-8")
     assert 25 <= len(rules.splitlines()) <= 40
     assert f"{MAX_CHARACTERS:,} characters" in rules
     assert MAX_PICTURES == 4

@@ -104,7 +104,7 @@ def _system(form: Form) -> Message:
 @functools.cache
 def _instructions(form: Form) -> str:
     """Read what the model is told first; the two forms differ in how to reply."""
-    home = resources.files("jupyter_agent")
+    home = resources.files("jupyter_agent.agent")
     text = home.joinpath("system.md").read_text(encoding="utf-8").strip()
     before, _, rest = text.partition("<!-- reply -->\n")
     reply, _, after = rest.partition("<!-- /reply -->\n")

@@ -1,8 +1,7 @@
-"""Session: one sandbox and one transcript; runs a task, resumes or replays a saved run."""
+"""Session: one sandbox and one transcript, in which any number of tasks are carried out."""
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from jupyter_agent import settings
-from jupyter_agent._files import unwritable, write_whole
+from jupyter_agent._files import write_whole
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._one_at_a_time import OneAtATime
 from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
@@ -30,6 +29,7 @@ from jupyter_agent.exchange.values import Inputs, read
 from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.models.protocol import Form, Model
+from jupyter_agent.resume import choose_transcript, finished_run, replay
 from jupyter_agent.sandbox.client import Answer, Request, Sandbox
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.calls import MAX_FILES
@@ -142,7 +142,10 @@ class Session(settings.Settled):
             yield Change(passing("*Starting the sandbox*"))
         await self._change_to(plan.sandbox, plan.workspace)
         self.results = {}
-        opened = self._go_on_with(plan.transcript, plan.saved)
+        opened = plan.transcript is not self.transcript
+        self.transcript = plan.transcript
+        if plan.saved is not plan.transcript:
+            plan.transcript.move_to(plan.saved)
         self.sandbox.saved = self.transcript.path
         if plan.agent:
             changes = self._carry_out(
@@ -175,12 +178,12 @@ class Session(settings.Settled):
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
         permissions = self._permissions()
-        saved, recorded = await self._records(task, options, permissions)
+        saved, recorded = await self._open_saved(task, options, permissions)
         await _allow(options.permit, () if recorded else permissions.to_load(options.model))
         await _allow(options.permit, permissions.to_read(options.data))
         await _allow(options.permit, permissions.to_ask(options.ask))
         model = None if recorded else self._model(options.model)
-        transcript = self._transcript_for(saved)
+        transcript = choose_transcript(self.transcript, saved)
         if model:
             await run_in_thread(saved.check_place)
             await model.check()
@@ -196,7 +199,7 @@ class Session(settings.Settled):
         asker = options.asker if policy == "always" else None
         return _Plan(sandbox, workspace, transcript, saved, recorded, agent, asker)
 
-    async def _records(
+    async def _open_saved(
         self, task: str, options: RunOptions, permissions: Permissions
     ) -> tuple[Transcript, list[NotebookNode]]:
         """Open what is saved where the run is to be saved, and find the run of this task in it."""
@@ -208,7 +211,7 @@ class Session(settings.Settled):
             path = self._path(name)
             await _allow(options.permit, permissions.to_save(path))
             saved = await self._at(path)
-            recorded = saved.recorded(task) if options.replay else []
+            recorded = finished_run(saved, task) if options.replay else []
         if saved.path and not recorded and not self.transcript.has_written(saved.path):
             await _allow(options.permit, permissions.to_change(saved.path))
         return saved, recorded
@@ -259,31 +262,12 @@ class Session(settings.Settled):
     async def _replay(
         self, cells: list[NotebookNode], workspace: Workspace
     ) -> AsyncGenerator[Change, None]:
-        """Show a run that is recorded, and run its code again; the record stays as it is."""
-        path = self.transcript.path
-        unsaved = unwritable(path) if path else ""  # why what comes after it cannot be saved there
-        scratch = Transcript()
-        for recorded in cells:
-            cell = copy.deepcopy(recorded)
-            facts = cell.metadata[KEY]
-            for cost in ("usage", "failed"):
-                facts.pop(cost, None)
-            if facts["role"] == "task":
-                model = f"{facts.get('model', 'a model')}, as recorded (--rerun asks anew)"
-                model += f"; {unsaved}, nothing is saved" if unsaved else ""
-                facts.update(model=model, sandbox=self.sandbox.describe())
-            if facts["role"] == "code":
-                cell.outputs = []
-                facts["running"] = True
-                yield Change(cell)
-                if "refused" not in facts:
-                    async with aclosing(workspace.execute(cell.source)) as outputs:
-                        async for output in outputs:
-                            scratch.add_output(cell, output)
-                            yield Change(cell)
-                facts.pop("running")
-            yield Change(cell, done=True)
-        await workspace.collect()
+        """Show a saved run again and run its code again."""
+        sandbox = self.sandbox.describe()
+        changes = replay(cells, workspace, sandbox=sandbox, saved=self.transcript)
+        async with aclosing(changes):
+            async for change in changes:
+                yield change
         self._fresh()
 
     def execute(
@@ -465,31 +449,6 @@ class Session(settings.Settled):
         if typed and os.path.basename(typed) in ("", ".", "..") and not path.is_dir():  # noqa: PTH119  # a Path has no slash at its end
             raise UsageError(f"there is no folder {typed!r}; make it first, or name a file")
         return path
-
-    def _transcript_for(self, saved: Transcript) -> Transcript:
-        """Say which notebook takes up a run that is saved where a transcript is.
-
-        Raises
-        ------
-        UsageError
-            It holds runs, and so does this session.
-        """
-        if saved is self.transcript or not saved.cells:
-            return self.transcript
-        if self.transcript.cells:
-            raise UsageError(
-                f"{str(saved.path)!r} holds another run, and this session has runs of its "
-                "own; name another file, or forget them with %agent reset"
-            )
-        return saved
-
-    def _go_on_with(self, transcript: Transcript, saved: Transcript) -> bool:
-        """Keep this session's runs there from now on; tell whether it held some already."""
-        opened = transcript is not self.transcript
-        self.transcript = transcript
-        if not opened and saved is not transcript:
-            transcript.move_to(saved)
-        return opened
 
     async def _sandbox_with(self, data: list[str] | None) -> Sandbox:
         """Return a sandbox that can read these paths, not started yet if it is another one.

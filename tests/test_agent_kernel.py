@@ -785,7 +785,7 @@ def test_a_recorded_run_takes_the_models_place(folder: Path, server: ChatServer)
     record = (folder / "run.ipynb").read_text()
     shown = texts(execute(folder, *cells))
     assert len(server.requests) == 2  # nobody was asked
-    assert "as recorded (--rerun asks anew)" in shown[1][0]
+    assert "as recorded (--rerun asks the model again)" in shown[1][0]
     assert shown[1][1:5] == ["I make it.", "made = 6 * 7; print(made)", "42\n", "**42**"]
     assert shown[2] == ["42"]
     assert (folder / "run.ipynb").read_text() == record

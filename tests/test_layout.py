@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "jupyter_agent"
 # that stands alone also from others of its row.
 LAYERS = [
     ["frontends", "kernel"],
-    ["session"],
+    ["session", "resume"],
     ["agent", "exchange", "views"],
     ["transcript"],
     ["models"],

@@ -15,6 +15,7 @@ from nbformat.v4 import new_output
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models.protocol import Form
+from jupyter_agent.resume import finished_run
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown, folded
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript
@@ -88,7 +89,7 @@ async def test_whatever_stands_in_a_saved_run_it_can_be_read(tmp_path: Path) -> 
         try:
             transcript = Transcript.open(path)
             assert str(transcript.bill)
-            transcript.recorded("Do it")
+            finished_run(transcript, "Do it")
             for form in Form.__args__:  # type: ignore[attr-defined]
                 assert json.dumps(transcript.messages(form, with_pictures=False))
                 assert json.dumps(transcript.messages(form), allow_nan=False)
@@ -187,7 +188,7 @@ def test_what_a_file_says_is_cleaned_before_it_is_shown(
     transcript = Transcript.open(tmp_path / "run.ipynb")
     for cell in transcript.cells:
         assert cell.metadata[KEY]["role"] == "task" or acts(cell.source) == []
-    for cell in transcript.recorded("Go"):
+    for cell in finished_run(transcript, "Go"):
         view(Change(cell, done=True))
     view.finish("done")
     assert any("image not shown" in data.get("text/markdown", "") for data in outlet.sent)
@@ -247,7 +248,7 @@ def test_no_file_keeps_its_reader_busy_without_end(tmp_path: Path) -> None:
 def test_cells_that_are_shown_again_have_ids_of_their_own(tmp_path: Path) -> None:
     recorded(tmp_path / "run.ipynb", "prose", "x")
     transcript = Transcript.open(tmp_path / "run.ipynb")
-    again = [cell.id for cell in transcript.recorded("Go") + transcript.recorded("Go")]
+    again = [cell.id for cell in finished_run(transcript, "Go") + finished_run(transcript, "Go")]
     assert len({*again, *(cell.id for cell in transcript.cells)}) == 9
 
 

@@ -12,6 +12,7 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
+from jupyter_agent.resume import finished_run
 from jupyter_agent.session import Session
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript
@@ -200,10 +201,10 @@ async def test_what_was_deleted_or_replaced_stays_so_in_a_saved_run(
     session.transcript.save()
     reopened = Transcript.open(folder / "run.ipynb")
     assert "x = 1" not in str(reopened.messages())
-    roles = [cell.metadata[KEY]["role"] for cell in reopened.recorded("Go")]
+    roles = [cell.metadata[KEY]["role"] for cell in finished_run(reopened, "Go")]
     assert roles == ["task", "prose", "prose"]
     mark_replaced(reopened, reopened.cells[0])
-    assert reopened.recorded("Go") == []
+    assert finished_run(reopened, "Go") == []
     reopened.save()
     assert Transcript.open(folder / "run.ipynb").messages() == []
 

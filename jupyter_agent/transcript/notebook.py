@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import platform
 import secrets
@@ -344,24 +343,6 @@ class Transcript:
         cells = self.in_reach() if cells is None else cells
         return self._reader.messages(cells, form, with_pictures=with_pictures, marked=marked)
 
-    def recorded(self, task: str) -> list[NotebookNode]:
-        """Copy the cells of the last finished run of a task, that of the task first.
-
-        Their ids are new: those in a file may be of other cells of the notebook that shows them.
-        """
-        found: list[NotebookNode] = []
-        for cell in reversed(self.cells):
-            facts = facts_of(cell)
-            found.insert(0, cell)
-            if facts.get("role") == "task":
-                if cell.source == task and _finished(found) and not facts.get("replaced"):
-                    kept = [cell for cell in found if not cell.metadata[KEY].get("deleted")]
-                    return [_copied(cell) for cell in kept]
-                found = []
-            elif facts.get("role") not in OF_A_RUN:
-                found = []
-        return []
-
     @property
     def answer(self) -> str:
         """The answer of the last run; empty if it has none."""
@@ -398,16 +379,6 @@ def passing(source: str, **facts: Any) -> NotebookNode:
     cell = new_cell("markdown", source, id=secrets.token_hex(4))
     cell.metadata[KEY] = {"role": "wait", **facts}
     return cell
-
-
-def _copied(cell: NotebookNode) -> NotebookNode:
-    copied = copy.deepcopy(cell)
-    copied.id = secrets.token_hex(4)
-    return copied
-
-
-def _finished(run: list[NotebookNode]) -> bool:
-    return len(run) > 1 and run[-1].metadata[KEY]["role"] == "prose"
 
 
 def _empty() -> NotebookNode:

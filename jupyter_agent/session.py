@@ -30,7 +30,9 @@ from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.models.protocol import Form, Model
 from jupyter_agent.resume import choose_transcript, finished_run, replay
-from jupyter_agent.sandbox.client import Answer, Request, Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.execution import Answer
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.calls import MAX_FILES
 from jupyter_agent.sandbox.guest.codec import encode

@@ -96,7 +96,8 @@ import asyncio, sys
 from contextlib import aclosing
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.client import Request, Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.connection import Request
 from jupyter_agent.transcript.notebook import Transcript
 
 tier, folder, prelude, flood, own = sys.argv[1:]

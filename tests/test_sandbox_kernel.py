@@ -20,7 +20,8 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
-from jupyter_agent.sandbox.client import Request, Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.connection import Request
 from jupyter_agent.sandbox.filter.outputs import weight
 from jupyter_agent.sandbox.isolation import late_files
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
@@ -674,7 +675,8 @@ def test_a_flood_of_text_does_not_fill_the_host(folder: Path, tier: str, whose: 
 import asyncio, resource
 from pathlib import Path
 from traitlets.config import Config
-from jupyter_agent.sandbox.client import Request, Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.connection import Request
 
 async def main():
     config = Config({{"SandboxProvisioner": {{"isolation": {tier!r}}}}})

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jupyter_agent.sandbox.__main__ import LIMITS
-from jupyter_agent.sandbox.client import Request, Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.connection import Request
 
 from .test_sandbox_kernel import attempt, outputs, text
 

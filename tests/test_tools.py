@@ -22,7 +22,7 @@ from jupyter_agent import tool
 from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.approval import Ask, Question, Verdict
 from jupyter_agent.exchange.tools import Tool, Tools, find, fits, marked
-from jupyter_agent.sandbox.client import END_OF_FILE
+from jupyter_agent.sandbox.connection import END_OF_FILE
 from jupyter_agent.sandbox.guest.calls import from_text, to_text
 from jupyter_agent.sandbox.guest.codec import decode, encode
 from jupyter_agent.session import Session

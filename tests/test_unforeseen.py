@@ -59,7 +59,9 @@ def test_the_command_ends_with_one_line_and_exit_code_1(
     finally:
         sys.settrace(None)
     out, err = capfd.readouterr()
-    if layer == "sandbox/client.py:_receive":  # a task of its own: the sandbox goes on, or is lost
+    if (
+        layer == "sandbox/connection.py:_receive"
+    ):  # a task of its own: the sandbox goes on, or is lost
         assert code in (0, 1)
         return
     assert (code, out) == (1, "")
@@ -121,7 +123,7 @@ def test_a_cell_of_the_agent_kernel_is_answered(throwing: tuple[Kernel, Path], l
         assert reply["ename"] in ("Defect", "SandboxError")
         assert "\n" not in reply["evalue"]
     else:
-        assert layer == "sandbox/client.py:_receive"
+        assert layer == "sandbox/connection.py:_receive"
     reply, published = kernel.run(AGENT)
     assert reply["status"] == "ok", reply
     assert "**344**" in said(published)
@@ -226,7 +228,7 @@ def test_a_cell_with_the_magic_ends_in_an_error_of_one_line(folder: Path, script
     assert len(ends) > len(LAYERS)
     for layer, kind, lines in ends[:-1]:
         assert lines == "0"
-        assert kind == "Defect" or layer == "sandbox/client.py:_receive", (layer, kind)
+        assert kind == "Defect" or layer == "sandbox/connection.py:_receive", (layer, kind)
     assert ends[-1] == ["last", "NoneType", "0"]
 
 

@@ -27,7 +27,7 @@ LAYERS = [
     "workspace.py:note",
     "tools.py:start_cell",
     "sandbox/client.py:execute",
-    "sandbox/client.py:_receive",
+    "sandbox/connection.py:_receive",
     "sandbox/filter/outputs.py:read_output",
     "session.py:_note",
     "models/__init__.py:load_model",

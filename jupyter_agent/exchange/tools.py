@@ -25,7 +25,8 @@ from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.approval import Ask, Question, Verdict
 from jupyter_agent.exchange.values import read
-from jupyter_agent.sandbox.client import END_OF_FILE, Answer
+from jupyter_agent.sandbox.connection import END_OF_FILE
+from jupyter_agent.sandbox.execution import Answer
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.calls import CALL, from_text, signature, to_text
 from jupyter_agent.sandbox.guest.codec import MAX_COST, encode

@@ -9,7 +9,9 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.exchange.tools import Tools
 from jupyter_agent.exchange.values import Inputs, check_name, unpack
-from jupyter_agent.sandbox.client import Answer, Request, Sandbox
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.execution import Answer
 from jupyter_agent.sandbox.guest.codec import encode
 
 __all__ = ["Workspace"]

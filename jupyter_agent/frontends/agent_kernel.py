@@ -32,7 +32,7 @@ from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
 from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, Message
 from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, run_options
-from jupyter_agent.sandbox.client import Request
+from jupyter_agent.sandbox.connection import Request
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
 from jupyter_agent.sandbox.filter.widgets import PROTOCOL, TARGET, VIEW

@@ -1,0 +1,362 @@
+"""The connection to one started kernel: its sockets, its requests, and what comes back for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox.channels import Frame, Wire
+from jupyter_agent.sandbox.filter.replies import Reply, read_reply
+from jupyter_agent.sandbox.filter.widgets import Widgets
+from jupyter_agent.sandbox.guest.nodes import Buffer
+from jupyter_agent.sandbox.messages import PASSED_OVER, Message, read_message
+
+__all__ = ["END_OF_FILE", "KernelConnection", "Request", "Talk", "execute_request"]
+
+CHANNELS = ("shell", "iopub", "stdin", "control")
+MAX_LATE = 32  # cells that are over and whose threads and tasks are still heard
+END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
+_ADAPT = "__import__('jupyter_agent.sandbox.guest.display', fromlist=['']).install()"
+_COMMS = ("comm_msg", "comm_open", "comm_close")
+# Takes a message of a cell that is over; tells if there may be more.
+Late = Callable[[Message], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How a user's own cell is to run (message spec: execute_request).
+
+    It has no limit but the user's patience. ``late`` is given what threads and tasks of the cell
+    put out when it is over. With ``widgets`` it is given their messages too, as they come; the page
+    knows the request as ``msg_id``.
+    """
+
+    silent: bool = False
+    store_history: bool = True
+    user_expressions: dict[str, str] = field(default_factory=dict)
+    late: Callable[[NotebookNode], None] | None = None
+    widgets: bool = False
+    msg_id: str = ""
+
+
+class KernelConnection:
+    """A started kernel and what it has sent; everything that one process needs."""
+
+    def __init__(self, manager: AsyncKernelManager, log: logging.Logger) -> None:
+        self.manager = manager
+        self.dropped = 0
+        self.count = 0  # of the last cell
+        self.widgets = Widgets()
+        self.ended = ""  # how it ended, once it has
+        self.used = False  # whether code has run in it
+        self.log = log
+        self._talks: dict[str, Talk] = {}  # under way, by the request's id
+        self._late: dict[str, tuple[Request, Late]] = {}  # of the last cells that are over
+        self._wires: dict[str, Wire] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, folder: Path, timeout: float) -> None:
+        """Start it and wait until it answers; leave nothing behind if it does not."""
+        try:
+            await self.manager.start_kernel(cwd=str(folder))
+            self._connect()
+            async with asyncio.timeout(timeout):
+                await self._ready()
+                await self._adapt()
+        except BaseException as error:
+            words = getattr(self.manager.provisioner, "stderr_tail", str)()
+            await self.close()
+            match error:
+                case TimeoutError():
+                    raise SandboxError(
+                        f"the sandbox did not start within {timeout:g} s: {words or 'no word'}"
+                    ) from None
+                case EOFError():
+                    raise SandboxError(
+                        f"the sandbox's kernel ended at its start: {words or error}; "
+                        "see: jupyter agent doctor"
+                    ) from None
+                case OSError():
+                    raise SandboxError(f"the sandbox cannot start: {error}") from None
+            raise
+
+    def _connect(self) -> None:
+        """Begin to connect; what is sent meanwhile waits."""
+        facts = self.manager.get_connection_info()
+        self._watcher = asyncio.create_task(self._watch())
+        self._tasks = [self._watcher]
+        for channel in CHANNELS:
+            wire = self._wires[channel] = Wire(
+                functools.partial(self._receive, channel),
+                pass_over=functools.partial(self._pass_over, channel),
+                lose=self._lose,
+                identity=b"" if channel == "iopub" else self.manager.session.bsession,
+            )
+            ip = str(facts["ip"])
+            port = int(facts[f"{channel}_port"])  # type: ignore[literal-required]
+            address = f"{ip}-{port}" if facts["transport"] == "ipc" else (ip, port)
+            self._tasks.append(asyncio.create_task(wire.connect(address)))
+
+    async def _ready(self) -> None:
+        """Wait for an answer, and for iopub to be heard: its first messages would else be lost."""
+        answered = heard = False
+        talk = self.send("kernel_info_request", {})
+        while not (answered and heard):
+            try:
+                async with asyncio.timeout(1 if answered else None):
+                    message = await talk.next()
+            except TimeoutError:
+                talk.close()
+                talk = self.send("kernel_info_request", {})
+                continue
+            answered |= message.channel == "shell"
+            heard |= message.channel == "iopub"
+        talk.close()
+
+    async def _adapt(self) -> None:
+        """Have libraries show what passes the filter; a kernel of another language says no."""
+        adapt = execute_request(
+            _ADAPT, Request(silent=True, store_history=False), allow_stdin=False
+        )
+        talk = self.send("execute_request", adapt)
+        while (await talk.next()).channel != "shell":
+            pass
+        talk.close()
+        self.used = False  # by nobody's code but ours
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was asked is under way."""
+        return bool(self._talks)
+
+    def send(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        buffers: Sequence[Buffer] = (),
+        *,
+        request: Request | None = None,
+    ) -> Talk:
+        """Send a request; with buffers, values may come back as comm messages.
+
+        The session counts its ids up: the guest could sign answers to a request still to come.
+        """
+        message = self.manager.session.msg(kind, content)
+        msg_id = message["header"]["msg_id"] = message["msg_id"] = secrets.token_hex(16)
+        message["buffers"] = list(buffers)
+        self.used |= kind == "execute_request"
+        self._talks[msg_id] = talk = Talk(self, msg_id, values=bool(buffers), request=request)
+        if request and request.widgets:
+            self.widgets.asked(msg_id, request.msg_id)
+        self._post("shell", message)
+        return talk
+
+    def reply(self, text: str) -> None:
+        """Answer a question of the code's."""
+        self._post("stdin", self.manager.session.msg("input_reply", {"value": text}))
+
+    def _post(self, channel: str, message: dict[str, Any]) -> None:
+        frames = self.manager.session.serialize(message)
+        self._wires[channel].send([*frames, *message.get("buffers", ())])
+
+    async def interrupt(self) -> None:
+        """Ask what runs to stop.
+
+        The manager would do it by a socket of libzmq's, which the guest could fill.
+        """
+        assert self.manager.kernel_spec
+        if self.manager.kernel_spec.interrupt_mode == "message":
+            self._post("control", self.manager.session.msg("interrupt_request", {}))
+        else:
+            await self.manager.interrupt_kernel()
+
+    async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
+        """Send a request and return the content of its reply.
+
+        Raises
+        ------
+        EOFError
+            The kernel has died.
+        """
+        talk = self.send(kind, content)
+        try:
+            while True:
+                message = await talk.next()
+                if message.channel == "shell":
+                    return read_reply(message.kind, message.content())
+        except (ValueError, TypeError, RecursionError) as error:
+            self.dropped += 1
+            raise SandboxError(f"the sandbox's kernel replied with {error}") from None
+        finally:
+            talk.close()
+
+    def follow(self, talk: Talk) -> None:
+        """Have a talk end with a second request: its own idle is not sent while a cell awaits.
+
+        (ipykernel 7.4 carries such a message out beside the cell, and publishes no status then.)
+        """
+        second = self.send("kernel_info_request", {})
+        talk.msg_ids += second.msg_ids
+        self._talks[second.msg_ids[0]] = talk
+
+    def over(self, msg_id: str) -> None:
+        """Take nothing more for a request."""
+        self._talks.pop(msg_id, None)
+
+    def hear_late(self, msg_id: str, request: Request, late: Late) -> None:
+        """Still hear what a cell's threads and tasks put out."""
+        self._late[msg_id] = (request, late)
+        for old in list(self._late)[:-MAX_LATE]:
+            del self._late[old]
+
+    async def close(self) -> None:
+        """End the kernel and leave nothing behind."""
+        for wire in self._wires.values():
+            wire.close()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.manager.kernel_spec:  # so that it is not interrupted by a socket of libzmq's
+            self.manager.kernel_spec.interrupt_mode = "signal"
+        await self.manager.shutdown_kernel(now=True)
+
+    def _receive(self, channel: str, frames: list[Frame]) -> None:
+        """Hand a message to who waits for it: echoes, most comms and strays are nobody's."""
+        try:
+            message = read_message(channel, frames, self.manager.session)
+        except Exception as error:  # unsigned, malformed, too deep: each raises another
+            self.dropped += 1
+            self.log.debug("dropped a message on %s: %s", channel, error)
+            return
+        if message is None:
+            return
+        talk, late = self._talks.get(message.parent), self._late.get(message.parent)
+        request = talk.request if talk else late and late[0]
+        wanted = bool(talk and talk.values) or bool(request and request.widgets)
+        if message.kind in _COMMS and not wanted:
+            return
+        if talk:
+            self._wires[channel].hold(message.size)
+            talk.put(message)
+        elif late and channel == "iopub" and not late[1](message):
+            del self._late[message.parent]
+
+    def release(self, message: Message) -> None:
+        """Count a message no more among those that wait."""
+        self._wires[message.channel].release(message.size)
+
+    def _pass_over(self, channel: str, size: int) -> None:
+        """Say that a message was too large to be read."""
+        self.dropped += 1
+        self.log.debug("passed over %s bytes on %s", f"{size:,}", channel)
+        if channel == "stdin":
+            self.reply(END_OF_FILE)
+        for talk in {id(talk): talk for talk in self._talks.values()}.values():
+            talk.put(Message(channel, PASSED_OVER))
+
+    def hear_comm(self, message: Message, request: Request) -> None:
+        """Pass on what a widget says.
+
+        Raises
+        ------
+        ValueError
+            It must not reach a page.
+        """
+        if request.widgets and request.late:
+            request.late(self.widgets.read(message.kind, message.content(), message.buffers))
+
+    def _lose(self) -> None:
+        """Say so when a connection has ended of a kernel that goes on living."""
+        self._tasks.append(asyncio.create_task(self._mourn()))
+
+    @property
+    def _cause(self) -> str:
+        """Say which limit ended the process, if one did."""
+        return getattr(self.manager.provisioner, "cause", "")
+
+    async def _mourn(self) -> None:
+        await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection ends too
+        if not self._watcher.done():
+            why = self._cause or "had it memory left?"
+            self._end(f"the sandbox's kernel broke its connection ({why}) and was ended")
+
+    async def _watch(self) -> None:
+        """Say so when the process ends."""
+        assert self.manager.provisioner
+        with contextlib.suppress(ProcessLookupError):
+            code = await self.manager.provisioner.wait()
+            self._end(f"the sandbox's kernel died ({self._cause or f'exit code {code}'})")
+
+    def _end(self, how: str) -> None:
+        self.ended = self.ended or how
+        for talk in self._talks.values():
+            talk.wake()
+
+
+class Talk:
+    """One request and what comes back for it, in the order in which it came."""
+
+    def __init__(
+        self, kernel: KernelConnection, msg_id: str, *, values: bool, request: Request | None
+    ) -> None:
+        self.kernel = kernel
+        self.values = values  # whether values come back for it
+        self.request = request
+        self.msg_ids = [msg_id]
+        self._mail: asyncio.Queue[Message | None] = asyncio.Queue()  # the wires bound it
+
+    def put(self, message: Message) -> None:
+        """Add a message."""
+        self._mail.put_nowait(message)
+
+    def wake(self) -> None:
+        """Let who waits look whether the kernel has ended."""
+        self._mail.put_nowait(None)
+
+    async def next(self) -> Message:
+        """Return the next message.
+
+        Raises
+        ------
+        EOFError
+            The kernel has died, or its connection was dropped and with it what it carried.
+        """
+        over = self.kernel.ended and self._mail.empty()
+        message = None if over else await self._mail.get()
+        if message is None:
+            raise EOFError(self.kernel.ended)
+        self.kernel.release(message)
+        return message
+
+    def close(self) -> None:
+        """Take no more messages, and hold none up that is on its way here."""
+        for msg_id in self.msg_ids:
+            self.kernel.over(msg_id)
+        while not self._mail.empty():
+            message = self._mail.get_nowait()
+            if message:
+                self.kernel.release(message)
+
+
+def execute_request(code: str, request: Request, *, allow_stdin: bool) -> dict[str, Any]:
+    """Write an execute_request; one that aborted others would throw the next cell away."""
+    return {
+        "code": code,
+        "silent": request.silent,
+        "store_history": request.store_history,
+        "user_expressions": request.user_expressions,
+        "allow_stdin": allow_stdin,
+        "stop_on_error": False,
+    }

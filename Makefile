@@ -21,6 +21,9 @@ demo: $(VENV)/demo
 	@echo '    $(BIN)/jupyter agent run "..." -m hf:Qwen/Qwen3-Coder-480B-A35B-Instruct'
 	@echo 'after `$(BIN)/hf auth login`; other ways: $(BIN)/jupyter agent run --help'
 
+# Each kernel would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Kernels and pages wait more than they compute: a file more side by side than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10

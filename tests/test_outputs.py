@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -210,14 +211,17 @@ def test_numbers_and_names_that_no_notebook_can_hold_do_not_come_out() -> None:
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
-        ("display_data", {"data": {"application/json": [1.5] * 1_000_000}}),
-        ("display_data", {"data": {"application/json": {str(n): {} for n in range(200_000)}}}),
-        ("error", {"ename": "x", "evalue": "x" * 1_000_000, "traceback": []}),
+        ("display_data", lambda: {"data": {"application/json": [1.5] * 1_000_000}}),
+        (
+            "display_data",
+            lambda: {"data": {"application/json": {str(n): {} for n in range(200_000)}}},
+        ),
+        ("error", lambda: {"ename": "x", "evalue": "x" * 1_000_000, "traceback": []}),
     ],
     ids=["numbers", "objects", "value"],
 )
-def test_what_an_output_weighs_is_what_it_takes(kind: str, content: object) -> None:
-    output = read_output(kind, content)
+def test_what_an_output_weighs_is_what_it_takes(kind: str, content: Callable[[], object]) -> None:
+    output = read_output(kind, content())
     assert output is not None
     assert weight(output) >= 1_000_000
 

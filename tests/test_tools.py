@@ -255,7 +255,6 @@ FORGED = {
     "no parts": "\0rpc" + json.dumps({"id": "", "tool": "search", "parts": []}),
     "parts of numbers": "\0rpc" + json.dumps({"id": "", "tool": "search", "parts": [1]}),
     "a name that is none": "\0rpc" + json.dumps({"id": "", "tool": ["search"], "parts": ["1"]}),
-    "too large": "\0rpc" + "x" * (97 << 20),
     "deep": "\0rpc" + "[" * 100_000,
 }
 BENT = {
@@ -272,6 +271,11 @@ BENT = {
 async def test_a_forged_call_is_refused(case: str) -> None:
     with pytest.raises((ValueError, RecursionError)):
         await tools(search).answer(FORGED[case])
+
+
+async def test_a_call_that_is_too_large_is_refused() -> None:
+    with pytest.raises(ValueError, match="a call of 101,711,876 characters"):
+        await tools(search).answer("\0rpc" + "x" * (97 << 20))
 
 
 @pytest.mark.parametrize("case", BENT)

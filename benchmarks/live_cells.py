@@ -37,13 +37,13 @@ UPDATES = 2000
 FEED = """
 import time
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.views.output_area import DisplayView, KernelOutlet
-from jupyter_agent.views.page_requests import Runs
+from jupyter_agent.views.output_area import DisplayView, KernelPublisher
+from jupyter_agent.views.page_requests import KnownRuns
 from nbformat.v4 import new_output
 
 kernel = get_ipython().kernel
-view = DisplayView(KernelOutlet(kernel), anchor=kernel.get_parent("shell")["metadata"]["cellId"])
-runs = Runs()
+view = DisplayView(KernelPublisher(kernel), anchor=kernel.get_parent("shell")["metadata"]["cellId"])
+runs = KnownRuns()
 runs.add(view)
 runs.listen(kernel)
 transcript = Transcript()

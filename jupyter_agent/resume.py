@@ -12,7 +12,7 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.transcript.metadata import KEY, facts_of
-from jupyter_agent.transcript.notebook import OF_A_RUN, Change, Transcript
+from jupyter_agent.transcript.notebook import RUN_ROLES, Change, Transcript
 
 __all__ = ["choose_transcript", "finished_run", "replay"]
 
@@ -53,7 +53,7 @@ def finished_run(transcript: Transcript, task: str) -> list[NotebookNode]:
             if cell.source == task and _is_finished(found) and not facts.get("replaced"):
                 return [_copy(cell) for cell in found if not facts_of(cell).get("deleted")]
             found = []
-        elif facts.get("role") not in OF_A_RUN:
+        elif facts.get("role") not in RUN_ROLES:
             found = []
     return []
 

@@ -39,8 +39,8 @@ from jupyter_agent.sandbox.guest.codec import encode
 from jupyter_agent.sandbox.isolation import sharing
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 from jupyter_agent.transcript.metadata import KEY
-from jupyter_agent.transcript.notebook import Change, Transcript, passing
-from jupyter_agent.transcript.user_cells import OwnCells, mark_replaced, show_given
+from jupyter_agent.transcript.notebook import Change, Transcript, temporary_cell
+from jupyter_agent.transcript.user_cells import UserCells, mark_replaced, show_given
 
 __all__ = ["Session"]
 
@@ -58,7 +58,7 @@ class _Plan:
     asker: Ask | None  # to be asked before each cell
 
 
-class Session(settings.Settled):
+class Session(settings.Configured):
     """A sandbox and a transcript, and the runs that use them.
 
     Parameters
@@ -111,7 +111,7 @@ class Session(settings.Settled):
         self.transcript = Transcript()
         self.model_facts = ModelFacts()
         self.sandbox = self._new_sandbox(None)
-        self._own = OwnCells()
+        self._user_cells = UserCells()
         self._known: object = None  # the kernel that knows the transcript's variables
         self._one_at_a_time = OneAtATime()
 
@@ -141,7 +141,7 @@ class Session(settings.Settled):
     async def _run(self, task: str, options: RunOptions) -> AsyncGenerator[Change, None]:
         plan = await self._plan(task, options)
         if not plan.sandbox.alive:
-            yield Change(passing("*Starting the sandbox*"))
+            yield Change(temporary_cell("*Starting the sandbox*"))
         await self._change_to(plan.sandbox, plan.workspace)
         self.results = {}
         opened = plan.transcript is not self.transcript
@@ -187,7 +187,7 @@ class Session(settings.Settled):
         model = None if recorded else self._model(options.model)
         transcript = choose_transcript(self.transcript, saved)
         if model:
-            await run_in_thread(saved.check_place)
+            await run_in_thread(saved.check_writable)
             await model.check()
         policy = options.ask or self.ask
         if policy == "always" and options.asker is None:
@@ -249,7 +249,7 @@ class Session(settings.Settled):
         """Have the agent carry a task out."""
         if replaces:
             mark_replaced(self.transcript, replaces)
-        move = functools.partial(self._own.move_to, fresh=self._fresh() or opened)
+        move = functools.partial(self._user_cells.move_to, fresh=self._fresh() or opened)
         fresh = await run_in_thread_to_its_end(functools.partial(move, self.transcript))
         note = "\n\n".join(filter(None, [self._note(fresh), workspace.note()]))
         if given := workspace.preview:
@@ -303,15 +303,15 @@ class Session(settings.Settled):
         if self._workspace is None:
             tools = self._tools({}, _nobody)
             self._workspace = Workspace(self.sandbox, tools, inputs=Inputs({}), outputs=())
-        earlier = bool(self.transcript.cells or len(self._own))
-        ran = self._own.add(code) if keep else None
+        earlier = bool(self.transcript.cells or len(self._user_cells))
+        ran = self._user_cells.add(code) if keep else None
         try:
             outputs = self._workspace.execute(code, answer=answer, request=request)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output
                     if ran:
-                        ran.hear(output)
+                        ran.add_output(output)
         finally:
             if ran:
                 ran.execution_count = self.sandbox.execution_count
@@ -381,7 +381,7 @@ class Session(settings.Settled):
         """
         async with self._one_at_a_time.hold("a reset"):
             self.transcript = Transcript()
-            self._own = OwnCells()
+            self._user_cells = UserCells()
             self._workspace = None
             self.results = {}
             if self.sandbox.alive:
@@ -411,7 +411,7 @@ class Session(settings.Settled):
             "folder": sharing.escaped(str(self.folder)),
             "settings": settings.describe(),
             "runs": f"{runs}, {len(there)} cells",
-            "used": str(self.transcript.bill),
+            "used": str(self.transcript.total_usage),
             "saved": str(path) if path else "no; --save PATH does it",
         }
 

@@ -29,7 +29,16 @@ from traitlets.config.loader import (
 
 from jupyter_agent.errors import UsageError
 
-__all__ = ["Settings", "Settled", "beneath", "check", "describe", "known", "misspelt", "read"]
+__all__ = [
+    "Configured",
+    "Settings",
+    "check",
+    "describe",
+    "known",
+    "merge_with_files",
+    "read",
+    "unknown_setting",
+]
 
 NAME = "jupyter_agent_config"
 # Where the classes are that have settings. They are imported by name, and only once there is a
@@ -42,7 +51,7 @@ CLASSES = {
     "Session": "session",
 }
 # Of earlier versions; another setting has a name that is more like them.
-_FORMER = {
+_OLD_NAMES = {
     "Sandbox.most_output": "is it Sandbox.max_output_mib?",
     "SandboxProvisioner.debugger": "it was removed",
 }
@@ -74,15 +83,15 @@ class Settings:
     fault: str = ""
 
 
-class Settled(LoggingConfigurable):
+class Configured(LoggingConfigurable):
     """Something that obeys the files of settings, below what it is configured with otherwise."""
 
     def __init__(self, **kwargs: Any) -> None:
         given = kwargs.get("config") or getattr(kwargs.get("parent"), "config", None)
-        super().__init__(**kwargs | {"config": beneath(given or Config())})
+        super().__init__(**kwargs | {"config": merge_with_files(given or Config())})
 
 
-def beneath(config: Config) -> Config:
+def merge_with_files(config: Config) -> Config:
     """Put the files' settings below others, which count where both name one."""
     whole = copy.deepcopy(read().config)
     whole.merge(copy.deepcopy(config))
@@ -171,18 +180,18 @@ def _examine(config: Config, outer: str = "") -> Iterator[str]:
     for section, values in config.items():
         if not isinstance(values, Config):
             if not outer:
-                yield misspelt(section)
+                yield unknown_setting(section)
             continue
         yield from _examine(values, section)  # c.Session.Agent: of the agent in a session
         for name, value in values.items():
             if isinstance(value, Config):
                 continue
             if f"{section}.{name}" not in known():
-                yield misspelt(f"{section}.{name}")
+                yield unknown_setting(f"{section}.{name}")
             elif section in CLASSES:
                 _validate(_load(section), name, value)
         if not values and section not in _owners():
-            yield misspelt(section)
+            yield unknown_setting(section)
 
 
 def _validate(owner: type[HasTraits], name: str, value: object) -> None:
@@ -192,10 +201,10 @@ def _validate(owner: type[HasTraits], name: str, value: object) -> None:
     trait._validate(nobody, value)
 
 
-def misspelt(name: str) -> str:
+def unknown_setting(name: str) -> str:
     """Say that there is no such setting, and which may have been meant."""
-    advice = _FORMER.get(name, "docs/settings.md lists them")
-    if name not in _FORMER and (near := get_close_matches(name, [*known(), *_owners()], 1)):
+    advice = _OLD_NAMES.get(name, "docs/settings.md lists them")
+    if name not in _OLD_NAMES and (near := get_close_matches(name, [*known(), *_owners()], 1)):
         advice = f"is it {near[0]}?"
     return f"there is no setting {name}; {advice}"
 

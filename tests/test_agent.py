@@ -193,13 +193,13 @@ async def test_the_token_budget_stops_an_endless_reply() -> None:
 async def test_the_token_budget_stops_before_a_call_it_does_not_cover(tmp_path: Path) -> None:
     first = agent_with("**42**")
     await run(first)
-    budget = first.transcript.bill.total * 3 // 2
+    budget = first.transcript.total_usage.tokens * 3 // 2
     path = tmp_path / "r.ipynb"
     agent = agent_with(STEP.format("x"), STEP.format("y"), path=path, token_budget=budget)
     with pytest.raises(LimitReached, match=rf"of {budget:,} tokens are used .* --budget"):
         await run(agent)
     assert len(agent.model.requests) == 1  # type: ignore[attr-defined]
-    assert 0 < agent.transcript.bill.total <= budget
+    assert 0 < agent.transcript.total_usage.tokens <= budget
     assert [c.metadata[KEY]["role"] for c in nbformat.read(path, 4).cells] == roles(agent)
     assert roles(agent) == ["task", "prose", "code", "end"]
 
@@ -377,7 +377,7 @@ async def test_what_a_model_invents_after_its_block_is_left_out() -> None:
     await run(agent)
     assert agent.sandbox.ran == ["x", "y"]  # type: ignore[attr-defined]
     assert agent.transcript.answer == "done"
-    assert agent.transcript.bill.completion < 99 * 1000 / 4
+    assert agent.transcript.total_usage.completion < 99 * 1000 / 4
 
 
 @pytest.mark.parametrize("form", ["text", "tool"])
@@ -389,9 +389,9 @@ async def test_an_empty_reply_is_no_answer_and_is_told_twice(form: Form) -> None
     asked = agent.model.requests  # type: ignore[attr-defined]
     assert len(asked) == 3
     assert "The reply was empty, and nothing was run." in asked[1]
-    bill = agent.transcript.bill
-    assert bill.prompt > sum(map(len, asked)) / 5
-    assert bill.estimated
+    usage = agent.transcript.total_usage
+    assert usage.prompt > sum(map(len, asked)) / 5
+    assert usage.estimated
 
 
 async def test_what_an_empty_reply_costs_is_told_as_it_was_counted() -> None:
@@ -399,8 +399,8 @@ async def test_what_an_empty_reply_costs_is_told_as_it_was_counted() -> None:
     agent = talk(nothing, [Delta("42"), Delta(usage=Usage(20, 1))])
     await run(agent)
     assert agent.transcript.answer == "42"
-    bill = agent.transcript.bill
-    assert (bill.prompt, bill.completion, bill.estimated) == (31, 1, False)
+    usage = agent.transcript.total_usage
+    assert (usage.prompt, usage.completion, usage.estimated) == (31, 1, False)
 
 
 async def test_what_servers_count_is_recorded_with_the_step() -> None:
@@ -413,7 +413,7 @@ async def test_what_servers_count_is_recorded_with_the_step() -> None:
     await run(agent)
     usage = agent.transcript.cells[-1].metadata[KEY]["usage"]
     assert usage == {"prompt": 11, "completion": 5, "cached": 8}
-    assert str(agent.transcript.bill) == "11 tokens in (8 cached), 5 out"
+    assert str(agent.transcript.total_usage) == "11 tokens in (8 cached), 5 out"
 
 
 async def test_the_models_markdown_makes_no_browser_fetch() -> None:
@@ -631,7 +631,7 @@ async def test_thoughts_neither_run_nor_answer_and_are_paid_for() -> None:
         assert agent.transcript.answer == "Done."
     plain = agent_with(STEP.format("good"), "Done.")
     await run(plain)
-    assert first.transcript.bill.completion > plain.transcript.bill.completion
+    assert first.transcript.total_usage.completion > plain.transcript.total_usage.completion
 
 
 async def test_a_model_that_looks_for_final_answer_is_told_how_to_end() -> None:
@@ -740,7 +740,7 @@ async def test_a_refusal_is_said_once_and_paid_for(form: Form) -> None:
     with pytest.raises(ModelError, match=r"talker refused to reply: I can't do that;"):
         await run(agent)
     assert len(agent.model.requests) == 1  # type: ignore[attr-defined]
-    assert agent.transcript.bill.total == 16
+    assert agent.transcript.total_usage.tokens == 16
 
 
 def test_a_reply_that_is_read_on_while_it_is_shown_is_shown_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""The bridge: a stop is heard whenever it comes, and only by the run it was meant for."""
+"""The loop: a stop is heard whenever it comes, and only by the run it was meant for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.frontends.event_loop import Bridge
+from jupyter_agent.frontends.event_loop import EventLoopThread
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +39,10 @@ async def counting(heard: list[str]) -> AsyncGenerator[int, None]:
         heard.append("closed")
 
 
-def stopped(bridge: Bridge) -> bool:
+def stopped(loop: EventLoopThread) -> bool:
     """Stop from another thread, as from a subshell."""
     told: list[bool] = []
-    thread = threading.Thread(target=lambda: told.append(bridge.stop()))
+    thread = threading.Thread(target=lambda: told.append(loop.stop()))
     thread.start()
     thread.join()
     return told[0]
@@ -50,31 +50,31 @@ def stopped(bridge: Bridge) -> bool:
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_stop_between_two_steps_is_heard(after: int) -> None:
-    bridge, heard, seen = Bridge(), list[str](), list[int]()
+    loop, heard, seen = EventLoopThread(), list[str](), list[int]()
     with pytest.raises(KeyboardInterrupt):
-        for number in bridge.iterate(counting(heard)):
+        for number in loop.iterate(counting(heard)):
             seen.append(number)
             if number == after:
-                assert stopped(bridge)
+                assert stopped(loop)
     assert seen == [1, 2, 3]
     assert heard == ["interrupted", "closed"]
 
 
 def test_a_stop_while_a_step_runs_is_heard() -> None:
-    bridge, heard = Bridge(), list[str]()
-    timer = threading.Timer(0.2, lambda: bridge.stop())
+    loop, heard = EventLoopThread(), list[str]()
+    timer = threading.Timer(0.2, lambda: loop.stop())
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        list(bridge.iterate(counting(heard)))
+        list(loop.iterate(counting(heard)))
     assert heard == ["interrupted", "closed"]
 
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_an_interrupt_while_an_item_is_shown_waits_for_the_next_step(after: int) -> None:
-    bridge, heard, seen = Bridge(), list[str](), list[int]()
+    loop, heard, seen = EventLoopThread(), list[str](), list[int]()
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        for number in bridge.iterate(counting(heard)):
+        for number in loop.iterate(counting(heard)):
             if number in (after, 3):  # and somebody presses Stop again
                 signal.raise_signal(signal.SIGINT)
             seen.append(number)
@@ -86,8 +86,8 @@ def test_an_interrupt_while_an_item_is_shown_waits_for_the_next_step(after: int)
 def test_an_interrupt_as_a_step_is_asked_for_is_heard_by_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bridge, heard, seen = Bridge(), list[str](), list[int]()
-    send = bridge._loop.call_soon_threadsafe
+    loop, heard, seen = EventLoopThread(), list[str](), list[int]()
+    send = loop._loop.call_soon_threadsafe
 
     def send_and_be_interrupted(*args: Any) -> None:
         send(*args)
@@ -95,16 +95,16 @@ def test_an_interrupt_as_a_step_is_asked_for_is_heard_by_it(
             seen.append(0)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(bridge._loop, "call_soon_threadsafe", send_and_be_interrupted)
+    monkeypatch.setattr(loop._loop, "call_soon_threadsafe", send_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        for number in bridge.iterate(counting(heard)):
+        for number in loop.iterate(counting(heard)):
             seen.append(number)
     assert seen[-1] == 3
     assert heard == ["interrupted", "closed"]
 
 
 def test_an_interrupt_of_what_is_done_here_is_raised_in_it() -> None:
-    bridge, heard = Bridge(), list[str]()
+    loop, heard = EventLoopThread(), list[str]()
 
     def question() -> None:
         try:
@@ -115,58 +115,58 @@ def test_an_interrupt_of_what_is_done_here_is_raised_in_it() -> None:
 
     async def run() -> AsyncGenerator[int, None]:
         with contextlib.suppress(KeyboardInterrupt):
-            await bridge.do_here(question)
+            await loop.call_in_main_thread(question)
         await asyncio.sleep(20)
         yield 1
 
     with pytest.raises(KeyboardInterrupt):
-        list(bridge.iterate(run()))
+        list(loop.iterate(run()))
     assert heard == ["asked"]
 
 
 def test_an_interrupt_as_an_item_is_handed_over_waits_for_the_next_step() -> None:
-    bridge, heard, seen = Bridge(), list[str](), list[int]()
+    loop, heard, seen = EventLoopThread(), list[str](), list[int]()
     thread = threading.get_ident()
 
     def interrupt_once_it_is_there() -> None:
-        while not bridge._tasks[thread].done():
+        while not loop._tasks[thread].done():
             time.sleep(0.01)
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), bridge._loop).result()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop._loop).result()
         raise KeyboardInterrupt
 
     async def run() -> AsyncGenerator[int, None]:
-        bridge._mail[thread].put(interrupt_once_it_is_there)
+        loop._main_calls[thread].put(interrupt_once_it_is_there)
         async for number in counting(heard):
             yield number
 
     with pytest.raises(KeyboardInterrupt):
-        for number in bridge.iterate(run()):
+        for number in loop.iterate(run()):
             seen.append(number)  # as far as it comes
     assert (seen[0], seen[-1]) == (1, 3)
     assert heard == ["interrupted", "closed"]
 
 
 def test_a_stop_is_for_its_own_run_alone() -> None:
-    bridge, heard = Bridge(), list[str]()
-    assert not stopped(bridge)
-    run = bridge.iterate(counting(heard))
+    loop, heard = EventLoopThread(), list[str]()
+    assert not stopped(loop)
+    run = loop.iterate(counting(heard))
     assert next(run) == 1
-    assert stopped(bridge)  # and the run is given up before it hears
+    assert stopped(loop)  # and the run is given up before it hears
     run.close()
     assert heard == ["closed"]
-    assert not stopped(bridge)
-    run = bridge.iterate(counting(heard))
+    assert not stopped(loop)
+    run = loop.iterate(counting(heard))
     assert [next(run), next(run)] == [1, 2]
     run.close()
-    assert bridge.call(asyncio.sleep(0.1, "whole")) == "whole"
+    assert loop.call(asyncio.sleep(0.1, "whole")) == "whole"
 
 
 def test_a_stop_that_comes_too_late_lets_what_ends_a_run_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bridge, closed = Bridge(), list[str]()
+    loop, closed = EventLoopThread(), list[str]()
     decided, closing = threading.Event(), threading.Event()
-    send = bridge._loop.call_soon_threadsafe
+    send = loop._loop.call_soon_threadsafe
 
     def send_late(*args: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -182,10 +182,10 @@ def test_a_stop_that_comes_too_late_lets_what_ends_a_run_go_on(
             await asyncio.sleep(0.3)
             closed.append("tidily")
 
-    steps = bridge.iterate(run())
+    steps = loop.iterate(run())
     assert next(steps) == 1
-    monkeypatch.setattr(bridge._loop, "call_soon_threadsafe", send_late)
-    stopping = threading.Thread(target=bridge.stop)
+    monkeypatch.setattr(loop._loop, "call_soon_threadsafe", send_late)
+    stopping = threading.Thread(target=loop.stop)
     stopping.start()
     assert decided.wait(20)
     steps.close()
@@ -197,7 +197,7 @@ def test_a_stop_that_comes_too_late_lets_what_ends_a_run_go_on(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 def test_an_interrupt_at_any_line_of_the_bridge_is_an_interrupt() -> None:
-    bridge = Bridge()
+    loop = EventLoopThread()
     lines = 0  # that have been come by
 
     def interrupt_at(line: int) -> Any:
@@ -221,7 +221,7 @@ def test_an_interrupt_at_any_line_of_the_bridge_is_an_interrupt() -> None:
     line = 0
     while lines >= line:
         lines, line = 0, line + 1
-        steps = bridge.iterate(run())
+        steps = loop.iterate(run())
         before = sys.gettrace()
         sys.settrace(interrupt_at(line))
         try:
@@ -230,5 +230,5 @@ def test_an_interrupt_at_any_line_of_the_bridge_is_an_interrupt() -> None:
             pass
         finally:
             sys.settrace(before)
-        assert bridge.call(asyncio.sleep(0, "whole")) == "whole"
+        assert loop.call(asyncio.sleep(0, "whole")) == "whole"
     assert line > 30

@@ -10,7 +10,7 @@ from nbformat.v4 import new_markdown_cell, new_output
 
 from jupyter_agent.agent import summary
 from jupyter_agent.models.protocol import Form
-from jupyter_agent.transcript.incremental import Growing
+from jupyter_agent.transcript.incremental import IncrementalList
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Transcript
 
@@ -25,19 +25,19 @@ def test_only_what_has_changed_is_made_anew() -> None:
         else:
             made.append(str(items[index]))
 
-    growing = Growing(add)
-    assert growing.of([1, -2], [1, -2]) == ["1-2"]
-    assert growing.of([1, -2, -3, 4], [1, -2, -3, 4]) == ["1-2-3", "4"]
+    incremental = IncrementalList(add)
+    assert incremental.of([1, -2], [1, -2]) == ["1-2"]
+    assert incremental.of([1, -2, -3, 4], [1, -2, -3, 4]) == ["1-2-3", "4"]
     assert added == [1, -2, -3, 4]
-    assert growing.of([1, -2, 5], [1, -2, 5]) == ["1-2", "5"]
+    assert incremental.of([1, -2, 5], [1, -2, 5]) == ["1-2", "5"]
     assert added == [1, -2, -3, 4, 5]
-    assert growing.of([], []) == []
+    assert incremental.of([], []) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_transcript_that_changes_at_random_is_told_as_a_new_one_would_be(seed: int) -> None:
     chance = random.Random(seed)
-    transcript, sizes, step = Transcript(), summary.Sizes(), 0
+    transcript, sizes, step = Transcript(), summary.RequestSizes(), 0
     for _ in range(60):
         cells = transcript.cells
         cell = chance.choice(cells) if cells else None
@@ -79,5 +79,5 @@ def test_a_transcript_that_changes_at_random_is_told_as_a_new_one_would_be(seed:
                 told = transcript.messages(form, with_pictures=seeing)
                 anew = Transcript(notebook=transcript.notebook).messages(form, with_pictures=seeing)
                 assert told == anew
-        reach = transcript.in_reach()
+        reach = transcript.cells_in_context()
         assert sizes.of(reach, 40) == summary.size(reach, 40)

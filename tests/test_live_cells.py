@@ -201,11 +201,11 @@ def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None
 GROWS = """
 import time
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.views.output_area import DisplayView, KernelOutlet
+from jupyter_agent.views.output_area import DisplayView, KernelPublisher
 from nbformat.v4 import new_output
 
 kernel, transcript = get_ipython().kernel, Transcript()
-view = DisplayView(KernelOutlet(kernel), anchor=kernel.get_parent("shell")["metadata"]["cellId"])
+view = DisplayView(KernelPublisher(kernel), anchor=kernel.get_parent("shell")["metadata"]["cellId"])
 task = transcript.add("task", "x", run="grows", model="feed", sandbox="none")
 view(Change(task, done=True))
 view(Change(transcript.add("prose", "First.", step=1), done=True))

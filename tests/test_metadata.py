@@ -88,7 +88,7 @@ async def test_whatever_stands_in_a_saved_run_it_can_be_read(tmp_path: Path) -> 
         path.write_text(json.dumps(notebook))
         try:
             transcript = Transcript.open(path)
-            assert str(transcript.bill)
+            assert str(transcript.total_usage)
             finished_run(transcript, "Do it")
             for form in Form.__args__:  # type: ignore[attr-defined]
                 assert json.dumps(transcript.messages(form, with_pictures=False))
@@ -141,7 +141,7 @@ SAID = ["prose", "summary", "correction", "reminder", "end"]
 FOLD = "<details open>\n<summary>{}</summary>\n\n{}\n\n</details>"
 
 
-class Outlet:
+class Publisher:
     """Keeps what would be published."""
 
     def __init__(self) -> None:
@@ -183,16 +183,16 @@ def test_what_a_file_says_is_cleaned_before_it_is_shown(
     tmp_path: Path, role: str, quiet: bool, anchor: str
 ) -> None:
     recorded(tmp_path / "run.ipynb", role, PAYLOAD)
-    outlet = Outlet()
-    view = AnswerView(outlet) if quiet else DisplayView(outlet, anchor=anchor)
+    publisher = Publisher()
+    view = AnswerView(publisher) if quiet else DisplayView(publisher, anchor=anchor)
     transcript = Transcript.open(tmp_path / "run.ipynb")
     for cell in transcript.cells:
         assert cell.metadata[KEY]["role"] == "task" or acts(cell.source) == []
     for cell in finished_run(transcript, "Go"):
         view(Change(cell, done=True))
     view.finish("done")
-    assert any("image not shown" in data.get("text/markdown", "") for data in outlet.sent)
-    for data in outlet.sent:
+    assert any("image not shown" in data.get("text/markdown", "") for data in publisher.sent)
+    for data in publisher.sent:
         assert acts(inside(data.get("text/markdown", ""))) == []
         assert "\x1b" not in data["text/plain"]
         assert "<img" not in data["text/plain"] or data["text/plain"].startswith("agent: ")
@@ -200,13 +200,13 @@ def test_what_a_file_says_is_cleaned_before_it_is_shown(
 
 @pytest.mark.parametrize("role", SAID)
 def test_what_a_cell_holds_is_cleaned_where_it_is_shown(role: str) -> None:
-    for view in (AnswerView(outlet := Outlet()), DisplayView(outlet)):
+    for view in (AnswerView(publisher := Publisher()), DisplayView(publisher)):
         cell = Transcript().add(role, step=1)  # type: ignore[arg-type]
         cell.source = PAYLOAD  # by whatever way
         view(Change(cell, done=True))
         view.finish("done")
-    assert [acts(data["text/markdown"]) for data in outlet.sent] == [[]] * len(outlet.sent)
-    assert len(outlet.sent) == {"prose": 2, "summary": 1}.get(role, 0)
+    assert [acts(data["text/markdown"]) for data in publisher.sent] == [[]] * len(publisher.sent)
+    assert len(publisher.sent) == {"prose": 2, "summary": 1}.get(role, 0)
 
 
 @pytest.mark.parametrize(

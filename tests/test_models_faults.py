@@ -17,7 +17,7 @@ from jupyter_agent.models import load_model
 from jupyter_agent.models.protocol import Form
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Transcript
-from jupyter_agent.transcript.usage import Bill
+from jupyter_agent.transcript.usage import TotalUsage
 
 from .conftest import ROOT, TOKEN
 from .faults import FAULTS, FORMS, Fault, refusal, reply
@@ -222,16 +222,16 @@ async def test_tries_that_failed_are_on_the_bill(everywhere: ChatServer, name: s
     facts = agent.transcript.cells[-1].metadata[KEY]
     assert facts["usage"]["prompt"] == 700
     assert [try_["estimated"] for try_ in facts["failed"]] == [True, True]
-    bill = agent.transcript.bill
-    assert bill.total == agent.budget.spent > 705 + 2 * 100
-    assert bill.estimated
+    usage = agent.transcript.total_usage
+    assert usage.tokens == agent.budget.spent > 705 + 2 * 100
+    assert usage.estimated
 
     everywhere.replies = [broken, broken]
     agent = agent_for(name, everywhere, form)
     with pytest.raises(ModelError):
         await run(agent)
     assert roles(agent) == ["task", "end"]
-    assert agent.transcript.bill.total == agent.budget.spent > 2 * 100
+    assert agent.transcript.total_usage.tokens == agent.budget.spent > 2 * 100
 
 
 async def test_what_was_counted_of_a_reply_that_broke_off_is_believed(
@@ -243,7 +243,9 @@ async def test_what_was_counted_of_a_reply_that_broke_off_is_believed(
     agent = agent_for("anthropic:x", everywhere, retries=0)  # it counts the prompt at the start
     with pytest.raises(ModelError):
         await run(agent)
-    assert agent.transcript.bill == Bill(700, len(text) // 4, estimated=True, unpriced=True)
+    assert agent.transcript.total_usage == TotalUsage(
+        700, len(text) // 4, estimated=True, unpriced=True
+    )
 
 
 @pytest.mark.parametrize("form", ["text", "tool"])

@@ -176,9 +176,9 @@ async def test_counts_that_are_none_count_nothing(
     everywhere.replies = [Reply("Done.", usage=usage)]
     agent = agent_for(name, everywhere, token_budget=100_000)
     await run(agent)
-    bill = agent.transcript.bill
-    assert 0 < bill.total < 10_000
-    assert bill.estimated or count in ("12", True)  # which Anthropic's client reads as a number
+    total = agent.transcript.total_usage
+    assert 0 < total.tokens < 10_000
+    assert total.estimated or count in ("12", True)  # which Anthropic's client reads as a number
 
 
 @pytest.mark.parametrize("headers", [{"retry-after": "Mon, 01 Jan 2026 99999999999:00:00 GMT"}, {"retry-after": "nan"}, {"retry-after": "-1e999"}])  # fmt: skip
@@ -326,4 +326,4 @@ async def test_thoughts_without_end_are_ended_by_the_budget(
     agent = agent_for(name, everywhere, token_budget=3_000)
     with pytest.raises(LimitReached, match="of 3,000 tokens are used"):
         await run(agent)
-    assert agent.transcript.bill.total == agent.budget.spent > 2_990
+    assert agent.transcript.total_usage.tokens == agent.budget.spent > 2_990

@@ -15,7 +15,7 @@ from jupyter_agent.models import load_model
 from jupyter_agent.models.protocol import Form, Message, Part
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Transcript
-from jupyter_agent.transcript.usage import Bill
+from jupyter_agent.transcript.usage import TotalUsage
 
 from .conftest import TOKEN
 from .faults import FORMS
@@ -97,7 +97,7 @@ async def test_the_bill_is_read(everywhere: ChatServer, name: str) -> None:
     everywhere.replies = [Reply("ok", usage=COUNTED)]
     agent = agent_for(name, everywhere)
     await run(agent)
-    assert agent.transcript.bill == Bill(11, 5, 8, unpriced=True)
+    assert agent.transcript.total_usage == TotalUsage(11, 5, 8, unpriced=True)
     assert "estimated" not in agent.transcript.cells[-1].metadata[KEY]["usage"]
 
 
@@ -106,7 +106,7 @@ async def test_a_price_is_read_where_the_reply_says_it(server: ChatServer) -> No
     agent = agent_for(server.model, server)
     await run(agent)
     await run(agent)
-    assert agent.transcript.bill == Bill(22, 10, 16, cost=0.5)
+    assert agent.transcript.total_usage == TotalUsage(22, 10, 16, cost=0.5)
 
 
 @pytest.mark.parametrize("form", ["text", "tool"])

@@ -258,8 +258,8 @@ async def test_what_the_server_counts_is_what_is_told(
             await run(agent)
     else:
         await run(agent)
-    bill = agent.transcript.bill
-    assert (bill.prompt, bill.completion, bill.cached) == (usage.prompt, usage.completion, usage.cached)  # fmt: skip
+    total = agent.transcript.total_usage
+    assert (total.prompt, total.completion, total.cached) == (usage.prompt, usage.completion, usage.cached)  # fmt: skip
 
 
 def deltas_of(reader: Any, *sent: Any) -> list[Delta]:
@@ -482,7 +482,7 @@ async def test_a_failure_without_a_reason_is_a_failure(
     agent = agent_for("openai:x", everywhere, retries=0)
     with pytest.raises(ModelError, match="the server failed"):
         await run(agent)
-    assert agent.transcript.bill.prompt == 9
+    assert agent.transcript.total_usage.prompt == 9
 
 
 def test_thoughts_that_nobody_can_read_again_are_not_sent_again() -> None:

@@ -17,7 +17,7 @@ from jupyter_agent.agent.loop import Agent
 from jupyter_agent.errors import TranscriptError, Unsaved
 from jupyter_agent.transcript.metadata import KEY, as_saved
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.transcript.saving import Text
+from jupyter_agent.transcript.saving import NotebookText
 
 from .test_agent import STEP, agent_with
 
@@ -33,8 +33,8 @@ def display(text: str, *, update: bool = False) -> nbformat.NotebookNode:
 
 
 def test_what_is_composed_is_what_nbformat_writes() -> None:
-    text, transcript = Text(), Transcript()
-    transcript._text = text
+    text, transcript = NotebookText(), Transcript()
+    transcript._notebook_text = text
     notebook = transcript.notebook
     notebook.metadata["odd"] = '"cells": [],\n ],'
 
@@ -94,7 +94,7 @@ async def changes_of(agent: Agent, at: int, then: object) -> list[Change]:
             facts, begun = change.cell.metadata[KEY], change.cell in [one.cell for one in seen]
             seen.append(change)
             if change.done and facts["role"] == "code" and facts["step"] == at and begun:
-                await agent._saves.end()
+                await agent._saver.end()
                 then()  # type: ignore[operator]
     return seen
 
@@ -117,7 +117,7 @@ async def test_a_disk_that_has_room_again_has_the_whole_run(tmp_path: Path) -> N
         async for change in changes:
             seen.append(change)
             if change.cell.metadata[KEY].get("running"):
-                await agent._saves.end()
+                await agent._saver.end()
                 folder.rename(aside) if folder.exists() else aside.rename(folder)
     assert len(Transcript.open(folder / "run.ipynb").cells) == 6
     assert seen[-1].cell.source == "Done"

@@ -127,7 +127,7 @@ def test_no_file_of_the_current_folder_is_read(
     subprocess.run(RUN, check=True, capture_output=True)
     notebook(folder, "jupyter-agent", "1")
     subprocess.run(EXECUTE, check=True, capture_output=True)
-    assert settings.beneath(Config()).Agent.max_steps == 7
+    assert settings.merge_with_files(Config()).Agent.max_steps == 7
     assert not (folder / "ran").exists()
 
 

@@ -131,7 +131,7 @@ async def test_a_summary_that_failed_counts_in_the_budget_and_on_the_bill() -> N
     [failed] = cell.metadata[KEY]["failed"]
     assert failed["completion"] == 40
     assert failed["prompt"] > WINDOW // 4
-    assert transcript.bill.total == agent.budget.spent
+    assert transcript.total_usage.tokens == agent.budget.spent
 
 
 async def test_a_summary_without_end_is_given_up() -> None:
@@ -310,7 +310,7 @@ def test_a_digest_keeps_the_newest_and_half_of_the_digest_before() -> None:
     transcript.add("summary", summary.write(transcript.add("task", "Do it"), "Old facts. " * 100))
     for i in range(50):
         transcript.add("prose", f"I look at part {i}.")
-    text = summary.digest(transcript.in_reach(), 1_000)
+    text = summary.digest(transcript.cells_in_context(), 1_000)
     assert len(text) < 1_200
     assert text.startswith("Old facts. Old facts.")
     assert text.endswith("I look at part 49.")
@@ -326,11 +326,11 @@ def test_what_a_server_counted_before_the_summary_is_not_counted_on() -> None:
     for number in range(1, 5):
         usage = {"prompt": 1_000 * number, "completion": 10, "cached": 0}
         transcript.add("prose", "x" * 40, step=number, usage=usage)
-    assert summary.size(transcript.in_reach(), 80) == 4_010
+    assert summary.size(transcript.cells_in_context(), 80) == 4_010
     transcript.insert(2, "summary", "y" * 40, last=transcript.cells[-1].id)
-    assert summary.size(transcript.in_reach(), 80) == 20 + 10 + 2 * 10
+    assert summary.size(transcript.cells_in_context(), 80) == 20 + 10 + 2 * 10
     transcript.add("prose", "z", usage={"prompt": 70, "completion": 5})
-    assert summary.size(transcript.in_reach(), 80) == 75
+    assert summary.size(transcript.cells_in_context(), 80) == 75
 
 
 async def test_the_user_may_set_the_window() -> None:
@@ -385,7 +385,7 @@ async def test_a_summary_is_on_the_bill_and_within_the_budget() -> None:
     await run(model, transcript)
     [cell] = summaries(transcript)
     assert cell.metadata[KEY]["usage"]["cost"] == 0.001
-    assert transcript.bill.cost == pytest.approx(0.032)
+    assert transcript.total_usage.cost == pytest.approx(0.032)
     before = sum(
         c.metadata[KEY].get("usage", {}).get("prompt", 0)
         + c.metadata[KEY].get("usage", {}).get("completion", 0)
@@ -395,7 +395,7 @@ async def test_a_summary_is_on_the_bill_and_within_the_budget() -> None:
     with pytest.raises(LimitReached, match="tokens are used"):
         await run(model, transcript, token_budget=before)
     assert roles(transcript)[-1] == "end"
-    assert transcript.bill.total <= before
+    assert transcript.total_usage.tokens <= before
 
 
 async def test_views_show_a_summary() -> None:
@@ -412,9 +412,9 @@ async def test_views_show_a_summary() -> None:
     count = cell.metadata[KEY]["cells"]
     for screen in screens:
         assert screen.texts[cell.id] == cell.source
-        assert any(str(transcript.bill) in text for text in screen.texts.values())
+        assert any(str(transcript.total_usage) in text for text in screen.texts.values())
     line = f"[agent] summed up {count} cells: the model's window of 5,000 tokens is nearly full\n"
     assert notes.getvalue().count(line) == 1
-    assert str(transcript.bill) in notes.getvalue()
+    assert str(transcript.total_usage) in notes.getvalue()
     assert SUMMARY not in out.getvalue()
     assert out.getvalue().endswith("**42**\n")

@@ -22,7 +22,7 @@ from jupyter_agent.sandbox.filter.cleaning import clean_prose
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.transcript.shown_outputs import MAX_CHARACTERS, brief
-from jupyter_agent.transcript.user_cells import OwnCells
+from jupyter_agent.transcript.user_cells import UserCells
 
 from .as_user import as_user, let_in
 
@@ -79,9 +79,9 @@ def test_a_saved_transcript_loads_to_the_same_messages(tmp_path: Path) -> None:
 def eventful(path: Path) -> Transcript:
     """A transcript whose outputs were cut, drawn over, and are in part the user's own."""
     transcript = filled(path)
-    own = OwnCells()
+    own = UserCells()
     for n in range(8):
-        own.add(f"SECRET_{n} = {n}").hear(stream(f"SECRET own {n}\n" + "x" * 3000))
+        own.add(f"SECRET_{n} = {n}").add_output(stream(f"SECRET own {n}\n" + "x" * 3000))
     own.move_to(transcript, fresh=True)
     transcript.add("task", "Go on")
     cell = transcript.add("code", "show()", step=1)

@@ -21,7 +21,7 @@ from jupyter_client.manager import KernelManager
 from jupyter_agent.errors import Defect, UsageError
 from jupyter_agent.exchange.tools import Tool, find
 from jupyter_agent.frontends.cli import main
-from jupyter_agent.views.page_requests import REQUEST, Runs
+from jupyter_agent.views.page_requests import REQUEST, KnownRuns
 
 from .test_agent_kernel import Kernel, said
 from .throwing import LAYERS, thrower
@@ -165,7 +165,7 @@ class Broken:
 
 
 class Stand:
-    """A kernel, as far as `Runs` needs one."""
+    """A kernel, as far as `KnownRuns` needs one."""
 
     iopub_socket = None
     log = logging.getLogger("stand")
@@ -180,7 +180,7 @@ class Stand:
 
 
 async def test_a_page_that_asks_is_answered(caplog: pytest.LogCaptureFixture) -> None:
-    runs, kernel = Runs(), Stand()
+    runs, kernel = KnownRuns(), Stand()
     runs.add(Broken())  # type: ignore[arg-type]
     runs.listen(kernel)
     kernel.control_handlers[REQUEST](None, None, {"content": {"op": "known", "runs": ["r"]}})
@@ -193,7 +193,7 @@ async def test_a_page_that_asks_is_answered(caplog: pytest.LogCaptureFixture) ->
 MAGICS = """
 import logging, sys
 from IPython.core.interactiveshell import InteractiveShell
-from jupyter_agent.frontends.event_loop import shared_bridge
+from jupyter_agent.frontends.event_loop import shared_loop
 from tests.throwing import LAYERS, thrower
 
 logging.getLogger().setLevel(logging.CRITICAL + 1)
@@ -202,11 +202,11 @@ shell.run_line_magic("load_ext", "jupyter_agent")
 shell.showtraceback = lambda *_, **__: None
 for layer in [*LAYERS, "magics.py:_view", "terminal.py:__call__"]:
     trace = thrower(layer)
-    shared_bridge()._loop.call_soon_threadsafe(sys.settrace, trace)
+    shared_loop()._loop.call_soon_threadsafe(sys.settrace, trace)
     sys.settrace(trace)
     done = shell.run_cell(%r)
     sys.settrace(None)
-    shared_bridge()._loop.call_soon_threadsafe(sys.settrace, None)
+    shared_loop()._loop.call_soon_threadsafe(sys.settrace, None)
     error = done.error_in_exec
     print("#", layer, type(error).__name__, str(error).count("\\n"))
 done = shell.run_cell(%r)

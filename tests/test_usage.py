@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.transcript.usage import Bill
+from jupyter_agent.transcript.usage import TotalUsage
 from jupyter_agent.views.output_area import DisplayView
 from jupyter_agent.views.terminal import TerminalView
 
@@ -23,7 +23,7 @@ SUM = "2,100 tokens in (1,000 cached), 45 out, $0.0123"
 
 
 class Screen:
-    """An outlet that keeps the last text of each display."""
+    """A publisher that keeps the last text of each display."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
@@ -46,11 +46,11 @@ class Screen:
         pass
 
 
-def bill_of(*steps: object) -> Bill:
-    bill = Bill()
+def usage_of(*steps: object) -> TotalUsage:
+    usage = TotalUsage()
     for step in steps:
-        bill.add({"usage": step})
-    return bill
+        usage.add({"usage": step})
+    return usage
 
 
 def changes() -> list[Change]:
@@ -77,13 +77,13 @@ def changes() -> list[Change]:
     ],
 )
 def test_a_bill_says_what_is_known_and_no_more(steps: list[object], text: str) -> None:
-    assert str(bill_of(*steps)) == text
+    assert str(usage_of(*steps)) == text
 
 
 def test_tries_that_failed_are_summed_with_the_step_they_were_for() -> None:
-    bill = Bill()
-    bill.add({"usage": STEPS[1], "failed": [STEPS[0]]})
-    assert str(bill) == SUM
+    usage = TotalUsage()
+    usage.add({"usage": STEPS[1], "failed": [STEPS[0]]})
+    assert str(usage) == SUM
 
 
 def test_a_notebooks_bill_is_the_sum_of_its_steps() -> None:
@@ -92,7 +92,7 @@ def test_a_notebooks_bill_is_the_sum_of_its_steps() -> None:
         transcript.add("prose", "x", usage=step)
     transcript.cells.append(NotebookNode(cell_type="markdown", source="mine", metadata={}))
     transcript.notebook = json.loads(json.dumps(transcript.notebook), object_hook=NotebookNode)
-    assert str(transcript.bill) == SUM
+    assert str(transcript.total_usage) == SUM
     assert transcript.cells[0].metadata[KEY]["usage"] == STEPS[0]
 
 

@@ -15,7 +15,7 @@ from nbformat.v4 import new_output
 from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.sandbox.filter.markdown import clean_markdown
 from jupyter_agent.transcript.metadata import KEY
-from jupyter_agent.transcript.notebook import Change, Transcript, passing
+from jupyter_agent.transcript.notebook import Change, Transcript, temporary_cell
 from jupyter_agent.views.output_area import (
     INTERVAL,
     MAX_LINE,
@@ -27,7 +27,7 @@ from jupyter_agent.views.output_area import (
     ending,
     show_recorded,
 )
-from jupyter_agent.views.page_requests import Note, Runs, checksum, digest
+from jupyter_agent.views.page_requests import KnownRuns, Note, checksum, digest
 from jupyter_agent.views.terminal import TerminalView
 
 
@@ -236,7 +236,7 @@ def test_a_deleted_cell_is_not_run_and_not_read_until_it_is_back() -> None:
 def test_the_header_comes_before_the_sandbox_is_up() -> None:
     page = Page()
     view = DisplayView(page, anchor="anchor", replaces="old")
-    view(Change(passing("*Starting the sandbox*")))
+    view(Change(temporary_cell("*Starting the sandbox*")))
     assert [(tag["op"], tag["state"]) for tag in page.tags] == [("run", "starting")]
     assert "Starting the sandbox" in page.plain[0]
     assert view.replaces == ""
@@ -251,7 +251,7 @@ def test_the_header_comes_before_the_sandbox_is_up() -> None:
 def test_a_run_that_never_began_takes_no_other_ones_place() -> None:
     page = Page()
     view = DisplayView(page, anchor="anchor", replaces="old")
-    view(Change(passing("*Starting the sandbox*")))
+    view(Change(temporary_cell("*Starting the sandbox*")))
     view.finish("stopped")
     assert page.tags[-1]["state"] == "unstarted"
     assert view.replaces == ""
@@ -290,7 +290,7 @@ def test_a_finished_run_is_held_until_its_text_changes() -> None:
 
 def test_a_request_that_waited_for_the_run_asks_no_model_again() -> None:
     """As of a page where the cell was run once more while it ran."""
-    runs, run = Runs(), Run(digest=digest("%%agent\nGo."))
+    runs, run = KnownRuns(), Run(digest=digest("%%agent\nGo."))
     runs.add(run.view)
     note = Note.of(request("%%agent\nGo.", run=run.view.run, state="working"))
     assert not runs.held(note)
@@ -361,17 +361,17 @@ def test_a_run_that_failed_says_so_and_why(error: BaseException, state: str) -> 
 def test_pages_are_told_that_the_kernel_lives_and_for_how_long_a_run_waits(problem: str) -> None:
     run = Run()
     assert run.page.beats.wait(20)
-    run.view(Change(passing("*Asking again in 7 s. m: busy*", seconds=7.0, problem=problem)))
+    run.view(Change(temporary_cell("*Asking again in 7 s. m: busy*", seconds=7.0, problem=problem)))
     facts = run.view.header[MIME]
     assert (facts["waiting"], facts["wait"]) == ("Asking again: busy", 7.0)
     assert "Asking again: busy in 7 s" in run.page.plain[-1]
-    run.view(Change(passing(""), done=True))
+    run.view(Change(temporary_cell(""), done=True))
     assert run.view.header[MIME]["waiting"] == ""
     run.view.finish("done")
 
 
 def test_a_cell_of_a_replaced_run_is_replaced_unless_it_was_edited() -> None:
-    runs = Runs()
+    runs = KnownRuns()
     old = request("%%sandbox\n1", run="old", checksum=checksum("%%sandbox\n1"))
     assert not runs.is_replaced(Note.of(old))
     runs.add(Run(replaces="old").view)
@@ -381,7 +381,7 @@ def test_a_cell_of_a_replaced_run_is_replaced_unless_it_was_edited() -> None:
 
 
 def test_a_kernel_knows_its_own_runs_and_no_other() -> None:
-    runs, run = Runs(), Run(first_line="%%sandbox\n", session="page")
+    runs, run = KnownRuns(), Run(first_line="%%sandbox\n", session="page")
     runs.add(run.view)
     cell = run.begin("print(1)")
     run.execute(cell, text("1\n"))
@@ -405,7 +405,7 @@ def test_a_kernel_knows_its_own_runs_and_no_other() -> None:
     [None, {}, {"op": "sync", "run": ""}, {"op": "edit", "run": "run"}, {"op": "known", "runs": 1}],
 )
 def test_what_pages_may_not_ask_is_an_error(content: object) -> None:
-    runs = Runs()
+    runs = KnownRuns()
     view = Run().view
     runs.add(view)
     assert runs.answer(content)["status"] == "error"

@@ -31,8 +31,8 @@ from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import agents_code
 from jupyter_agent.sandbox.filter.markdown import one_line
 from jupyter_agent.transcript.metadata import facts_of
-from jupyter_agent.transcript.notebook import Change, Transcript, passing
-from jupyter_agent.transcript.saving import Saves
+from jupyter_agent.transcript.notebook import Change, Transcript, temporary_cell
+from jupyter_agent.transcript.saving import BackgroundSaver
 
 __all__ = ["Agent"]
 
@@ -52,7 +52,7 @@ _PIECE = 4_000  # characters of a reply that are read before other work has its 
 _NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
 
 
-class Kernel(Protocol):
+class CellRunner(Protocol):
     """Anything that runs a cell and streams its outputs."""
 
     @property
@@ -113,7 +113,7 @@ class Agent(LoggingConfigurable):
     def __init__(
         self,
         model: Model,
-        sandbox: Kernel,
+        sandbox: CellRunner,
         transcript: Transcript | None = None,
         model_facts: ModelFacts | None = None,
         **kwargs: Any,
@@ -154,7 +154,7 @@ class Agent(LoggingConfigurable):
         """
         self._deadline = Deadline(self.max_seconds)
         self.budget = TokenBudget(self.token_budget)
-        self._saves = Saves(self.transcript)
+        self._saver = BackgroundSaver(self.transcript)
         self._requests = Requests(
             self.model, self.transcript, self.model_facts, self.examples, self.context_window
         )
@@ -188,8 +188,8 @@ class Agent(LoggingConfigurable):
                     yield change
             raise
         finally:
-            await self._saves.end()
-            if unsaved := self._saves.problem or self._saves.notice:
+            await self._saver.end()
+            if unsaved := self._saver.problem or self._saver.notice:
                 self.log.warning(unsaved)
         if unsaved:
             raise Unsaved(unsaved)
@@ -197,9 +197,9 @@ class Agent(LoggingConfigurable):
     async def _begin(self, task: str, note: str) -> Change:
         """Write the task, and see that it can be saved before anything is spent."""
         begun = self._done(self.transcript.add("task", task, run=secrets.token_hex(4), note=note))
-        await self._saves.end()
-        if self._saves.problem:
-            raise TranscriptError(self._saves.problem)
+        await self._saver.end()
+        if self._saver.problem:
+            raise TranscriptError(self._saver.problem)
         return begun
 
     def _step(self, number: int) -> Step:
@@ -263,7 +263,7 @@ class Agent(LoggingConfigurable):
                 self.log.info("asking again, in another way: %s", problem)
                 continue
             why = f"*Asking again in {seconds:.0f} s. {problem}*"
-            step.waiting = passing(why, seconds=seconds, problem=problem)
+            step.waiting = temporary_cell(why, seconds=seconds, problem=problem)
             yield Change(step.waiting)
             async with self._deadline.within():
                 await asyncio.sleep(seconds)
@@ -357,8 +357,8 @@ class Agent(LoggingConfigurable):
             return None
         if not (old := self._requests.old_cells()):
             return None
-        cells = self.transcript.in_reach()
-        text, costs = await self._sum_up(cells[:old], most=window // 2)
+        cells = self.transcript.cells_in_context()
+        text, costs = await self._sum_up(cells[:old], max_characters=window // 2)
         index = len(self.transcript.cells) - len(cells) + old
         tasks = [cell for cell in self.transcript.cells if facts_of(cell).get("role") == "task"]
         task = tasks[-1] if tasks and tasks[-1] not in cells[old:] else None
@@ -367,7 +367,9 @@ class Agent(LoggingConfigurable):
             self.transcript.insert(index, "summary", summary.write(task, text), **facts)
         )
 
-    async def _sum_up(self, cells: list[NotebookNode], *, most: int) -> tuple[str, dict[str, Any]]:
+    async def _sum_up(
+        self, cells: list[NotebookNode], *, max_characters: int
+    ) -> tuple[str, dict[str, Any]]:
         """Return the model's summary of cells, in so many characters, and what it cost.
 
         The request extends earlier ones, so that it is cheap where prompts are cached. If it
@@ -380,14 +382,14 @@ class Agent(LoggingConfigurable):
                 async for delta in deltas:
                     reply.read(delta)
                     text += delta.text
-                    if len(text) > most:
+                    if len(text) > max_characters:
                         break
         except ModelError as error:
             self.log.info("no summary by the model, so one by rule: %s", error)
             text = ""
-        if text := text[:most].strip():
+        if text := text[:max_characters].strip():
             return text, self.budget.take()
-        return summary.digest(cells, most), self.budget.take_failed()
+        return summary.digest(cells, max_characters), self.budget.take_failed()
 
     # -- its cells
 
@@ -396,7 +398,7 @@ class Agent(LoggingConfigurable):
         while step.to_run:
             step.running = cell = step.to_run.pop(0)
             facts_of(cell)["running"] = True
-            self._saves.begin()
+            self._saver.begin()
             yield Change(cell)
             if cell.source != (code := agents_code(cell.source)):  # what the user has made of it
                 cell.source = code
@@ -450,7 +452,7 @@ class Agent(LoggingConfigurable):
         yield self._done(self.transcript.add("end", why, **facts, **self.budget.take_failed()))
 
     def _done(self, cell: NotebookNode) -> Change:
-        self._saves.begin()
+        self._saver.begin()
         return Change(cell, done=True)
 
 

@@ -13,7 +13,7 @@ from jupyter_agent.agent import summary
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models.examples import EXAMPLES
 from jupyter_agent.models.protocol import Form, Message, Model
-from jupyter_agent.transcript.incremental import marks
+from jupyter_agent.transcript.incremental import fingerprints_of
 from jupyter_agent.transcript.notebook import Transcript
 
 __all__ = ["ModelFacts", "Requests", "characters"]
@@ -36,16 +36,16 @@ class Requests:
     ----------
     examples
         Whether runs that show how to reply go before the first task.
-    most
-        Tokens that the model can read, as the user says; 0 leaves it to the server.
+    context_window
+        Tokens that the model can read, as the user has set it; 0 for what the server says.
     """
 
     model: Model
     transcript: Transcript
     model_facts: ModelFacts
     examples: bool = False
-    most: int = 0
-    _sizes: summary.Sizes = field(default_factory=summary.Sizes)
+    context_window: int = 0
+    _sizes: summary.RequestSizes = field(default_factory=summary.RequestSizes)
 
     def messages(self, cells: Sequence[NotebookNode] | None = None) -> list[Message]:
         """Write the request about these cells, by default the next one of the run."""
@@ -53,20 +53,20 @@ class Requests:
 
     def size(self, cells: Sequence[NotebookNode] | None = None) -> int:
         """Estimate the tokens of a request about these cells, by default the next one."""
-        return self._sizes.of(cells or self.transcript.in_reach(), characters(self._head()))
+        return self._sizes.of(cells or self.transcript.cells_in_context(), characters(self._head()))
 
     def sized(self, cells: Sequence[NotebookNode] | None = None) -> tuple[list[Message], int]:
         """Write a request and estimate its tokens, and look at a long run only once for both."""
-        cells = cells or self.transcript.in_reach()
-        marked = marks(cells)
+        cells = cells or self.transcript.cells_in_context()
+        fingerprints = fingerprints_of(cells)
         told = self.transcript.messages(
             self.model.form,
             cells,
             with_pictures=self.model.name not in self.model_facts.no_vision,
-            marked=marked,
+            fingerprints=fingerprints,
         )
         head = self._head()
-        return [*head, *told], self._sizes.of(cells, characters(head), marked)
+        return [*head, *told], self._sizes.of(cells, characters(head), fingerprints)
 
     def _head(self) -> list[Message]:
         """Write what every request begins with."""
@@ -76,13 +76,13 @@ class Requests:
     @property
     def window(self) -> int:
         """Tokens that the model can read; 0 if nobody knows."""
-        known = self.most or self.model.window or 0
+        known = self.context_window or self.model.window or 0
         window = self.model_facts.windows.get(self.model.name, known)
         return min(known, window) if known else window
 
     def old_cells(self) -> int:
         """Say how many of the cells in reach can be summed up; a quarter of the window stays."""
-        return summary.split(self.transcript.in_reach(), self.window // 4)
+        return summary.split(self.transcript.cells_in_context(), self.window // 4)
 
     def learn(self, error: ModelError) -> bool:
         """Remember what a refusal tells of the model; return whether that mends the request."""

@@ -9,7 +9,7 @@ from jupyter_agent.errors import ModelError
 
 __all__ = ["Retries"]
 
-_LONGEST_WAIT = 30.0  # seconds, unless the server asks for more
+_MAX_WAIT = 30.0  # seconds, unless the server asks for more
 
 
 class Retries:
@@ -44,4 +44,4 @@ class Retries:
         """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
         if error.retry_after is not None:
             return error.retry_after * random.uniform(1, 1.1)
-        return min(self._wait, _LONGEST_WAIT) * random.uniform(0.5, 1)
+        return min(self._wait, _MAX_WAIT) * random.uniform(0.5, 1)

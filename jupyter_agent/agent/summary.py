@@ -8,10 +8,10 @@ from typing import Any
 
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown, code_block, folded
-from jupyter_agent.transcript.incremental import Growing, Mark, marks
+from jupyter_agent.transcript.incremental import Fingerprint, IncrementalList, fingerprints_of
 from jupyter_agent.transcript.metadata import KEY
 
-__all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "Sizes", "digest", "size", "split", "write"]
+__all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "RequestSizes", "digest", "size", "split", "write"]
 
 INSTRUCTION = """\
 The talk is about to be longer than you can read. Sum up everything above for yourself: you will \
@@ -42,20 +42,23 @@ def _facts(cell: NotebookNode) -> dict[str, Any]:
 # -- how much there is to read
 
 
-class Sizes:
+class RequestSizes:
     """Estimates the tokens of requests about cells, most of which are as they were before."""
 
     def __init__(self) -> None:
-        self._growing = Growing(_add_size)
+        self._sums = IncrementalList(_add_size)
 
     def of(
-        self, cells: Sequence[NotebookNode], head: int, marked: Sequence[Mark] | None = None
+        self,
+        cells: Sequence[NotebookNode],
+        head: int,
+        fingerprints: Sequence[Fingerprint] | None = None,
     ) -> int:
         """Estimate a request: what the server counted last, and what came after that.
 
         Where it counts nothing, the characters do, with so many of them before the cells.
         """
-        sums = self._growing.of(cells, marked or marks(cells))
+        sums = self._sums.of(cells, fingerprints or fingerprints_of(cells))
         whole, counted = sums[-1] if sums else (0, -1)
         if counted < _counted_from(cells):
             return head // CHARACTERS_A_TOKEN + whole
@@ -73,8 +76,8 @@ def _add_size(sums: list[tuple[int, int]], cells: Sequence[NotebookNode], index:
 
 
 def size(cells: Sequence[NotebookNode], head: int) -> int:
-    """Estimate the tokens of one request; see `Sizes`."""
-    return Sizes().of(cells, head)
+    """Estimate the tokens of one request; see `RequestSizes`."""
+    return RequestSizes().of(cells, head)
 
 
 def _counted_from(cells: Sequence[NotebookNode]) -> int:
@@ -135,13 +138,13 @@ def write(task: NotebookNode | None, text: str) -> Clean:
     return folded(_TITLE, Clean("\n\n".join([*parts, clean_markdown(text)])))
 
 
-def digest(cells: Sequence[NotebookNode], most: int) -> str:
-    """Sum cells up without a model, in so many characters: the newest are the most use."""
-    old = "\n\n".join(_before(cell, most // 2) for cell in cells)
+def digest(cells: Sequence[NotebookNode], max_characters: int) -> str:
+    """Sum up cells without a model; the newest cells are kept longest."""
+    old = "\n\n".join(_before(cell, max_characters // 2) for cell in cells)
     entries: list[str] = []
     for cell in reversed(cells):
         entry = _entry(cell)
-        if sum(map(len, entries)) + len(entry) > most - len(old):
+        if sum(map(len, entries)) + len(entry) > max_characters - len(old):
             entries.insert(0, "[earlier cells are left out]")
             break
         entries.insert(0, entry)
@@ -149,12 +152,12 @@ def digest(cells: Sequence[NotebookNode], most: int) -> str:
     return "\n\n".join(filter(None, [old.strip(), how, *entries]))
 
 
-def _before(cell: NotebookNode, most: int) -> str:
+def _before(cell: NotebookNode, max_characters: int) -> str:
     """Return the beginning of what an earlier summary says was done."""
     if _facts(cell).get("role") != "summary":
         return ""
     wrapped = _WRAPPED.fullmatch(cell.source)
-    return clean_markdown((wrapped[1] if wrapped else cell.source).strip()[:most])
+    return clean_markdown((wrapped[1] if wrapped else cell.source).strip()[:max_characters])
 
 
 def _entry(cell: NotebookNode) -> str:

@@ -30,8 +30,8 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, UsageError
 from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
-from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, Message
-from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, run_options
+from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, JupyterMessage
+from jupyter_agent.frontends.options import CELL_OPTIONS, USAGE_HINT, run_options
 from jupyter_agent.sandbox.connection import Request
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
@@ -40,11 +40,11 @@ from jupyter_agent.session import Session
 from jupyter_agent.views.output_area import (
     AnswerView,
     DisplayView,
-    KernelOutlet,
+    KernelPublisher,
     ending,
     show_recorded,
 )
-from jupyter_agent.views.page_requests import REPLACED, Note, Runs, digest
+from jupyter_agent.views.page_requests import REPLACED, KnownRuns, Note, digest
 
 __all__ = ["AgentKernel"]
 
@@ -52,33 +52,33 @@ Reply = dict[str, Any]
 _COMMS = ("comm_open", "comm_msg", "comm_close")
 
 
-class _Parser(argparse.ArgumentParser):
+class _CellParser(argparse.ArgumentParser):
     """Reads the line after ``%%agent``."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"%%agent: {message}; {BELOW}")
+        raise UsageError(f"%%agent: {message}; {USAGE_HINT}")
 
 
-def _parser() -> _Parser:
-    parser = _Parser("%%agent", add_help=False, description="The task stands below this line.")
+def _parser() -> _CellParser:
+    parser = _CellParser("%%agent", add_help=False, description="The task stands below this line.")
     for flags, facts in CELL_OPTIONS:
         parser.add_argument(*flags, **facts)
     return parser
 
 
 @dataclass(frozen=True, slots=True)
-class _Cell:
+class _CellRequest:
     """A cell to run, and who asked for it."""
 
     code: str
     count: int
     request: Request
-    parent: Message
+    parent: JupyterMessage
     ident: Any
     allow_stdin: bool
 
 
-class AgentKernel(settings.Settled, FrontKernel):
+class AgentKernel(settings.Configured, FrontKernel):
     """Forwards cells to the sandbox; carries ``%%agent`` cells out itself."""
 
     prose = Bool(
@@ -108,11 +108,11 @@ class AgentKernel(settings.Settled, FrontKernel):
         self._asked: asyncio.Future[str] | None = None  # what the user is asked on stdin
         self._question = ""  # the id of that message
         self._granted: set[str] = set()  # permissions that the user has given
-        self._commanding: _Cell | None = None  # a command that is carried out
-        self._commands: set[str] = set()  # those that were, as they were typed
+        self._command_cell: _CellRequest | None = None  # a command that is carried out
+        self._typed_commands: set[str] = set()  # those that were, as they were typed
         self._tasks: set[asyncio.Task[None]] = set()
-        self._told = False  # which settings nothing obeys
-        self._runs = Runs()
+        self._warned = False  # which settings nothing obeys
+        self._runs = KnownRuns()
         self._runs.listen(self)
         self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
 
@@ -167,7 +167,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             user_expressions=user_expressions or {},
             **self._request_fields(parent),
         )
-        cell = _Cell(code, count, request, parent, self.client, allow_stdin)
+        cell = _CellRequest(code, count, request, parent, self.client, allow_stdin)
         self._running = asyncio.get_running_loop().create_task(self._carry_out(cell))
         try:
             return await self._running
@@ -194,10 +194,10 @@ class AgentKernel(settings.Settled, FrontKernel):
         except Exception as error:
             return _refusal(self._defect(error))
 
-    async def _carry_out(self, cell: _Cell) -> Reply:
+    async def _carry_out(self, cell: _CellRequest) -> Reply:
         command = read_command(cell.code, prose=self.prose)
-        if not (self._told or cell.request.silent):
-            self._told = True
+        if not (self._warned or cell.request.silent):
+            self._warned = True
             for line in settings.read().warnings:
                 self.stream("stderr", f"{line}\n")
         match command:
@@ -214,7 +214,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             cell = replace(cell, code=command.body)
         return await self._forward(cell)
 
-    async def _forward(self, cell: _Cell) -> Reply:
+    async def _forward(self, cell: _CellRequest) -> Reply:
         """Run a cell of the user's in the sandbox; its error is the sandbox's own."""
         ask = functools.partial(self._ask_user, cell)
         keep = cell.request.store_history and not cell.request.silent
@@ -246,7 +246,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             return dict(reply)
         return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
 
-    def _agents_own(self, cell: _Cell) -> NotebookNode | None:
+    def _agents_own(self, cell: _CellRequest) -> NotebookNode | None:
         """Find the agent's cell that is run again: the agent will read its new outputs."""
         again = self._runs.cell(Note.of(cell.parent))
         if not any(again is one for one in self._session.transcript.cells):
@@ -255,7 +255,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         again.source, again.outputs = cell.code, []
         return again
 
-    def _publish(self, output: NotebookNode, parent: Message) -> None:
+    def _publish(self, output: NotebookNode, parent: JupyterMessage) -> None:
         """Send an output of the sandbox; its display ids get a prefix."""
         content = {name: value for name, value in output.items() if name != "output_type"}
         if output.output_type in _COMMS:
@@ -268,33 +268,33 @@ class AgentKernel(settings.Settled, FrontKernel):
             content["transient"] = {name: f"sandbox-{value}" for name, value in transient.items()}
         self.publish(output.output_type, content, parent)
 
-    def _request_fields(self, parent: Message) -> dict[str, Any]:
+    def _request_fields(self, parent: JupyterMessage) -> dict[str, Any]:
         """Say where outputs go that come after their cell."""
         late = functools.partial(self._publish_late, parent=parent)
         return {"late": late, "widgets": self.widgets, "msg_id": parent["header"]["msg_id"]}
 
-    def _publish_late(self, output: NotebookNode, parent: Message) -> None:
+    def _publish_late(self, output: NotebookNode, parent: JupyterMessage) -> None:
         """Send what a cell prints after its end, but not during a command.
 
         A client that does not name its cells shows all that it hears in one place.
         """
-        amid = self._commanding and not Note.of(self._commanding.parent).cell_id
+        amid = self._command_cell and not Note.of(self._command_cell.parent).cell_id
         if not amid or output.output_type in _COMMS:
             self._publish(output, parent)
 
-    async def _counted(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
+    async def _counted(self, cell: _CellRequest, work: Coroutine[Any, Any, None]) -> Reply:
         """Carry out a command in the front, and count and record it as any other cell.
 
         To the sandbox it is a cell, in whose name its threads could go on to speak: none is heard.
         """
-        self._commands.add(cell.code.strip())
-        self._commanding = cell
+        self._typed_commands.add(cell.code.strip())
+        self._command_cell = cell
         try:
             return await self._count(cell, work)
         finally:
-            self._commanding = None
+            self._command_cell = None
 
-    async def _count(self, cell: _Cell, work: Coroutine[Any, Any, None]) -> Reply:
+    async def _count(self, cell: _CellRequest, work: Coroutine[Any, Any, None]) -> Reply:
         try:
             request = replace(cell.request, late=None, widgets=False)
             outputs = self._session.execute(cell.code, request=request)
@@ -309,7 +309,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         await work
         return _reply("ok", cell)
 
-    def _failed(self, error: AgentError, cell: _Cell) -> Reply:
+    def _failed(self, error: AgentError, cell: _CellRequest) -> Reply:
         facts = {"ename": type(error).__name__, "evalue": str(error)}
         content = {**facts, "traceback": error._render_traceback_()}
         self.publish("error", content)
@@ -317,19 +317,19 @@ class AgentKernel(settings.Settled, FrontKernel):
 
     # -- the agent
 
-    async def _agent(self, cell: _Cell, line: str, task: str) -> None:
+    async def _agent(self, cell: _CellRequest, line: str, task: str) -> None:
         try:
             options = _parser().parse_args(shlex.split(line))
         except ValueError as error:  # a quotation that does not end
-            raise UsageError(f"%%agent: cannot read {line!r}: {error}; {BELOW}") from None
-        note, outlet = Note.of(cell.parent), KernelOutlet(self)
+            raise UsageError(f"%%agent: cannot read {line!r}: {error}; {USAGE_HINT}") from None
+        note, publisher = Note.of(cell.parent), KernelPublisher(self)
         if self._runs.held(note) and not (options.quiet or options.rerun):
-            show_recorded(outlet, note, header=self._runs.header(note))
+            show_recorded(publisher, note, header=self._runs.header(note))
             return
-        view: AnswerView | DisplayView = AnswerView(outlet)
+        view: AnswerView | DisplayView = AnswerView(publisher)
         if not options.quiet:
             view = DisplayView(
-                outlet,
+                publisher,
                 anchor=note.cell_id,
                 digest=digest(note.source),
                 replaces=note.run,
@@ -357,7 +357,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         finally:
             view.finish(state, why)
 
-    async def _command(self, cell: _Cell, words: str) -> None:
+    async def _command(self, cell: _CellRequest, words: str) -> None:
         if words == "stop":
             said = "No run is going on; the stop button ends one."
         else:
@@ -367,7 +367,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             self._runs.forget()
         self.stream("stdout", f"{said}\n")
 
-    async def _permit(self, cell: _Cell, permission: str) -> None:
+    async def _permit(self, cell: _CellRequest, permission: str) -> None:
         """Ask the user once to allow what a cell needs; the notebook may be a stranger's."""
         known = permission in self._granted or permission in self.allowed
         if known or any(fnmatchcase(permission, each) for each in self.allowed):
@@ -375,7 +375,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         verdict = Verdict(allowed=False, reason="nobody can be asked here")
         if cell.allow_stdin:
             ask = asker(functools.partial(self._ask_user, cell, password=False), shown=True)
-            verdict = await ask(Question("permission", f"{_REACHES}\n\n    {permission}"))
+            verdict = await ask(Question("permission", f"{_PERMISSION_INTRO}\n\n    {permission}"))
         if not verdict.allowed:
             raise UsageError(
                 f"{permission} was not allowed: {verdict.reason}. To have it allowed for good: "
@@ -388,7 +388,7 @@ class AgentKernel(settings.Settled, FrontKernel):
 
     # -- widgets
 
-    def _drawable(self, data: dict[str, Any], parent: Message) -> dict[str, Any]:
+    def _drawable(self, data: dict[str, Any], parent: JupyterMessage) -> dict[str, Any]:
         """Show a widget that the page knows; in place of any other, say that there is none."""
         data = dict(data)
         try:
@@ -398,11 +398,11 @@ class AgentKernel(settings.Settled, FrontKernel):
             return data | {"text/plain": said.strip()}
         return data | {VIEW: view}
 
-    def _send_comm(self, kind: str, content: dict[str, Any], parent: Message) -> None:
+    def _send_comm(self, kind: str, content: dict[str, Any], parent: JupyterMessage) -> None:
         buffers, metadata = content.pop("buffers", []), PROTOCOL if kind == "comm_open" else {}
         self.publish(kind, content, parent, buffers=buffers, metadata=metadata)
 
-    async def _hear_comm(self, _stream: Any, _ident: Any, message: Message) -> None:
+    async def _hear_comm(self, _stream: Any, _ident: Any, message: JupyterMessage) -> None:
         """Pass on what a page does to a widget; close any other comm at once."""
         kind, content = message["header"]["msg_type"], message["content"]
         comm_id = content.get("comm_id")
@@ -423,7 +423,7 @@ class AgentKernel(settings.Settled, FrontKernel):
             if beside:
                 self.publish("status", {"execution_state": "idle"}, message)
 
-    async def _tell(self, kind: str, content: dict[str, Any], message: Message) -> None:
+    async def _tell(self, kind: str, content: dict[str, Any], message: JupyterMessage) -> None:
         told = self._session.sandbox.tell(
             kind, content, message["buffers"], request=Request(**self._request_fields(message))
         )
@@ -435,7 +435,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         finally:
             self._telling -= 1
 
-    async def comm_info_request(self, stream: Any, ident: Any, parent: Message) -> None:
+    async def comm_info_request(self, stream: Any, ident: Any, parent: JupyterMessage) -> None:
         """Name the widgets that are open (message spec: comm_info_request)."""
         ids = self._session.sandbox.widgets.ids()
         if parent["content"].get("target_name") not in (None, TARGET):
@@ -446,7 +446,7 @@ class AgentKernel(settings.Settled, FrontKernel):
 
     # -- stdin
 
-    async def _ask_user(self, cell: _Cell, prompt: str, password: bool) -> str:
+    async def _ask_user(self, cell: _CellRequest, prompt: str, password: bool) -> str:
         """Ask the client for input that a cell's code wants (message spec: input_request)."""
         self._asked = asyncio.get_running_loop().create_future()
         content = {"prompt": printable(prompt), "password": password}
@@ -530,7 +530,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         """Return an entry of the history; a command that was never typed here is not offered."""
         if isinstance(source, list):  # with what it put out
             return [self._as_typed(source[0]), *source[1:]]
-        return source if source.strip() in self._commands else inert(source)
+        return source if source.strip() in self._typed_commands else inert(source)
 
     async def _ask(self, kind: str, **content: Any) -> Reply:
         return dict(await self._session.sandbox.ask(kind, content))
@@ -567,7 +567,7 @@ class AgentKernel(settings.Settled, FrontKernel):
         await self._session.close()
 
 
-def _reply(status: str, cell: _Cell) -> Reply:
+def _reply(status: str, cell: _CellRequest) -> Reply:
     return {"status": status, "execution_count": cell.count, "payload": [], "user_expressions": {}}
 
 
@@ -576,7 +576,9 @@ def _refusal(error: AgentError) -> Reply:
     return {"status": "error", **facts}
 
 
-_REACHES = "A cell asks for what cells may not have unasked, as the notebook may be a stranger's:"
+_PERMISSION_INTRO = (
+    "A cell asks for what cells may not have unasked, as the notebook may be a stranger's:"
+)
 
 
 def _without_commands(code: str, reply: Reply, *, prose: bool) -> Reply:

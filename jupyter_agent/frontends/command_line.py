@@ -28,14 +28,14 @@ __all__ = ["flush_stderr", "main"]
 
 _TRAIT = re.compile(r"--[^=]*\..*=")
 ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-_PATIENCE = 1  # seconds that a run has to end, before a signal does again what it did before
+_GRACE_SECONDS = 1  # seconds that a run has to end, before a signal does again what it did before
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    sys.stdin = sys.stdin or _nowhere("r")
-    sys.stdout = sys.stdout or _nowhere("w")
-    sys.stderr = sys.stderr or _nowhere("w")
+    sys.stdin = sys.stdin or _open_devnull("r")
+    sys.stdout = sys.stdout or _open_devnull("w")
+    sys.stderr = sys.stderr or _open_devnull("w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model's "é" must not end a run in ASCII
             stream.reconfigure(errors="backslashreplace")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, TraitError) as error:
         return _fail(error, MISUSED, debug=options.debug)
     except AgentError as error:
-        if isinstance(error, _Unwritten) and isinstance(
+        if isinstance(error, _StdoutError) and isinstance(
             error.__cause__, BrokenPipeError
         ):  # who read it has gone, as head does
             return FAILED
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(Defect.of(error, "With --debug it shows where"), FAILED)
 
 
-def _nowhere(mode: Literal["r", "w"]) -> TextIO:
+def _open_devnull(mode: Literal["r", "w"]) -> TextIO:
     """Stand for a stream that is closed, as ``>&-`` does it."""
     return open(os.devnull, mode)  # noqa: PTH123
 
@@ -97,12 +97,12 @@ class _Signals:
         if self._run and not self._since:
             self._since = time.monotonic()
             self._loop.call_soon_threadsafe(self._run.cancel)
-        elif time.monotonic() - self._since > _PATIENCE:
+        elif time.monotonic() - self._since > _GRACE_SECONDS:
             self.__exit__()
             signal.raise_signal(number)
 
 
-class _Unwritten(AgentError):
+class _StdoutError(AgentError):
     """What is to be read on stdout could not be written there; from now on nothing is."""
 
 
@@ -113,10 +113,10 @@ def _printing() -> Iterator[None]:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise _Unwritten(f"cannot write to stdout: {error.strerror}") from error
+        raise _StdoutError(f"cannot write to stdout: {error.strerror}") from error
 
 
-class _Parser(argparse.ArgumentParser):
+class _CommandParser(argparse.ArgumentParser):
     """Says in one line what it cannot read."""
 
     def error(self, message: str) -> NoReturn:
@@ -125,8 +125,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> _CommandParser:
+    parser = _CommandParser(
         "jupyter agent", description="An agent that works in a notebook, in a sandbox."
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -165,7 +165,7 @@ def _check(rest: list[str]) -> None:
     for word in rest:
         name = word.removeprefix("--").partition("=")[0]
         if name not in settings.known():
-            raise UsageError(settings.misspelt(name))
+            raise UsageError(settings.unknown_setting(name))
 
 
 def _configuration(traits: list[str]) -> Config:

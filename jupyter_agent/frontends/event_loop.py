@@ -19,47 +19,47 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import Any, TypeVar
 
-__all__ = ["Bridge", "shared_bridge"]
+__all__ = ["EventLoopThread", "shared_loop"]
 
 T = TypeVar("T")
-Errand = Callable[[], None]
+_MainCall = Callable[[], None]
 _END: Any = object()
 
 
-class Bridge:
+class EventLoopThread:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._mail: defaultdict[int, queue.SimpleQueue[Errand | None]] = defaultdict(
+        self._main_calls: defaultdict[int, queue.SimpleQueue[_MainCall | None]] = defaultdict(
             queue.SimpleQueue
         )
         self._tasks: dict[int, asyncio.Task[Any]] = {}  # what each thread waits for
         self._iterating: set[int] = set()  # threads amid the steps of a generator
         self._steps: dict[int, asyncio.Task[Any] | None] = {}  # those that have begun last
         self._early: set[int] = set()  # those whose next step is interrupted
-        self._on_errand = False  # whether the main thread does what a coroutine gave to `do_here`
+        self._in_main_call = False  # whether the main thread is in a `call_in_main_thread`
         threading.Thread(target=self._loop.run_forever, name="jupyter_agent", daemon=True).start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine and return its result; a KeyboardInterrupt cancels it first.
 
-        Meanwhile the main thread calls what the coroutine gives to `do_here`.
+        Meanwhile the main thread calls what the coroutine gives to `call_in_main_thread`.
         """
         result: Future[T] = Future()
         thread = threading.get_ident()
-        mail = self._mail[thread]
+        main_calls = self._main_calls[thread]
 
         def begin() -> None:  # in the caller's context: IPython keeps the current cell there
             task = self._tasks[thread] = self._loop.create_task(coroutine)
-            task.add_done_callback(functools.partial(_hand_over, result, mail))
+            task.add_done_callback(functools.partial(_hand_over, result, main_calls))
 
         self._loop.call_soon_threadsafe(begin)
         while True:
             try:
-                errand = mail.get()
-                if errand:
-                    self._do(errand)
+                main_call = main_calls.get()
+                if main_call:
+                    self._do(main_call)
                 if result.done():
                     return result.result()
             except KeyboardInterrupt:
@@ -73,12 +73,12 @@ class Bridge:
                 else:
                     raise
 
-    def _do(self, errand: Errand) -> None:
-        self._on_errand = True
+    def _do(self, main_call: _MainCall) -> None:
+        self._in_main_call = True
         try:
-            errand()
+            main_call()
         finally:
-            self._on_errand = False
+            self._in_main_call = False
 
     def stop(self) -> bool:
         """Interrupt what the main thread waits for, as from a subshell; tell if there was any.
@@ -105,11 +105,11 @@ class Bridge:
         elif thread in self._iterating:
             self._early.add(thread)
 
-    async def do_here(self, function: Callable[[], T]) -> T:
+    async def call_in_main_thread(self, function: Callable[[], T]) -> T:
         """Have the main thread call a function, such as `input`, while it waits for us."""
         done: Future[T] = Future()
 
-        def errand() -> None:
+        def main_call() -> None:
             if not done.set_running_or_notify_cancel():
                 return
             try:
@@ -119,7 +119,7 @@ class Bridge:
                 if isinstance(error, KeyboardInterrupt):
                     raise
 
-        self._mail[threading.main_thread().ident or 0].put(errand)
+        self._main_calls[threading.main_thread().ident or 0].put(main_call)
         return await asyncio.wrap_future(done)
 
     def iterate(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
@@ -168,7 +168,7 @@ class Bridge:
             return
 
         def hear(number: int, frame: FrameType | None) -> None:
-            if self._on_errand:
+            if self._in_main_call:
                 signal.default_int_handler(number, frame)
             self.stop()
 
@@ -180,7 +180,7 @@ class Bridge:
 
 
 def _hand_over(
-    result: Future[T], mail: queue.SimpleQueue[Errand | None], task: asyncio.Task[T]
+    result: Future[T], main_calls: queue.SimpleQueue[_MainCall | None], task: asyncio.Task[T]
 ) -> None:
     if task.cancelled():
         result.set_exception(KeyboardInterrupt())
@@ -188,10 +188,10 @@ def _hand_over(
         result.set_exception(error)
     else:
         result.set_result(task.result())
-    mail.put(None)
+    main_calls.put(None)
 
 
 @functools.cache
-def shared_bridge() -> Bridge:
+def shared_loop() -> EventLoopThread:
     """Return the process's bridge, made when first asked for."""
-    return Bridge()
+    return EventLoopThread()

@@ -25,12 +25,12 @@ from tornado.ioloop import IOLoop
 from traitlets import Float
 from zmq.eventloop.zmqstream import ZMQStream
 
-__all__ = ["FrontApp", "FrontKernel", "Message"]
+__all__ = ["FrontApp", "FrontKernel", "JupyterMessage"]
 
-Message = dict[str, Any]
+JupyterMessage = dict[str, Any]
 
 
-class _Publisher(IOPubThread):
+class _MainLoopIOPub(IOPubThread):
     """Sends from the main loop, which no user's code holds up, and saves a change of threads."""
 
     def start(self) -> None:
@@ -84,7 +84,7 @@ class FrontApp(IPKernelApp):
 
     def init_iopub(self, context: Any) -> None:
         """Publish from the main loop."""
-        vars(kernelapp)["IOPubThread"] = _Publisher  # there is no other way in
+        vars(kernelapp)["IOPubThread"] = _MainLoopIOPub  # there is no other way in
         super().init_iopub(context)
 
     def init_control(self, context: Any) -> None:
@@ -152,7 +152,7 @@ class FrontKernel(Kernel):
         self,
         kind: str,
         content: dict[str, Any],
-        parent: Message | None = None,
+        parent: JupyterMessage | None = None,
         *,
         buffers: Sequence[Any] = (),
         metadata: dict[str, Any] | None = None,

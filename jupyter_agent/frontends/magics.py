@@ -20,8 +20,8 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets.log import get_logger
 
-from jupyter_agent.frontends.options import BELOW, CELL_OPTIONS, VALUE_OPTIONS, run_options
-from jupyter_agent.views.page_requests import Note, Runs, digest
+from jupyter_agent.frontends.options import CELL_OPTIONS, USAGE_HINT, VALUE_OPTIONS, run_options
+from jupyter_agent.views.page_requests import KnownRuns, Note, digest
 
 if TYPE_CHECKING:
     from jupyter_agent.exchange.approval import Ask
@@ -64,20 +64,20 @@ class AgentMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._runs = Runs()
+        self._runs = KnownRuns()
         self._runs.listen(getattr(shell, "kernel", None))
 
     @functools.cached_property
     def session(self) -> Session:
         """The session of this notebook, made when first used."""
         from jupyter_agent import settings
-        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.frontends.event_loop import shared_loop
         from jupyter_agent.session import Session
 
         for line in settings.read().warnings:
             print(line, file=sys.stderr)  # noqa: T201
         session = Session(parent=self.shell, keep_spare=True)
-        atexit.register(lambda: shared_bridge().call(session.close()))
+        atexit.register(lambda: shared_loop().call(session.close()))
         return session
 
     @magic_arguments()
@@ -97,32 +97,32 @@ class AgentMagics(Magics):
             try:
                 options = self.agent.parser.parse_args(shlex.split(line))  # without its quotes
             except (UsageError, ValueError) as error:
-                raise UsageError(f"%%agent: {error}; {BELOW}") from None
+                raise UsageError(f"%%agent: {error}; {USAGE_HINT}") from None
             self._run(options, cell.removesuffix("\n"))
 
     def _command(self, command: str) -> None:
         from jupyter_agent.frontends.commands import carry_out
-        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.frontends.event_loop import shared_loop
 
         if command == "stop":
-            stopped = shared_bridge().stop()
+            stopped = shared_loop().stop()
             print("Stopped." if stopped else "No run is going on.")  # noqa: T201
         else:
-            print(shared_bridge().call(carry_out(self.session, command)))  # noqa: T201
+            print(shared_loop().call(carry_out(self.session, command)))  # noqa: T201
         if command == "reset":
             self._runs.forget()
 
     def _run(self, options: argparse.Namespace, task: str) -> None:
         from jupyter_agent.errors import Interrupted
-        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.frontends.event_loop import shared_loop
         from jupyter_agent.transcript.metadata import KEY
         from jupyter_agent.views.output_area import ending
 
         note = self._note()
         if self._runs.held(note) and not (options.quiet or options.rerun):
-            from jupyter_agent.views.output_area import KernelOutlet, show_recorded
+            from jupyter_agent.views.output_area import KernelPublisher, show_recorded
 
-            show_recorded(KernelOutlet(self._kernel), note, header=self._runs.header(note))
+            show_recorded(KernelPublisher(self._kernel), note, header=self._runs.header(note))
             return
         view = self._view(note, quiet=options.quiet)
         asked = run_options(
@@ -138,7 +138,7 @@ class AgentMagics(Magics):
         changes = self.session.run(task, asked)
         state, why, begun, stand = "done", "", False, ""
         try:
-            with closing(shared_bridge().iterate(changes)) as iterator:
+            with closing(shared_loop().iterate(changes)) as iterator:
                 for change in iterator:
                     begun = True
                     if change.cell.source and {"step", "unfinished"} & {*change.cell.metadata[KEY]}:
@@ -187,7 +187,7 @@ class AgentMagics(Magics):
     def _asker(self, *, shown: bool) -> Ask | None:
         """Return a function that asks the user, if the front end can."""
         from jupyter_agent.exchange.approval import asker
-        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.frontends.event_loop import shared_loop
 
         kernel = getattr(self.shell, "kernel", None)
         if kernel is None:
@@ -197,7 +197,7 @@ class AgentMagics(Magics):
             able = parent.get("content", {}).get("allow_stdin", False)
 
         async def read(prompt: str) -> str:
-            return await shared_bridge().do_here(functools.partial(input, prompt))
+            return await shared_loop().call_in_main_thread(functools.partial(input, prompt))
 
         return asker(read, shown=shown) if able else None
 
@@ -218,17 +218,17 @@ class AgentMagics(Magics):
             return TerminalView(quiet=quiet)
         from jupyter_agent.views.output_area import (
             AnswerView,
-            CellOutlet,
             DisplayView,
-            KernelOutlet,
+            IPythonPublisher,
+            KernelPublisher,
         )
 
         if quiet:
-            return AnswerView(CellOutlet())
+            return AnswerView(IPythonPublisher())
         if not note.cell_id:
-            return DisplayView(CellOutlet())
+            return DisplayView(IPythonPublisher())
         view = DisplayView(
-            KernelOutlet(self._kernel),
+            KernelPublisher(self._kernel),
             anchor=note.cell_id,
             digest=digest(note.source),
             replaces=note.run,
@@ -243,9 +243,9 @@ class AgentMagics(Magics):
     def sandbox(self, line: str, cell: str) -> None:
         """Run your own code in the session's sandbox, where the agent's variables are."""
         from jupyter_agent.errors import CodeError, Interrupted
-        from jupyter_agent.frontends.event_loop import shared_bridge
+        from jupyter_agent.frontends.event_loop import shared_loop
         from jupyter_agent.transcript.notebook import Transcript
-        from jupyter_agent.views.output_area import CellOutlet, OutputView
+        from jupyter_agent.views.output_area import IPythonPublisher, OutputView
         from jupyter_agent.views.page_requests import REPLACED
 
         if line.strip():
@@ -259,10 +259,10 @@ class AgentMagics(Magics):
         here = again or transcript.add("code")
         here.source = cell.removesuffix("\n")
         here.outputs = []
-        show = OutputView(here.id, CellOutlet(), clear=_clear_output)
+        show = OutputView(here.id, IPythonPublisher(), clear=_clear_output)
         failure = None
         try:
-            with closing(shared_bridge().iterate(self.session.execute(cell))) as outputs:
+            with closing(shared_loop().iterate(self.session.execute(cell))) as outputs:
                 for output in outputs:
                     transcript.add_output(here, output)
                     if output.output_type == "error":

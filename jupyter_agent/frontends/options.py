@@ -9,10 +9,10 @@ from jupyter_agent.exchange.approval import POLICIES
 from jupyter_agent.exchange.run_options import RunOptions
 
 __all__ = [
-    "BELOW",
     "CELL_OPTIONS",
     "LINE_HELP",
     "RUN_OPTIONS",
+    "USAGE_HINT",
     "VALUE_OPTIONS",
     "add_run_options",
     "run_options",
@@ -27,7 +27,7 @@ LINE_HELP = """\
 %agent stop      stop a run, from a subshell console that was open before it
 %agent reset     a new sandbox; the session's runs are forgotten
 %agent help      this"""
-BELOW = "the task stands below that line, and %%agent? lists the options"
+USAGE_HINT = "the task stands below that line, and %%agent? lists the options"
 
 
 _MAX_DIGITS = 18  # of a count

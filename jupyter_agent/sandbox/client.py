@@ -47,7 +47,7 @@ GONE = "its variables and files are gone"
 _CALLS = "jupyter_agent.sandbox.guest.calls"
 
 
-class Sandbox(settings.Settled):
+class Sandbox(settings.Configured):
     """A kernel of the agent's own, started when first used.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Derive a list from a growing one, starting again at the first item that has changed."""
+"""Derive a list from another one, and after a change only from the first changed item on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Generic, TypeVar
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.transcript.metadata import KEY
 
-__all__ = ["Growing", "Mark", "first_change", "marks"]
+__all__ = ["Fingerprint", "IncrementalList", "fingerprints_of", "first_change"]
 
 _NONE: dict[str, object] = {}
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-class Growing(Generic[A, B]):
+class IncrementalList(Generic[A, B]):
     """Makes a list of another one, item by item.
 
     Parameters
@@ -27,20 +27,20 @@ class Growing(Generic[A, B]):
 
     def __init__(self, add: Callable[[list[B], Sequence[A], int], None]) -> None:
         self._add = add
-        self._marks: Sequence[object] = ()
+        self._fingerprints: Sequence[object] = ()
         self._made: list[B] = []
         self._ends: list[tuple[int, list[B]]] = []  # how long it was after each item, and its last
 
-    def of(self, items: Sequence[A], marks: Sequence[object]) -> list[B]:
+    def of(self, items: Sequence[A], fingerprints: Sequence[object]) -> list[B]:
         """Return the list that these items make; what has the mark that it had is as it was."""
-        first = first_change(self._marks, marks)
+        first = first_change(self._fingerprints, fingerprints)
         length, last = self._ends[first - 1] if first else (0, [])
         self._made[max(0, length - 1) :] = last
         del self._ends[first:]
         for index in range(first, len(items)):
             self._add(self._made, items, index)
             self._ends.append((len(self._made), self._made[-1:]))
-        self._marks = list(marks)
+        self._fingerprints = list(fingerprints)
         return list(self._made)
 
 
@@ -51,11 +51,11 @@ def first_change(before: Sequence[object], after: Sequence[object]) -> int:
     return next(different, min(len(before), len(after)))
 
 
-Mark = tuple[object, ...]  # its last item: whether the cell is replaced, and read no more
+Fingerprint = tuple[object, ...]  # its last item: whether the cell is replaced, and read no more
 
 
-def marks(cells: Sequence[NotebookNode]) -> list[Mark]:
-    """Mark cells so that a change of anything that a model reads of one changes its mark."""
+def fingerprints_of(cells: Sequence[NotebookNode]) -> list[Fingerprint]:
+    """Return a fingerprint of each cell: of all that a model reads of it."""
     return [
         (
             cell.get("id"),

@@ -27,10 +27,10 @@ from jupyter_agent.models.protocol import Form, Message
 from jupyter_agent.sandbox.filter.cleaning import clean_prose
 from jupyter_agent.sandbox.filter.host_commands import agents_code, inert
 from jupyter_agent.sandbox.filter.markdown import Clean, as_read, clean_folded, clean_markdown
-from jupyter_agent.transcript.incremental import Mark
+from jupyter_agent.transcript.incremental import Fingerprint
 from jupyter_agent.transcript.metadata import KEY, Role, facts_of, sound, sound_of_output
-from jupyter_agent.transcript.reading import Reader
-from jupyter_agent.transcript.saving import Text
+from jupyter_agent.transcript.reading import MessageWriter
+from jupyter_agent.transcript.saving import NotebookText
 from jupyter_agent.transcript.shown_outputs import (
     MAX_PICTURES,
     describe_outputs,
@@ -38,23 +38,24 @@ from jupyter_agent.transcript.shown_outputs import (
     output_of_picture,
     picture_of,
     pictures_in,
-    record_own,
+    record_user_cell,
 )
-from jupyter_agent.transcript.usage import Bill
+from jupyter_agent.transcript.usage import TotalUsage
 
 __all__ = [
-    "OF_A_RUN",
+    "RUN_ROLES",
     "Change",
     "Transcript",
     "clean_source",
-    "passing",
+    "temporary_cell",
 ]
 
-RAISES = "raises-exception"  # the tag by which Jupyter goes on after a cell's error when all is run
+RAISES_TAG = "raises-exception"  # with it Jupyter's Run All goes on after the cell's error
 VERSION = 1  # of what stands there
 MAX_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
-OF_A_RUN = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
-_SAID = ("correction", "reminder", "end")  # may quote what a server or the sandbox has said
+RUN_ROLES = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
+# Cells that may quote what a server or the sandbox has said
+_QUOTING_ROLES = ("correction", "reminder", "end")
 LANGUAGE = {  # as ipykernel says it
     "name": "python",
     "version": platform.python_version(),
@@ -107,8 +108,8 @@ class Transcript:
         self.path = path
         self._file = FileState()  # the file as it was read or written last
         self._wrote = False  # whether that was written here
-        self._text = Text()
-        self._reader = Reader()
+        self._notebook_text = NotebookText()
+        self._message_writer = MessageWriter()
         self._displays: dict[str, list[_Displayed]] = {}  # outputs by their display id
 
     @classmethod
@@ -145,7 +146,7 @@ class Transcript:
         """Save this notebook from now on where another one is saved."""
         self.path, self._file, self._wrote = other.path, other._file, other._wrote
 
-    def check_place(self) -> None:
+    def check_writable(self) -> None:
         """See that the notebook can be saved where it is to be saved.
 
         Raises
@@ -179,7 +180,7 @@ class Transcript:
     def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
         """Put a cell before the one at ``index``."""
         kind = "code" if role in ("code", "own") else "markdown"
-        source = clean_prose(source) if role in _SAID else source
+        source = clean_prose(source) if role in _QUOTING_ROLES else source
         cell = new_cell(kind, source, id=secrets.token_hex(4))
         cell.metadata[KEY] = {"role": role, **facts}
         self.cells.insert(index, cell)
@@ -206,11 +207,11 @@ class Transcript:
                 for of, shown in self._displays.get(display_id, ()):
                     kept = self._keep(shown)
                     shown.data, shown.metadata = output.data, from_dict({**output.metadata, **kept})
-                    self._text.forget(of)
+                    self._notebook_text.forget(of)
                 return
         if clear:
             self._clear(cell)
-        self._text.forget(cell)
+        self._notebook_text.forget(cell)
         last = cell.outputs[-1] if cell.outputs else None
         if last and output.output_type == last.output_type == "stream" and output.name == last.name:
             last.text += output.text
@@ -227,7 +228,7 @@ class Transcript:
             if not self._displays[display_id]:
                 del self._displays[display_id]
         cell.outputs.clear()
-        self._text.forget(cell)
+        self._notebook_text.forget(cell)
 
     def _keep(self, output: NotebookNode) -> dict[str, Any]:
         """Return what the model has read of an output, before a later cell changes it."""
@@ -258,10 +259,10 @@ class Transcript:
         for passing in ("clear", "running"):
             cell.metadata[KEY].pop(passing, None)
         cell.metadata[KEY]["shown"] = describe_outputs(cell.outputs)
-        self._text.forget(cell)
+        self._notebook_text.forget(cell)
         cell.metadata.pop("tags", None)
         if any(output.output_type == "error" for output in cell.outputs):
-            cell.metadata.tags = [RAISES]
+            cell.metadata.tags = [RAISES_TAG]
 
     def save(self) -> str:
         """Write the file whole or not at all; return what else the user should know.
@@ -273,17 +274,17 @@ class Transcript:
         TranscriptError
             The disk is full or the folder is gone; what was saved before is still there.
         """
-        write = self.to_save()
+        write = self.prepare_save()
         return write() if write else ""
 
-    def to_save(self) -> Callable[[], str] | None:
+    def prepare_save(self) -> Callable[[], str] | None:
         """Compose the file as things stand, and return what writes it, as `save` does.
 
         None where nothing is to be saved.
         """
         if self.path is None:
             return None
-        return functools.partial(self._write, self.path, self._text.compose(self.notebook))
+        return functools.partial(self._write, self.path, self._notebook_text.compose(self.notebook))
 
     def _write(self, path: Path, parts: list[bytes]) -> str:
         content = b"".join(parts)
@@ -312,7 +313,7 @@ class Transcript:
 
     # -- reading
 
-    def in_reach(self) -> list[NotebookNode]:
+    def cells_in_context(self) -> list[NotebookNode]:
         """Return the cells that a model reads: the last summary and what follows it."""
         cells = self.cells
         for index in reversed(range(len(cells))):
@@ -327,7 +328,7 @@ class Transcript:
         cells: Sequence[NotebookNode] | None = None,
         *,
         with_pictures: bool = True,
-        marked: Sequence[Mark] | None = None,
+        fingerprints: Sequence[Fingerprint] | None = None,
     ) -> list[Message]:
         """Write cells as the messages a model reads; a later call extends an earlier one's.
 
@@ -337,11 +338,13 @@ class Transcript:
             Which; by default those in reach.
         with_pictures
             Whether the model gets pictures, or is told of them in words.
-        marked
-            What `marks` gives of the cells, where the caller has it.
+        fingerprints
+            The cells' fingerprints, if the caller has them already.
         """
-        cells = self.in_reach() if cells is None else cells
-        return self._reader.messages(cells, form, with_pictures=with_pictures, marked=marked)
+        cells = self.cells_in_context() if cells is None else cells
+        return self._message_writer.messages(
+            cells, form, with_pictures=with_pictures, fingerprints=fingerprints
+        )
 
     @property
     def answer(self) -> str:
@@ -350,12 +353,12 @@ class Transcript:
         return last.source if last and facts_of(last).get("role") == "prose" else ""
 
     @property
-    def bill(self) -> Bill:
+    def total_usage(self) -> TotalUsage:
         """What all runs in this notebook cost."""
-        bill = Bill()
+        total = TotalUsage()
         for cell in self.cells:
-            bill.add(facts_of(cell))
-        return bill
+            total.add(facts_of(cell))
+        return total
 
 
 def clean_source(cell: NotebookNode, clean: Callable[[str], Clean] = clean_prose) -> Clean:
@@ -374,7 +377,7 @@ def _role(cell: NotebookNode) -> str:
     return role
 
 
-def passing(source: str, **facts: Any) -> NotebookNode:
+def temporary_cell(source: str, **facts: Any) -> NotebookNode:
     """Make a cell that is shown for a while and never in the transcript."""
     cell = new_cell("markdown", source, id=secrets.token_hex(4))
     cell.metadata[KEY] = {"role": "wait", **facts}
@@ -440,4 +443,4 @@ def _mend(cell: NotebookNode) -> None:
             facts["shown"] = describe_outputs(cell.outputs)
         cell.metadata[KEY] = from_dict(facts)
         if facts["role"] == "own":
-            record_own(cell)
+            record_user_cell(cell)

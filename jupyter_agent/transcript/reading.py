@@ -24,17 +24,17 @@ from jupyter_agent.models.protocol import (
     ToolCall,
     fenced,
 )
-from jupyter_agent.transcript.incremental import Growing, Mark, marks
+from jupyter_agent.transcript.incremental import Fingerprint, IncrementalList, fingerprints_of
 from jupyter_agent.transcript.metadata import facts_of
 from jupyter_agent.transcript.shown_outputs import describe_outputs, output_of_picture
 
-__all__ = ["Reader"]
+__all__ = ["MessageWriter"]
 
 _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class UserTurn:
     """What the user said, or we did."""
 
     text: str
@@ -42,7 +42,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class ExecutedCode:
     """Code of a reply, and what the model reads of its outputs."""
 
     code: str
@@ -53,26 +53,28 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
-class Replied:
+class ModelTurn:
     """What the model replied: prose, and the code it wrote."""
 
     prose: str
-    ran: tuple[Ran, ...] = ()
+    ran: tuple[ExecutedCode, ...] = ()
     kept: Kept | None = None
 
 
-Turn = Said | Replied
+Turn = UserTurn | ModelTurn
 
 
-class Reader:
+class MessageWriter:
     """Writes cells as messages; what comes of cells that are as they were is kept."""
 
     def __init__(self) -> None:
         self._turns = {
-            with_pictures: Growing(functools.partial(_add_turn, with_pictures=with_pictures))
+            with_pictures: IncrementalList(
+                functools.partial(_add_turn, with_pictures=with_pictures)
+            )
             for with_pictures in (True, False)
         }
-        self._messages = {"text": Growing(_add_text), "tool": Growing(_add_calls)}
+        self._messages = {"text": IncrementalList(_add_text), "tool": IncrementalList(_add_calls)}
 
     def messages(
         self,
@@ -80,16 +82,16 @@ class Reader:
         form: Form,
         *,
         with_pictures: bool,
-        marked: Sequence[Mark] | None = None,
+        fingerprints: Sequence[Fingerprint] | None = None,
     ) -> list[Message]:
         """Write cells as messages, but for those whose run was replaced.
 
         Parameters
         ----------
-        marked
-            What `marks` gives of the cells, where the caller has it.
+        fingerprints
+            The cells' fingerprints, if the caller has them already.
         """
-        pairs = zip(cells, marked or marks(cells), strict=True)
+        pairs = zip(cells, fingerprints or fingerprints_of(cells), strict=True)
         read = [(cell, mark) for cell, mark in pairs if not mark[-1]]
         turns = self._turns[with_pictures].of(
             [cell for cell, _ in read], [mark for _, mark in read]
@@ -109,39 +111,39 @@ def _add_turn(
     role = facts.get("role")
     match role:
         case _ if facts.get("deleted"):  # said once, where code and outputs stood
-            turns += [Said(_DELETED)] if role == "code" else []
+            turns += [UserTurn(_DELETED)] if role == "code" else []
         case "task":
             note = [facts["note"]] if facts.get("note") else []
-            turns.append(Said("\n\n".join([cell.source, *note])))
+            turns.append(UserTurn("\n\n".join([cell.source, *note])))
         case "prose":
-            turns.append(Replied(cell.source, kept=facts.get("kept")))
+            turns.append(ModelTurn(cell.source, kept=facts.get("kept")))
         case "code":
-            if not _goes_on(cells, index):
-                turns.append(Replied(""))
+            if not _continues_reply(cells, index):
+                turns.append(ModelTurn(""))
             reply = turns[-1]
-            assert isinstance(reply, Replied)
-            turns[-1] = replace(reply, ran=(*reply.ran, _ran(cell, facts, with_pictures)))
+            assert isinstance(reply, ModelTurn)
+            turns[-1] = replace(reply, ran=(*reply.ran, _executed_code(cell, facts, with_pictures)))
         case "own":
             if facts["shown"]["text"]:  # else there was no room for it
-                turns.append(Said(*_shown(cell, facts["shown"], with_pictures)))
+                turns.append(UserTurn(*_shown(cell, facts["shown"], with_pictures)))
         case "end":
-            turns.append(Replied(cell.source))
+            turns.append(ModelTurn(cell.source))
         case _ if cell.cell_type == "markdown":
-            turns.append(Said(cell.source))
+            turns.append(UserTurn(cell.source))
 
 
-def _goes_on(cells: Sequence[NotebookNode], index: int) -> bool:
+def _continues_reply(cells: Sequence[NotebookNode], index: int) -> bool:
     """Tell whether a code cell is of the same reply as the cell before it."""
     facts, before = facts_of(cells[index]), facts_of(cells[index - 1]) if index else {}
     is_reply = before.get("role") in ("prose", "code") and not before.get("deleted")
     return is_reply and before.get("step") is not None and before["step"] == facts.get("step")
 
 
-def _ran(cell: NotebookNode, facts: dict[str, Any], with_pictures: bool) -> Ran:
+def _executed_code(cell: NotebookNode, facts: dict[str, Any], with_pictures: bool) -> ExecutedCode:
     shown = facts.get("shown") or describe_outputs(cell.outputs)
     text, pictures = _shown(cell, shown, with_pictures)
     call = facts.get("call") or f"c{cell.id}"  # nine letters and digits, as Mistral wants
-    return Ran(cell.source, call, text, pictures, kept=facts.get("kept"))
+    return ExecutedCode(cell.source, call, text, pictures, kept=facts.get("kept"))
 
 
 def _shown(
@@ -174,9 +176,9 @@ def _in_words(picture: dict[str, Any]) -> str:
 def _add_text(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
     """Add a turn as Markdown."""
     match turns[index]:
-        case Said(text, pictures):
+        case UserTurn(text, pictures):
             _say(messages, "user", text, pictures)
-        case Replied(prose, ran):
+        case ModelTurn(prose, ran):
             if prose or not ran:
                 _say(messages, "assistant", prose)
             for each in ran:
@@ -187,9 +189,9 @@ def _add_text(messages: list[Message], turns: Sequence[Turn], index: int) -> Non
 def _add_calls(messages: list[Message], turns: Sequence[Turn], index: int) -> None:
     """Add a turn with native calls, each with its result; pictures follow in a user message."""
     match turns[index]:
-        case Said(text, pictures):
+        case UserTurn(text, pictures):
             _say(messages, "user", text, pictures)
-        case Replied(prose, ran, kept):
+        case ModelTurn(prose, ran, kept):
             reply = Message(role="assistant", content=prose)
             if ran:
                 reply["tool_calls"] = [_call(each) for each in ran]
@@ -203,7 +205,7 @@ def _add_calls(messages: list[Message], turns: Sequence[Turn], index: int) -> No
                 _say(messages, "user", "The pictures among these outputs:", drawn)
 
 
-def _call(ran: Ran) -> ToolCall:
+def _call(ran: ExecutedCode) -> ToolCall:
     arguments = json.dumps({"code": ran.code}, ensure_ascii=False)
     function = Function(name=TOOL["name"], arguments=arguments)
     call = ToolCall(id=ran.call, type="function", function=function)

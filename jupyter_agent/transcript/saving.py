@@ -11,13 +11,13 @@ from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import TranscriptError
 from jupyter_agent.transcript.metadata import KEY, as_saved
 
-__all__ = ["Saves", "Text"]
+__all__ = ["BackgroundSaver", "NotebookText"]
 
 _BETWEEN = b",\n"
-_Mark = tuple[int, str, int, int]
+_Fingerprint = tuple[int, str, int, int]
 
 
-class Text:
+class NotebookText:
     """A notebook as it stands in a file; a cell that is as it was is not written out anew.
 
     Nobody needs to tell of a source that was replaced, of facts that came or went, or of more
@@ -26,7 +26,7 @@ class Text:
 
     def __init__(self) -> None:
         self._cells: list[NotebookNode] = []
-        self._marks: list[_Mark] = []
+        self._fingerprints: list[_Fingerprint] = []
         self._texts: list[bytes] = []
         self._changed: set[int] = set()
 
@@ -39,35 +39,35 @@ class Text:
         cells: list[NotebookNode] = list(notebook.cells)
         if not cells:
             return [(writes(notebook) + "\n").encode()]
-        marks = _marks(cells)
-        pairs = enumerate(zip(self._marks, marks, strict=False))
+        fingerprints = _fingerprints(cells)
+        pairs = enumerate(zip(self._fingerprints, fingerprints, strict=False))
         first = next(
             (i for i, (old, new) in pairs if old != new or new[0] in self._changed),
-            min(len(marks), len(self._marks)),
+            min(len(fingerprints), len(self._fingerprints)),
         )
         texts = self._texts[:first]
-        known = dict(zip(self._marks[first:], self._texts[first:], strict=True))
-        for cell, mark in zip(cells[first:], marks[first:], strict=True):
-            text = None if mark[0] in self._changed else known.get(mark)
+        known = dict(zip(self._fingerprints[first:], self._texts[first:], strict=True))
+        for cell, fingerprint in zip(cells[first:], fingerprints[first:], strict=True):
+            text = None if fingerprint[0] in self._changed else known.get(fingerprint)
             texts.append(text or _BETWEEN + cell_json(as_saved(cell)))
-        self._cells, self._marks, self._texts = cells, marks, texts
+        self._cells, self._fingerprints, self._texts = cells, fingerprints, texts
         self._changed.clear()
         head, tail = notebook_json(notebook)
         return [head, texts[0][len(_BETWEEN) :], *texts[1:], tail]
 
 
-def _marks(cells: list[NotebookNode]) -> list[_Mark]:
-    """Name what changes of cells without a word to `Text`."""
+def _fingerprints(cells: list[NotebookNode]) -> list[_Fingerprint]:
+    """Name what changes of cells without a word to `NotebookText`."""
     return [
         (id(c), c["source"], len(c["metadata"].get(KEY, ())), len(c.get("outputs", ())))
         for c in cells
     ]
 
 
-class Saved(Protocol):
+class Savable(Protocol):
     """A notebook that can be saved (`transcript.Transcript`)."""
 
-    def to_save(self) -> Callable[[], str] | None:
+    def prepare_save(self) -> Callable[[], str] | None:
         """Compose the file as things stand, and return what writes it, in any thread; or None.
 
         That returns what the user should know; TranscriptError: it could not.
@@ -75,10 +75,10 @@ class Saved(Protocol):
         ...
 
 
-class Saves:
-    """Saves a notebook again and again: always its newest state, one write at a time."""
+class BackgroundSaver:
+    """Save a notebook again and again: always its newest state, one write at a time."""
 
-    def __init__(self, notebook: Saved) -> None:
+    def __init__(self, notebook: Savable) -> None:
         self._notebook = notebook
         self._wanted = False
         self._writer: asyncio.Task[None] | None = None
@@ -94,7 +94,7 @@ class Saves:
     async def _write(self) -> None:
         while self._wanted:
             self._wanted = False
-            if (write := self._notebook.to_save()) is None:
+            if (write := self._notebook.prepare_save()) is None:
                 continue
             try:
                 self.notice = await run_in_thread(write) or self.notice

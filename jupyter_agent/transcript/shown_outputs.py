@@ -24,7 +24,7 @@ __all__ = [
     "output_of_picture",
     "picture_of",
     "pictures_in",
-    "record_own",
+    "record_user_cell",
 ]
 
 MAX_CHARACTERS = 20_000  # of one cell's outputs that the model reads
@@ -83,7 +83,7 @@ def picture_of(output: NotebookNode) -> dict[str, Any] | None:
     return {"mime": mime, **read.get("picture", {})} if mime else None
 
 
-def record_own(cell: NotebookNode) -> None:
+def record_user_cell(cell: NotebookNode) -> None:
     """Record what the model reads of a cell of the user's."""
     facts = cell.metadata[KEY]
     shown = describe_outputs(cell.outputs)
@@ -123,11 +123,11 @@ def brief(traceback: list[str]) -> list[str]:
     return [*own, *traceback[-1:]]
 
 
-def cut(text: str, most: int) -> str:
+def cut(text: str, max_characters: int) -> str:
     """Keep the beginning and the end of a long text."""
-    if len(text) <= most:
+    if len(text) <= max_characters:
         return text
-    half = most // 2
+    half = max_characters // 2
     left_out = len(text) - 2 * half
     return f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
 

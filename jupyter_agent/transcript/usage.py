@@ -8,11 +8,11 @@ from typing import Any
 
 from jupyter_agent.models.protocol import number
 
-__all__ = ["Bill"]
+__all__ = ["TotalUsage"]
 
 
 @dataclass(slots=True)
-class Bill:
+class TotalUsage:
     """The sum of what replies cost, as cells record it; as text, a few words."""
 
     prompt: int = 0
@@ -42,8 +42,8 @@ class Bill:
             self.unpriced = True
 
     @property
-    def total(self) -> int:
-        """What is paid for: tokens read and written."""
+    def tokens(self) -> int:
+        """Tokens read and written."""
         return self.prompt + self.completion
 
     def __str__(self) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from jupyter_agent._nbformat import NotebookNode, new_output
 from jupyter_agent.sandbox.filter.outputs import weight
 from jupyter_agent.transcript.metadata import KEY
-from jupyter_agent.transcript.notebook import OF_A_RUN, Transcript
-from jupyter_agent.transcript.shown_outputs import MAX_PICTURES, record_own
+from jupyter_agent.transcript.notebook import RUN_ROLES, Transcript
+from jupyter_agent.transcript.shown_outputs import MAX_PICTURES, record_user_cell
 
-__all__ = ["OwnCells", "mark_replaced", "show_given"]
+__all__ = ["UserCells", "mark_replaced", "show_given"]
 
 MAX_CELLS = 200  # that are kept until a task comes
 MAX_KEPT = 500_000  # characters of one cell's outputs, pictures too
@@ -20,7 +20,7 @@ MAX_READ = 20_000  # characters of all of them that the model reads
 
 
 @dataclass(slots=True)
-class Ran:
+class UserCell:
     """A cell that ran; a notebook's cell is made of it only when a task comes."""
 
     code: str
@@ -29,26 +29,26 @@ class Ran:
     outputs: list[NotebookNode] = field(default_factory=list)
     weight: int = 0
 
-    def hear(self, output: NotebookNode) -> None:
+    def add_output(self, output: NotebookNode) -> None:
         """Take an output, while there is room."""
         self.weight += weight(output)
         if self.weight <= MAX_KEPT:
             self.outputs.append(output)
 
 
-class OwnCells:
+class UserCells:
     """The user's own cells, in the order in which they ran."""
 
     def __init__(self) -> None:
-        self._ran: deque[Ran] = deque(maxlen=MAX_CELLS)
+        self._cells: deque[UserCell] = deque(maxlen=MAX_CELLS)
 
     def __len__(self) -> int:
-        return len(self._ran)
+        return len(self._cells)
 
-    def add(self, code: str) -> Ran:
+    def add(self, code: str) -> UserCell:
         """Begin a cell; beyond `MAX_CELLS` the oldest is forgotten."""
-        self._ran.append(Ran(code))
-        return self._ran[-1]
+        self._cells.append(UserCell(code))
+        return self._cells[-1]
 
     def move_to(self, transcript: Transcript, *, fresh: bool) -> bool:
         """Put all cells at the end of a transcript, those that fit for the model to read.
@@ -63,10 +63,10 @@ class OwnCells:
         bool
             Whether that is still to be said.
         """
-        if fresh and self._ran and transcript.cells:
-            self._ran[0].fresh = True
-        cells = [_write(ran, transcript) for ran in self._ran]
-        self._ran.clear()
+        if fresh and self._cells and transcript.cells:
+            self._cells[0].fresh = True
+        cells = [_write(ran, transcript) for ran in self._cells]
+        self._cells.clear()
         characters, pictures, left_out = MAX_READ, MAX_PICTURES, 0
         for cell in reversed(cells):
             facts = cell.metadata[KEY]
@@ -75,15 +75,15 @@ class OwnCells:
                 facts["unread"] = True
                 left_out += 1
             facts["pictures"] = 0 if characters < 0 else max(pictures, 0)
-            record_own(cell)
+            record_user_cell(cell)
             pictures -= len(facts["shown"]["pictures"])
         if 0 < left_out < len(cells):
             cells[left_out].metadata[KEY]["left_out"] = left_out
-            record_own(cells[left_out])
+            record_user_cell(cells[left_out])
         return fresh and not cells
 
 
-def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
+def _write(ran: UserCell, transcript: Transcript) -> NotebookNode:
     """Make a cell of what ran."""
     cell = transcript.add("own", ran.code)
     cell.execution_count = ran.execution_count
@@ -92,7 +92,7 @@ def _write(ran: Ran, transcript: Transcript) -> NotebookNode:
     transcript.finish(cell)
     if ran.fresh:
         cell.metadata[KEY]["fresh"] = True
-    record_own(cell)
+    record_user_cell(cell)
     return cell
 
 
@@ -101,7 +101,7 @@ def show_given(transcript: Transcript, text: str) -> None:
     cell = transcript.add("own", "# the variables that were given with the task", given=True)
     transcript.add_output(cell, new_output("stream", name="stdout", text=f"{text}\n"))
     transcript.finish(cell)
-    record_own(cell)
+    record_user_cell(cell)
 
 
 def mark_replaced(transcript: Transcript, task: NotebookNode) -> None:
@@ -114,7 +114,7 @@ def mark_replaced(transcript: Transcript, task: NotebookNode) -> None:
             cell.metadata[KEY]["replaced"] = True
     for index, cell in enumerate(transcript.cells[start:], start):
         facts = cell.metadata.get(KEY, {})
-        if cell is not task and facts.get("role") not in OF_A_RUN:
+        if cell is not task and facts.get("role") not in RUN_ROLES:
             return
         facts["replaced"] = True
         if facts.get("edited"):
@@ -127,5 +127,5 @@ def _taken_over(cell: NotebookNode, transcript: Transcript) -> NotebookNode:
     if own.cell_type == "code":
         own.metadata[KEY] = {"role": "own"}
         transcript.finish(own)
-        record_own(own)
+        record_user_cell(own)
     return own

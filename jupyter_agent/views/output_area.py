@@ -27,17 +27,17 @@ from jupyter_agent.sandbox.filter.markdown import Clean, code_block, folded, one
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, clean_source
 from jupyter_agent.transcript.shown_outputs import brief
-from jupyter_agent.transcript.usage import Bill
+from jupyter_agent.transcript.usage import TotalUsage
 from jupyter_agent.views.page_requests import Note
 
 __all__ = [
     "MIME",
     "AnswerView",
-    "CellOutlet",
     "DisplayView",
-    "KernelOutlet",
-    "Outlet",
+    "IPythonPublisher",
+    "KernelPublisher",
     "OutputView",
+    "Publisher",
     "ending",
     "show_recorded",
 ]
@@ -56,7 +56,7 @@ MIME = "application/vnd.jupyter-agent.run+json"  # the header, for who can draw 
 Tag = dict[str, Any]
 
 
-class Outlet(Protocol):
+class Publisher(Protocol):
     """Where display messages go."""
 
     def display(
@@ -80,7 +80,7 @@ class Outlet(Protocol):
         ...
 
 
-class CellOutlet:
+class IPythonPublisher:
     """The output area of the cell that is running in this IPython; it drops tags."""
 
     def display(
@@ -108,7 +108,7 @@ class CellOutlet:
         """Do nothing: the front end that runs the cell knows."""
 
 
-class KernelOutlet:
+class KernelPublisher:
     """The messages that answer the request which this ipykernel is carrying out now."""
 
     def __init__(self, kernel: Any) -> None:
@@ -159,14 +159,14 @@ class OutputView:
     def __init__(
         self,
         cell_id: str,
-        outlet: Outlet,
+        publisher: Publisher,
         *,
         tag: Callable[..., Tag | None] = lambda **_: None,
         clear: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self.sent: list[NotebookNode] = []  # the outputs, as far as they were shown
         self._id = cell_id
-        self._outlet = outlet
+        self._publisher = publisher
         self._tag = tag
         self._clear = clear
         self._seen: list[NotebookNode] = []
@@ -200,19 +200,19 @@ class OutputView:
             case "stream":
                 text, start = _worth_showing(output.text), len(before.text) if before else 0
                 if len(text) > start:
-                    self._outlet.stream(output.name, text[start:], self._tag(index=index))
+                    self._publisher.stream(output.name, text[start:], self._tag(index=index))
                 return NotebookNode(output_type="stream", name=output.name, text=text)
             case "error" if before is None:
                 # as text: an error message would mark the %%agent cell failed
                 output = NotebookNode({**output, "traceback": brief(output.traceback)})
                 text = "\n".join(output.traceback) + "\n" if output.traceback else ""
-                self._outlet.stream("stderr", text, self._tag(index=index, error=dict(output)))
+                self._publisher.stream("stderr", text, self._tag(index=index, error=dict(output)))
                 return output
             case _ if before is None or before.get("data") != output.get("data"):
                 data = dict(output.data)
                 metadata = {name: each for name, each in output.metadata.items() if name != KEY}
                 tag = self._tag(index=index, count=output.get("execution_count"))
-                self._outlet.display(
+                self._publisher.display(
                     data,
                     metadata,
                     display_id=f"{self._id}-{index}",
@@ -236,7 +236,7 @@ def _worth_showing(text: str) -> str:
 
 
 @dataclass(slots=True)
-class _Shown:
+class _ShownCell:
     """A cell as it is shown on the page."""
 
     cell: NotebookNode
@@ -275,7 +275,7 @@ class _Progress:
     model: str = ""
     sandbox: str = ""
     step: int = 0
-    bill: Bill = field(default_factory=Bill)
+    usage: TotalUsage = field(default_factory=TotalUsage)
     # then working, and done, stopped or failed; or unstarted, if it never began
     state: str = "starting"
     doing: str = "thinking"
@@ -287,7 +287,7 @@ class _Progress:
         return [where for where in (self.model, self.sandbox) if where]
 
     def how_far(self) -> list[str]:
-        used = [str(self.bill)] if self.bill.total else []
+        used = [str(self.usage)] if self.usage.tokens else []
         seconds = f"{time.monotonic() - self.started:.0f} s"
         step = [f"step {self.step}"] if self.state != "starting" else []
         state = f"{self.state}: {self.why}" if self.why else self.state
@@ -297,7 +297,11 @@ class _Progress:
     def facts(self) -> dict[str, Any]:
         names = ("model", "sandbox", "step", "state", "doing", "why", "waiting", "wait")
         facts = {name: getattr(self, name) for name in names}
-        used = {"tokens": self.bill.total, "estimated": self.bill.estimated, "used": str(self.bill)}
+        used = {
+            "tokens": self.usage.tokens,
+            "estimated": self.usage.estimated,
+            "used": str(self.usage),
+        }
         return {**facts, **used, "seconds": round(time.monotonic() - self.started, 1)}
 
 
@@ -320,7 +324,7 @@ class DisplayView:
 
     def __init__(
         self,
-        outlet: Outlet,
+        publisher: Publisher,
         *,
         anchor: str = "",
         digest: str = "",
@@ -331,14 +335,14 @@ class DisplayView:
         self.run = ""
         self.task: NotebookNode | None = None
         self._replaces = replaces
-        self._outlet = outlet
+        self._publisher = publisher
         self._live = bool(anchor)
         self._anchor = anchor
         self._digest = digest
         self._first_line = first_line
         self._session = session
         self._sent = 0  # messages, so that a page notices when one was lost
-        self._cells: dict[str, _Shown] = {}
+        self._cells: dict[str, _ShownCell] = {}
         self._progress = _Progress()
         self._header: dict[str, Any] = {}
         self._header_at = 0.0
@@ -355,7 +359,7 @@ class DisplayView:
             shown = self._cells.get(change.cell.id)
             cell = facts["role"] in ("prose", "summary", "code") or "unfinished" in facts
             if shown is None and cell:
-                shown = _Shown(change.cell, len(self._cells) + 1)
+                shown = _ShownCell(change.cell, len(self._cells) + 1)
                 self._cells[change.cell.id] = shown
             if shown and shown.edit is not None and (change.done or facts.get("running")):
                 shown.take(shown.edit)
@@ -390,7 +394,7 @@ class DisplayView:
     def still_busy(self) -> None:
         """Tell pages that the run goes on, if it does."""
         if self._live and self.run and self._progress.state in ("starting", "working"):
-            self._outlet.busy()
+            self._publisher.busy()
 
     @property
     def replaces(self) -> str:
@@ -401,7 +405,7 @@ class DisplayView:
         """Tell pages at intervals that this kernel lives."""
         tag = {"op": "beat", "run": self.run, "anchor": self._anchor}
         while not self._ended.wait(BEAT):
-            self._outlet.busy(tag)
+            self._publisher.busy(tag)
 
     # -- what pages ask
 
@@ -433,7 +437,7 @@ class DisplayView:
             where = {"anchor": self._anchor, "session": self._session}
             return {**where, "facts": self._header.get(MIME, {}), "cells": cells}
 
-    def _kept(self) -> list[_Shown]:
+    def _kept(self) -> list[_ShownCell]:
         return [each for each in self._cells.values() if each.kept and not each.deleted]
 
     def edit(self, cell_id: str, source: str) -> None:
@@ -465,13 +469,13 @@ class DisplayView:
         shown = self._cells.get(cell_id)
         return shown.cell if shown else None
 
-    def _first(self, shown: _Shown) -> str:
+    def _first(self, shown: _ShownCell) -> str:
         return self._first_line if shown.cell.cell_type == "code" else ""
 
     def _without_first_line(self, source: str) -> str:
         return source.removeprefix(self._first_line).lstrip("\n") if self._first_line else source
 
-    def _snapshot(self, shown: _Shown) -> dict[str, Any]:
+    def _snapshot(self, shown: _ShownCell) -> dict[str, Any]:
         outputs = shown.outputs.sent if shown.outputs else []
         return {**self._cell_facts(shown), "source": shown.source, "outputs": outputs}
 
@@ -479,7 +483,7 @@ class DisplayView:
         state = self._progress.state
         return {"run": self.run, "anchor": self._anchor, "state": state, "digest": self._digest}
 
-    def _cell_facts(self, shown: _Shown) -> Tag:
+    def _cell_facts(self, shown: _ShownCell) -> Tag:
         return {
             "id": shown.cell.id,
             "index": shown.index,
@@ -510,7 +514,7 @@ class DisplayView:
             self._publish_header("-header", parts, update=bool(self._header))
         progress.step = max(progress.step, facts.get("step", 0))
         if change.done:
-            progress.bill.add(facts)
+            progress.usage.add(facts)
         if facts["role"] == "wait":
             progress.waiting, progress.wait = change.cell.source.strip("*"), 0.0
             if progress.waiting and "seconds" in facts:  # a page counts them down
@@ -543,7 +547,7 @@ class DisplayView:
             self._header = data
         tag = self._tag("run", state=self._progress.state, digest=self._digest)
         display_id = f"{self.run}{suffix}"
-        self._outlet.display(data, {}, display_id=display_id, update=update, tag=tag)
+        self._publisher.display(data, {}, display_id=display_id, update=update, tag=tag)
 
     # -- cells
 
@@ -566,7 +570,7 @@ class DisplayView:
             self._update_header(force=force or done or said != doing)
             self._shown_at = time.monotonic()
 
-    def _prose(self, change: Change, shown: _Shown) -> None:
+    def _prose(self, change: Change, shown: _ShownCell) -> None:
         source = clean_source(change.cell)
         if change.cell.metadata[KEY]["role"] == "end":  # why it ended is in the error below
             source = Clean(source.partition("\n\n")[2])
@@ -574,7 +578,7 @@ class DisplayView:
         data = _data(source, source)
         self._upsert(change, shown, data, label=shown.state)
 
-    def _code(self, change: Change, shown: _Shown) -> None:
+    def _code(self, change: Change, shown: _ShownCell) -> None:
         facts = change.cell.metadata[KEY]
         running = facts.get("running", False)
         took = f"{time.monotonic() - shown.started:.1f} s" if shown.started else ""
@@ -587,29 +591,29 @@ class DisplayView:
         if starts:  # below the code
             shown.outputs = OutputView(
                 change.cell.id,
-                self._outlet,
+                self._publisher,
                 tag=lambda **facts: self._tag("output", id=change.cell.id, **facts),
                 clear=lambda more: self._cleared(shown, more=more),
             )
             shown.outputs(change.cell.outputs)
 
-    def _code_data(self, shown: _Shown, label: str) -> dict[str, Any]:
+    def _code_data(self, shown: _ShownCell, label: str) -> dict[str, Any]:
         source = shown.cell.source
         step = shown.cell.metadata[KEY].get("step", "")
         title = f"step {step}" + f" · {label}" * self._live
         return _data(folded(title, code_block(source)), source)
 
-    def _cleared(self, shown: _Shown, *, more: bool) -> None:
+    def _cleared(self, shown: _ShownCell, *, more: bool) -> None:
         """Clear a cell's outputs; only a page that has made a cell of it can do that."""
         if self._live:
             tag = self._tag("clear", id=shown.cell.id, wait=more)
             data = self._code_data(shown, shown.label)
-            self._outlet.display(data, {}, display_id=shown.cell.id, update=True, tag=tag)
+            self._publisher.display(data, {}, display_id=shown.cell.id, update=True, tag=tag)
 
     def _upsert(
         self,
         change: Change,
-        shown: _Shown,
+        shown: _ShownCell,
         data: dict[str, Any],
         *,
         label: str,
@@ -623,11 +627,11 @@ class DisplayView:
         if self._live or (whole and source):
             tag = self._tag("cell", **self._cell_facts(shown))
             display_id, update = change.cell.id, shown.displayed
-            self._outlet.display(data, {}, display_id=display_id, update=update, tag=tag)
+            self._publisher.display(data, {}, display_id=display_id, update=update, tag=tag)
             shown.source, shown.label, shown.displayed = source, label, True
 
 
-def show_recorded(outlet: Outlet, note: Note, *, header: dict[str, Any] | None) -> None:
+def show_recorded(publisher: Publisher, note: Note, *, header: dict[str, Any] | None) -> None:
     """Show that the notebook already holds the run, so that no model was asked.
 
     Parameters
@@ -645,7 +649,7 @@ def show_recorded(outlet: Outlet, note: Note, *, header: dict[str, Any] | None) 
     text += "; no model was asked. Edit the task to ask one"
     data = {**_line(text), MIME: {**facts, "run": note.run, "state": state}}
     tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": state}
-    outlet.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)
+    publisher.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)
 
 
 def ending(error: BaseException) -> tuple[str, str]:
@@ -662,8 +666,8 @@ def ending(error: BaseException) -> tuple[str, str]:
 class AnswerView:
     """Shows nothing but the answer."""
 
-    def __init__(self, outlet: Outlet) -> None:
-        self._outlet = outlet
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
         self._last: NotebookNode | None = None
 
     def __call__(self, change: Change) -> None:
@@ -676,7 +680,7 @@ class AnswerView:
         if self._last and self._last.source and state == "done":
             answer = clean_source(self._last)
             data = _data(answer, answer)
-            self._outlet.display(data, {}, display_id=self._last.id, update=False)
+            self._publisher.display(data, {}, display_id=self._last.id, update=False)
 
 
 def _data(markdown: Clean, plain: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jupyter_agent.errors import Defect
 if TYPE_CHECKING:
     from jupyter_agent._nbformat import NotebookNode
 
-__all__ = ["REPLACED", "REQUEST", "Note", "Runs", "Shown", "checksum", "digest"]
+__all__ = ["REPLACED", "REQUEST", "KnownRuns", "Note", "ShownRun", "checksum", "digest"]
 
 REQUEST = "jupyter_agent_request"
 REPLACED = (
@@ -28,7 +28,7 @@ MAX_RUNS = 100  # that pages may ask for
 _KEY = "jupyter_agent"
 
 
-class Shown(Protocol):
+class ShownRun(Protocol):
     """A run that was shown (`views.output_area.DisplayView`)."""
 
     run: str
@@ -83,8 +83,8 @@ class Shown(Protocol):
 class Note:
     """The note of a page on a cell that is to run, as far as it can be believed.
 
-    Notes are saved with notebooks, so they may say anything; none of it is ever run. `Runs` knows
-    which runs there were.
+    Notes are saved with notebooks, so a note may say anything; nothing of it is ever run.
+    `KnownRuns` knows which runs there were.
     """
 
     cell_id: str = ""
@@ -121,13 +121,13 @@ class Note:
         return self.state == "again"
 
 
-class Runs:
+class KnownRuns:
     """The runs of one kernel, and what pages may ask about them."""
 
     def __init__(self) -> None:
-        self._shown: deque[Shown] = deque(maxlen=MAX_RUNS)
+        self._shown: deque[ShownRun] = deque(maxlen=MAX_RUNS)
 
-    def add(self, shown: Shown) -> None:
+    def add(self, shown: ShownRun) -> None:
         """Remember a run that is about to be shown."""
         self._shown.append(shown)
 
@@ -207,7 +207,7 @@ class Runs:
         for shown in self._shown:
             shown.still_busy()
 
-    def _find(self, run: object) -> Shown | None:
+    def _find(self, run: object) -> ShownRun | None:
         return next((shown for shown in self._shown if run and shown.run == run), None)
 
 

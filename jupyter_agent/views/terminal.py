@@ -15,7 +15,7 @@ from jupyter_agent.sandbox.filter.markdown import as_read
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change
 from jupyter_agent.transcript.shown_outputs import ANSI, brief
-from jupyter_agent.transcript.usage import Bill
+from jupyter_agent.transcript.usage import TotalUsage
 
 __all__ = ["TerminalView"]
 
@@ -49,7 +49,7 @@ class TerminalView:
         self._answer = ""
         self._began = False
         self._steps = 0
-        self._bill = Bill()
+        self._usage = TotalUsage()
 
     def __call__(self, change: Change) -> None:
         """Show a change."""
@@ -58,7 +58,7 @@ class TerminalView:
         self._steps = max(self._steps, facts.get("step", 0))
         self._answer = cell.source if change.done and facts["role"] == "prose" else ""
         if change.done:
-            self._bill.add(facts)
+            self._usage.add(facts)
         if self._quiet:
             return
         match facts["role"]:
@@ -92,7 +92,7 @@ class TerminalView:
         self.end_line()
         seconds = time.monotonic() - self._started
         plural = "s" * (self._steps != 1)
-        self._note(f"{state} after {self._steps} step{plural}, {self._bill}, {seconds:.0f} s")
+        self._note(f"{state} after {self._steps} step{plural}, {self._usage}, {seconds:.0f} s")
 
     def end_line(self) -> None:
         """Begin a new line, if something stands on this one."""

@@ -64,7 +64,7 @@ _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
 
 
 class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed when it runs
-    settings.Settled, LocalProvisioner
+    settings.Configured, LocalProvisioner
 ):
     """Starts a kernel that can reach nothing but its own private folder and what is shared."""
 
@@ -138,7 +138,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         """
         for name in kwargs:
             if not self.has_trait(name):
-                why = settings.misspelt(f"SandboxProvisioner.{name}")
+                why = settings.unknown_setting(f"SandboxProvisioner.{name}")
                 raise UsageError(f"in the kernelspec's kernel.json: {why}")
         super().__init__(**kwargs)
 

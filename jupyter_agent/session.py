@@ -6,13 +6,14 @@ import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from jupyter_agent import settings
+from jupyter_agent._arguments import check_argument, check_path, check_traits
 from jupyter_agent._files import write_whole
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._one_at_a_time import OneAtATime
@@ -96,16 +97,18 @@ class Session(settings.Configured):
 
     def __init__(
         self,
-        folder: Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         *,
         tools: Sequence[Callable[..., object] | str] = (),
         **kwargs: Any,
     ) -> None:
+        check_traits(self, kwargs)
+        _check_tools(tools)
         super().__init__(**kwargs)
         self.results: dict[str, object] = {}  # of the last run, by name
         self._functions = [*self.tools, *tools]
         self._workspace: Workspace | None = None  # the last run's: its values and tools live on
-        self.folder = folder or _current_folder()
+        self.folder = _current_folder() if folder is None else check_path("folder", folder)
         confined = SandboxProvisioner(config=self.config)
         self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
         self.transcript = Transcript()
@@ -135,7 +138,8 @@ class Session(settings.Configured):
         Unsaved
             It has ended, and is not saved where it was to be.
         """
-        asked = replace(options or RunOptions(), **named)  # type: ignore[arg-type]  # names are free
+        check_argument("task", task, fits=isinstance(task, str), wanted="a text")
+        asked = RunOptions.of(options, named)
         return self._one_at_a_time.iterate(self._run(task, asked), "a run")
 
     async def _run(self, task: str, options: RunOptions) -> AsyncGenerator[Change, None]:
@@ -176,7 +180,6 @@ class Session(settings.Configured):
     async def _plan(self, task: str, options: RunOptions) -> _Plan:
         """Check all that a run is asked for, and make what it needs; the session is as it was."""
         settings.check()
-        options.check()
         if not task.strip():
             raise UsageError("the task is empty; say what is to be done")
         permissions = self._permissions()
@@ -294,6 +297,7 @@ class Session(settings.Configured):
         UsageError
             The session is at work already.
         """
+        check_argument("code", code, fits=isinstance(code, str), wanted="a text")
         outputs = self._execute(code, keep=keep, answer=answer, request=request)
         return self._one_at_a_time.iterate(outputs, "a cell")
 
@@ -348,6 +352,8 @@ class Session(settings.Configured):
         UsageError
             There is no such file, or one in its place here that was not to be overwritten.
         """
+        for argument, value in (("name", name), ("to", to)):
+            check_argument(argument, value, fits=isinstance(value, str), wanted="a text")
         path = self._place_for(name, to, overwrite=overwrite)
         async with self._one_at_a_time.hold("a copy out of the sandbox"):
             reply = await self._asked("fetch", (name, self.sandbox.max_value_mib << 20))
@@ -491,6 +497,15 @@ class Session(settings.Configured):
         if fresh and any(cell.cell_type == "code" for cell in self.transcript.cells):
             notes.append("The kernel is new: variables and files of earlier cells are gone.")
         return "\n".join(notes)
+
+
+def _check_tools(tools: object) -> None:
+    fits = (
+        isinstance(tools, Sequence)
+        and not isinstance(tools, str)
+        and all(isinstance(each, str) or callable(each) for each in tools)
+    )
+    check_argument("tools", tools, fits=fits, wanted="a list of functions or of their names")
 
 
 def _current_folder() -> Path:

@@ -25,6 +25,7 @@ LAYERS = [
     [
         "errors",
         "settings",
+        "_arguments",
         "_files",
         "_nbformat",
         "_one_at_a_time",

@@ -130,20 +130,42 @@ async def test_bad_input_starts_nothing(session: Session) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"data": "none"}, "data='none' is one text, not a list; write ['none']"),
-        ({"outputs": "x"}, "outputs='x' is one text, not a list; write ['x']"),
-        ({"inputs": ["x"]}, "inputs is a list, not a dict; write {'name': value}"),
-        ({"tools": [print]}, "tools is a list, not a dict; write {'name': value}"),
-        ({"ask": "every"}, "ask='every' is not known; it is one of always, risky, never"),
+        (
+            {"data": "none"},
+            "data must be a list of paths as text, such as ['data.csv'], not 'none' (str)",
+        ),
+        ({"outputs": "x"}, "outputs must be a list of names, such as ['total'], not 'x' (str)"),
+        (
+            {"inputs": ["x"]},
+            "inputs must be a dict of values by name, such as {'df': df}, not ['x'] (list)",
+        ),
+        ({"ask": "every"}, "ask must be one of always, risky, never, not 'every' (str)"),
+        ({"max_steps": 0}, "max_steps must be a whole number above 0, not 0 (int)"),
+        ({"timeout": "9"}, "timeout must be a number of seconds, not '9' (str)"),
+        ({"asker": 3}, "asker must be an async function that asks the user, not 3 (int)"),
+        ({"max_step": 3}, "Session.run has no argument 'max_step'; is it 'max_steps'?"),
     ],
 )
-async def test_an_option_that_would_quietly_do_something_else_is_refused(
+async def test_a_wrong_option_is_refused_before_anything_starts(
     options: dict[str, object], line: str, session: Session
 ) -> None:
     with pytest.raises(UsageError) as refused:
         await run(session, "set.md", **options)
     assert str(refused.value) == line
     assert (session.transcript.cells, session.sandbox.alive) == ([], False)
+
+
+def test_what_is_no_task_or_no_options_is_refused_when_a_run_is_asked_for(session: Session) -> None:
+    for task, options, line in (
+        (3, None, "task must be a text, not 3 (int)"),
+        (
+            "Go",
+            "ollama:q",
+            "options must be RunOptions, or options given by name, .* not 'ollama:q'",
+        ),
+    ):
+        with pytest.raises(UsageError, match=line.replace("(int)", r"\(int\)")):
+            session.run(task, options)  # type: ignore[arg-type]
 
 
 async def test_options_may_be_none_and_a_file_a_path(session: Session, folder: Path) -> None:

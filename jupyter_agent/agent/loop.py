@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
+from jupyter_agent._arguments import check_argument, check_traits
 from jupyter_agent._nbformat import NotebookNode, new_markdown_cell, new_output
 from jupyter_agent._threads import cancel
 from jupyter_agent._traits import Seconds
@@ -118,6 +119,12 @@ class Agent(LoggingConfigurable):
         model_facts: ModelFacts | None = None,
         **kwargs: Any,
     ) -> None:
+        check_traits(self, kwargs)
+        is_model = hasattr(model, "stream")
+        check_argument("model", model, fits=is_model, wanted="a model, as load_model() returns it")
+        check_argument("sandbox", sandbox, fits=hasattr(sandbox, "execute"), wanted="a Sandbox")
+        is_transcript = transcript is None or isinstance(transcript, Transcript)
+        check_argument("transcript", transcript, fits=is_transcript, wanted="a Transcript")
         super().__init__(**kwargs)
         self.model = model
         self.sandbox = sandbox

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from jupyter_agent.errors import UsageError
+from jupyter_agent._arguments import check_argument, check_names, is_count
 from jupyter_agent.exchange.approval import POLICIES
 
 if TYPE_CHECKING:
@@ -72,24 +72,39 @@ class RunOptions:
     permit: Permit | None = None
     replaces: NotebookNode | None = None
 
-    def check(self) -> None:
-        """See that no option is one that would quietly do something else.
+    @classmethod
+    def of(cls, options: object, named: Mapping[str, object]) -> RunOptions:
+        """Return options with some of their fields replaced.
 
         Raises
         ------
         UsageError
-            One is.
+            They are no options, or a field does not exist or cannot have this value.
         """
-        for name in ("data", "outputs"):
-            if isinstance(text := getattr(self, name), str):
-                raise UsageError(f"{name}={text!r} is one text, not a list; write [{text!r}]")
-        for name in ("inputs", "tools"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Mapping):
-                kind = type(value).__name__
-                raise UsageError(f"{name} is a {kind}, not a dict; write {{'name': value}}")
-        if self.ask and self.ask not in POLICIES:
-            raise UsageError(f"ask={self.ask!r} is not known; it is one of {', '.join(POLICIES)}")
+        check_argument(
+            "options",
+            options,
+            fits=options is None or isinstance(options, cls),
+            wanted="RunOptions, or options given by name, as in model='ollama:NAME'",
+        )
+        check_names("Session.run", named, (field.name for field in fields(cls)))
+        chosen = replace(options if isinstance(options, cls) else cls(), **named)  # type: ignore[arg-type]  # `check` looks at the types
+        chosen.check()
+        return chosen
+
+    def check(self) -> None:
+        """Check each option.
+
+        Raises
+        ------
+        UsageError
+            One has a value that it cannot have.
+        """
+        for field in fields(self):
+            fits, wanted = _CHECKS[field.name]
+            value = getattr(self, field.name)
+            is_default = value is None and field.default is None
+            check_argument(field.name, value, fits=is_default or fits(value), wanted=wanted)
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -100,3 +115,37 @@ class RunOptions:
             "token_budget": self.budget,
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _are_texts(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str | bytes)
+        and all(isinstance(each, str) for each in value)
+    )
+
+
+def _are_named(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+def _is_limit(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda value: isinstance(value, str), "a model's name, such as 'ollama:NAME'"),
+    "max_steps": (is_count, "a whole number above 0"),
+    "data": (_are_texts, "a list of paths as text, such as ['data.csv']"),
+    "save": (lambda value: isinstance(value, str | PathLike), "the path of a file"),
+    "timeout": (_is_limit, "a number of seconds"),
+    "budget": (lambda value: _is_limit(value) and isinstance(value, int), "a number of tokens"),
+    "replay": (lambda value: isinstance(value, bool), "True or False"),
+    "inputs": (_are_named, "a dict of values by name, such as {'df': df}"),
+    "outputs": (_are_texts, "a list of names, such as ['total']"),
+    "tools": (_are_named, "a dict of functions by name, such as {'look_up': look_up}"),
+    "ask": (lambda value: value in POLICIES, f"one of {', '.join(POLICIES)}"),
+    "asker": (callable, "an async function that asks the user"),
+    "permit": (callable, "an async function that asks for a permission"),
+    "replaces": (lambda value: isinstance(value, dict), "the cell of a task"),
+}

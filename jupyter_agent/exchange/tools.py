@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar, overload
 
+from jupyter_agent._arguments import check_argument
 from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.approval import Ask, Question, Verdict
@@ -60,7 +61,11 @@ def tool(function: F | None = None, *, ask: bool = False) -> F | Callable[[F], F
         setattr(function, _MARK, {"ask": ask})
         return function
 
-    return mark(function) if function else mark
+    check_argument("ask", ask, fits=isinstance(ask, bool), wanted="True or False")
+    if function is None:
+        return mark
+    check_argument("function", function, fits=callable(function), wanted="a function")
+    return mark(function)
 
 
 @dataclass(frozen=True, slots=True)

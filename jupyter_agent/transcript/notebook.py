@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
 import secrets
 import warnings
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jupyter_agent._arguments import check_path
 from jupyter_agent._files import FileState, clear_left_over, unwritable, write_beside, write_whole
 from jupyter_agent._nbformat import (
     NotebookNode,
@@ -103,9 +105,11 @@ class Transcript:
         Where to save; None keeps the notebook in memory.
     """
 
-    def __init__(self, path: Path | None = None, notebook: NotebookNode | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, notebook: NotebookNode | None = None
+    ) -> None:
         self.notebook = notebook or _empty()
-        self.path = path
+        self.path = None if path is None else check_path("path", path)
         self._file = FileState()  # the file as it was read or written last
         self._wrote = False  # whether that was written here
         self._notebook_text = NotebookText()
@@ -113,7 +117,7 @@ class Transcript:
         self._displays: dict[str, list[_Displayed]] = {}  # outputs by their display id
 
     @classmethod
-    def open(cls, path: Path) -> Transcript:
+    def open(cls, path: str | os.PathLike[str]) -> Transcript:
         """Go on with the transcript at ``path``, or begin one there.
 
         Raises
@@ -121,7 +125,7 @@ class Transcript:
         UsageError
             The folder does not exist, or the file is not a transcript: nothing is overwritten.
         """
-        path = path.expanduser().absolute()
+        path = check_path("path", path).expanduser().absolute()
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -1,0 +1,80 @@
+"""Check the arguments of public functions, and refuse a wrong one in one line."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from traitlets import HasTraits
+
+from jupyter_agent.errors import UsageError
+
+__all__ = ["check_argument", "check_names", "check_path", "check_traits", "is_count"]
+
+
+def check_argument(name: str, value: object, *, fits: bool, wanted: str) -> None:
+    """Refuse an argument that does not fit.
+
+    Parameters
+    ----------
+    wanted
+        What it must be instead, such as "a list of names".
+
+    Raises
+    ------
+    UsageError
+        It does not fit.
+    """
+    if not fits:
+        shown = " ".join(reprlib.repr(value).split())
+        raise UsageError(f"{name} must be {wanted}, not {shown} ({type(value).__name__})")
+
+
+def check_path(name: str, path: object) -> Path:
+    """Return an argument as a path.
+
+    Raises
+    ------
+    UsageError
+        It is none.
+    """
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    check_argument(name, path, fits=False, wanted="a path")
+    raise AssertionError
+
+
+def check_names(function: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse arguments that a function does not have.
+
+    Raises
+    ------
+    UsageError
+        There is one.
+    """
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            advice = f"is it {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise UsageError(f"{function} has no argument {name!r}; {advice}")
+
+
+def check_traits(owner: HasTraits, names: Iterable[str]) -> None:
+    """Refuse arguments that are no traits of a class: traitlets would ignore them.
+
+    Raises
+    ------
+    UsageError
+        There is one.
+    """
+    known = {"config", "parent", "log", *owner.trait_names(config=True)}
+    check_names(type(owner).__name__, names, known)
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a value is a whole number above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

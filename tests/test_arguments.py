@@ -1,0 +1,68 @@
+"""Wrong arguments of the public names are refused at once, in one line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_agent import Agent, Session, Transcript, tool
+from jupyter_agent.errors import UsageError
+from jupyter_agent.models import load_model
+
+AGENT: Any = Agent
+SESSION: Any = Session
+TRANSCRIPT: Any = Transcript
+TOOL: Any = tool
+
+
+class Runner:
+    """Something that could run cells."""
+
+    execution_count = None
+
+    def execute(self, code: str) -> None:
+        """Run nothing."""
+
+
+CASES: list[tuple[Callable[[], object], str]] = [
+    (lambda: AGENT("ollama:q", Runner()), "model must be a model, as load_model() returns it"),
+    (lambda: AGENT(load_model("ollama:q"), 3), "sandbox must be a Sandbox, not 3 (int)"),
+    (
+        lambda: AGENT(load_model("ollama:q"), Runner(), "run.ipynb"),
+        "transcript must be a Transcript, not 'run.ipynb' (str)",
+    ),
+    (
+        lambda: AGENT(load_model("ollama:q"), Runner(), asker=3),
+        "Agent has no argument 'asker'; it has config, context_window,",
+    ),
+    (lambda: SESSION(3), "folder must be a path, not 3 (int)"),
+    (lambda: SESSION(asker=3), "Session has no argument 'asker'; is it 'ask'?"),
+    (
+        lambda: SESSION(tools="math:sqrt"),
+        "tools must be a list of functions or of their names, not 'math:sqrt' (str)",
+    ),
+    (lambda: SESSION(tools=[3]), "tools must be a list of functions"),
+    (lambda: SESSION().execute(3), "code must be a text, not 3 (int)"),
+    (lambda: asyncio.run(SESSION().fetch(3)), "name must be a text, not 3 (int)"),
+    (lambda: TRANSCRIPT(3), "path must be a path, not 3 (int)"),
+    (lambda: TRANSCRIPT.open(3), "path must be a path, not 3 (int)"),
+    (lambda: TOOL(3), "function must be a function, not 3 (int)"),
+    (lambda: TOOL(ask="yes"), "ask must be True or False, not 'yes' (str)"),
+]
+
+
+@pytest.mark.parametrize(("call", "line"), CASES, ids=[str(number) for number in range(len(CASES))])
+def test_a_wrong_argument_is_refused_in_one_line(call: Callable[[], object], line: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        call()
+    assert str(refused.value).startswith(line)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_or_a_file_may_be_given_as_text(tmp_path: Path) -> None:
+    assert Session(str(tmp_path)).folder == tmp_path
+    assert Transcript(str(tmp_path / "run.ipynb")).path == tmp_path / "run.ipynb"

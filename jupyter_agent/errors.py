@@ -154,6 +154,4 @@ class Defect(AgentError):
         place = f" in {where.filename.rpartition('/')[2]}, line {where.lineno}" if where else ""
         said = "".join(c if c.isprintable() else " " for c in str(error))[:300].strip()
         what = f"unexpected {type(error).__name__}{place}{said and f': {said}'}"
-        return cls(
-            f"{what}; that is a fault of jupyter_agent's, what was done so far stands. {more}"
-        )
+        return cls(f"{what}; this is a bug in jupyter_agent; the cells so far are kept. {more}")

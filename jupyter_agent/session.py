@@ -72,27 +72,28 @@ class Session(settings.Configured):
 
     model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
     model_options = Dict(
-        help="Fields added to each request to the model's server, such as {'temperature': 0}."
+        help="Fields that are added to each request to the model's server, as {'temperature': 0}."
     ).tag(config=True)
     reply_form: Enum[Form | None] = Enum(  # type: ignore[assignment]  # it knows no literals
         ("text", "tool"),
         None,
         allow_none=True,
         help="How the model is asked for code: as text or in calls of a tool; "
-        "None for what suits it best.",
+        "None for what suits the model best.",
     ).tag(config=True)
     keep_spare = Bool(
         False, help="After a run keep a spare kernel, so that a reset or a crash costs no time."
     ).tag(config=True)
 
     tools = List(
-        Unicode(), help="Functions the agent may call, each as package.module:function."
+        Unicode(), help="Functions that the agent may call, each as package.module:function."
     ).tag(config=True)
-    tool_calls = Int(1000, min=1, help="Calls of tools that one cell may make.").tag(config=True)
+    tool_calls = Int(1000, min=1, help="Limit of tool calls in one cell.").tag(config=True)
     ask = Enum(
         POLICIES,
         "risky",
-        help="Ask the user before each cell (always), before tools marked so (risky), or never.",
+        help="Ask the user before each cell (always), before tools marked ask=True (risky), "
+        "or never.",
     ).tag(config=True)
 
     def __init__(
@@ -181,7 +182,7 @@ class Session(settings.Configured):
         """Check all that a run is asked for, and make what it needs; the session is as it was."""
         settings.check()
         if not task.strip():
-            raise UsageError("the task is empty; say what is to be done")
+            raise UsageError("the task is empty; write what the agent is to do")
         permissions = self._permissions()
         saved, recorded = await self._open_saved(task, options, permissions)
         await _allow(options.permit, () if recorded else permissions.to_load(options.model))
@@ -212,7 +213,7 @@ class Session(settings.Configured):
         if options.save is not None:
             name = os.fspath(options.save)
             if not name.strip():
-                raise UsageError("there is no name of a file to save to; is a variable empty?")
+                raise UsageError("the name of the file to save to is empty; is a variable empty?")
             path = self._path(name)
             await _allow(options.permit, permissions.to_save(path))
             saved = await self._at(path)
@@ -333,7 +334,10 @@ class Session(settings.Configured):
         match reply:
             case list(found) if all(_names_file(one) for one in found):
                 return [(visible(printable(name))[:500], size) for name, size in found[:MAX_FILES]]
-        raise SandboxError("the sandbox could not list its files: it sent something else")
+        raise SandboxError(
+            "cannot list the files: the sandbox's reply cannot be read; start a new sandbox "
+            "with %agent reset"
+        )
 
     async def fetch(
         self, name: str, to: str = "", *, overwrite: bool = False, permit: Permit | None = None
@@ -366,7 +370,10 @@ class Session(settings.Configured):
                 return path
             case str(why):
                 raise UsageError(f"cannot fetch {name!r}: {printable(why)[:200]}")
-        raise SandboxError(f"cannot fetch {name!r}: the sandbox sent something else")
+        raise SandboxError(
+            f"cannot fetch {name!r}: the sandbox's reply cannot be read; start a new sandbox "
+            "with %agent reset"
+        )
 
     async def _asked(self, function: str, value: object) -> object:
         """Have the guest call a function of `guest.calls`; return what it sends back."""
@@ -418,7 +425,7 @@ class Session(settings.Configured):
             "settings": settings.describe(),
             "runs": f"{runs}, {len(there)} cells",
             "used": str(self.transcript.total_usage),
-            "saved": str(path) if path else "no; --save PATH does it",
+            "saved": str(path) if path else "no; --save PATH saves it",
         }
 
     def _place_for(self, name: str, to: str, *, overwrite: bool) -> Path:
@@ -427,9 +434,11 @@ class Session(settings.Configured):
         with _one_line(path):
             path = path / Path(name).name if path.is_dir() else path
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise UsageError(f"{str(path)!r} is no regular file; name another")
+                raise UsageError(f"{str(path)!r} is not a regular file; choose another name")
             if path.exists() and not overwrite:
-                raise UsageError(f"{str(path)!r} is there already; name another, or say --force")
+                raise UsageError(
+                    f"{str(path)!r} exists already; choose another name, or add --force"
+                )
         return path
 
     def _tools(self, more: Mapping[str, object], ask: Ask | None) -> Tools:
@@ -453,9 +462,9 @@ class Session(settings.Configured):
         except OSError:
             pass  # whoever opens it says why
         except (RuntimeError, ValueError) as error:  # no such user, a null
-            raise UsageError(f"{typed!r} is no path: {error}") from None
+            raise UsageError(f"{typed!r} is not a valid path: {error}") from None
         if typed and os.path.basename(typed) in ("", ".", "..") and not path.is_dir():  # noqa: PTH119  # a Path has no slash at its end
-            raise UsageError(f"there is no folder {typed!r}; make it first, or name a file")
+            raise UsageError(f"there is no folder {typed!r}; create it first, or name a file")
         return path
 
     async def _sandbox_with(self, data: list[str] | None) -> Sandbox:
@@ -476,7 +485,7 @@ class Session(settings.Configured):
         """Start a sandbox that this session uses from now on, and end the one before."""
         before = self.sandbox
         if sandbox is not before and self._known == (before, before.generation):
-            sandbox.loss = "other data takes a new sandbox; variables and files are gone"
+            sandbox.loss = "other --data needs a new sandbox; variables and files are gone"
         try:
             await workspace.prepare()
         except BaseException:
@@ -539,4 +548,6 @@ def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}; name another") from None
+        raise UsageError(
+            f"cannot write {str(path)!r}: {error.strerror}; choose another name"
+        ) from None

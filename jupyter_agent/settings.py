@@ -70,8 +70,8 @@ class Settings:
     ----------
     files
         Those that were read, in their order: of two settings the later one counts.
-    warnings
-        Names in them that nothing obeys, a line for each.
+    unknown
+        For each name in them that is not a setting: its file, and a line that says so.
     fault
         Why they cannot be obeyed; empty if they can. Then nothing may start: what could not be
         read may have been there to protect somebody.
@@ -79,8 +79,13 @@ class Settings:
 
     config: Config
     files: tuple[Path, ...]
-    warnings: tuple[str, ...] = ()
+    unknown: tuple[tuple[Path, str], ...] = ()
     fault: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each unknown name, with its file."""
+        return [f"{path}: {line}" for path, line in self.unknown]
 
 
 class Configured(LoggingConfigurable):
@@ -116,8 +121,11 @@ def describe() -> str:
     if found.fault:
         return found.fault
     if not found.files:
-        return f"none; {Path(jupyter_config_dir(), NAME)}.py would be read"
-    return "; ".join([", ".join(map(str, found.files)), *found.warnings])
+        return f"none; {Path(jupyter_config_dir(), NAME)}.py does not exist"
+    lines = {path: [line for of, line in found.unknown if of == path] for path in found.files}
+    return ", ".join(
+        f"{path}: {'; '.join(few)}" if few else f"{path}" for path, few in lines.items()
+    )
 
 
 def read() -> Settings:
@@ -144,16 +152,20 @@ def _stamps(folders: list[Path]) -> Iterator[_Stamp]:
 
 @functools.lru_cache(maxsize=1)
 def _read(stamps: tuple[_Stamp, ...]) -> Settings:
-    config, warnings = Config(), []
+    config, unknown = Config(), list[tuple[Path, str]]()
     files = tuple(Path(stamp[0]) for stamp in stamps)
     for path in files:
         try:
             found = _LOADERS[path.suffix](path.name, str(path.parent)).load_config()
-            warnings += [f"{path}: {line}" for line in _examine(found)]
+            unknown += [(path, line) for line in _examine(found)]
         except (Exception, SystemExit) as error:  # of the user's own code
-            return Settings(Config(), files, fault=f"cannot obey {path}: {_one_line(error, path)}")
+            return Settings(
+                Config(),
+                files,
+                fault=f"cannot use the settings in {path}: {_one_line(error, path)}",
+            )
         config.merge(found)
-    return Settings(config, files, tuple(warnings))
+    return Settings(config, files, tuple(unknown))
 
 
 def _one_line(error: BaseException, path: Path) -> str:

@@ -69,8 +69,8 @@ FAULTS = [
     Fault("no event stream at all", "server", "the server failed ({}); try again", {"fault": "html"}),
     Fault("error inside the stream", "server", "overloaded", {"fault": "error event"}),
     Fault("length limit of the server", "truncated", "length limit in the middle of its reply", {"fault": "length"}, again=False),
-    Fault("slow first token", "timeout", "did not end its reply within 1.2 s", {"fault": "slow"}, limits=HURRY),
-    Fault("stall in the reply", "timeout", "did not end its reply within 1.2 s", {"fault": "stall"}, limits=HURRY),
-    Fault("endless stream, by the clock", "timeout", "did not end its reply within 1.2 s", {"fault": "endless"}, limits=HURRY),
+    Fault("slow first token", "timeout", "did not finish its reply within 1.2 s", {"fault": "slow"}, limits=HURRY),
+    Fault("stall in the reply", "timeout", "did not finish its reply within 1.2 s", {"fault": "stall"}, limits=HURRY),
+    Fault("endless stream, by the clock", "timeout", "did not finish its reply within 1.2 s", {"fault": "endless"}, limits=HURRY),
     Fault("endless stream, by its length", "truncated", "reached c.Agent.reply_length (50 characters)", {"fault": "endless"}, again=False, limits={"reply_length": 50}),
 ]  # fmt: skip

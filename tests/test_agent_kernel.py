@@ -843,7 +843,7 @@ def test_other_data_takes_the_variables_and_says_so(folder: Path, server: ChatSe
         mine.run("%%agent --data .\nLook.")
         text = said(mine.run("'x' in globals()")[1])
     assert text == (
-        "other data takes a new sandbox; variables and files are gone; this cell runs in a new one\n"
+        "other --data needs a new sandbox; variables and files are gone; this cell runs in a new one\n"
         "False"
     )
 
@@ -876,7 +876,7 @@ def test_a_fault_of_ours_is_said_and_ends_the_cell(
         reply, published = mine.run("1 + 1")
         assert reply["ename"] == "Defect"
         assert "unexpected KeyError" in reply["evalue"]
-        assert "'1 + 1'; that is a fault of jupyter_agent's" in reply["evalue"]
+        assert "'1 + 1'; this is a bug in jupyter_agent" in reply["evalue"]
         kinds = [kind for kind, _ in published if kind != "status"]
         assert kinds == ["execute_input", "error"]
     mine.client.stop_channels()

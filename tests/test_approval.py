@@ -151,7 +151,7 @@ def code_of(prompt: str) -> list[str]:
 async def test_code_that_may_be_out_of_sight_is_in_the_question(name: str) -> None:
     code = OUT_OF_SIGHT[name]
     prompts = await prompts_for(Question("code", code), "a", "n", shown=True)
-    assert prompts[0].startswith("The code once more, as some of it may be out of sight:")
+    assert prompts[0].startswith("The whole code again, because part of it may be out of sight:")
     for prompt in prompts:
         assert code_of(prompt)[-1].endswith("wipe()")
         assert all(len(row) < 100 for row in prompt.splitlines())
@@ -183,7 +183,8 @@ async def test_what_is_drawn_from_right_to_left_is_there_in_its_order_too() -> N
     for kind, shown in (("code", True), ("code", False), ("tool", True), ("permission", True)):
         [prompt] = await prompts_for(Question(kind, f"x\n{call}"), "n", shown=shown)  # type: ignore[arg-type]
         assert (
-            f"\n     2 | {call}\n[in the order in which it is read:]\n       | {order}\n" in prompt
+            f"\n     2 | {call}\n[the same line, in the order in which Python reads it:]\n       | {order}\n"
+            in prompt
         )
     for letter in "\u0627\u0661\u07ca\U0001e900\u05ff":  # the last is one to come
         [prompt] = await prompts_for(Question("code", f"x = '{letter}'"), "n", shown=True)
@@ -241,7 +242,7 @@ async def test_each_cell_is_asked_for(kernel: str, folder: Path, script: str) ->
         assert "other\n" in shown
         assert "The answer." in shown
         refused = await typed(client, f"%%agent -m {script} --ask always\nGo")
-        assert "cannot ask before each cell: nobody can be asked here" in refused
+        assert "cannot ask before each cell: the user cannot be asked here" in refused
     assert "print('other')" in (folder / "run.ipynb").read_text()
 
 
@@ -260,7 +261,7 @@ async def test_a_tool_marked_so_is_asked_for_in_the_users_thread(folder: Path) -
         shown = await typed(client, "%%agent -m scripted:s.md\nGo", "n not now")
         assert "drop() was not called: not now" in shown
         shown = await typed(client, "%%agent -m scripted:s.md\nGo")
-        assert "drop() was not called: nobody can be asked here" in shown
+        assert "drop() was not called: the user cannot be asked here" in shown
         shown = await typed(client, "%%agent -m scripted:s.md --ask never\nGo")
         assert "dropped x\n" in shown
 
@@ -346,7 +347,7 @@ def test_in_a_terminal_each_cell_is_asked_for(terminal: Terminal) -> None:
     terminal.wait_for("Refused: the user did not let this cell run: too early")
     terminal.wait_for("[e]dit: ")
     terminal.type_in("e")
-    terminal.wait_for("a full stop alone ends it")
+    terminal.wait_for("a line with only a full stop ends it")
     terminal.type_in("print('ot' + 'her')")
     terminal.type_in(".")
     terminal.wait_for("\nother")
@@ -393,4 +394,4 @@ def test_without_a_terminal_it_is_refused_before_anything_is_spent(
         cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "cannot ask before each cell: nobody can be asked here" in done.stderr
+    assert "cannot ask before each cell: the user cannot be asked here" in done.stderr

@@ -117,7 +117,7 @@ def test_a_limit_is_exit_code_1_and_the_run_is_saved(folder: Path, script: str) 
     done = agent(folder, "run", "How many?", "-m", script, "-n", "1", "-o", "run.ipynb")
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "jupyter agent: no answer after 1 step; raise -n (c.Agent.max_steps) or ask for less\n"
+        "jupyter agent: no answer after 1 step; raise -n (c.Agent.max_steps), or make the task smaller\n"
     )
     cells = nbformat.read(folder / "run.ipynb", as_version=4).cells
     assert cells[-1].source.startswith("*Stopped: no answer after 1 step;")
@@ -159,12 +159,12 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
         (["run", "x", "-m", "local:no.gguf"], "no.gguf"),
         (["run", " \n", "-m", "scripted:s.md"], "the task is empty"),
         (["run", "Go", "-m", "scripted:s.md", "-o", ""], "no name of a file to save to"),
-        (["run", "x", "-m", "scripted:s.md", "-o", "no/run.ipynb"], "no such folder; make it first"),
+        (["run", "x", "-m", "scripted:s.md", "-o", "no/run.ipynb"], "the folder does not exist; create it first"),
         (["run", "x", "-m", "scripted:s.md", "-o", "bad.ipynb"], "is not a notebook"),
         (["run", "x", "-m", "scripted:s.md", "-n", "0"], "'0' is not a whole number above 0"),
         (["run", "x", "-m", "scripted:s.md", "--timeout", "-1"], "'-1' is not a number of seconds"),
         (["run", "x", "-m", "scripted:s.md", "--timeout", "soon"], "'soon' is not a number"),
-        (["run", "two", "words", "-m", "scripted:s.md"], "unknown arguments: words; quote the task"),
+        (["run", "two", "words", "-m", "scripted:s.md"], "unknown arguments: words; put the task in quotes"),
         (["run", "x", "--budgt", "5", "-m", "scripted:s.md"], "unknown option --budgt; see jupyter agent run --help"),
         (["run"], "the following arguments are required: task; write it first, in quotes"),
         (["walk"], "invalid choice: 'walk'"),
@@ -433,7 +433,7 @@ def test_the_doctor_is_truthful_with_and_without_bubblewrap(folder: Path) -> Non
     assert "ok  sandbox: uses bubblewrap" in lines
     assert any(line.startswith("ok  kernelspec python3-sandboxed: /") for line in lines)
     assert any(line.startswith("ok  kernelspec jupyter-agent: /") for line in lines)
-    assert "ok  model: ollama:x (by default; not asked anything)" in lines
+    assert "ok  model: ollama:x (the default; not contacted)" in lines
     without = agent(
         folder, "doctor", JUPYTER_AGENT_MODEL="ollama:x", PATH=str(Path(sys.executable).parent)
     )

@@ -84,8 +84,8 @@ async def test_errors_and_bad_input_are_error_replies(client: AsyncKernelClient)
     for code, name, said in (
         ("1/0", "ZeroDivisionError", "division by zero"),
         ("%%agent -m gpt\nx", "UsageError", "unknown model 'gpt'"),
-        ("%%agent --what\nx", "UsageError", "the task stands below that line"),
-        ("%agent what", "UsageError", "it takes status, files, fetch"),
+        ("%%agent --what\nx", "UsageError", "write the task below this line"),
+        ("%agent what", "UsageError", "its commands are status, files, fetch"),
     ):
         reply = await client.execute_interactive(code, output_hook=lambda _: None, timeout=40)
         assert reply["content"]["status"] == "error"

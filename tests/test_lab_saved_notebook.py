@@ -243,7 +243,7 @@ def test_a_forged_notebook_is_only_a_notebook_without_the_extension(
         if kernel == "jupyter-agent":  # else it is any stranger's code in the user's own kernel
             notebook.choose("Run", "Run All Cells")
             expect(notebook.cells.nth(1)).to_contain_text(
-                "this kernel has not done it", timeout=PATIENCE
+                "this kernel did not run it", timeout=PATIENCE
             )
             notebook.done(8)
             everything_is_seen(notebook)

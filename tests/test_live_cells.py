@@ -555,7 +555,7 @@ def test_running_again_replaces_and_one_undo_restores(
     old = ["Old.", "%%sandbox\nprint('old')", "Old end."]
     assert [cell.source for cell in file.cells[2:6]] == [*old, "New end."]
     notebook.run(3)
-    expect(notebook.page.locator(".jp-Notebook")).to_contain_text("has been replaced")
+    expect(notebook.page.locator(".jp-Notebook")).to_contain_text("was replaced")
 
 
 def test_run_all_asks_no_model_twice(notebook: NotebookPage, chat: ChatServer) -> None:

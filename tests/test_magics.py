@@ -130,7 +130,9 @@ def test_the_sandbox_is_the_agents_and_not_the_users(folder: Path, script: str) 
 def test_a_failed_run_raises_one_line_and_stops_the_notebook(folder: Path, script: str) -> None:
     error = failure(folder, f"%%agent -m {script} -n 1\nHow many?", "after = 1")
     assert error.ename == "LimitReached"
-    assert error.traceback.rstrip().endswith("raise -n (c.Agent.max_steps) or ask for less")
+    assert error.traceback.rstrip().endswith(
+        "raise -n (c.Agent.max_steps), or make the task smaller"
+    )
     assert "site-packages" not in error.traceback
 
 
@@ -146,7 +148,7 @@ def test_a_failed_run_raises_one_line_and_stops_the_notebook(folder: Path, scrip
         ('%%agent -m scripted:s.md --save ""\nx', "no name of a file to save to"),
         ("%%agent What's the heaviest?\nx", "No closing quotation; the task stands below"),
         ("%%agent count them all\nx", "unrecognized arguments: count them all"),
-        ("%%agent --budgt 5\nx", "--budgt 5; the task stands below that line, and %%agent? lists"),
+        ("%%agent --budgt 5\nx", "--budgt 5; the task below this line; %%agent? lists"),
         ("%agent count", "a task goes below a line %%agent"),
         ("%%sandbox -x\n1", "takes no options"),
         ("%%sandbox\n1/0", "division by zero"),

@@ -119,7 +119,7 @@ def test_a_run_of_another_version_is_left_as_it_is(tmp_path: Path, about: object
     notebook = saved_run(path, "hf:x")
     notebook["metadata"][KEY] = about
     path.write_text(json.dumps(notebook))
-    with pytest.raises(UsageError, match="it is left as it is"):
+    with pytest.raises(UsageError, match="it is not overwritten"):
         Transcript.open(path)
 
 

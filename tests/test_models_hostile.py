@@ -241,7 +241,7 @@ async def test_a_stream_without_end_or_answer_is_ended_by_the_clock_and_by_the_u
             gone.release()
 
     everywhere.answer = answer
-    with pytest.raises(ModelError, match=r"did not end its reply within 0\.5 s"):
+    with pytest.raises(ModelError, match=r"did not finish its reply within 0\.5 s"):
         await run(agent_for(name, everywhere, retries=0, reply_timeout=0.5))
     running = asyncio.ensure_future(run(agent_for(name, everywhere, retries=0)))
     before = len(everywhere.requests)  # none if it took that long to import the client

@@ -233,7 +233,7 @@ def test_run_whole_where_nobody_is_asked_it_reaches_nothing(home: Home, attack: 
     furnish(home)
     _, cells, has_worked = attack
     run_whole(home, notebook(*cells(home)))
-    assert "was not allowed: nobody can be asked here" in home.shown
+    assert "was not allowed: the user cannot be asked here" in home.shown
     assert not has_worked(home)
 
 
@@ -283,7 +283,7 @@ def test_a_name_that_was_only_tried_is_no_file_of_the_sessions(home: Home) -> No
         (home.folder / "mine.ipynb").rename(home.folder / name)
         before = (home.folder / name).read_text()
         reply, _ = mine.run(f"%%agent --save {name} --rerun\nGo", allow_stdin=False)
-        assert "was not allowed: nobody can be asked here" in reply["evalue"]
+        assert "was not allowed: the user cannot be asked here" in reply["evalue"]
         for odd in ("x" * 300 + ".ipynb", "loop.ipynb"):
             (home.folder / "loop.ipynb").unlink(missing_ok=True)
             (home.folder / "loop.ipynb").symlink_to("loop.ipynb")
@@ -322,7 +322,7 @@ def test_a_notebook_in_the_home_folder_itself_has_nothing_unasked(
 
 def test_a_cell_cannot_have_the_user_asked_less_often(home: Home) -> None:
     run_whole(home, notebook(cell("%%agent --ask never\nGo"), cell("%%agent --ask risky\nGo")))
-    assert home.shown.count("--ask never was not allowed: nobody can be asked here") > 0
+    assert home.shown.count("--ask never was not allowed: the user cannot be asked here") > 0
     assert "--ask risky was not allowed" not in home.shown
     assert "Done." in home.shown
 

@@ -103,7 +103,7 @@ async def test_a_save_that_fails_stops_no_run_and_is_said_at_its_end(tmp_path: P
     folder = tmp_path / "gone"
     folder.mkdir()
     agent = agent_with(STEP.format(1), STEP.format(2), "Done", path=folder / "run.ipynb")
-    with pytest.raises(Unsaved, match=r"cannot save .*No such file.*nothing of it is saved"):
+    with pytest.raises(Unsaved, match=r"cannot save .*No such file.*nothing is saved"):
         await changes_of(agent, 1, lambda: shutil.rmtree(folder))
     assert agent.transcript.answer == "Done"
 
@@ -125,7 +125,7 @@ async def test_a_disk_that_has_room_again_has_the_whole_run(tmp_path: Path) -> N
 
 async def test_a_run_that_cannot_be_saved_at_all_asks_no_model(tmp_path: Path) -> None:
     agent = agent_with("Done", path=tmp_path / "gone" / "run.ipynb")
-    with pytest.raises(TranscriptError, match="nothing of it is saved"):
+    with pytest.raises(TranscriptError, match="nothing is saved"):
         await changes_of(agent, 1, None)
     assert agent.model.requests == []  # type: ignore[attr-defined]
 
@@ -163,4 +163,4 @@ def test_the_command_prints_the_answer_though_the_disk_is_full(tmp_path: Path) -
     assert (answer, code) == ("**344**", "1"), done.stderr
     assert 100 < int(size) < 40_000
     assert done.stderr.count("\n") == 1, done.stderr
-    assert "No space left on device; what was saved before is there" in done.stderr
+    assert "No space left on device; the file holds what was saved before" in done.stderr

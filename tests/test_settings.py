@@ -185,6 +185,13 @@ def test_a_misspelt_name_is_said(text: str, line: str, configure: Callable[[str]
     assert warning in settings.describe()
 
 
+def test_a_file_with_two_misspelt_names_is_named_once(configure: Callable[[str], Path]) -> None:
+    path = configure("c.Agent.max_step = 3\nc.Session.modle = 'local'")
+    assert len(settings.read().warnings) == 2
+    assert settings.describe().count(str(path)) == 1
+    assert "Agent.max_steps?; there is no setting Session.modle" in settings.describe()
+
+
 def test_names_that_are_right_are_not_complained_of(configure: Callable[[str], Path]) -> None:
     configure(
         "c.AgentKernel.prose = True\nc.Session.ask = 'never'\nc.Agent.max_steps = 3\n"
@@ -192,7 +199,7 @@ def test_names_that_are_right_are_not_complained_of(configure: Callable[[str], P
         "c.LocalProvisioner\nc.Configurable\n"
     )
     found = settings.read()
-    assert (found.warnings, found.fault) == ((), "")
+    assert (found.warnings, found.fault) == ([], "")
     assert SandboxProvisioner().data == [".", "/srv"]
 
 
@@ -267,7 +274,7 @@ async def test_nothing_starts_under_a_file_that_cannot_be_obeyed(
     with pytest.raises(UsageError) as refused:
         async for _ in session.run("x", model="scripted:s.md"):
             pass
-    assert str(refused.value).startswith(f"cannot obey {path}: ")
+    assert str(refused.value).startswith(f"cannot use the settings in {path}: ")
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
     with pytest.raises(UsageError):
@@ -283,7 +290,7 @@ def test_an_unreadable_file_is_no_absent_one(configure: Callable[[str], Path]) -
     path = configure("")
     path.unlink()
     path.mkdir()
-    assert "cannot obey" in settings.read().fault
+    assert "cannot use the settings in" in settings.read().fault
 
 
 @pytest.mark.parametrize("kernel", ["python3", "jupyter-agent"])
@@ -296,4 +303,4 @@ def test_a_notebook_says_in_one_line_why_nothing_starts(
     subprocess.run([*EXECUTE, "--allow-errors"], cwd=folder, check=True, capture_output=True)
     [error] = nbformat.read(folder / "n.ipynb", as_version=4).cells[-1].outputs
     assert error.ename == "UsageError"
-    assert error.evalue.startswith("cannot obey ")
+    assert error.evalue.startswith("cannot use the settings in ")

@@ -92,8 +92,8 @@ def test_the_model_reads_signature_and_docstring_and_no_secret() -> None:
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (5, "is no function"),
-        (lambda: 1, "cannot be called '<lambda>'"),
+        (5, "is not a function"),
+        (lambda: 1, "cannot have the name '<lambda>'"),
         (max, "has no signature"),
     ],
     ids=["number", "lambda", "builtin"],
@@ -104,7 +104,7 @@ def test_what_cannot_be_a_tool_says_why(function: Any, why: str) -> None:
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
-    with pytest.raises(UsageError, match="two tools are called 'search'"):
+    with pytest.raises(UsageError, match="two tools have the name 'search'"):
         tools(search, search)
 
 
@@ -455,7 +455,7 @@ async def test_tools_in_a_sandbox_are_like_functions(session: Session) -> None:
         "TypeError: search() wants str for 'query', not int",
     ]
     assert printed[6:8] == ["True\n", "end\n"]
-    assert printed[8] == "1000 a cell may call tools 1,000 times; go on in another cell\n"
+    assert printed[8] == "1000 a cell may call tools 1,000 times; continue in another cell\n"
     assert len(calls) == 1001
 
 
@@ -526,8 +526,8 @@ async def test_what_is_asked_about_a_call_is_all_of_it() -> None:
     assert long in asked[1]
     assert "\\u202e" in asked[1]
     assert asked[2] == f"send(text='', more={ {'more': b'x' * 3000} })"
-    assert all("told in short" not in text for text in asked)
+    assert all("shown in short" not in text for text in asked)
     await offered.answer(question("send", "", rows=pd.DataFrame({"a": range(5000)})))
     assert asked[3].endswith(
-        "\n[tables, arrays and pictures among the arguments are told in short]"
+        "\n[tables, arrays and pictures among the arguments are shown in short]"
     )

@@ -710,9 +710,9 @@ def serve(function):
 calls.serve = serve
 """
 LIARS = {
-    "calls._send({'data': 'much'}, [])": "something else than a value",
-    "calls._send({'data': [-1]}, [])": "something else than a value",
-    "calls._send({'data': [True]}, [])": "something else than a value",
+    "calls._send({'data': 'much'}, [])": "it holds no value",
+    "calls._send({'data': [-1]}, [])": "it holds no value",
+    "calls._send({'data': [True]}, [])": "it holds no value",
     "calls._send({'data': [1 << 60]}, [])": "more than 1,024 MiB",
     "calls._send({'data': [0] * 600_000}, [])": "in 600,000 parts, more than",
     "calls._send({'data': [3]}, [b'1234'])": "more than it announced",
@@ -901,15 +901,17 @@ async def test_files_come_out_on_purpose_and_never_by_a_link(
     assert await session.files() == [("huge", 2 << 30), ("sub/new.txt", 4)]
     path = await session.fetch("sub/new.txt")
     assert (path, path.read_text()) == (folder / "new.txt", "made")
-    with pytest.raises(UsageError, match="is there already; name another, or say --force"):
+    with pytest.raises(UsageError, match="exists already; choose another name, or add --force"):
         await session.fetch("sub/new.txt")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         await session.fetch("sub/new.txt", str(outside))
     (folder / "dangling").symlink_to(folder / "target")
     os.mkfifo(folder / "fifo")
     for place in ("dangling", "fifo", "/dev/full", "/dev/null"):
         for overwrite in (False, True):
-            with pytest.raises(UsageError, match=f"{place}' is no regular file; name another"):
+            with pytest.raises(
+                UsageError, match=f"{place}' is not a regular file; choose another name"
+            ):
                 await session.fetch("sub/new.txt", place, overwrite=overwrite)
     assert not (folder / "target").exists()
     with pytest.raises(UsageError, match="cannot write '.*nowhere/x': No such file or directory;"):
@@ -917,15 +919,15 @@ async def test_files_come_out_on_purpose_and_never_by_a_link(
     with pytest.raises(UsageError, match="cannot write '.*': File name too long;"):
         await session.fetch("sub/new.txt", "x" * 300)
     for place in ("~nosuchuser/x", "a\0b"):
-        with pytest.raises(UsageError, match="is no path: "):
+        with pytest.raises(UsageError, match="is not a valid path: "):
             await session.fetch("sub/new.txt", place)
     outside.chmod(0o640)
     await session.fetch("sub/new.txt", str(outside), overwrite=True)
     assert (outside.read_text(), outside.stat().st_mode & 0o777) == ("made", 0o640)
     for name, why in {
         "link.txt": "symbolic links",
-        "pipe": "no regular file",
-        "sub": "no regular file",
+        "pipe": "not a regular file",
+        "sub": "not a regular file",
         "gone": "No such file",
         "huge": "more than 1,073,741,824",
     }.items():
@@ -938,5 +940,5 @@ async def test_a_listing_that_is_none_is_refused(session: Session) -> None:
         code = f"import jupyter_agent.sandbox.guest.calls as calls\ncalls.files = lambda _: {lie}"
         async for _ in session.execute(code):
             pass
-        with pytest.raises(SandboxError, match="sent something else"):
+        with pytest.raises(SandboxError, match="reply cannot be read"):
             await session.files()

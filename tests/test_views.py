@@ -312,7 +312,7 @@ def test_what_is_shown_as_recorded_keeps_its_model_and_cost() -> None:
     assert " · m · s · shown as recorded; no model was asked" in page.plain[0]
     assert page.bundles[0][MIME] == run.view.header[MIME] | {"state": "recorded"}
     show_recorded(page, note, header=None)
-    assert page.plain[1].startswith("agent: shown as in the file; this kernel has not done it")
+    assert page.plain[1].startswith("agent: shown as in the file; this kernel did not run it")
     assert page.bundles[1][MIME] == {"run": note.run, "state": "claimed"}
 
 

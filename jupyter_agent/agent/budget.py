@@ -92,7 +92,7 @@ class TokenBudget:
         if self._limit and self.spent + more > self._limit:
             raise LimitReached(
                 f"{self.spent:,} of {self._limit:,} tokens are used and the next reply "
-                f"takes {more:,} or more; raise --budget (c.Agent.token_budget)"
+                f"needs at least {more:,}; raise --budget (c.Agent.token_budget)"
             )
 
     def spend(self, reply: Reply, *, whole: bool) -> None:

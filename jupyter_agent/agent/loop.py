@@ -50,7 +50,7 @@ _NO_FINAL_ANSWER = (
 _UNFINISHED = "*The reply was not finished, and nothing of it was run:*"
 _FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
 _PIECE = 4_000  # characters of a reply that are read before other work has its turn
-_NOT_RUN = "Not run: a cell before it, of the same reply, did not end well\n"
+_NOT_RUN = "Not run: an earlier cell of the same reply failed\n"
 
 
 class CellRunner(Protocol):
@@ -80,26 +80,24 @@ class Step:
 class Agent(LoggingConfigurable):
     """Carries a task to its answer, one cell at a time."""
 
-    max_steps = Int(20, min=1, help="Most replies of the model in one run.").tag(config=True)
-    max_seconds = Seconds(0, min=0, help="Most seconds one run may take; 0 for no limit.").tag(
+    max_steps = Int(20, min=1, help="Limit of replies of the model in one run.").tag(config=True)
+    max_seconds = Seconds(0, min=0, help="Limit of seconds for one run; 0 for no limit.").tag(
         config=True
     )
-    reply_timeout = Seconds(
-        600, min=0.01, help="Most seconds one reply of the model may take."
-    ).tag(config=True)
-    reply_length = Int(200_000, min=1, help="Most characters one reply may have.").tag(config=True)
-    retries = Int(4, min=0, help="How often a reply is asked for again after a fault.").tag(
+    reply_timeout = Seconds(600, min=0.01, help="Limit of seconds for one reply of the model.").tag(
         config=True
     )
+    reply_length = Int(200_000, min=1, help="Limit of characters in one reply.").tag(config=True)
+    retries = Int(4, min=0, help="Limit of retries of one reply after a fault.").tag(config=True)
     retry_seconds = Seconds(
         120,
         min=0,
-        help="So many seconds after it was first asked for, no reply is asked for again.",
+        help="Seconds after the first request for a reply, after which it is not retried.",
     ).tag(config=True)
     retry_wait = Seconds(
-        1, min=0, help="Seconds before the first retry; twice as many before each one after it."
+        1, min=0, help="Seconds before the first retry; doubled before each further one."
     ).tag(config=True)
-    token_budget = Int(0, min=0, help="Most tokens one run may use; 0 for no limit.").tag(
+    token_budget = Int(0, min=0, help="Limit of tokens for one run; 0 for no limit.").tag(
         config=True
     )
 
@@ -187,7 +185,7 @@ class Agent(LoggingConfigurable):
             else:
                 raise LimitReached(
                     f"no answer after {self.max_steps} step{'s' * (self.max_steps > 1)}; "
-                    "raise -n (c.Agent.max_steps) or ask for less"
+                    "raise -n (c.Agent.max_steps), or make the task smaller"
                 )
         except BaseException as error:
             for change in [*self._close(step, error)]:  # all of it, also where nobody reads on
@@ -233,8 +231,8 @@ class Agent(LoggingConfigurable):
         if problem.certain and len(corrected) >= _MAX_UNREAD - 1:
             said = f"{problem.said[0].lower()}{problem.said[1:]}"
             raise ModelError(
-                f"{self.model.name} gave {_MAX_UNREAD} replies in a row that are no use ({said}); "
-                "ask in other words, or another model",
+                f"{self.model.name} gave {_MAX_UNREAD} replies in a row that cannot be used "
+                f"({said}); rephrase the task, or use another model",
                 kind="protocol",
             )
         if not problem.certain and (last or problem.kind in corrected):
@@ -349,7 +347,7 @@ class Agent(LoggingConfigurable):
 
     def _reply_in_time(self) -> AbstractAsyncContextManager[None]:
         late = ModelError(
-            f"{self.model.name} did not end its reply within {self.reply_timeout:g} s; "
+            f"{self.model.name} did not finish its reply within {self.reply_timeout:g} s; "
             "try again, or raise c.Agent.reply_timeout",
             kind="timeout",
         )

@@ -25,7 +25,7 @@ __all__ = [
     "with_approval",
 ]
 
-NOBODY = "nobody can be asked here; run it where questions can be answered, or with --ask never"
+NOBODY = "the user cannot be asked here; run it where questions can be answered, or use --ask never"
 POLICIES = ["always", "risky", "never"]  # when to ask the user
 MAX_TRIES = 3
 MAX_ROWS = 40  # of a question, until somebody wants to see all of it; fewer than a page has
@@ -72,7 +72,7 @@ def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: 
     async def ask(question: Question) -> Verdict:
         text = visible(question.text)
         if len(text) > MAX_ASKED:
-            why = f"it is {len(text):,} characters long, more than anybody reads; make it shorter"
+            why = f"it is {len(text):,} characters long, too long to check; make it shorter"
             return Verdict(allowed=False, reason=why)
         rows = text.expandtabs().split("\n")
         if not _seen_whole(rows):
@@ -110,8 +110,8 @@ async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
 
 
 _BELOW = "\n\n"
-_AGAIN = "The code once more, as some of it may be out of sight:"
-_IN_ORDER = "[in the order in which it is read:]"
+_AGAIN = "The whole code again, because part of it may be out of sight:"
+_IN_ORDER = "[the same line, in the order in which Python reads it:]"
 _ROW = "{:>6} | {}"
 _GAP = re.compile(rf" {{{LONG_GAP},}}")
 
@@ -208,7 +208,7 @@ def _in_ascii(line: str) -> str:
 async def _edited(read: ReadLine) -> str:
     """Read code line by line, up to a line that is only a full stop."""
     lines: list[str] = []
-    prompt = "The code instead, line by line; a full stop alone ends it\n> "
+    prompt = "Type the new code line by line; a line with only a full stop ends it\n> "
     while (line := await read(prompt)) != ".":
         lines.append(line)
         prompt = "> "

@@ -103,7 +103,7 @@ class Permissions:
         try:
             return (self._folder / Path(typed).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop, a null
-            raise UsageError(f"{typed!r} is no path: {error}") from None
+            raise UsageError(f"{typed!r} is not a valid path: {error}") from None
 
     def _plain(self, path: Path) -> bool:
         """Tell whether a path is in the folder, and in no hidden part of it."""

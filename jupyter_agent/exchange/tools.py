@@ -95,9 +95,9 @@ class Tool:
         """
         name = name or getattr(function, "__name__", "")
         if not callable(function):
-            raise UsageError(f"the tool {name or function!r} is no function")
+            raise UsageError(f"the tool {name or function!r} is not a function")
         if not name.isidentifier() or keyword.iskeyword(name):
-            raise UsageError(f"a tool cannot be called {name!r}; define it with def")
+            raise UsageError(f"a tool cannot have the name {name!r}; define it with def")
         try:
             shape = inspect.signature(function)
         except Exception:  # the object may be of any class, and say what it likes
@@ -188,7 +188,7 @@ class Tools:
         self.tools: dict[str, Tool] = {}
         for one in tools:
             if self.tools.setdefault(one.name, one) is not one:
-                raise UsageError(f"two tools are called {one.name!r}; rename one")
+                raise UsageError(f"two tools have the name {one.name!r}; rename one")
         self._ask = ask
         self._max_calls = max_calls
         self._calls = 0
@@ -242,7 +242,7 @@ class Tools:
         self._calls += 1
         if self._calls > self._max_calls:
             raise PermissionError(
-                f"a cell may call tools {self._max_calls:,} times; go on in another cell"
+                f"a cell may call tools {self._max_calls:,} times; continue in another cell"
             )
         one = self.tools.get(name)
         if one is None:
@@ -376,13 +376,13 @@ def _read(prompt: str) -> tuple[str, str, list[str]]:
         It is malformed.
     """
     if len(prompt) > MAX_CALL or costs_more(prompt.encode("utf-8", "replace"), MAX_COST):
-        raise ValueError(f"a call of {len(prompt):,} characters")
+        raise ValueError(f"the call is too large: {len(prompt):,} characters")
     match json.loads(prompt.removeprefix(CALL)):
         case {"id": str(token), "tool": str(name), "parts": [str(), *_] as parts, **rest} if (
             not rest and all(isinstance(part, str) for part in parts)
         ):
             return token[:64], name, parts
-    raise ValueError("a call that is none")
+    raise ValueError("the call cannot be read")
 
 
 def _message(error: Exception) -> str:
@@ -398,7 +398,7 @@ def _written(name: str, bound: inspect.BoundArguments) -> str:
     return call if whole else f"{call}\n[{_IN_SHORT}]"
 
 
-_IN_SHORT = "tables, arrays and pictures among the arguments are told in short"
+_IN_SHORT = "tables, arrays and pictures among the arguments are shown in short"
 
 
 def _is_told_whole(value: object) -> bool:

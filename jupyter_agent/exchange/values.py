@@ -34,7 +34,7 @@ def check_name(name: str) -> str:
         It cannot.
     """
     if not name.isidentifier():
-        raise UsageError(f"{name!r} is no variable's name; name variables, as in -i df,limit")
+        raise UsageError(f"{name!r} is not a variable name; write names, as in -i df,limit")
     return name
 
 
@@ -115,7 +115,7 @@ def _parts(value: object) -> list[Buffer]:
         isinstance(part, bytes | bytearray | memoryview) for part in value
     ):
         return value
-    raise ValueError("something else than a value came out")
+    raise ValueError("it holds no value")
 
 
 def describe(name: str, value: object) -> str:

@@ -82,7 +82,7 @@ class AgentKernel(settings.Configured, FrontKernel):
     """Forwards cells to the sandbox; carries ``%%agent`` cells out itself."""
 
     prose = Bool(
-        False, help="Whether a cell that is plainly prose, and no code, is a task for the agent."
+        False, help="Whether a cell that holds prose and no code is a task for the agent."
     ).tag(config=True)
 
     widgets = Bool(
@@ -91,8 +91,8 @@ class AgentKernel(settings.Configured, FrontKernel):
 
     allowed = List(
         Unicode(),
-        help="What cells may have unasked beyond the notebook's folder, as a refusal names it: "
-        "'--data /data/*', '-m http://127.0.0.1:8000'; * stands for anything.",
+        help="Permissions that cells have without a question, as an error message names them: "
+        "'--data /data/*', '-m http://127.0.0.1:8000'; * matches any text.",
     ).tag(config=True)
 
     implementation = "jupyter_agent"
@@ -359,7 +359,7 @@ class AgentKernel(settings.Configured, FrontKernel):
 
     async def _command(self, cell: _CellRequest, words: str) -> None:
         if words == "stop":
-            said = "No run is going on; the stop button ends one."
+            said = "No run is going on. The stop button stops one."
         else:
             permit = functools.partial(self._permit, cell)
             said = await carry_out(self._session, words, permit=permit)
@@ -372,13 +372,13 @@ class AgentKernel(settings.Configured, FrontKernel):
         known = permission in self._granted or permission in self.allowed
         if known or any(fnmatchcase(permission, each) for each in self.allowed):
             return
-        verdict = Verdict(allowed=False, reason="nobody can be asked here")
+        verdict = Verdict(allowed=False, reason="the user cannot be asked here")
         if cell.allow_stdin:
             ask = asker(functools.partial(self._ask_user, cell, password=False), shown=True)
             verdict = await ask(Question("permission", f"{_PERMISSION_INTRO}\n\n    {permission}"))
         if not verdict.allowed:
             raise UsageError(
-                f"{permission} was not allowed: {verdict.reason}. To have it allowed for good: "
+                f"{permission} was not allowed: {verdict.reason}. To allow it always, set "
                 f"c.AgentKernel.allowed = [{glob.escape(permission)!r}]"
             )
         self._granted.add(permission)
@@ -577,7 +577,7 @@ def _refusal(error: AgentError) -> Reply:
 
 
 _PERMISSION_INTRO = (
-    "A cell asks for what cells may not have unasked, as the notebook may be a stranger's:"
+    "This cell needs your permission, because somebody else may have written the notebook:"
 )
 
 

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # whatever nobody has foreseen
         if options.debug:
             raise
-        return _fail(Defect.of(error, "With --debug it shows where"), FAILED)
+        return _fail(Defect.of(error, "Use --debug to see the traceback"), FAILED)
 
 
 def _open_devnull(mode: Literal["r", "w"]) -> TextIO:
@@ -133,21 +133,21 @@ def _parser() -> _CommandParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",
-        help="carry a task to its answer",
-        description="Carry a task to its answer. Exit code: 0 answered, 1 failed or hit a limit, "
-        "2 wrong usage, 130 interrupted. Any option of the configuration can be given too, as in "
+        help="carry out a task",
+        description="Carry out a task. Exit code: 0 answered, 1 failed or hit a limit, "
+        "2 wrong usage, 130 interrupted. Any setting can be given too, as in "
         "--Agent.token_budget=100000.",
     )
-    run.add_argument("task", help="what is to be done, in quotes")
+    run.add_argument("task", help="the task, in quotes")
     add_run_options(run)
     run.add_argument(
         "-o",
         "--output",
         dest="save",
         metavar="RUN.ipynb",
-        help="save the run as a notebook, after every cell; one that is there is gone on with",
+        help="save the run as a notebook after every cell; an existing one is continued",
     )
-    doctor = commands.add_parser("doctor", help="see what works here and what is missing")
+    doctor = commands.add_parser("doctor", help="check what works on this machine")
     for command in (run, doctor):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -161,7 +161,7 @@ def _check(rest: list[str]) -> None:
     if unknown and unknown[0].startswith("-"):
         raise UsageError(f"unknown option {unknown[0]}; see jupyter agent run --help")
     if unknown:
-        raise UsageError(f"unknown arguments: {' '.join(unknown)}; quote the task")
+        raise UsageError(f"unknown arguments: {' '.join(unknown)}; put the task in quotes")
     for word in rest:
         name = word.removeprefix("--").partition("=")[0]
         if name not in settings.known():
@@ -173,7 +173,7 @@ def _configuration(traits: list[str]) -> Config:
     try:
         application.parse_command_line(traits)
     except Exception as error:
-        raise UsageError(f"cannot read the configuration: {error}") from error
+        raise UsageError(f"cannot read the settings: {error}") from error
     return application.config
 
 

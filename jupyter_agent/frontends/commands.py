@@ -37,7 +37,7 @@ async def carry_out(session: Session, command: str, *, permit: Permit | None = N
             return "\n".join(lines)
         case ["reset"]:
             await session.reset()
-            return "The sandbox is new and the session's runs are forgotten."
+            return "The sandbox is new. The session's runs are forgotten."
         case ["files"]:
             sizes = [f"{size:>14,}  {name}" for name, size in await session.files()]
             return "\n".join(sizes) or "The agent has written no files."
@@ -48,6 +48,6 @@ async def carry_out(session: Session, command: str, *, permit: Permit | None = N
             path = await session.fetch(*places, overwrite=len(places) < len(rest), permit=permit)
             return f"{path}: {path.stat().st_size:,} bytes"
     raise UsageError(
-        f"%agent does not know {command!r}: it takes status, files, fetch, stop, reset or help; "
-        "a task goes below a line %%agent"
+        f"%agent has no command {command!r}; its commands are status, files, fetch, stop, reset "
+        "and help; a task is written below a line %%agent"
     )

@@ -61,7 +61,9 @@ def _tiers() -> Iterator[Finding]:
     except AgentError as error:
         yield Finding("sandbox", ok=False, text=str(error))
     else:
-        none = "NONE, by c.SandboxProvisioner.isolation: code has your files, keys and network"
+        none = (
+            "NONE, by c.SandboxProvisioner.isolation: code can reach your files, keys and network"
+        )
         text = none if tier == "none" else f"uses {tier}"
         yield Finding("sandbox", tier != "none", text, needed=False)
 
@@ -94,7 +96,7 @@ def _model() -> Finding:
         load_model(name)
     except AgentError as error:
         return Finding("model", ok=False, text=str(error))
-    return Finding("model", ok=True, text=f"{name} (by default; not asked anything)")
+    return Finding("model", ok=True, text=f"{name} (the default; not contacted)")
 
 
 def _local() -> Finding:

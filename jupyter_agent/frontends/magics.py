@@ -142,7 +142,7 @@ class AgentMagics(Magics):
                 for change in iterator:
                     begun = True
                     if change.cell.source and {"step", "unfinished"} & {*change.cell.metadata[KEY]}:
-                        stand = "; its cells so far stand"
+                        stand = "; its cells so far are kept"
                     view(change)
         except KeyboardInterrupt as error:
             state, why = ending(error)
@@ -179,7 +179,7 @@ class AgentMagics(Magics):
             value = self._named([first])[first]
             for part in rest:
                 if not hasattr(value, part):
-                    raise UsageError(f"there is no {name!r}: no {part!r} in {first!r}")
+                    raise UsageError(f"there is no {name!r}: {first!r} has no {part!r}")
                 value = getattr(value, part)
             tools[name.rpartition(".")[2]] = value
         return tools
@@ -249,7 +249,7 @@ class AgentMagics(Magics):
         from jupyter_agent.views.page_requests import REPLACED
 
         if line.strip():
-            raise UsageError(f"%%sandbox takes no options, not {line.strip()!r}")
+            raise UsageError(f"%%sandbox takes no options; remove {line.strip()!r}")
         note = self._note()
         if self._runs.is_replaced(note):
             print(REPLACED)  # noqa: T201

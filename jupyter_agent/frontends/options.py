@@ -21,13 +21,13 @@ __all__ = [
 LINE_HELP = """\
 %%agent          the cell's text is the task; %%agent? lists its options
 %%sandbox        run your own code in the agent's sandbox
-%agent status    model, sandbox, limits, what was used
-%agent files     what the agent has written to its working folder
+%agent status    show the model, the sandbox, the limits and the tokens used
+%agent files     list what the agent has written to its working folder
 %agent fetch     copy one of them out: %agent fetch NAME [DEST] [--force]
-%agent stop      stop a run, from a subshell console that was open before it
-%agent reset     a new sandbox; the session's runs are forgotten
-%agent help      this"""
-USAGE_HINT = "the task stands below that line, and %%agent? lists the options"
+%agent stop      stop a run, from a subshell console that was open before the run
+%agent reset     start a new sandbox and forget the session's runs
+%agent help      show this list"""
+USAGE_HINT = "write the task below this line; %%agent? lists the options"
 
 
 _MAX_DIGITS = 18  # of a count
@@ -66,7 +66,7 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     ),
     (
         ("-n", "--max-steps"),
-        {"metavar": "STEPS", "type": _count, "help": "most replies of the model (default 20)"},
+        {"metavar": "STEPS", "type": _count, "help": "limit of replies of the model (default 20)"},
     ),
     (
         ("--data",),
@@ -79,11 +79,11 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     ),
     (
         ("--timeout",),
-        {"metavar": "S", "type": _seconds, "help": "most seconds the run may take"},
+        {"metavar": "S", "type": _seconds, "help": "time limit of the run in seconds"},
     ),
     (
         ("--budget",),
-        {"metavar": "TOKENS", "type": _count, "help": "most tokens the run may use"},
+        {"metavar": "TOKENS", "type": _count, "help": "token limit of the run"},
     ),
     (
         ("--ask",),
@@ -92,7 +92,7 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "help": "ask before each cell, before tools marked ask=True (the default), or never",
         },
     ),
-    (("-q", "--quiet"), {"action": "store_true", "help": "show nothing but the answer"}),
+    (("-q", "--quiet"), {"action": "store_true", "help": "show only the answer"}),
 ]
 CELL_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     *RUN_OPTIONS,
@@ -104,8 +104,8 @@ CELL_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         ("--rerun",),
         {
             "action": "store_true",
-            "help": "ask the model even if PATH holds a finished run of this task, "
-            "whose code would else run again without it",
+            "help": "ask the model even if PATH holds a finished run of this task; "
+            "without it, that run is shown again and its code runs again",
         },
     ),
 ]
@@ -117,7 +117,7 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "metavar": "NAMES",
             "type": _names,
             "action": "extend",
-            "help": "variables of yours that the agent gets, separated by commas",
+            "help": "your variables that the agent gets, separated by commas",
         },
     ),
     (
@@ -126,7 +126,7 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "metavar": "NAMES",
             "type": _names,
             "action": "extend",
-            "help": "variables of the agent's that you get when the run ends",
+            "help": "the agent's variables that you get when the run ends",
         },
     ),
     (
@@ -135,7 +135,7 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "metavar": "NAMES",
             "type": _names,
             "action": "extend",
-            "help": "functions of yours that the agent may call, beside those marked @tool",
+            "help": "your functions that the agent may call, besides those marked @tool",
         },
     ),
 ]

@@ -103,7 +103,7 @@ def _install(options: argparse.Namespace) -> str:
     spec = _find(manager, options.kernel)
     name = (options.name or f"{options.kernel}-sandboxed").lower()
     if name == options.kernel.lower():
-        raise UsageError(f"--name {name!r}: that is the kernelspec to be copied; choose another")
+        raise UsageError(f"--name {name!r}: the original kernelspec has this name; choose another")
     there = manager.find_kernel_specs().get(name)
     prefix = None if options.user else str(Path(options.prefix).absolute())
     root = manager.user_kernel_dir if options.user else f"{prefix}/share/jupyter/kernels"
@@ -191,7 +191,7 @@ def _check_provisioner(spec: KernelSpec) -> None:
     name = repr(spec.display_name)
     provisioner = spec.metadata.get("kernel_provisioner", {}).get("provisioner_name", LOCAL)
     if provisioner == PROVISIONER:
-        raise UsageError(f"kernel {name} is sandboxed already; choose the one it was made of")
+        raise UsageError(f"kernel {name} is sandboxed already; choose its original")
     if provisioner != LOCAL:
         raise UsageError(
             f"kernel {name} is started by {provisioner!r}, which would be lost; "
@@ -240,8 +240,8 @@ def _programs(spec: KernelSpec, named: Sequence[str]) -> list[str]:
     program = sys.executable if own else shutil.which(spec.argv[0])
     if program is None:
         raise UsageError(
-            f"kernel {spec.display_name!r} runs {spec.argv[0]!r}, which is not there; install it "
-            "or mend its kernel.json"
+            f"kernel {spec.display_name!r} runs {spec.argv[0]!r}, which does not exist; install it "
+            "or correct its kernel.json"
         )
     paths = [_wide_enough(path) for path in named]
     if re.fullmatch(r"python[\d.]*", Path(program).name):

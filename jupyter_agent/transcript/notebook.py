@@ -135,12 +135,16 @@ class Transcript:
         if path.is_dir():
             raise UsageError(f"cannot save to {str(path)!r}: that is a folder; name a file in it")
         if not path.resolve().parent.is_dir():
-            raise UsageError(f"cannot save to {str(path)!r}: no such folder; make it first")
+            raise UsageError(
+                f"cannot save to {str(path)!r}: the folder does not exist; create it first"
+            )
         clear_left_over(path)
         if not path.exists():
             return cls(path)
         if not path.is_file():  # a pipe or a device, whose end may never come
-            raise UsageError(f"cannot save to {str(path)!r}: that is no regular file; name another")
+            raise UsageError(
+                f"cannot save to {str(path)!r}: that is not a regular file; name another"
+            )
         notebook, left = _read(path)
         transcript = cls(path, notebook)
         transcript._file = left
@@ -165,8 +169,8 @@ class Transcript:
         if self.path.exists() and not self._file.is_same(self.path):
             raise UsageError(
                 f"{str(self.path)!r} was changed by another program since this session read or "
-                "saved it, and is left as it is: save to another file, or forget this session's "
-                "runs (%agent reset) and go on with what the file holds now"
+                "saved it, and is not overwritten; save to another file, or forget this session's "
+                "runs (%agent reset) and continue with what the file holds now"
             )
 
     # -- writing
@@ -300,15 +304,15 @@ class Transcript:
                 write_whole(path, content)
         except OSError as error:
             there = self._wrote and path.exists()
-            held = "what was saved before is there" if there else "nothing of it is saved"
+            held = "the file holds what was saved before" if there else "nothing is saved"
             raise TranscriptError(f"cannot save {str(path)!r}: {error.strerror}; {held}") from error
         written = self.path or path
         self._file, self._wrote = FileState.of(written, content), True
         if not taken:
             return ""
         return (
-            f"{str(path)!r} was changed by another program meanwhile, and is left as it is; "
-            f"what was done here is saved as {str(written)!r}"
+            f"{str(path)!r} was changed by another program meanwhile, and is not overwritten; "
+            f"this run is saved as {str(written)!r}"
         )
 
     def has_written(self, path: Path) -> bool:
@@ -409,18 +413,18 @@ def _read(path: Path) -> tuple[NotebookNode, FileState]:
     except Exception as error:  # nbformat raises whatever its json and schema libraries do
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UsageError(
-            f"{str(path)!r} is not a notebook ({reason}); it is left as it is: name another file"
+            f"{str(path)!r} is not a notebook ({reason}); it is not overwritten; name another file"
         ) from None
     about = notebook.metadata.get(KEY)
     if not isinstance(about, dict):
         raise UsageError(
-            f"{str(path)!r} is a notebook but not a saved run; it is left as it is: "
+            f"{str(path)!r} is a notebook but not a saved run; it is not overwritten; "
             "name another file"
         )
     if about.get("version", VERSION) != VERSION:
         raise UsageError(
             f"{str(path)!r} was saved by another version of jupyter_agent, in a form that this one "
-            "does not know; it is left as it is: name another file, or upgrade"
+            "does not know; it is not overwritten; name another file, or upgrade"
         )
     room = MAX_CLEANED_HERE
     for cell in notebook.cells:

@@ -640,13 +640,13 @@ def show_recorded(publisher: Publisher, note: Note, *, header: dict[str, Any] | 
         What was last said of that run; None if this kernel has not done it: any file can say that
         it holds one.
     """
-    what = "shown as in the file; this kernel has not done it"
+    what = "shown as in the file; this kernel did not run it"
     state, before, facts = "claimed", "agent", {}
     if header is not None:
         what, state = "shown as recorded", "recorded"
         before, facts = header.get("text/plain", before), header.get(MIME, {})
     text = f"{before}: {what}" if before == "agent" else f"{before} · {what}"
-    text += "; no model was asked. Edit the task to ask one"
+    text += "; no model was asked. Edit the task to ask the model"
     data = {**_line(text), MIME: {**facts, "run": note.run, "state": state}}
     tag = {"op": "recorded", "run": note.run, "anchor": note.cell_id, "state": state}
     publisher.display(data, {}, display_id=f"{note.run}-header", update=False, tag=tag)

@@ -21,8 +21,8 @@ __all__ = ["REPLACED", "REQUEST", "KnownRuns", "Note", "ShownRun", "checksum", "
 
 REQUEST = "jupyter_agent_request"
 REPLACED = (
-    "This cell is part of a run that has been replaced, so it was not run. "
-    "Edit it to make it yours, or delete it."
+    "This cell is part of a run that was replaced, so it was not run. "
+    "Edit it to keep it as your own, or delete it."
 )
 MAX_RUNS = 100  # that pages may ask for
 _KEY = "jupyter_agent"

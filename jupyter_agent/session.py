@@ -48,15 +48,15 @@ __all__ = ["Session"]
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a run needs, checked and made before anything of the session changes."""
+    """All that a run needs, checked and made before the session changes."""
 
     sandbox: Sandbox
     workspace: Workspace
-    transcript: Transcript  # takes up the run
-    saved: Transcript  # what is where it is saved
-    recorded: list[NotebookNode]  # the cells of the run that is shown again
-    agent: Agent | None  # none for those
-    asker: Ask | None  # to be asked before each cell
+    transcript: Transcript  # the run is added to it
+    saved: Transcript  # of the file that the run is saved to
+    recorded: list[NotebookNode]  # the cells of the run that is replayed
+    agent: Agent | None  # None where a run is replayed
+    asker: Ask | None  # asks the user before each cell
 
 
 class Session(settings.Configured):
@@ -65,9 +65,9 @@ class Session(settings.Configured):
     Parameters
     ----------
     folder
-        Where relative paths start: the notebook's folder, or where the command was typed.
+        The start of relative paths: the notebook's folder, or the current folder.
     tools
-        Functions that the agent may call, in every run.
+        Functions that the agent may call in every run.
     """
 
     model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
@@ -106,38 +106,37 @@ class Session(settings.Configured):
         check_traits(self, kwargs)
         _check_tools(tools)
         super().__init__(**kwargs)
-        self.results: dict[str, object] = {}  # of the last run, by name
+        self.results: dict[str, object] = {}  # the last run's outputs, by name
         self._functions = [*self.tools, *tools]
-        self._workspace: Workspace | None = None  # the last run's: its values and tools live on
+        self._workspace: Workspace | None = None  # of the last run: its values and tools stay
         self.folder = _current_folder() if folder is None else check_path("folder", folder)
         confined = SandboxProvisioner(config=self.config)
-        self._shared = [*confined.data, *confined.exposed]  # as configured: --data changes it
+        self._shared = [*confined.data, *confined.exposed]  # as configured, before any --data
         self.transcript = Transcript()
         self.model_facts = ModelFacts()
         self.sandbox = self._new_sandbox(None)
         self._user_cells = UserCells()
-        self._known: object = None  # the kernel that knows the transcript's variables
+        self._known: object = None  # the kernel that has the transcript's variables
         self._one_at_a_time = OneAtATime()
 
     def run(
         self, task: str, options: RunOptions | None = None, **named: object
     ) -> AsyncGenerator[Change, None]:
-        """Carry a task to its answer; yield every change of the transcript on the way.
+        """Carry out a task; yield every change of the transcript.
 
         Parameters
         ----------
         options, named
-            What else is asked for: a `RunOptions`, or its fields by name.
+            The options: a `RunOptions`, some of its fields by name, or both.
 
         Raises
         ------
         UsageError
-            Something asked for cannot be done, or the session is at work already: nothing was
-            started, spent or changed.
+            An option cannot be used, or the session is busy. Nothing was started, spent or changed.
         ResultError
-            The run has ended without one of its outputs; the others are there.
+            The run ended without one of its outputs; `results` has the others.
         Unsaved
-            It has ended, and is not saved where it was to be.
+            The run ended, and its file could not be written.
         """
         check_argument("task", task, fits=isinstance(task, str), wanted="a text")
         asked = RunOptions.of(options, named)
@@ -167,7 +166,7 @@ class Session(settings.Configured):
             async with aclosing(changes):
                 async for change in changes:
                     yield change
-        except Unsaved as error:  # all else is as it was to be
+        except Unsaved as error:  # the run is complete all the same
             unsaved = error
         self.results = plan.workspace.results
         if missing := plan.workspace.missing:
@@ -179,7 +178,7 @@ class Session(settings.Configured):
             raise unsaved
 
     async def _plan(self, task: str, options: RunOptions) -> _Plan:
-        """Check all that a run is asked for, and make what it needs; the session is as it was."""
+        """Check the task and the options, and make what the run needs; change nothing yet."""
         settings.check()
         if not task.strip():
             raise UsageError("the task is empty; write what the agent is to do")
@@ -208,7 +207,7 @@ class Session(settings.Configured):
     async def _open_saved(
         self, task: str, options: RunOptions, permissions: Permissions
     ) -> tuple[Transcript, list[NotebookNode]]:
-        """Open what is saved where the run is to be saved, and find the run of this task in it."""
+        """Open the file that the run is saved to, and find a finished run of this task in it."""
         saved, recorded = self.transcript, list[NotebookNode]()
         if options.save is not None:
             name = os.fspath(options.save)
@@ -237,7 +236,7 @@ class Session(settings.Configured):
         )
 
     def _permissions(self) -> Permissions:
-        """Say what the configuration lets cells have unasked."""
+        """Return what cells may do without a question, from the settings."""
         models = [self.model, os.environ.get("JUPYTER_AGENT_MODEL", "")]
         return Permissions(self.folder, shared=self._shared, models=models, ask=self.ask)
 
@@ -250,7 +249,7 @@ class Session(settings.Configured):
         opened: bool,
         replaces: NotebookNode | None,
     ) -> AsyncGenerator[Change, None]:
-        """Have the agent carry a task out."""
+        """Have the agent carry out a task."""
         if replaces:
             mark_replaced(self.transcript, replaces)
         move = functools.partial(self._user_cells.move_to, fresh=self._fresh() or opened)
@@ -289,14 +288,14 @@ class Session(settings.Configured):
         Parameters
         ----------
         keep
-            Whether the agent reads of it with its next task.
+            Whether the agent reads this cell with its next task.
         answer, request
-            As `Sandbox.execute` has them.
+            See `Sandbox.execute`.
 
         Raises
         ------
         UsageError
-            The session is at work already.
+            The session is busy.
         """
         check_argument("code", code, fits=isinstance(code, str), wanted="a text")
         outputs = self._execute(code, keep=keep, answer=answer, request=request)
@@ -323,12 +322,12 @@ class Session(settings.Configured):
                 ran.fresh = self._fresh() and earlier
 
     def _fresh(self) -> bool:
-        """Tell whether the kernel is another than the one that knew the transcript's variables."""
+        """Tell whether the kernel has changed since the last call of this."""
         before, self._known = self._known, (self.sandbox, self.sandbox.generation)
         return before != self._known
 
     async def files(self) -> list[tuple[str, int]]:
-        """List what the agent has written to its working folder, with sizes in bytes."""
+        """List the files in the agent's working folder, with their sizes in bytes."""
         async with self._one_at_a_time.hold("a look at its files"):
             reply = await self._asked("files", None)
         match reply:
@@ -342,19 +341,19 @@ class Session(settings.Configured):
     async def fetch(
         self, name: str, to: str = "", *, overwrite: bool = False, permit: Permit | None = None
     ) -> Path:
-        """Copy a file of the agent's out of its working folder.
+        """Copy a file out of the agent's working folder.
 
         Parameters
         ----------
         to
             A file or a folder; by default the session's folder.
         permit
-            Has the user allow a place that is not the folder's own; without it all is allowed.
+            Asks the user to allow a place outside the folder; without it every place is allowed.
 
         Raises
         ------
         UsageError
-            There is no such file, or one in its place here that was not to be overwritten.
+            There is no such file, or the target exists and ``overwrite`` is not set.
         """
         for argument, value in (("name", name), ("to", to)):
             check_argument(argument, value, fits=isinstance(value, str), wanted="a text")
@@ -364,7 +363,7 @@ class Session(settings.Configured):
         match reply:
             case bytes(content):
                 await _allow(permit, self._permissions().to_fetch(path))
-                self._place_for(name, to, overwrite=overwrite)  # what has come there meanwhile?
+                self._place_for(name, to, overwrite=overwrite)  # it may exist by now
                 with _one_line(path):
                     await run_in_thread(functools.partial(write_whole, path, content))
                 return path
@@ -376,7 +375,7 @@ class Session(settings.Configured):
         )
 
     async def _asked(self, function: str, value: object) -> object:
-        """Have the guest call a function of `guest.calls`; return what it sends back."""
+        """Call a function of `guest.calls` in the guest and return its result."""
         reply = await self.sandbox.call(function, encode(value))
         try:
             return await read(reply)
@@ -385,12 +384,12 @@ class Session(settings.Configured):
             raise SandboxError(f"the sandbox could not {function!r}: {why}") from None
 
     async def reset(self) -> None:
-        """Forget the transcript and the variables; the next run starts afresh.
+        """Forget the transcript and the variables.
 
         Raises
         ------
         UsageError
-            The session is at work.
+            The session is busy.
         """
         async with self._one_at_a_time.hold("a reset"):
             self.transcript = Transcript()
@@ -403,11 +402,11 @@ class Session(settings.Configured):
                 await self.sandbox.close()
 
     async def close(self) -> None:
-        """End the sandbox and leave nothing behind."""
+        """End the sandbox."""
         await self.sandbox.close()
 
     def status(self) -> dict[str, str]:
-        """Say in a few words each how things stand."""
+        """Describe the session, a line for each subject."""
         try:
             model = choose_model(self.model)
         except UsageError as error:
@@ -429,7 +428,7 @@ class Session(settings.Configured):
         }
 
     def _place_for(self, name: str, to: str, *, overwrite: bool) -> Path:
-        """Say where a file goes: a new one, or in the place of a file that may be overwritten."""
+        """Return the path of a copied file; check that it is new or may be overwritten."""
         path = self._path(to)
         with _one_line(path):
             path = path / Path(name).name if path.is_dir() else path
@@ -450,7 +449,7 @@ class Session(settings.Configured):
         return Sandbox(self.folder, data=data, parent=self)
 
     async def _at(self, path: Path) -> Transcript:
-        """Return the transcript that is saved at a path, or would be."""
+        """Return the transcript of a file; a new one if the file does not exist."""
         if path == self.transcript.path:
             return self.transcript
         return await run_in_thread(functools.partial(Transcript.open, path))
@@ -460,7 +459,7 @@ class Session(settings.Configured):
             path = (self.folder / Path(typed).expanduser()).absolute()
             path.lstat()
         except OSError:
-            pass  # whoever opens it says why
+            pass  # opening it fails later, with the reason
         except (RuntimeError, ValueError) as error:  # no such user, a null
             raise UsageError(f"{typed!r} is not a valid path: {error}") from None
         if typed and os.path.basename(typed) in ("", ".", "..") and not path.is_dir():  # noqa: PTH119  # a Path has no slash at its end
@@ -468,12 +467,12 @@ class Session(settings.Configured):
         return path
 
     async def _sandbox_with(self, data: list[str] | None) -> Sandbox:
-        """Return a sandbox that can read these paths, not started yet if it is another one.
+        """Return a sandbox that can read these paths; a new one is not started yet.
 
         Raises
         ------
         UsageError
-            They cannot be shared.
+            A path cannot be shared.
         """
         if data is None:
             return self.sandbox
@@ -482,7 +481,7 @@ class Session(settings.Configured):
         return self.sandbox if wanted == self.sandbox.data else self._new_sandbox(wanted)
 
     async def _change_to(self, sandbox: Sandbox, workspace: Workspace) -> None:
-        """Start a sandbox that this session uses from now on, and end the one before."""
+        """Start the sandbox that this session uses from now on, and end the one before."""
         before = self.sandbox
         if sandbox is not before and self._known == (before, before.generation):
             sandbox.loss = "other --data needs a new sandbox; variables and files are gone"
@@ -497,7 +496,7 @@ class Session(settings.Configured):
             await before.close()
 
     def _note(self, fresh: bool) -> str:
-        """Write what the model is told after the task."""
+        """Return what the model is told with the task."""
         notes = []
         if names := sharing.listing(self.sandbox.shares):
             notes.append(f"Files you can read here: {names}")
@@ -525,7 +524,7 @@ def _current_folder() -> Path:
 
 
 async def _allow(permit: Permit | None, wanted: Iterable[str]) -> None:
-    """Have the user allow each of these, if any front end but their own code asks for them."""
+    """Ask the user for each permission; without ``permit`` all are given."""
     if permit:
         for permission in wanted:
             await permit(permission)
@@ -544,7 +543,7 @@ def _names_file(found: object) -> bool:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Say in one line why a file cannot be written."""
+    """Turn an OSError about a file into a UsageError of one line."""
     try:
         yield
     except OSError as error:

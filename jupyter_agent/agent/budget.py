@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """When a run has to end.
+    """The time at which a run has to end.
 
     Parameters
     ----------
     seconds
-        From this moment on; 0 for no limit.
+        Counted from now; 0 for no limit.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -38,19 +38,19 @@ class Deadline:
     async def within(
         self, seconds: float = math.inf, error: Exception | None = None
     ) -> AsyncGenerator[None, None]:
-        """Give what is inside until the run's time is up, or so many seconds.
+        """Limit the time of what is inside to the rest of the run's time, or to fewer seconds.
 
         Raises
         ------
         LimitReached
-            The run's time is up; after ``seconds`` it is ``error``.
+            The run's time is up. After ``seconds``, ``error`` is raised instead.
         """
         loop = asyncio.get_running_loop()
         until = min(self._end, loop.time() + seconds)
         try:
             async with asyncio.timeout_at(None if until == math.inf else until):
                 yield
-            if loop.time() < until:  # what never waits is not timed out by the loop
+            if loop.time() < until:  # the loop does not time out what never waits
                 return
         except TimeoutError:
             if loop.time() < until:
@@ -62,7 +62,7 @@ class Deadline:
         )
 
     async def iterate(self, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Iterate until the run's time is up; the reader's own time does not count as waiting."""
+        """Iterate until the run's time is up; the time between two steps is the reader's own."""
         async with aclosing(source):
             while True:
                 async with self.within():
@@ -74,21 +74,21 @@ class Deadline:
 
 
 class TokenBudget:
-    """How many tokens a run has used, of how many, and what cost that no cell records yet.
+    """The tokens that a run has used, their limit, and costs that no cell records yet.
 
     Parameters
     ----------
     limit
-        Most tokens; 0 for no limit.
+        Limit of tokens; 0 for no limit.
     """
 
     def __init__(self, limit: int) -> None:
         self.spent = 0
         self._limit = limit
-        self._tries: list[dict[str, Any]] = []  # what each cost that no cell records yet
+        self._tries: list[dict[str, Any]] = []  # the costs that no cell records yet
 
     def check(self, more: int) -> None:
-        """Stop before a call that the budget does not cover, and in a reply that outgrows it."""
+        """Raise LimitReached if the run would need more tokens than its limit."""
         if self._limit and self.spent + more > self._limit:
             raise LimitReached(
                 f"{self.spent:,} of {self._limit:,} tokens are used and the next reply "
@@ -96,15 +96,15 @@ class TokenBudget:
             )
 
     def spend(self, reply: Reply, *, whole: bool) -> None:
-        """Record what a try cost, once, as counted by the server or else estimated.
+        """Record the cost of a try once, as counted by the server or else estimated.
 
-        What broke off is paid for too, and what was empty.
+        A reply that broke off, or was empty, is paid for, too.
         """
         messages, reply.asked = reply.asked, None
         if messages is None or not (whole or reply.begun):
             return
         usage = reply.usage or Usage()
-        counted = whole and usage.prompt > 0  # there are servers that count nothing, but say so
+        counted = whole and usage.prompt > 0  # some servers report a count of 0
         if not counted:
             prompt = usage.prompt or characters(messages) // CHARACTERS_A_TOKEN
             completion = max(usage.completion, reply.paid // CHARACTERS_A_TOKEN)
@@ -114,10 +114,10 @@ class TokenBudget:
         self._tries.append(known | ({} if counted else {"estimated": True}))
 
     def take(self) -> dict[str, Any]:
-        """Return what the last try cost, and those before it that failed, for its cell."""
+        """Return the cost of the last try, and of the failed ones before it, for its cell."""
         return {"usage": self._tries.pop(), **self.take_failed()}
 
     def take_failed(self) -> dict[str, Any]:
-        """Return what tries cost that came to nothing, for the cell that comes instead."""
+        """Return the cost of failed tries, for the cell that replaces them."""
         failed, self._tries = self._tries, []
         return {"failed": failed} if failed else {}

@@ -49,7 +49,7 @@ _NO_FINAL_ANSWER = (
 )
 _UNFINISHED = "*The reply was not finished, and nothing of it was run:*"
 _FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
-_PIECE = 4_000  # characters of a reply that are read before other work has its turn
+_PIECE = 4_000  # characters of a reply that are read before other tasks run
 _NOT_RUN = "Not run: an earlier cell of the same reply failed\n"
 
 
@@ -58,27 +58,27 @@ class CellRunner(Protocol):
 
     @property
     def execution_count(self) -> int | None:
-        """The count of the last cell."""
+        """The execution count of the last cell."""
         ...
 
     def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
-        """Yield the outputs of ``code``; closing early interrupts it."""
+        """Yield the outputs of ``code``; closing the generator early interrupts the code."""
         ...
 
 
 @dataclass(slots=True)
 class Step:
-    """One reply and what became of its cells."""
+    """One reply and the state of its cells."""
 
     reply: Reply
     whole: bool = False
     to_run: list[NotebookNode] = field(default_factory=list)
     running: NotebookNode | None = None
-    waiting: NotebookNode | None = None  # shown while we wait
+    waiting: NotebookNode | None = None  # shown during the wait before a retry
 
 
 class Agent(LoggingConfigurable):
-    """Carries a task to its answer, one cell at a time."""
+    """Carries out a task, one cell at a time."""
 
     max_steps = Int(20, min=1, help="Limit of replies of the model in one run.").tag(config=True)
     max_seconds = Seconds(0, min=0, help="Limit of seconds for one run; 0 for no limit.").tag(
@@ -128,34 +128,35 @@ class Agent(LoggingConfigurable):
         self.sandbox = sandbox
         self.transcript = transcript or Transcript()
         self.model_facts = model_facts or ModelFacts()
-        self.budget = TokenBudget(self.token_budget)  # of the run that goes on, or went on last
+        self.budget = TokenBudget(self.token_budget)  # of the current run, or the last one
 
     async def run(
         self, task: str, *, note: str = "", lacks: Callable[[], Awaitable[str]] | None = None
     ) -> AsyncGenerator[Change, None]:
         """Yield every change that the run makes to the transcript.
 
-        A code cell is yielded before it runs: what its source holds when the iteration goes on
-        is what runs, or nothing if its metadata say why it was ``refused``. Closing or cancelling
-        the iteration stops model and sandbox, and leaves the transcript whole and saved.
+        A code cell is yielded before it runs. What runs is the source that it has when the
+        iteration continues, or nothing if its metadata hold why it was ``refused``. Closing or
+        cancelling the iteration stops the model and the sandbox; the transcript is complete and
+        saved.
 
         Parameters
         ----------
         note
-            Facts that the model reads after the task, such as the files it can read.
+            Facts that the model reads with the task, such as the files that it can read.
         lacks
-            Says what an answer still lacks, which the model is then asked for; empty for nothing.
+            Returns what an answer still lacks, for the model to add; empty for nothing.
 
         Raises
         ------
         LimitReached
-            The run used up its steps, seconds or tokens. The transcript says so too.
+            The run used up its steps, seconds or tokens. The transcript says so, too.
         ModelError
-            The model could not be asked, or broke off.
+            The model could not be asked, or did not finish its reply.
         TranscriptError
-            The run was not begun, as it cannot be saved.
+            The run did not begin, because it cannot be saved.
         Unsaved
-            It came to its answer, and is not saved where it was to be.
+            The run has its answer, but its file could not be written.
         """
         self._deadline = Deadline(self.max_seconds)
         self.budget = TokenBudget(self.token_budget)
@@ -164,7 +165,7 @@ class Agent(LoggingConfigurable):
             self.model, self.transcript, self.model_facts, self.examples, self.context_window
         )
         step = self._step(0)
-        corrected: list[str] = []  # the kinds of problems of the replies just before
+        corrected: list[str] = []  # the kinds of problems of the last replies
         try:
             yield await self._begin(task, note)
             for number in range(1, self.max_steps + 1):
@@ -188,8 +189,8 @@ class Agent(LoggingConfigurable):
                     "raise -n (c.Agent.max_steps), or make the task smaller"
                 )
         except BaseException as error:
-            for change in [*self._close(step, error)]:  # all of it, also where nobody reads on
-                if not isinstance(error, GeneratorExit):  # nobody listens any more
+            for change in [*self._close(step, error)]:  # all of them, even if nobody reads them
+                if not isinstance(error, GeneratorExit):  # nobody reads any more
                     yield change
             raise
         finally:
@@ -200,7 +201,7 @@ class Agent(LoggingConfigurable):
             raise Unsaved(unsaved)
 
     async def _begin(self, task: str, note: str) -> Change:
-        """Write the task, and see that it can be saved before anything is spent."""
+        """Write the task, and check that it can be saved before anything is spent."""
         begun = self._done(self.transcript.add("task", task, run=secrets.token_hex(4), note=note))
         await self._saver.end()
         if self._saver.problem:
@@ -214,16 +215,16 @@ class Agent(LoggingConfigurable):
         return Step(Reply(self.transcript, number, name, self.model.form, look_ahead))
 
     def _correct(self, step: Step, corrected: list[str], *, last: bool) -> NotebookNode | None:
-        """Tell the model what is wrong with its reply, if it is no answer and its code not fine."""
+        """Add a cell that tells the model what is wrong with its reply, if anything is."""
         if step.reply.code:
             corrected.clear()
         said = self._correction(step, corrected, last=last)
         return self.transcript.add("correction", said) if said else None
 
     def _correction(self, step: Step, corrected: list[str], *, last: bool) -> str:
-        """Say what is wrong with a reply; nothing where it is an answer or its code was fine.
+        """Return what is wrong with a reply; empty if it is an answer or its code is correct.
 
-        Text that only seems to be more than an answer is one when it comes again.
+        A problem that is not certain is reported once. The second time the reply is an answer.
         """
         problem = step.reply.problem
         if not problem:
@@ -245,7 +246,7 @@ class Agent(LoggingConfigurable):
     # -- the reply
 
     async def _ask(self, step: Step) -> AsyncGenerator[Change, None]:
-        """Ask for the reply; after a fault that can be mended or may pass, ask again."""
+        """Ask for the reply; ask again after a fault that can be corrected or may pass."""
         retries = Retries(self.retries, seconds=self.retry_seconds, first_wait=self.retry_wait)
         while True:
             if summed_up := await self._make_room():
@@ -313,23 +314,23 @@ class Agent(LoggingConfigurable):
         return self.model_facts.thinks_aloud.get(self.model.name)
 
     def _is_needless(self, reply: Reply, fault: ModelError) -> bool:
-        """Tell whether a fault has cut off only what the model invents after its block."""
+        """Tell whether a fault cut off only text that the model adds after its code block."""
         return fault.kind == "truncated" and reply.reader.closed and self._thinks_aloud is False
 
     async def _read(self, reply: Reply, news: asyncio.Event) -> None:
-        """Read a reply to its end, and give a sign whenever more of it has come."""
+        """Read a reply to its end, and set ``news`` whenever more of it has come."""
         async with self._reply_in_time(), aclosing(self._stream(reply)) as deltas:
             async for delta in deltas:
                 over = reply.read(delta)
                 news.set()
                 if over and self.model.form == "text":
-                    reply.end = "stop"  # ours: what follows is not read
+                    reply.end = "stop"  # ended here: the rest is not read
                     return
 
     async def _stream(
         self, reply: Reply, cells: list[NotebookNode] | None = None
     ) -> AsyncGenerator[Delta, None]:
-        """Ask about these cells, or for the next step, within its limits; the caller reads."""
+        """Send the next request, or one about these cells; yield the reply, within limits."""
         messages, asked = self._requests.sized(cells)
         self.budget.check(asked)
         reply.asked, whole = messages, False
@@ -356,7 +357,7 @@ class Agent(LoggingConfigurable):
     # -- long runs
 
     async def _make_room(self) -> Change | None:
-        """Put a summary before the newest steps when the request nears the model's window."""
+        """Replace older steps by a summary when the request nearly fills the model's window."""
         window = self._requests.window
         if not window or self._requests.size() <= window * 3 // 4:
             return None
@@ -375,10 +376,10 @@ class Agent(LoggingConfigurable):
     async def _sum_up(
         self, cells: list[NotebookNode], *, max_characters: int
     ) -> tuple[str, dict[str, Any]]:
-        """Return the model's summary of cells, in so many characters, and what it cost.
+        """Return the model's summary of cells, and what it cost.
 
-        The request extends earlier ones, so that it is cheap where prompts are cached. If it
-        fails, heads and tails of the cells have to do.
+        The request extends earlier ones, so it is cheap where prompts are cached. If it fails,
+        the summary is made by rule from the cells.
         """
         asked = [*cells, new_markdown_cell(summary.INSTRUCTION)]
         reply, text = self._step(0).reply, ""
@@ -399,13 +400,13 @@ class Agent(LoggingConfigurable):
     # -- its cells
 
     async def _run_cells(self, step: Step) -> AsyncGenerator[Change, None]:
-        """Run the reply's cells in their order, up to the first that ends in an error."""
+        """Run the reply's cells in order, up to the first one that ends in an error."""
         while step.to_run:
             step.running = cell = step.to_run.pop(0)
             facts_of(cell)["running"] = True
             self._saver.begin()
             yield Change(cell)
-            if cell.source != (code := agents_code(cell.source)):  # what the user has made of it
+            if cell.source != (code := agents_code(cell.source)):  # the user may have edited it
                 cell.source = code
                 yield Change(cell)
             refused = facts_of(cell).get("refused")
@@ -424,7 +425,7 @@ class Agent(LoggingConfigurable):
                     yield change
 
     def _leave_out(self, step: Step) -> Iterator[Change]:
-        """Say in the cells that are left, to the model and to the user, that they did not run."""
+        """Mark the remaining cells as not run, for the model and the user."""
         while step.to_run:
             cell = step.to_run.pop(0)
             self.transcript.add_output(cell, new_output("stream", name="stderr", text=_NOT_RUN))
@@ -434,14 +435,14 @@ class Agent(LoggingConfigurable):
     # -- ends
 
     def _close(self, step: Step, error: BaseException) -> Iterator[Change]:
-        """Leave the transcript whole: say why there is no answer, keep half a reply as text."""
+        """Complete the transcript: add why there is no answer, keep an unfinished reply as text."""
         half = ""
         if step.waiting:
             yield _over(step.waiting)
         if not step.whole:
             yield from step.reply.write()
-            self.budget.spend(step.reply, whole=False)  # its stream may still be closing
-            half = step.reply.text  # it was paid for
+            self.budget.spend(step.reply, whole=False)  # its stream may not be closed yet
+            half = step.reply.text  # kept because it was paid for
             yield from step.reply.drop()
         if cell := step.running:
             name = "TimeLimit" if isinstance(error, LimitReached) else "KeyboardInterrupt"
@@ -462,20 +463,20 @@ class Agent(LoggingConfigurable):
 
 
 def _over(cell: NotebookNode) -> Change:
-    """Take back a cell that was only shown."""
+    """Remove a temporary cell."""
     cell.source = ""
     return Change(cell, done=True)
 
 
 def _hint(step: Step) -> str:
-    """Tell a model that looks for a function by which other agents end."""
+    """Return a hint for a model that calls a function with which other agents end."""
     errors = [out for cell in step.reply.code for out in cell.outputs if out.output_type == "error"]
     found = _FINAL_ANSWER.search(errors[-1].evalue) if errors else None
     return _NO_FINAL_ANSWER.format(name=found[1]) if found else ""
 
 
 async def _refusal(reason: str) -> AsyncGenerator[NotebookNode, None]:
-    """Stand for the outputs of a cell that the user did not let run."""
+    """Yield an error in the place of the outputs of a cell that the user refused."""
     why = f"the user did not let this cell run: {reason}"
     yield new_output("error", ename="Refused", evalue=why, traceback=[f"Refused: {why}"])
 
@@ -488,9 +489,9 @@ def _reason(error: BaseException) -> str:
 
 
 async def _in_pieces(deltas: AsyncIterable[Delta]) -> AsyncGenerator[Delta, None]:
-    """Cut long texts up, as some servers send a whole reply at once, and let others work between.
+    """Cut long texts into pieces, and let other tasks run between them.
 
-    A model need never wait itself: one that replies from a file does not.
+    Some servers send a whole reply at once, and a model that replies from a file never waits.
     """
     async for delta in deltas:
         texts = [delta.text[i : i + _PIECE] for i in range(0, len(delta.text), _PIECE)]

@@ -20,25 +20,25 @@ from jupyter_agent.transcript.notebook import Change, Transcript
 
 __all__ = ["Reply"]
 
-_MAX_UNREAD = 2_000  # characters of a call without code that are kept as prose
-_FRAME = 1 / 60  # seconds between two times that a page is painted
-_FENCED = -1  # where a block of the text stands among the calls
+_MAX_UNREAD = 2_000  # characters of a call without code, kept as prose
+_FRAME = 1 / 60  # seconds between two frames of a page
+_FENCED = -1  # the index of a fenced block, among the indices of calls
 
 
 class Reply:
-    """A reply that is written into cells as it comes: its prose, then its code.
+    """A reply that is written into cells while it streams in: prose, then code.
 
-    Code comes as a fenced block or as native calls. Where there are calls, a fenced block before
-    them only shows what they do, and text after them is left out.
+    Code is a fenced block or native calls. If there are calls, a fenced block before them only
+    shows what they do, and text after them is left out.
 
     Parameters
     ----------
     by
-        The model; what it wants back is kept for it alone.
+        The model's name. What a model wants back in later requests is kept under it.
     form
-        How it was asked to reply: as tool, a fenced block is prose.
+        How the model was asked to reply; with "tool" a fenced block is prose.
     look_ahead
-        Characters that are read after a block; see `ReplyReader`.
+        Characters that are read after a block (`ReplyReader`).
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Reply:
         self.prose: NotebookNode | None = None
         self.usage: Usage | None = None
         self.length = 0  # characters read
-        self.rest = 0.0  # seconds until it is worth while to write again
-        self.paid = 0  # characters with what the model has thought
-        self.asked: list[Message] | None = None  # what it replies to, until that is paid for
-        self.end: str | None = None  # why the reply ended, as the server says
-        self.refusal = ""  # the words by which the model declined
-        self.problem: Problem | None = None  # why the reply, which is whole, may be no answer
-        self.unread: list[str] = []  # calls in which no code was found, as blocks
+        self.rest = 0.0  # seconds to wait before the next write
+        self.paid = 0  # characters, with the model's thoughts
+        self.asked: list[Message] | None = None  # the request, until its cost is recorded
+        self.end: str | None = None  # the stop reason that the server gave
+        self.refusal = ""  # the text with which the model declined
+        self.problem: Problem | None = None  # why a complete reply may not be an answer
+        self.unread: list[str] = []  # calls without code, as blocks
         self._transcript = transcript
         self._number = number
         self._by = by
@@ -65,27 +65,27 @@ class Reply:
         self._code: dict[int, NotebookNode] = {}
         self._said = ""
         self._final: str | None = None  # the prose when its code began
-        self._read, self._clean = "", Clean()  # the prose as it was read, and as it is written
+        self._read, self._clean = "", Clean()  # the prose, and its sanitised form
         self._kept: list[dict[str, Any]] = []  # for the cell that comes next
         self._kept_by_call: dict[int, list[dict[str, Any]]] = {}
 
     def anew(self, form: Form) -> Reply:
-        """Begin the same reply again, perhaps in the other form."""
+        """Return a new reply for the same step, maybe in the other form."""
         return Reply(self._transcript, self._number, self._by, form, self._look_ahead)
 
     @property
     def begun(self) -> bool:
-        """Whether anything came of the reply."""
+        """Whether anything of the reply has come."""
         return bool(self.paid or self.usage or self._calls)
 
     @property
     def is_open(self) -> bool:
-        """Whether a block of code had begun and not ended when the reply was closed."""
+        """Whether a block of code has begun and not ended."""
         return self.reader.is_open and not self._calls
 
     @property
     def is_prose_final(self) -> bool:
-        """Whether the prose, if there is any, is as it was when its code began."""
+        """Whether the prose has not changed since the code began."""
         return self.prose is None or self._final == self._said
 
     @property
@@ -100,12 +100,12 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """What there is of the reply, as Markdown, in which code is only shown."""
+        """The reply so far, as Markdown; its code is only shown."""
         prose = [self.prose.source] if self.prose else []
         return "\n\n".join([*prose, *(fenced(cell.source) for cell in self.code)])
 
     def read(self, delta: Delta) -> bool:
-        """Take in a piece; return whether what follows in the text is none of the reply's."""
+        """Add a piece; return whether the reply is complete and the text after it is ignored."""
         self.usage = delta.usage or self.usage
         self.end = self.end if delta.end is None else delta.end
         self.refusal += delta.refusal
@@ -125,10 +125,10 @@ class Reply:
         return not self._calls and self.reader.feed(delta.text)
 
     def write(self) -> Iterator[Change]:
-        """Bring the cells up to what has been read, and say in ``rest`` when to do so again.
+        """Update the cells to what has been read; set ``rest`` to the wait before the next update.
 
-        That is not before a page can show it; a long reply, which is written as a whole each
-        time, takes a quarter of the time for that.
+        It is at least one frame. Since all of a long reply is written each time, the wait also
+        keeps writing to a quarter of the time.
         """
         began = time.thread_time()
         yield from self._write()
@@ -137,11 +137,11 @@ class Reply:
     def _write(self) -> Iterator[Change]:
         words = self.reader.lead if self._calls else self.reader.prose
         prose = self._cleaned("\n\n".join([words, *self.unread]).strip())
-        blocks = [*self._blocks()]  # now: while a change is shown, more may be read
+        blocks = [*self._blocks()]  # a list: more may be read while a change is shown
         is_taken_back = self._calls or self.reader.code is None
         if prose and self.prose is None:
             self.prose = self._add("prose", self._take_kept())
-        if self.prose and self._said != prose:  # else it stays as it may have been edited
+        if self.prose and self._said != prose:  # else keep it: the user may have edited it
             self.prose.source = self._said = prose
             yield Change(self.prose)
         if _FENCED in self._code and is_taken_back:
@@ -165,7 +165,7 @@ class Reply:
         return self._clean
 
     def close(self) -> Iterator[Change]:
-        """Read what is left when the reply has ended whole."""
+        """Finish a reply that has ended as a whole."""
         self.reader.close()
         problem = self.reader.problem
         if self.reader.unread:
@@ -182,20 +182,20 @@ class Reply:
         if self.prose and not self.prose.source:
             yield self._drop(self.prose)
             self.prose = None
-        if not self._calls:  # else nothing in the prose matters
+        if not self._calls:  # with calls, the prose has no problem
             self.problem = problem
         if not self.cells and not self.problem:
             self.problem = Problem("empty", "The reply was empty", certain=True)
 
     def drop(self) -> Iterator[Change]:
-        """Take the reply back."""
+        """Remove the reply's cells."""
         for cell in self.cells:
             yield self._drop(cell)
 
     def _blocks(self) -> Iterator[tuple[int, str]]:
         if self._calls:
             for index, call in self._calls.items():
-                code = call.code.rstrip().lstrip("\n")  # as the code of a block
+                code = call.code.rstrip().lstrip("\n")  # stripped as the code of a block is
                 if code and is_python_tool(call.name):
                     yield index, code
         elif self.reader.code is not None and not self.unread:
@@ -221,11 +221,11 @@ class Reply:
 
 
 def _as_saved(kept: dict[str, Any]) -> dict[str, Any]:
-    """Put keys in the order of a saved notebook's, so that a resumed run sends the same bytes."""
+    """Sort keys as a saved notebook does, so that a resumed run sends the same bytes."""
     ordered: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True))
     return ordered
 
 
 def _writable(text: str) -> str:
-    """Replace lone surrogates, which no file can hold."""
+    """Replace lone surrogates, which cannot be written to a file."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Build the request from the transcript, and leave out what a server has refused."""
+"""Build the request from the transcript, without what the server has refused."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ __all__ = ["ModelFacts", "Requests", "characters"]
 
 @dataclass(slots=True)
 class ModelFacts:
-    """What servers have told of their models, by name; a session keeps it from run to run."""
+    """What servers have told about their models, by name; a session keeps it between runs."""
 
     no_vision: set[str] = field(default_factory=set)
     windows: dict[str, int] = field(default_factory=dict)  # tokens
-    thinks_aloud: dict[str, bool] = field(default_factory=dict)  # a thought first, without a mark
+    thinks_aloud: dict[str, bool] = field(
+        default_factory=dict
+    )  # replies begin with an unmarked thought
 
 
 @dataclass(slots=True)
 class Requests:
-    """Writes what a model is sent of a transcript.
+    """Writes the requests about a transcript.
 
     Parameters
     ----------
     examples
-        Whether runs that show how to reply go before the first task.
+        Whether example runs come before the first task.
     context_window
         Tokens that the model can read, as the user has set it; 0 for what the server says.
     """
@@ -56,7 +58,7 @@ class Requests:
         return self._sizes.of(cells or self.transcript.cells_in_context(), characters(self._head()))
 
     def sized(self, cells: Sequence[NotebookNode] | None = None) -> tuple[list[Message], int]:
-        """Write a request and estimate its tokens, and look at a long run only once for both."""
+        """Write a request and estimate its tokens, in one pass over the cells."""
         cells = cells or self.transcript.cells_in_context()
         fingerprints = fingerprints_of(cells)
         told = self.transcript.messages(
@@ -69,7 +71,7 @@ class Requests:
         return [*head, *told], self._sizes.of(cells, characters(head), fingerprints)
 
     def _head(self) -> list[Message]:
-        """Write what every request begins with."""
+        """Write the beginning of every request."""
         form = self.model.form
         return [_system(form), *(_examples(form) if self.examples else ())]
 
@@ -81,17 +83,17 @@ class Requests:
         return min(known, window) if known else window
 
     def old_cells(self) -> int:
-        """Say how many of the cells in reach can be summed up; a quarter of the window stays."""
+        """Return how many cells can be summed up, if a quarter of the window is kept."""
         return summary.split(self.transcript.cells_in_context(), self.window // 4)
 
     def learn(self, error: ModelError) -> bool:
-        """Remember what a refusal tells of the model; return whether that mends the request."""
+        """Learn from a refusal; return whether the next request will be different."""
         model, no_vision = self.model.name, self.model_facts.no_vision
         if model not in no_vision and _sees(self.messages()) and _refuses_pictures(error):
             no_vision.add(model)
             return True
         if error.kind == "context":
-            refused = self.size()  # the estimate may be too low: its scale is what counts here
+            refused = self.size()  # this may be too low, but later estimates have the same error
             self.model_facts.windows[model] = min(error.window or refused, refused)
             return self.old_cells() > 0
         return False
@@ -103,7 +105,7 @@ def _system(form: Form) -> Message:
 
 @functools.cache
 def _instructions(form: Form) -> str:
-    """Read what the model is told first; the two forms differ in how to reply."""
+    """Read the instructions for the model; the two forms differ in how to reply."""
     home = resources.files("jupyter_agent.agent")
     text = home.joinpath("system.md").read_text(encoding="utf-8").strip()
     before, _, rest = text.partition("<!-- reply -->\n")
@@ -114,7 +116,7 @@ def _instructions(form: Form) -> str:
 
 
 def _examples(form: Form) -> list[Message]:
-    """Tell the examples as a transcript of runs would."""
+    """Write the examples as a transcript writes runs."""
     runs = Transcript()
     for number, example in enumerate(EXAMPLES):
         runs.add("task", example.task)
@@ -139,13 +141,13 @@ def _sees(messages: Sequence[Message]) -> bool:
     return any(not isinstance(c, str) and any("image_url" in p for p in c) for c in contents)
 
 
-# how servers say that a model takes no pictures, or no content but text
+# how servers say that a model takes no pictures, or only text
 _NO_PICTURES = re.compile(
     r"image|picture|vision|visual|multi-?modal|modalit|content must be a string|valid string", re.I
 )
 
 
 def _refuses_pictures(error: ModelError) -> bool:
-    """Tell whether a server has refused a request for its pictures (llama.cpp does it by 500)."""
+    """Tell whether a server refused a request because of pictures (llama.cpp with a 500)."""
     said = error.said or str(error).partition(": ")[2]  # without the name of the model
     return error.kind in ("bad_request", "server") and bool(_NO_PICTURES.search(said))

@@ -1,4 +1,4 @@
-"""Whether a reply is asked for again after a fault that may pass, such as a 429, and when."""
+"""Decide whether to ask for a reply again after a fault that may pass (a 429), and when."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Retries:
     Parameters
     ----------
     limit
-        How many there may be.
+        Limit of retries.
     seconds
-        How long after this moment the last one may begin.
+        Seconds from now in which a retry may begin.
     first_wait
-        Seconds before the first one; twice as many before each one after it.
+        Seconds before the first retry; doubled before each further one.
     """
 
     def __init__(self, limit: int, *, seconds: float, first_wait: float) -> None:
@@ -41,7 +41,7 @@ class Retries:
         return wait
 
     def _wait_after(self, error: ModelError) -> float:
-        """Choose a wait: what the server asks for, or else longer each time; never quite equal."""
+        """Return a wait: what the server asks for, or longer each time; with a random part."""
         if error.retry_after is not None:
             return error.retry_after * random.uniform(1, 1.1)
         return min(self._wait, _MAX_WAIT) * random.uniform(0.5, 1)

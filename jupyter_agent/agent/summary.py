@@ -1,4 +1,4 @@
-"""Measure how much a model has to read, and sum up the older cells of a long run."""
+"""Estimate the tokens of a request, and sum up the older cells of a long run."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def _facts(cell: NotebookNode) -> dict[str, Any]:
     return facts
 
 
-# -- how much there is to read
+# -- sizes
 
 
 class RequestSizes:
-    """Estimates the tokens of requests about cells, most of which are as they were before."""
+    """Estimates the tokens of requests; measures only cells that have changed."""
 
     def __init__(self) -> None:
         self._sums = IncrementalList(_add_size)
@@ -54,9 +54,9 @@ class RequestSizes:
         head: int,
         fingerprints: Sequence[Fingerprint] | None = None,
     ) -> int:
-        """Estimate a request: what the server counted last, and what came after that.
+        """Estimate a request: the server's last count, and the size of what was added since.
 
-        Where it counts nothing, the characters do, with so many of them before the cells.
+        Without a count, the characters are counted, with ``head`` characters before the cells.
         """
         sums = self._sums.of(cells, fingerprints or fingerprints_of(cells))
         whole, counted = sums[-1] if sums else (0, -1)
@@ -68,7 +68,7 @@ class RequestSizes:
 
 
 def _add_size(sums: list[tuple[int, int]], cells: Sequence[NotebookNode], index: int) -> None:
-    """Add the size of the cells so far, and the place of the last that a server has counted."""
+    """Add the size of all cells so far, and the index of the last one that a server counted."""
     whole, counted = sums[-1] if sums else (0, -1)
     usage = _facts(cells[index]).get("usage", {})
     known = index if usage and not usage.get("estimated") else counted
@@ -81,7 +81,7 @@ def size(cells: Sequence[NotebookNode], head: int) -> int:
 
 
 def _counted_from(cells: Sequence[NotebookNode]) -> int:
-    """Say where counts begin that know of the summary: those before it was made are too high."""
+    """Return the index from which counts are valid: those before the summary are too high."""
     last = _facts(cells[0]).get("last") if cells else None
     if last is None:
         return 0
@@ -99,13 +99,13 @@ def _output_size(cell: NotebookNode) -> int:
     return text + _TOKENS_A_PICTURE * len(shown.get("pictures", ()))
 
 
-# -- which of it is summed up
+# -- which cells are summed up
 
 
 def split(cells: Sequence[NotebookNode], keep: int) -> int:
-    """Say how many cells are summed up, so that the whole steps after them take ``keep`` tokens.
+    """Return how many cells to sum up, so that the steps after them take ``keep`` tokens.
 
-    0 if that would gain nothing.
+    0 if there is nothing to sum up.
     """
     first = len(cells)
     kept = 0
@@ -125,11 +125,11 @@ def _begins(cells: Sequence[NotebookNode], index: int) -> bool:
     return facts.get("role") == "task" or facts.get("step", 0) != before.get("step", 0)
 
 
-# -- what stands for it
+# -- the summary
 
 
 def write(task: NotebookNode | None, text: str) -> Clean:
-    """Make the summary's source: the task in hand, word for word, then what was done."""
+    """Return the summary's source: the current task, word for word, then what was done."""
     parts = []
     if task is not None:
         parts += ["The task:", code_block(task.source, "text")]
@@ -153,7 +153,7 @@ def digest(cells: Sequence[NotebookNode], max_characters: int) -> str:
 
 
 def _before(cell: NotebookNode, max_characters: int) -> str:
-    """Return the beginning of what an earlier summary says was done."""
+    """Return the beginning of an earlier summary's list of what was done."""
     if _facts(cell).get("role") != "summary":
         return ""
     wrapped = _WRAPPED.fullmatch(cell.source)

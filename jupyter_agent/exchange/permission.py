@@ -1,9 +1,9 @@
 """Which commands in a notebook's cells need the user's permission in the agent kernel.
 
-A notebook may be a stranger's and be run as a whole. Without asking the user, its cells may let the
-sandbox read the notebook's own folder, put new files of data there, and use the configured models.
-Anything more needs a permission, written as the user would type it, with its path resolved:
-``--data /home/ada/private``.
+Somebody else may have written the notebook, and the user may run it as a whole. Without a question,
+its cells may let the sandbox read the notebook's own folder, put new data files there, and use the
+configured models. Anything else needs a permission. It is written as the user would type it, with
+its path resolved: ``--data /home/ada/private``.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from jupyter_agent.sandbox.isolation.sharing import resolve, too_wide
 
 __all__ = ["Permissions", "Permit"]
 
-# Asks the user to allow this; raises UsageError if it is refused
+# Asks the user for a permission; raises UsageError if the user refuses it
 Permit = Callable[[str], Awaitable[None]]
 
 _VENDORS = ("anthropic", "hf", "ollama", "openai")
-# Files that no program imports, runs or reads as its settings
+# Endings of files that no program imports, runs or reads as its settings
 _DATA = set(
     ".arrow .csv .feather .gif .jpeg .jpg .jsonl .npy .npz .parquet .pdf .png .tsv .xlsx".split()
 )
 
 
 class Permissions:
-    """What cells may do unasked, and the permissions that anything more needs.
+    """Which permissions a cell needs.
 
     Parameters
     ----------
     folder
-        The notebook's; where it is too wide to be shared as a whole, nothing in it goes unasked.
+        The notebook's folder; one that is too wide to be shared as a whole gives no permissions.
     shared
-        Paths that the configuration names as data.
+        Paths that the settings share.
     models
-        The models that the configuration names; their servers are known.
+        The models that the settings name; their servers need no permission.
     ask
-        When the user is asked, as the configuration has it.
+        The setting that says when the user is asked.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Permissions:
             yield f"--save {_shown(path)}"
 
     def to_change(self, path: Path) -> Iterator[str]:
-        """Yield the permission to change a saved run that exists: a later reader believes it."""
+        """Yield the permission to change an existing saved run: its later readers trust it."""
         path = self._at(str(path))
         if os.path.lexists(path):
             yield f"--save {_shown(path)}"
@@ -95,7 +95,7 @@ class Permissions:
             yield f"-m {visible(server)}"
 
     def to_ask(self, policy: str | None) -> Iterator[str]:
-        """Yield the permission for a policy that asks the user less often."""
+        """Yield the permission to ask the user less often than the setting says."""
         if policy and POLICIES.index(policy) > POLICIES.index(self._ask):
             yield f"--ask {policy}"
 
@@ -106,7 +106,7 @@ class Permissions:
             raise UsageError(f"{typed!r} is not a valid path: {error}") from None
 
     def _plain(self, path: Path) -> bool:
-        """Tell whether a path is in the folder, and in no hidden part of it."""
+        """Tell whether a path is in the folder, and not in a hidden part of it."""
         return any(
             path.is_relative_to(root)
             and not any(part.startswith(".") for part in path.relative_to(root).parts)
@@ -134,5 +134,5 @@ def _server(model: str) -> str:
     """Return the server of a model: its URL's origin, or the vendor; empty for none."""
     kind = model.partition(":")[0]
     if kind in ("http", "https"):
-        return origin(model) or model  # such a one is refused later; it is asked for all the same
+        return origin(model) or model  # it is refused later, but needs a permission all the same
     return f"{kind}:" if kind in _VENDORS else ""

@@ -20,41 +20,40 @@ __all__ = ["RunOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What a run is asked for; what is left out is as the session has it.
+    """The options of a run; an option that is left out has the session's value.
 
     Parameters
     ----------
     model
-        The model, as -m names it.
+        The model's name, as -m takes it.
     max_steps
-        Most replies of the model.
+        Limit of replies of the model.
     data
-        Paths that the sandbox may read; ``["none"]`` for none; None keeps what is shared.
+        Paths that the sandbox may read; ``["none"]`` for none; None for the paths shared now.
     save
-        Where to save the run, after every cell; a saved run that is there is gone on with.
+        The file that the run is saved to after every cell; an existing saved run is continued.
     timeout
-        Seconds.
+        Limit of seconds.
     budget
-        Tokens.
+        Limit of tokens.
     replay
-        Whether a finished run of this task that is recorded at ``save`` takes the model's
-        place: its cells are shown again, and their code runs again.
+        Whether a finished run of this task in the file ``save`` is shown again and its code
+        run again, instead of asking the model.
     inputs
         Values that the agent finds as variables.
     outputs
-        Variables of the agent's that are wanted; `Session.results` holds them when the run has
-        ended.
+        Names of the agent's variables that `Session.results` holds when the run has ended.
     tools
-        Functions that the agent may call, by name, beside the session's.
+        Functions that the agent may call, by name, besides the session's own.
     ask
-        When to ask the user: ``always``, ``risky`` or ``never``; None as the session says.
+        When to ask the user: ``always``, ``risky`` or ``never``; None for the session's setting.
     asker
-        Asks the user; without it nobody can be asked, and the answer is no.
+        Asks the user; without it every question is answered with no.
     permit
-        Has the user allow what reaches beyond the notebook's folder and the configuration;
-        without it all is allowed.
+        Asks the user for a permission, for what the settings do not allow already; without it
+        everything is allowed.
     replaces
-        The task cell of a run whose place this one takes once it begins.
+        The task cell of an earlier run that this run replaces.
     """
 
     model: str = ""

@@ -26,12 +26,12 @@ _brief.maxstring = _brief.maxother = 80
 
 
 def check_name(name: str) -> str:
-    """Return a name that a variable can have.
+    """Return the name if a variable can have it.
 
     Raises
     ------
     UsageError
-        It cannot.
+        A variable cannot have this name.
     """
     if not name.isidentifier():
         raise UsageError(f"{name!r} is not a variable name; write names, as in -i df,limit")
@@ -44,14 +44,16 @@ class Inputs:
     Raises
     ------
     UsageError
-        One cannot cross; it says which, why and what could.
+        A value cannot cross; the message names it, the reason, and what could cross.
     """
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self.packed = {name: _pack(name, value) for name, value in values.items()}
         self.told = [describe(name, value) for name, value in values.items()]
         shown = (preview(name, value) for name, value in values.items())
-        self.preview = "\n".join(filter(None, shown))  # it goes from a file with the outputs
+        self.preview = "\n".join(
+            filter(None, shown)
+        )  # saved as an output, so that clearing outputs removes it
 
 
 def _pack(name: str, value: object) -> list[memoryview]:
@@ -68,10 +70,14 @@ async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:
     Raises
     ------
     ValueError
-        It is none, or takes too long. ImportError: a package that it needs is missing.
+        It is not a value, or decoding takes too long.
+    ImportError
+        A package that the value needs is missing.
     """
     try:
-        async with asyncio.timeout(seconds + 1):  # for what is one long call of a package's
+        async with asyncio.timeout(
+            seconds + 1
+        ):  # a single long call in a package cannot be stopped sooner
             return await run_in_thread(functools.partial(decode, parts, time.monotonic() + seconds))
     except TimeoutError:
         raise ValueError("it takes too long to read") from None
@@ -109,7 +115,7 @@ def _parts(value: object) -> list[Buffer]:
     Raises
     ------
     ValueError
-        It is something else.
+        It holds anything else.
     """
     if isinstance(value, list) and all(
         isinstance(part, bytes | bytearray | memoryview) for part in value
@@ -136,19 +142,19 @@ def describe(name: str, value: object) -> str:
 
 
 def preview(name: str, value: object) -> str:
-    """Show the beginning of a value; nothing of bytes, arrays and unprintable values."""
+    """Show the beginning of a value; nothing for bytes, arrays and what cannot be printed."""
     try:
         if _dtypes(value) is not None:
             return f"{name} begins:\n{_rows(value)}"
         if hasattr(value, "shape") or isinstance(value, bytes | bytearray):
             return ""
         return f"{name} = {printable(_brief.repr(value))}"
-    except Exception:  # of a __repr__ of the user's, or a number of too many digits
+    except Exception:  # from the user's __repr__, or for an int with too many digits
         return ""
 
 
 def _dtypes(value: object) -> dict[str, str] | None:
-    """Return the types of a table's columns, for every library."""
+    """Return the types of a table's columns; None if the value is not a table."""
     match type(value).__module__.partition(".")[0], type(value).__name__:
         case "pandas", "DataFrame":
             return {str(name): str(kind) for name, kind in value.dtypes.items()}  # type: ignore[attr-defined]
@@ -169,5 +175,5 @@ def _rows(table: object) -> str:
     """Show the first rows of a table as they print."""
     rows = table.slice(0, 3) if hasattr(table, "slice") else table.head(3)  # type: ignore[attr-defined]
     rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
-    with warnings.catch_warnings(action="ignore"):  # of pandas', as of numbers too large
+    with warnings.catch_warnings(action="ignore"):  # from pandas, about numbers that are too large
         return printable(str(rows))[:MAX_PREVIEW]

@@ -18,14 +18,14 @@ __all__ = ["Workspace"]
 
 
 class Workspace:
-    """A sandbox that holds the values and tools of this run; the loop runs cells in it.
+    """A sandbox with the values and tools of a run; the loop runs cells in it.
 
     Parameters
     ----------
     inputs
         Values that code in the sandbox finds as variables.
     outputs
-        Names of variables that are wanted when the run ends.
+        Names of variables that are copied out when the run ends.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class Workspace:
         outputs: Sequence[str],
     ) -> None:
         self.results: dict[str, object] = {}
-        self.missing: list[str] = []  # what is wrong with the results that are not there
+        self.missing: list[str] = []  # a line for each result that could not be copied out
         self._sandbox = sandbox
         self._tools = tools
         self._inputs = inputs
         self._outputs = [check_name(name) for name in outputs]
-        self._prepared = 0  # which of the sandbox's kernels has it all
+        self._prepared = 0  # the generation of the kernel that has the values and tools
         self._asked = False
 
     @property
     def preview(self) -> str:
-        """What the values look like; empty if there are none."""
+        """The beginning of each value, as text; empty if there are none."""
         return self._inputs.preview
 
     @property
@@ -63,7 +63,7 @@ class Workspace:
         Parameters
         ----------
         answer, request
-            As `Sandbox.execute` has them; ``answer`` is for what is no call of a tool.
+            See `Sandbox.execute`; ``answer`` answers everything but tool calls.
         """
         await self.prepare()
         answer = self._tools.start_cell(answer)
@@ -73,7 +73,7 @@ class Workspace:
                 yield output
 
     async def prepare(self) -> None:
-        """Put values and tools into the kernel, once for each kernel."""
+        """Put values and tools into the kernel, once for each new kernel."""
         await self._sandbox.start()
         if self._prepared == self._sandbox.generation:
             return
@@ -92,9 +92,9 @@ class Workspace:
             raise SandboxError(f"{lost}: {error}") from None
 
     async def collect(self) -> str:
-        """Copy the results out; return what to tell the model if some are missing.
+        """Copy the results out; return a reminder for the model if some are missing.
 
-        That is said once: empty the second time, and the results that came are there.
+        The reminder is returned once. The second call returns an empty text.
         """
         if not self._outputs:
             return ""
@@ -109,7 +109,7 @@ class Workspace:
         )
 
     def note(self) -> str:
-        """Write the note for the model: which values it has, and which it shall set."""
+        """Return the note for the model: the variables that are set, and those that it must set."""
         notes = []
         if told := self._inputs.told:
             notes.append("Variables that are set in your kernel:\n\n" + "\n".join(told))

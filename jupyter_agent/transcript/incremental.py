@@ -16,23 +16,23 @@ B = TypeVar("B")
 
 
 class IncrementalList(Generic[A, B]):
-    """Makes a list of another one, item by item.
+    """A list that is derived from another list, item by item.
 
     Parameters
     ----------
     add
-        Told what is made so far and the place of an item among all of them, adds what becomes of
-        that: it may append to the list and put something else in the place of its last entry.
+        Gets the derived list so far, all items, and the index of one of them, and adds that item:
+        it may append to the derived list, and replace the list's last entry.
     """
 
     def __init__(self, add: Callable[[list[B], Sequence[A], int], None]) -> None:
         self._add = add
         self._fingerprints: Sequence[object] = ()
         self._made: list[B] = []
-        self._ends: list[tuple[int, list[B]]] = []  # how long it was after each item, and its last
+        self._ends: list[tuple[int, list[B]]] = []  # the length after each item, and the last entry
 
     def of(self, items: Sequence[A], fingerprints: Sequence[object]) -> list[B]:
-        """Return the list that these items make; what has the mark that it had is as it was."""
+        """Return the derived list; items with the same fingerprints as before are reused."""
         first = first_change(self._fingerprints, fingerprints)
         length, last = self._ends[first - 1] if first else (0, [])
         self._made[max(0, length - 1) :] = last
@@ -45,13 +45,13 @@ class IncrementalList(Generic[A, B]):
 
 
 def first_change(before: Sequence[object], after: Sequence[object]) -> int:
-    """Say from where on two lists differ."""
+    """Return the first index at which two lists differ."""
     pairs = enumerate(zip(before, after, strict=False))
     different = (i for i, (old, new) in pairs if old is not new and old != new)
     return next(different, min(len(before), len(after)))
 
 
-Fingerprint = tuple[object, ...]  # its last item: whether the cell is replaced, and read no more
+Fingerprint = tuple[object, ...]  # its last item: whether the cell's run was replaced
 
 
 def fingerprints_of(cells: Sequence[NotebookNode]) -> list[Fingerprint]:

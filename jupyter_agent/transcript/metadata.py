@@ -1,6 +1,6 @@
-"""Check what a saved run says of its cells: it may be forged or damaged.
+"""Check the metadata of a saved run's cells: it may be forged or damaged.
 
-What does not fit is left out when the file is read, so that the rest of us need not ask again.
+Invalid metadata is removed when the file is read, so that no other code has to check it again.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ KEY = "jupyter_agent"  # our namespace in the metadata of notebooks and cells
 
 Role = Literal["task", "prose", "code", "own", "summary", "correction", "reminder", "wait", "end"]
 
-_MOST = 10**9  # of what is counted in cells, steps, outputs or pixels
+_MAX_COUNT = 10**9  # of cells, steps, outputs or pixels
 
 
 def facts_of(cell: NotebookNode) -> dict[str, Any]:
-    """Return our facts about a cell; none if it is not of a run."""
+    """Return our facts about a cell; empty if it is not of a run."""
     facts: dict[str, Any] = cell.metadata.get(KEY, {})
     return facts
 
 
 def sound(facts: object, cell_type: str) -> dict[str, Any] | None:
-    """Return what fits of the facts about a cell; None if it is none of ours."""
+    """Return the valid facts about a cell; None if it is not one of ours."""
     if not isinstance(facts, Mapping) or facts.get("role") not in get_args(Role):
         return None
     if (facts["role"] in ("code", "own")) != (cell_type == "code"):
@@ -42,7 +42,7 @@ def _text(value: object) -> bool:
 
 
 def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_COUNT
 
 
 def _usage(value: object) -> bool:
@@ -68,7 +68,7 @@ def _picture(value: object) -> bool:
 
 
 def sound_of_output(facts: object) -> dict[str, Any]:
-    """Return what fits of what the model has read of an output, where that is not what is there."""
+    """Return the valid facts about an output that has changed since the model read it."""
     if not isinstance(facts, Mapping):
         return {}
     fits = {"text": _text, "picture": _picture}
@@ -76,7 +76,7 @@ def sound_of_output(facts: object) -> dict[str, Any]:
 
 
 def as_saved(cell: NotebookNode) -> NotebookNode:
-    """Return a cell without what follows from its outputs: who clears those wants that gone too."""
+    """Return a cell without the text made from its outputs, so that clearing outputs removes it."""
     facts = facts_of(cell)
     if "shown" not in facts:
         return cell

@@ -1,4 +1,4 @@
-"""Transcript: the notebook that holds runs; the model reads its cells, a file saves them."""
+"""Transcript: the notebook that holds runs. The model reads its cells; a file saves them."""
 
 from __future__ import annotations
 
@@ -53,12 +53,19 @@ __all__ = [
 ]
 
 RAISES_TAG = "raises-exception"  # with it Jupyter's Run All goes on after the cell's error
-VERSION = 1  # of what stands there
-MAX_CLEANED_HERE = 20_000  # characters of a file's Markdown; more of it where that can be ended
-RUN_ROLES = ("prose", "code", "summary", "correction", "reminder", "end")  # beside its task
+VERSION = 1  # of our metadata in a saved notebook
+MAX_CLEANED_HERE = 20_000  # characters of a file's Markdown; the rest in a process with a limit
+RUN_ROLES = (
+    "prose",
+    "code",
+    "summary",
+    "correction",
+    "reminder",
+    "end",
+)  # of the cells of a run after its task
 # Cells that may quote what a server or the sandbox has said
 _QUOTING_ROLES = ("correction", "reminder", "end")
-LANGUAGE = {  # as ipykernel says it
+LANGUAGE = {  # the same as ipykernel's
     "name": "python",
     "version": platform.python_version(),
     "mimetype": "text/x-python",
@@ -75,9 +82,9 @@ _Displayed = tuple[NotebookNode, NotebookNode]  # a cell, and an output of it
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A cell is new or has changed; ``done`` when it will change no more.
+    """A cell is new or has changed; ``done`` if it will not change again.
 
-    A cell that is done and empty is none: it was taken back.
+    A cell that is done and empty was removed.
     """
 
     cell: NotebookNode
@@ -91,18 +98,18 @@ class Change:
 
 
 class Transcript:
-    """A notebook of runs, the ways to write it and the messages it stands for.
+    """A notebook of runs: adds cells and outputs, saves them, and writes them as messages.
 
     Each of our cells has a role in its metadata: ``task`` is the user's, ``prose`` and ``code``
-    are the model's, ``summary`` stands for the cells before it, ``correction`` tells the model what
-    could not be read of its reply, ``reminder`` what its answer lacks, ``end`` says why a run has
-    none, ``own`` is code that the user ran in the sandbox. Other cells are the user's too. The
-    model does not read those that the user has ``deleted`` or whose run was ``replaced``.
+    are the model's, ``summary`` replaces the cells before it, ``correction`` tells the model what
+    is wrong with its reply, ``reminder`` what its answer lacks, ``end`` says why a run has no
+    answer, ``own`` is code that the user ran in the sandbox. Cells without a role are the user's.
+    The model does not read cells that the user has ``deleted`` or whose run was ``replaced``.
 
     Parameters
     ----------
     path
-        Where to save; None keeps the notebook in memory.
+        The file to save to; None to keep the notebook in memory.
     """
 
     def __init__(
@@ -110,27 +117,27 @@ class Transcript:
     ) -> None:
         self.notebook = notebook or _empty()
         self.path = None if path is None else check_path("path", path)
-        self._file = FileState()  # the file as it was read or written last
-        self._wrote = False  # whether that was written here
+        self._file = FileState()  # of the file when it was last read or written
+        self._wrote = False  # whether this transcript has written it
         self._notebook_text = NotebookText()
         self._message_writer = MessageWriter()
         self._displays: dict[str, list[_Displayed]] = {}  # outputs by their display id
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Transcript:
-        """Go on with the transcript at ``path``, or begin one there.
+        """Read the saved run at ``path``, or begin one there.
 
         Raises
         ------
         UsageError
-            The folder does not exist, or the file is not a transcript: nothing is overwritten.
+            The folder does not exist, or the file is not a saved run. It is not overwritten.
         """
         path = check_path("path", path).expanduser().absolute()
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            pass  # below it is said better
-        except OSError as error:  # a closed folder, too long a name, a link to itself
+            pass  # the checks below say it better
+        except OSError as error:  # no permission, a name that is too long, a link to itself
             raise UsageError(f"cannot save to {str(path)!r}: {error.strerror}") from None
         if path.is_dir():
             raise UsageError(f"cannot save to {str(path)!r}: that is a folder; name a file in it")
@@ -141,7 +148,7 @@ class Transcript:
         clear_left_over(path)
         if not path.exists():
             return cls(path)
-        if not path.is_file():  # a pipe or a device, whose end may never come
+        if not path.is_file():  # a pipe or a device may never end
             raise UsageError(
                 f"cannot save to {str(path)!r}: that is not a regular file; name another"
             )
@@ -151,16 +158,16 @@ class Transcript:
         return transcript
 
     def move_to(self, other: Transcript) -> None:
-        """Save this notebook from now on where another one is saved."""
+        """From now on save this notebook to the file of another transcript."""
         self.path, self._file, self._wrote = other.path, other._file, other._wrote
 
     def check_writable(self) -> None:
-        """See that the notebook can be saved where it is to be saved.
+        """Check that the notebook can be saved to its file.
 
         Raises
         ------
         UsageError
-            It cannot, or somebody else has written there: nothing is overwritten.
+            It cannot, or another program has written there. Nothing is overwritten.
         """
         if self.path is None:
             return
@@ -173,7 +180,7 @@ class Transcript:
                 "runs (%agent reset) and continue with what the file holds now"
             )
 
-    # -- writing
+    # -- cells and outputs
 
     @property
     def cells(self) -> list[NotebookNode]:
@@ -182,11 +189,11 @@ class Transcript:
         return cells
 
     def add(self, role: Role, source: str = "", **facts: Any) -> NotebookNode:
-        """Append a cell; ``facts`` go beside its role in the metadata."""
+        """Append a cell; ``facts`` are stored with its role in the metadata."""
         return self.insert(len(self.cells), role, source, **facts)
 
     def insert(self, index: int, role: Role, source: str = "", **facts: Any) -> NotebookNode:
-        """Put a cell before the one at ``index``."""
+        """Insert a cell before the one at ``index``."""
         kind = "code" if role in ("code", "own") else "markdown"
         source = clean_prose(source) if role in _QUOTING_ROLES else source
         cell = new_cell(kind, source, id=secrets.token_hex(4))
@@ -195,13 +202,13 @@ class Transcript:
         return cell
 
     def drop(self, cell: NotebookNode) -> None:
-        """Take a cell back."""
+        """Remove a cell."""
         cell.source = ""
         with contextlib.suppress(ValueError):
             self.cells.remove(cell)
 
     def add_output(self, cell: NotebookNode, output: NotebookNode) -> None:
-        """Add an output to a code cell as a front end would: joined, updated or cleared."""
+        """Add an output to a code cell as a front end does: join, update or clear."""
         clear = cell.metadata[KEY].pop("clear", False)
         display_id = output.pop("transient", {}).get("display_id", "")
         match output.output_type:
@@ -229,7 +236,7 @@ class Transcript:
                 self._displays.setdefault(display_id, []).append((cell, output))
 
     def _clear(self, cell: NotebookNode) -> None:
-        """Drop a cell's outputs, which no update changes any more."""
+        """Remove a cell's outputs; later updates of their displays do not change them."""
         dropped = {id(output) for output in cell.outputs}
         for display_id, shown in list(self._displays.items()):
             self._displays[display_id] = [each for each in shown if id(each[1]) not in dropped]
@@ -239,7 +246,7 @@ class Transcript:
         self._notebook_text.forget(cell)
 
     def _keep(self, output: NotebookNode) -> dict[str, Any]:
-        """Return what the model has read of an output, before a later cell changes it."""
+        """Return what the model has read of an output, to be kept when a later cell changes it."""
         for cell in self.cells:
             shown = facts_of(cell).get("shown")
             if not shown or not any(each is output for each in cell.outputs):
@@ -255,17 +262,17 @@ class Transcript:
         return {}
 
     async def fit_pictures(self, cell: NotebookNode) -> None:
-        """Make ready what `finish` would wait for, while the event loop goes on."""
+        """Resize pictures on threads, so that `finish` does not block the event loop."""
         for index, picture in pictures_in(cell.outputs)[:MAX_PICTURES]:
             await run_in_thread(functools.partial(fit_picture, picture, cell.outputs[index]))
 
     def finish(self, cell: NotebookNode) -> None:
-        """Record what the model reads of a code cell's outputs: cut once, the same ever after.
+        """Record what the model reads of a code cell's outputs; it is cut once and stays the same.
 
-        It stands in memory alone: it follows from the outputs, and goes from a file with them.
+        It is kept in memory only. A file holds the outputs that it follows from.
         """
-        for passing in ("clear", "running"):
-            cell.metadata[KEY].pop(passing, None)
+        for temporary in ("clear", "running"):
+            cell.metadata[KEY].pop(temporary, None)
         cell.metadata[KEY]["shown"] = describe_outputs(cell.outputs)
         self._notebook_text.forget(cell)
         cell.metadata.pop("tags", None)
@@ -273,22 +280,22 @@ class Transcript:
             cell.metadata.tags = [RAISES_TAG]
 
     def save(self) -> str:
-        """Write the file whole or not at all; return what else the user should know.
+        """Write the file completely or not at all; return a notice for the user, or nothing.
 
-        Where another program has written meanwhile, the notebook is saved beside that.
+        If another program has written the file meanwhile, the notebook is saved beside it.
 
         Raises
         ------
         TranscriptError
-            The disk is full or the folder is gone; what was saved before is still there.
+            The file cannot be written. It still holds what was saved before.
         """
         write = self.prepare_save()
         return write() if write else ""
 
     def prepare_save(self) -> Callable[[], str] | None:
-        """Compose the file as things stand, and return what writes it, as `save` does.
+        """Compose the file now, and return a function that writes it, as `save` does.
 
-        None where nothing is to be saved.
+        None if the notebook is kept in memory.
         """
         if self.path is None:
             return None
@@ -316,13 +323,13 @@ class Transcript:
         )
 
     def has_written(self, path: Path) -> bool:
-        """Tell whether what is at a path is what was saved last, and nobody has changed it."""
+        """Tell whether this transcript wrote the file at a path and nobody has changed it since."""
         return self._wrote and self._file.is_at(path)
 
-    # -- reading
+    # -- messages
 
     def cells_in_context(self) -> list[NotebookNode]:
-        """Return the cells that a model reads: the last summary and what follows it."""
+        """Return the cells that a model reads: the last summary and the cells after it."""
         cells = self.cells
         for index in reversed(range(len(cells))):
             facts = cells[index]["metadata"].get(KEY, ())
@@ -338,14 +345,14 @@ class Transcript:
         with_pictures: bool = True,
         fingerprints: Sequence[Fingerprint] | None = None,
     ) -> list[Message]:
-        """Write cells as the messages a model reads; a later call extends an earlier one's.
+        """Write cells as messages for a model; a later call extends the messages of an earlier one.
 
         Parameters
         ----------
         cells
-            Which; by default those in reach.
+            By default `cells_in_context`.
         with_pictures
-            Whether the model gets pictures, or is told of them in words.
+            Whether the model gets pictures, or a description of each in words.
         fingerprints
             The cells' fingerprints, if the caller has them already.
         """
@@ -362,7 +369,7 @@ class Transcript:
 
     @property
     def total_usage(self) -> TotalUsage:
-        """What all runs in this notebook cost."""
+        """The tokens and the cost of all runs in this notebook."""
         total = TotalUsage()
         for cell in self.cells:
             total.add(facts_of(cell))
@@ -370,9 +377,9 @@ class Transcript:
 
 
 def clean_source(cell: NotebookNode, clean: Callable[[str], Clean] = clean_prose) -> Clean:
-    """Return the Markdown of a cell that is not the user's; what was clean already stays as it is.
+    """Return the sanitised Markdown of a cell that may come from a file or a page.
 
-    A file may have brought it, or a page.
+    Markdown that is marked as clean is returned as it is.
     """
     source: str = cell.source
     if isinstance(source, Clean):
@@ -386,7 +393,7 @@ def _role(cell: NotebookNode) -> str:
 
 
 def temporary_cell(source: str, **facts: Any) -> NotebookNode:
-    """Make a cell that is shown for a while and never in the transcript."""
+    """Make a cell that is shown for a while and is not part of the transcript."""
     cell = new_cell("markdown", source, id=secrets.token_hex(4))
     cell.metadata[KEY] = {"role": "wait", **facts}
     return cell
@@ -405,7 +412,7 @@ def _read(path: Path) -> tuple[NotebookNode, FileState]:
     try:
         content = path.read_bytes()
         left = FileState.of(path, content)
-        with warnings.catch_warnings(action="ignore"):  # of cells without an id: they get one
+        with warnings.catch_warnings(action="ignore"):  # about cells without an id: they get one
             notebook = reads(content.decode(), as_version=4)
             validate(notebook)
     except OSError as error:
@@ -436,13 +443,13 @@ def _read(path: Path) -> tuple[NotebookNode, FileState]:
 
 
 def _mend(cell: NotebookNode) -> None:
-    """Leave out what does not fit of a cell that was read."""
+    """Remove what is not valid from a cell that was read from a file."""
     facts = sound(cell.metadata.pop(KEY, None), cell.cell_type)
     for output in cell.get("outputs", ()):
         if read := sound_of_output(output.get("metadata", {}).pop(KEY, None)):
             output.metadata[KEY] = read
     if facts:
-        if facts["role"] in ("own", "code"):  # in a user's own kernel it was given a first line
+        if facts["role"] in ("own", "code"):  # a kernel of the user's own added this line
             cell.source = cell.source.removeprefix("%%sandbox\n")
         if facts["role"] == "own":
             cell.source = inert(cell.source)

@@ -1,8 +1,8 @@
 """Turn the notebook's cells into turns, and turns into the messages that a model reads.
 
-A turn is what the user said or what the model replied, in no form in particular. As text, a reply
-is Markdown with fenced blocks; as tool, its code stands in native calls. Either way the messages
-of a longer notebook begin with those of a shorter one.
+A turn is what the user said or what the model replied, independent of the form of the messages. In
+the form "text" a reply is Markdown with fenced blocks; in the form "tool" its code is in native
+calls. In both forms the messages of a longer notebook begin with those of a shorter one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DELETED = "[I deleted a cell of yours that stood here, with its outputs]"
 
 @dataclass(frozen=True, slots=True)
 class UserTurn:
-    """What the user said, or we did."""
+    """A text for the model, from the user or from this program."""
 
     text: str
     pictures: tuple[Part, ...] = ()
@@ -43,7 +43,7 @@ class UserTurn:
 
 @dataclass(frozen=True, slots=True)
 class ExecutedCode:
-    """Code of a reply, and what the model reads of its outputs."""
+    """A code cell of a reply, and what the model reads of its outputs."""
 
     code: str
     call: str
@@ -54,7 +54,7 @@ class ExecutedCode:
 
 @dataclass(frozen=True, slots=True)
 class ModelTurn:
-    """What the model replied: prose, and the code it wrote."""
+    """A reply of the model: prose and code."""
 
     prose: str
     ran: tuple[ExecutedCode, ...] = ()
@@ -65,7 +65,7 @@ Turn = UserTurn | ModelTurn
 
 
 class MessageWriter:
-    """Writes cells as messages; what comes of cells that are as they were is kept."""
+    """Writes cells as messages; reuses the messages of cells that have not changed."""
 
     def __init__(self) -> None:
         self._turns = {
@@ -84,7 +84,7 @@ class MessageWriter:
         with_pictures: bool,
         fingerprints: Sequence[Fingerprint] | None = None,
     ) -> list[Message]:
-        """Write cells as messages, but for those whose run was replaced.
+        """Write cells as messages, except those whose run was replaced.
 
         Parameters
         ----------
@@ -105,12 +105,12 @@ class MessageWriter:
 def _add_turn(
     turns: list[Turn], cells: Sequence[NotebookNode], index: int, *, with_pictures: bool
 ) -> None:
-    """Tell a cell: as a turn of its own, or in the turn of the reply that it is of."""
+    """Add a cell: as a turn of its own, or to the turn of its reply."""
     cell = cells[index]
     facts = facts_of(cell)
     role = facts.get("role")
     match role:
-        case _ if facts.get("deleted"):  # said once, where code and outputs stood
+        case _ if facts.get("deleted"):  # said once, in the place of code and outputs
             turns += [UserTurn(_DELETED)] if role == "code" else []
         case "task":
             note = [facts["note"]] if facts.get("note") else []
@@ -124,7 +124,7 @@ def _add_turn(
             assert isinstance(reply, ModelTurn)
             turns[-1] = replace(reply, ran=(*reply.ran, _executed_code(cell, facts, with_pictures)))
         case "own":
-            if facts["shown"]["text"]:  # else there was no room for it
+            if facts["shown"]["text"]:  # empty if there was no room for it
                 turns.append(UserTurn(*_shown(cell, facts["shown"], with_pictures)))
         case "end":
             turns.append(ModelTurn(cell.source))
@@ -133,7 +133,7 @@ def _add_turn(
 
 
 def _continues_reply(cells: Sequence[NotebookNode], index: int) -> bool:
-    """Tell whether a code cell is of the same reply as the cell before it."""
+    """Tell whether a code cell belongs to the same reply as the cell before it."""
     facts, before = facts_of(cells[index]), facts_of(cells[index - 1]) if index else {}
     is_reply = before.get("role") in ("prose", "code") and not before.get("deleted")
     return is_reply and before.get("step") is not None and before["step"] == facts.get("step")
@@ -142,21 +142,21 @@ def _continues_reply(cells: Sequence[NotebookNode], index: int) -> bool:
 def _executed_code(cell: NotebookNode, facts: dict[str, Any], with_pictures: bool) -> ExecutedCode:
     shown = facts.get("shown") or describe_outputs(cell.outputs)
     text, pictures = _shown(cell, shown, with_pictures)
-    call = facts.get("call") or f"c{cell.id}"  # nine letters and digits, as Mistral wants
+    call = facts.get("call") or f"c{cell.id}"  # Mistral wants nine letters and digits
     return ExecutedCode(cell.source, call, text, pictures, kept=facts.get("kept"))
 
 
 def _shown(
     cell: NotebookNode, shown: dict[str, Any], with_pictures: bool
 ) -> tuple[str, tuple[Part, ...]]:
-    """Return what the model reads of outputs, its pictures as they are or in words."""
+    """Return what the model reads of outputs: text, and pictures or descriptions of them."""
     if with_pictures:
         return shown["text"], tuple(_pictures(cell, shown["pictures"]))
     return "\n".join([shown["text"], *map(_in_words, shown["pictures"])]), ()
 
 
 def _pictures(cell: NotebookNode, pictures: list[dict[str, Any]]) -> Iterable[Part]:
-    """Yield the pictures that the model was given: as kept, or as they stand in the outputs."""
+    """Yield the pictures that the model was given, from the metadata or from the outputs."""
     for picture in pictures:
         mime, data = picture["mime"], picture.get("data", "")
         if not data and (output := output_of_picture(cell, picture)):
@@ -220,7 +220,7 @@ def _say(
     text: str,
     pictures: Iterable[Part] = (),
 ) -> None:
-    """Add to the talk; neighbours of one role become one message, as strict servers want."""
+    """Add a message; join it to one of the same role before it, as strict servers require."""
     pictures = list(pictures)
     content: str | list[Part]
     if not messages or messages[-1]["role"] != role:

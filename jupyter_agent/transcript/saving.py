@@ -18,10 +18,10 @@ _Fingerprint = tuple[int, str, int, int]
 
 
 class NotebookText:
-    """A notebook as it stands in a file; a cell that is as it was is not written out anew.
+    """A notebook as the text of a file; a cell that has not changed is not serialised again.
 
-    Nobody needs to tell of a source that was replaced, of facts that came or went, or of more
-    outputs; of any other change `forget` has to be told.
+    A new source, added or removed metadata and added outputs are noticed. Call `forget` after any
+    other change.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class NotebookText:
         self._changed: set[int] = set()
 
     def forget(self, cell: NotebookNode) -> None:
-        """Note that a cell has changed."""
+        """Note that a cell has changed and must be serialised again."""
         self._changed.add(id(cell))
 
     def compose(self, notebook: NotebookNode) -> list[bytes]:
@@ -57,7 +57,7 @@ class NotebookText:
 
 
 def _fingerprints(cells: list[NotebookNode]) -> list[_Fingerprint]:
-    """Name what changes of cells without a word to `NotebookText`."""
+    """Return a fingerprint of each cell, of the changes that `NotebookText` notices."""
     return [
         (id(c), c["source"], len(c["metadata"].get(KEY, ())), len(c.get("outputs", ())))
         for c in cells
@@ -68,25 +68,25 @@ class Savable(Protocol):
     """A notebook that can be saved (`transcript.Transcript`)."""
 
     def prepare_save(self) -> Callable[[], str] | None:
-        """Compose the file as things stand, and return what writes it, in any thread; or None.
+        """Compose the file now, and return a function that writes it in any thread; or None.
 
-        That returns what the user should know; TranscriptError: it could not.
+        That function returns a notice for the user, or raises TranscriptError.
         """
         ...
 
 
 class BackgroundSaver:
-    """Save a notebook again and again: always its newest state, one write at a time."""
+    """Saves a notebook on a thread: always its newest state, one write at a time."""
 
     def __init__(self, notebook: Savable) -> None:
         self._notebook = notebook
         self._wanted = False
         self._writer: asyncio.Task[None] | None = None
         self.problem = ""  # why the newest state is not written
-        self.notice = ""  # what the user should know of what is
+        self.notice = ""  # for the user, about what was written
 
     def begin(self) -> None:
-        """Save soon, while the caller goes on."""
+        """Save soon, and do not wait for it."""
         self._wanted = True
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write())
@@ -103,7 +103,7 @@ class BackgroundSaver:
                 self.problem = str(problem)
 
     async def end(self) -> None:
-        """Wait until all is written, or cannot be."""
+        """Wait until everything is written, or cannot be."""
         while self._writer and not self._writer.done():
             await asyncio.wait({self._writer})
         if self._writer:

@@ -27,25 +27,25 @@ __all__ = [
     "record_user_cell",
 ]
 
-MAX_CHARACTERS = 20_000  # of one cell's outputs that the model reads
-MAX_LOOKED_AT = 4 << 20  # characters of one output, for those
-MAX_PICTURES = 4  # of one cell's that the model sees
-MAX_READ_OF_ONE = 4_000  # characters of a cell of the user's, and of its outputs, that it reads
+MAX_CHARACTERS = 20_000  # of one cell's outputs, for the model
+MAX_LOOKED_AT = 4 << 20  # characters of one output that are searched for them
+MAX_PICTURES = 4  # of one cell, for the model
+MAX_READ_OF_ONE = 4_000  # characters of a user's cell, and of its outputs, for the model
 _NEW = "[the kernel was new here: what was defined before is gone]"
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
-# A frame of an installed package, of Python itself, or of code that was compiled elsewhere or
-# stands in no file. What is left are paths as a user's files have them, "~/work/a.py" mostly.
+# A frame of an installed package, of Python itself, of code compiled elsewhere, or of no file. The
+# other frames are of the user's files, mostly as "~/work/a.py".
 _OF_A_LIBRARY = re.compile(
     r"File (?:[^~/]|/usr/|.*/(?:(?:site|dist)-packages|lib(?:64)?/python3[\d.]*t?)/)"
 )
-# what a progress bar has drawn over; from the start of a line only, or a long one takes for ever
+# what a progress bar has overwritten; searched from line starts only, or long lines take too long
 _OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n|\Z)", re.MULTILINE)
 
 
 def describe_outputs(outputs: list[NotebookNode]) -> dict[str, Any]:
-    """Say what the model reads of outputs: text, and which pictures go with it.
+    """Return what the model reads of outputs: text, and which pictures go with it.
 
-    How a picture is sent is noted on its output, since to make it small again may give other bytes.
+    A resized picture is stored on its output, because resizing it again may give other bytes.
     """
     texts = [text for text in map(_text_of, outputs) if text.strip()]
     text = cut("\n".join(text.rstrip("\n") for text in texts), MAX_CHARACTERS) or "(none)"
@@ -63,28 +63,28 @@ def describe_outputs(outputs: list[NotebookNode]) -> dict[str, Any]:
 
 
 def pictures_in(outputs: list[NotebookNode]) -> list[tuple[int, dict[str, Any]]]:
-    """Find the outputs that hold a picture: the place of each, and what is known of it."""
+    """Find the outputs that hold a picture; return the index of each and the facts about it."""
     return [(index, p) for index, output in enumerate(outputs) if (p := picture_of(output))]
 
 
 def fit_picture(picture: dict[str, Any], output: NotebookNode) -> None:
-    """Make a picture of an output small enough for a model, once, and note how."""
+    """Make an output's picture small enough for a model, once, and store the result."""
     if picture.keys() == {"mime"}:
         picture |= _fitted(picture["mime"], output.data.get(picture["mime"], ""))
         output.metadata[KEY] = {**output.metadata.get(KEY, {}), "picture": from_dict(picture)}
 
 
 def picture_of(output: NotebookNode) -> dict[str, Any] | None:
-    """Say what is known of the picture of an output, as it was when the model read it."""
+    """Return the facts about an output's picture, as it was when the model read it."""
     read = output.get("metadata", {}).get(KEY, {})
-    if "text" in read:  # it has changed since
+    if "text" in read:  # the output has changed since
         return dict(read["picture"]) if "picture" in read else None
     mime = next((mime for mime in MIMES if mime in output.get("data", {})), "")
     return {"mime": mime, **read.get("picture", {})} if mime else None
 
 
 def record_user_cell(cell: NotebookNode) -> None:
-    """Record what the model reads of a cell of the user's."""
+    """Record what the model reads of a user's cell."""
     facts = cell.metadata[KEY]
     shown = describe_outputs(cell.outputs)
     code, text = (cut(each, MAX_READ_OF_ONE) for each in (cell.source, shown["text"]))
@@ -97,7 +97,7 @@ def record_user_cell(cell: NotebookNode) -> None:
 
 
 def _fitted(mime: str, data: str) -> dict[str, Any]:
-    """Make a picture small enough for a model; or say ``why`` not, to follow "a picture "."""
+    """Make a picture small enough for a model; else return the reason as ``why``."""
     try:
         fitted = json.loads(cleaned("picture", f"data:{mime};base64,{data}"))
     except NotShown:
@@ -118,7 +118,7 @@ def _text_of(output: NotebookNode) -> str:
 
 
 def brief(traceback: list[str]) -> list[str]:
-    """Keep of a traceback the frames of cells and the user's own files, not those of libraries."""
+    """Keep the frames of cells and of the user's own files, without those of libraries."""
     own = [frame for frame in traceback[:-1] if not _OF_A_LIBRARY.match(ANSI.sub("", frame))]
     return [*own, *traceback[-1:]]
 

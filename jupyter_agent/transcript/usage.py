@@ -1,4 +1,4 @@
-"""Add up what steps cost, in tokens and in money."""
+"""Add up what replies cost, in tokens and in money."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["TotalUsage"]
 
 @dataclass(slots=True)
 class TotalUsage:
-    """The sum of what replies cost, as cells record it; as text, a few words."""
+    """The sum of what replies cost, as their cells record it."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     cost: float | None = None  # US dollars; None while no server has named a price
-    estimated: bool = False  # some server did not count
-    unpriced: bool = False  # some server named no price
+    estimated: bool = False  # a server did not count
+    unpriced: bool = False  # a server named no price
 
     def add(self, facts: Mapping[str, Any]) -> None:
-        """Add what the facts of a cell record: its reply, and the tries before it that failed."""
+        """Add the cost that a cell records: of its reply, and of the failed tries before it."""
         for usage in (facts.get("usage"), *facts.get("failed", ())):
             if isinstance(usage, Mapping):
                 self._add(usage)
 
     def _add(self, usage: Mapping[str, object]) -> None:
-        """Add a reply's; what is no number, in a file that somebody sent, counts nothing."""
+        """Add the cost of a reply; values that are not numbers, in a forged file, count as 0."""
         tokens = [int(number(usage.get(name)) or 0) for name in ("prompt", "completion", "cached")]
         self.prompt += tokens[0]
         self.completion += tokens[1]

@@ -14,23 +14,23 @@ from jupyter_agent.transcript.shown_outputs import MAX_PICTURES, record_user_cel
 
 __all__ = ["UserCells", "mark_replaced", "show_given"]
 
-MAX_CELLS = 200  # that are kept until a task comes
-MAX_KEPT = 500_000  # characters of one cell's outputs, pictures too
-MAX_READ = 20_000  # characters of all of them that the model reads
+MAX_CELLS = 200  # kept until the next task
+MAX_KEPT = 500_000  # characters of one cell's outputs, with pictures
+MAX_READ = 20_000  # characters of all cells together, for the model
 
 
 @dataclass(slots=True)
 class UserCell:
-    """A cell that ran; a notebook's cell is made of it only when a task comes."""
+    """A cell that ran; it becomes a notebook cell when the next task begins."""
 
     code: str
-    fresh: bool = False  # it ran in another kernel than the one before it
+    fresh: bool = False  # it ran in a newer kernel than the cell before it
     execution_count: int | None = None
     outputs: list[NotebookNode] = field(default_factory=list)
     weight: int = 0
 
     def add_output(self, output: NotebookNode) -> None:
-        """Take an output, while there is room."""
+        """Keep an output, if there is room."""
         self.weight += weight(output)
         if self.weight <= MAX_KEPT:
             self.outputs.append(output)
@@ -46,22 +46,22 @@ class UserCells:
         return len(self._cells)
 
     def add(self, code: str) -> UserCell:
-        """Begin a cell; beyond `MAX_CELLS` the oldest is forgotten."""
+        """Begin a cell; beyond `MAX_CELLS` the oldest one is dropped."""
         self._cells.append(UserCell(code))
         return self._cells[-1]
 
     def move_to(self, transcript: Transcript, *, fresh: bool) -> bool:
-        """Put all cells at the end of a transcript, those that fit for the model to read.
+        """Move all cells to the end of a transcript; the model reads as many as fit.
 
         Parameters
         ----------
         fresh
-            Whether the kernel knows nothing of what is in the transcript already.
+            Whether the kernel has none of the transcript's variables.
 
         Returns
         -------
         bool
-            Whether that is still to be said.
+            Whether the model must still be told so.
         """
         if fresh and self._cells and transcript.cells:
             self._cells[0].fresh = True
@@ -84,7 +84,7 @@ class UserCells:
 
 
 def _write(ran: UserCell, transcript: Transcript) -> NotebookNode:
-    """Make a cell of what ran."""
+    """Write a cell that ran into a transcript."""
     cell = transcript.add("own", ran.code)
     cell.execution_count = ran.execution_count
     for output in ran.outputs:
@@ -97,7 +97,7 @@ def _write(ran: UserCell, transcript: Transcript) -> NotebookNode:
 
 
 def show_given(transcript: Transcript, text: str) -> None:
-    """Show what the user's values hold, as an output: who clears those clears that."""
+    """Add a cell whose output shows the user's values; clearing outputs clears it."""
     cell = transcript.add("own", "# the variables that were given with the task", given=True)
     transcript.add_output(cell, new_output("stream", name="stdout", text=f"{text}\n"))
     transcript.finish(cell)
@@ -105,7 +105,7 @@ def show_given(transcript: Transcript, text: str) -> None:
 
 
 def mark_replaced(transcript: Transcript, task: NotebookNode) -> None:
-    """Have the model read no more of a run; what the user has edited of it is the user's own."""
+    """Hide a run from the model; cells of it that the user edited become the user's own."""
     start = next((i for i, cell in enumerate(transcript.cells) if cell is task), None)
     if start is None:
         return  # the session was reset

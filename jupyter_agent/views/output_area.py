@@ -1,11 +1,11 @@
 """Show a run in the output of its cell, and as live cells where the page makes them.
 
 A front end that names its cells (JupyterLab, Notebook 7, VS Code) updates displays in place, so
-there every cell streams. Any other (nbclient, a console) is given each cell once, when it is whole.
+cells stream there. Any other front end (nbclient, a console) gets each cell once, when it is done.
 
-Where a cell streams, each message carries in its own metadata what it means for the notebook, as
-``{"jupyter_agent": {"op": ...}}``: a page with our extension makes cells of them instead
-(docs/live-cells.md has the list).
+Where cells stream, the metadata of each message say what it means for the notebook, as
+``{"jupyter_agent": {"op": ...}}``. A page with our extension makes cells of these messages
+(docs/live-cells.md lists them).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ __all__ = [
     "show_recorded",
 ]
 
-INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops floods
-BEAT = 0.5  # seconds between two signs that the kernel lives; a page waits for several
+INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops messages that come faster
+BEAT = 0.5  # seconds between two signs of life; a page waits for several
 MAX_TEXT = 1_000_000  # characters of a stream; the server drops 3 MB within 3 s
-MAX_LINE = 4_000  # of a line; JupyterLab 4.2 takes the square of its length to draw one
-MAX_WHY = 300  # characters of the reason for which a run ended
-MAX_NAME = 300  # characters of a model's, which a file may have brought
+MAX_LINE = 4_000  # characters; JupyterLab 4.2 draws a line in the square of its length
+MAX_WHY = 300  # characters of the reason why a run ended
+MAX_NAME = 300  # characters of a model's name, which may come from a file
 MAX_OUTPUTS = 100  # of a cell; JupyterLab itself draws 50
 NOT_SHOWN = "\n[the rest of this text is not shown]\n"
 _LONG_LINE = re.compile(rf"([^\r\n]{{{MAX_LINE}}})[^\r\n]+")
@@ -57,7 +57,7 @@ Tag = dict[str, Any]
 
 
 class Publisher(Protocol):
-    """Where display messages go."""
+    """Publishes display messages, streams and the busy status."""
 
     def display(
         self,
@@ -68,7 +68,7 @@ class Publisher(Protocol):
         update: bool,
         tag: Tag | None = None,
     ) -> None:
-        """Send a mime bundle, or change the one that has this id."""
+        """Send a mime bundle, or update the one that has this id."""
         ...
 
     def stream(self, name: str, text: str, tag: Tag | None = None) -> None:
@@ -76,12 +76,12 @@ class Publisher(Protocol):
         ...
 
     def busy(self, tag: Tag | None = None) -> None:
-        """Tell the page that the kernel lives and is busy."""
+        """Tell the page that the kernel is alive and busy."""
         ...
 
 
 class IPythonPublisher:
-    """The output area of the cell that is running in this IPython; it drops tags."""
+    """Publishes to the output area of the cell that runs in this IPython, without tags."""
 
     def display(
         self,
@@ -92,7 +92,7 @@ class IPythonPublisher:
         update: bool,
         tag: Tag | None = None,  # noqa: ARG002
     ) -> None:
-        """Send a mime bundle, or change the one that has this id."""
+        """Send a mime bundle, or update the one that has this id."""
         from IPython.display import publish_display_data
 
         transient = {"display_id": display_id}
@@ -105,11 +105,11 @@ class IPythonPublisher:
         stream.flush()
 
     def busy(self, tag: Tag | None = None) -> None:
-        """Do nothing: the front end that runs the cell knows."""
+        """Do nothing: the front end knows that the cell runs."""
 
 
 class KernelPublisher:
-    """The messages that answer the request which this ipykernel is carrying out now."""
+    """Publishes messages that answer the request which this ipykernel carries out now."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
@@ -124,7 +124,7 @@ class KernelPublisher:
         update: bool,
         tag: Tag | None = None,
     ) -> None:
-        """Send a mime bundle, or change the one that has this id."""
+        """Send a mime bundle, or update the one that has this id."""
         kind = "update_display_data" if update else "display_data"
         transient = {"display_id": display_id}
         self._send(kind, {"data": data, "metadata": metadata, "transient": transient}, tag)
@@ -134,7 +134,7 @@ class KernelPublisher:
         self._send("stream", {"name": name, "text": text}, tag)
 
     def busy(self, tag: Tag | None = None) -> None:
-        """Tell the page that the kernel lives and is busy."""
+        """Tell the page that the kernel is alive and busy."""
         self._send("status", {"execution_state": "busy"}, tag)
 
     def _send(self, kind: str, content: dict[str, Any], tag: Tag | None) -> None:
@@ -151,9 +151,9 @@ class OutputView:
     Parameters
     ----------
     tag
-        Makes the tag of a message about an output, from its index and what else matters.
+        Returns the tag of a message about an output, from its index and other facts.
     clear
-        Takes away what was shown so far; told whether something new follows at once.
+        Clears what was shown so far; its argument tells whether new outputs follow at once.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class OutputView:
         tag: Callable[..., Tag | None] = lambda **_: None,
         clear: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        self.sent: list[NotebookNode] = []  # the outputs, as far as they were shown
+        self.sent: list[NotebookNode] = []  # the outputs as they were shown
         self._id = cell_id
         self._publisher = publisher
         self._tag = tag
@@ -172,10 +172,10 @@ class OutputView:
         self._seen: list[NotebookNode] = []
         text = f"[outputs after the first {MAX_OUTPUTS} are not shown]\n"
         self._more = NotebookNode(output_type="stream", name="stderr", text=text)
-        self._displayed: set[int] = set()  # whose displays can be changed in place
+        self._displayed: set[int] = set()  # indices of outputs whose displays can be updated
 
     def __call__(self, outputs: list[NotebookNode]) -> None:
-        """Show what is new since the last time."""
+        """Show what is new since the last call."""
         outputs = self._worth_showing(outputs)
         kept = all(before is now for before, now in zip(self._seen, outputs, strict=False))
         if not kept or len(outputs) < len(self._seen):
@@ -188,7 +188,7 @@ class OutputView:
         self._seen = outputs
 
     def _worth_showing(self, outputs: list[NotebookNode]) -> list[NotebookNode]:
-        """Leave out outputs beyond what a page can show, but never why a cell was stopped."""
+        """Leave out outputs beyond `MAX_OUTPUTS`, but keep errors."""
         rest = outputs[MAX_OUTPUTS:]
         if not rest:
             return list(outputs)
@@ -203,7 +203,7 @@ class OutputView:
                     self._publisher.stream(output.name, text[start:], self._tag(index=index))
                 return NotebookNode(output_type="stream", name=output.name, text=text)
             case "error" if before is None:
-                # as text: an error message would mark the %%agent cell failed
+                # as text, because an error message would mark the %%agent cell as failed
                 output = NotebookNode({**output, "traceback": brief(output.traceback)})
                 text = "\n".join(output.traceback) + "\n" if output.traceback else ""
                 self._publisher.stream("stderr", text, self._tag(index=index, error=dict(output)))
@@ -229,7 +229,7 @@ class OutputView:
 
 
 def _worth_showing(text: str) -> str:
-    """Cut what would stop a page; what was shown of a text stays so as it grows."""
+    """Cut what a page cannot show; the cut text of a growing text only grows."""
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + NOT_SHOWN
     return _LONG_LINE.sub(r"\1 […]", text)
@@ -247,7 +247,7 @@ class _ShownCell:
     displayed: bool = False
     started: float = 0.0
     done: bool = False
-    edit: str | None = None  # what the user wrote while the agent was still writing
+    edit: str | None = None  # the user's edit while the agent was still writing
     outputs: OutputView | None = None
 
     @property
@@ -256,32 +256,32 @@ class _ShownCell:
         return bool(self.cell.metadata[KEY].get("deleted"))
 
     def take(self, source: str) -> None:
-        """Take over the user's edit."""
+        """Apply the user's edit."""
         if source != self.cell.source:
             self.cell.source = source
             self.cell.metadata[KEY]["edited"] = True
 
     @property
     def kept(self) -> bool:
-        """Whether the cell still exists: a cell that is done and empty was taken back."""
+        """Whether the cell still exists: one that is done and empty was removed."""
         return bool(self.source or not self.done)
 
 
 @dataclass(slots=True)
 class _Progress:
-    """The facts that the header of a run shows."""
+    """The facts in the header of a run."""
 
     started: float = field(default_factory=time.monotonic)
     model: str = ""
     sandbox: str = ""
     step: int = 0
     usage: TotalUsage = field(default_factory=TotalUsage)
-    # then working, and done, stopped or failed; or unstarted, if it never began
+    # then working, then done, stopped or failed; unstarted if the run never began
     state: str = "starting"
     doing: str = "thinking"
-    why: str = ""  # it was stopped, or has failed
-    waiting: str = ""  # why
-    wait: float = 0.0  # seconds that it was to wait, when it began to
+    why: str = ""  # the run was stopped or has failed
+    waiting: str = ""  # the reason of a wait
+    wait: float = 0.0  # the whole length of a wait, in seconds
 
     def where(self) -> list[str]:
         return [where for where in (self.model, self.sandbox) if where]
@@ -311,15 +311,15 @@ class DisplayView:
     Parameters
     ----------
     anchor
-        The id of that cell, in a front end that changes a display in place; empty in any other.
+        The id of that cell, in a front end that updates displays in place; empty in any other.
     digest
-        Identifies the text of that cell.
+        The digest of that cell's text.
     replaces
-        The run whose cells this one's take the place of.
+        The run whose cells are replaced.
     first_line
-        What code cells begin with in a kernel that is not the sandbox's own.
+        The first line of code cells in a kernel of the user's own.
     session
-        Of the page that has asked for the run: of those that share a document, that one writes.
+        The session of the page that asked for the run. Of pages that share a document, it writes.
     """
 
     def __init__(
@@ -341,7 +341,7 @@ class DisplayView:
         self._digest = digest
         self._first_line = first_line
         self._session = session
-        self._sent = 0  # messages, so that a page notices when one was lost
+        self._sent = 0  # the count of messages, so that a page notices a lost one
         self._cells: dict[str, _ShownCell] = {}
         self._progress = _Progress()
         self._header: dict[str, Any] = {}
@@ -350,10 +350,10 @@ class DisplayView:
         self._waiting: dict[str, Change] = {}
         self._timer: threading.Timer | None = None
         self._ended = threading.Event()
-        self._lock = threading.RLock()  # a timer shows what waits, a page may ask at any time
+        self._lock = threading.RLock()  # a timer shows changes, and a page may ask at any time
 
     def __call__(self, change: Change) -> None:
-        """Show a change, at once or together with those that follow within a moment."""
+        """Show a change, at once or together with the next ones."""
         with self._lock:
             facts = change.cell.metadata[KEY]
             shown = self._cells.get(change.cell.id)
@@ -364,7 +364,7 @@ class DisplayView:
             if shown and shown.edit is not None and (change.done or facts.get("running")):
                 shown.take(shown.edit)
                 shown.edit = None
-            self._note(change, facts)
+            self._update_progress(change, facts)
             if shown:
                 shown.done |= change.done
                 self._waiting[change.cell.id] = change
@@ -402,7 +402,7 @@ class DisplayView:
         return self._replaces if self._progress.state not in ("starting", "unstarted") else ""
 
     def _beat(self) -> None:
-        """Tell pages at intervals that this kernel lives."""
+        """Tell pages at intervals that this kernel is alive."""
         tag = {"op": "beat", "run": self.run, "anchor": self._anchor}
         while not self._ended.wait(BEAT):
             self._publisher.busy(tag)
@@ -410,7 +410,7 @@ class DisplayView:
     # -- what pages ask
 
     def snapshot(self) -> dict[str, Any]:
-        """Send everything again, for a page that has missed messages."""
+        """Return the whole run, for a page that has missed messages."""
         with self._lock:
             cells = [self._snapshot(each) for each in self._kept()]
             return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
@@ -441,12 +441,12 @@ class DisplayView:
         return [each for each in self._cells.values() if each.kept and not each.deleted]
 
     def edit(self, cell_id: str, source: str) -> None:
-        """Take over the user's edit of a cell: now, or when the agent has finished writing it."""
+        """Apply the user's edit of a cell: now, or when the agent has finished writing it."""
         with self._lock:
             shown = self._cells.get(cell_id)
             if shown is None:
                 return
-            shown.cell.metadata[KEY].pop("deleted", None)  # it is there again
+            shown.cell.metadata[KEY].pop("deleted", None)  # it exists again
             source = self._without_first_line(source)
             running = shown.cell.metadata[KEY].get("running", False)
             if shown.done or running:
@@ -456,7 +456,7 @@ class DisplayView:
                 shown.edit = source
 
     def delete(self, cell_id: str) -> None:
-        """Note that the user has deleted a cell: it will not run, nor will the model read it."""
+        """Mark a cell as deleted: it will not run, and the model will not read it."""
         with self._lock:
             if shown := self._cells.get(cell_id):
                 facts = shown.cell.metadata[KEY]
@@ -501,8 +501,8 @@ class DisplayView:
 
     # -- the header
 
-    def _note(self, change: Change, facts: dict[str, Any]) -> None:
-        """Update the header from a change."""
+    def _update_progress(self, change: Change, facts: dict[str, Any]) -> None:
+        """Update the facts in the header from a change."""
         progress = self._progress
         if facts["role"] == "task":
             self.task = change.cell
@@ -517,9 +517,11 @@ class DisplayView:
             progress.usage.add(facts)
         if facts["role"] == "wait":
             progress.waiting, progress.wait = change.cell.source.strip("*"), 0.0
-            if progress.waiting and "seconds" in facts:  # a page counts them down
-                problem = facts["problem"].removeprefix(f"{progress.model}: ")  # said at its end
-                for advice in ("; try again", "; wait and try again"):  # which the run follows
+            if progress.waiting and "seconds" in facts:  # a page shows a countdown
+                problem = facts["problem"].removeprefix(
+                    f"{progress.model}: "
+                )  # the header names it already
+                for advice in ("; try again", "; wait and try again"):  # the run does so itself
                     problem = problem.removesuffix(advice)
                 progress.waiting = f"Asking again: {problem}"
                 progress.wait = facts["seconds"]
@@ -552,7 +554,7 @@ class DisplayView:
     # -- cells
 
     def _show(self, *, force: bool = False) -> None:
-        """Show the changes that wait."""
+        """Show the collected changes."""
         with self._lock:
             if self._timer:
                 self._timer.cancel()
@@ -572,7 +574,7 @@ class DisplayView:
 
     def _prose(self, change: Change, shown: _ShownCell) -> None:
         source = clean_source(change.cell)
-        if change.cell.metadata[KEY]["role"] == "end":  # why it ended is in the error below
+        if change.cell.metadata[KEY]["role"] == "end":  # the error below says why it ended
             source = Clean(source.partition("\n\n")[2])
         shown.state = "done" if change.done else "writing"
         data = _data(source, source)
@@ -604,7 +606,7 @@ class DisplayView:
         return _data(folded(title, code_block(source)), source)
 
     def _cleared(self, shown: _ShownCell, *, more: bool) -> None:
-        """Clear a cell's outputs; only a page that has made a cell of it can do that."""
+        """Clear a cell's outputs; only a page with live cells can do that."""
         if self._live:
             tag = self._tag("clear", id=shown.cell.id, wait=more)
             data = self._code_data(shown, shown.label)
@@ -619,7 +621,7 @@ class DisplayView:
         label: str,
         whole: bool = False,
     ) -> None:
-        """Show a cell's source: each time it grows where the front end is live, else once."""
+        """Show a cell's source: each time it grows in a live front end, else once."""
         source = data["text/plain"]
         if (source, label) == (shown.source, shown.label) or not (source or shown.displayed):
             return
@@ -632,13 +634,13 @@ class DisplayView:
 
 
 def show_recorded(publisher: Publisher, note: Note, *, header: dict[str, Any] | None) -> None:
-    """Show that the notebook already holds the run, so that no model was asked.
+    """Show that the notebook already holds the run, and that no model was asked.
 
     Parameters
     ----------
     header
-        What was last said of that run; None if this kernel has not done it: any file can say that
-        it holds one.
+        The run's last header; None if this kernel did not run it, because any file can claim to
+        hold a run.
     """
     what = "shown as in the file; this kernel did not run it"
     state, before, facts = "claimed", "agent", {}
@@ -653,7 +655,7 @@ def show_recorded(publisher: Publisher, note: Note, *, header: dict[str, Any] | 
 
 
 def ending(error: BaseException) -> tuple[str, str]:
-    """Tell how an error ends a run, as `DisplayView.finish` takes it: it failed, or was stopped."""
+    """Return the state and the reason with which an error ends a run, for `DisplayView.finish`."""
     if isinstance(error, LimitReached):
         return "stopped", str(error)
     if isinstance(error, Unsaved):
@@ -664,19 +666,19 @@ def ending(error: BaseException) -> tuple[str, str]:
 
 
 class AnswerView:
-    """Shows nothing but the answer."""
+    """Shows only the answer."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._last: NotebookNode | None = None
 
     def __call__(self, change: Change) -> None:
-        """Keep what may be the answer."""
+        """Remember a cell that may be the answer."""
         prose = change.done and change.cell.metadata[KEY]["role"] == "prose"
         self._last = change.cell if prose else None
 
     def finish(self, state: str, why: str = "") -> None:  # noqa: ARG002
-        """Show the answer, if the run came to one."""
+        """Show the answer, if there is one."""
         if self._last and self._last.source and state == "done":
             answer = clean_source(self._last)
             data = _data(answer, answer)
@@ -684,12 +686,12 @@ class AnswerView:
 
 
 def _data(markdown: Clean, plain: str) -> dict[str, Any]:
-    """Make a mime bundle of cleaned Markdown; Markdown reaches a page in no other way."""
+    """Make a mime bundle of sanitised Markdown; a page gets Markdown in no other way."""
     return {"text/markdown": markdown, "text/plain": plain}
 
 
 def _line(text: str) -> dict[str, Any]:
-    """Make a mime bundle of a line that this package writes."""
+    """Make a mime bundle of one line of this package's own text."""
     return _data(Clean(f"*{one_line(text)}*"), text)
 
 

@@ -1,7 +1,8 @@
 """Answer pages that ask for a run: after a reload, an edit, a deletion.
 
 A page asks on the control channel, which answers while a cell runs (message spec: control). It
-notes on its cells what they are; a request to run one carries that note (`Note`).
+stores a note in the metadata of each of the agent's cells. A request to run a cell carries that
+note (`Note`).
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ REPLACED = (
     "This cell is part of a run that was replaced, so it was not run. "
     "Edit it to keep it as your own, or delete it."
 )
-MAX_RUNS = 100  # that pages may ask for
+MAX_RUNS = 100  # that are kept for pages
 _KEY = "jupyter_agent"
 
 
 class ShownRun(Protocol):
-    """A run that was shown (`views.output_area.DisplayView`)."""
+    """A run that a view has shown (`views.output_area.DisplayView`)."""
 
     run: str
-    task: NotebookNode | None  # the cell that began it
+    task: NotebookNode | None  # its task cell
 
     @property
     def replaces(self) -> str:
@@ -55,19 +56,19 @@ class ShownRun(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """Send everything again."""
+        """Return the whole run."""
         ...
 
     def known(self) -> dict[str, Any]:
-        """Describe the run: where it was shown, its state, and the sources of its cells."""
+        """Describe the run: its place, its state, and the sources of its cells."""
         ...
 
     def edit(self, cell_id: str, source: str) -> None:
-        """Take over the user's edit of a cell."""
+        """Apply the user's edit of a cell."""
         ...
 
     def delete(self, cell_id: str) -> None:
-        """Note that the user has deleted a cell."""
+        """Mark a cell as deleted."""
         ...
 
     def cell(self, cell_id: str) -> NotebookNode | None:
@@ -81,29 +82,29 @@ class ShownRun(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The note of a page on a cell that is to run, as far as it can be believed.
+    """A page's note on a cell that is to run, with only its valid fields.
 
-    Notes are saved with notebooks, so a note may say anything; nothing of it is ever run.
-    `KnownRuns` knows which runs there were.
+    Notes are saved with notebooks, so a note may be forged; nothing in it is ever run. `KnownRuns`
+    holds the runs that there really were.
     """
 
     cell_id: str = ""
-    source: str = ""  # what is to run
+    source: str = ""  # the code to run
     run: str = ""
-    state: str = ""  # how the run ended whose %%agent cell this is
-    digest: str = ""  # of the text that asked for that run
-    checksum: str = ""  # of the source that the agent gave this cell
-    session: str = ""  # of the page that asks, as the request itself says
+    state: str = ""  # on a %%agent cell: how its run ended
+    digest: str = ""  # of the text of that %%agent cell
+    checksum: str = ""  # of the source that the agent wrote
+    session: str = ""  # of the page, from the request itself
 
     @classmethod
     def of(cls, request: dict[str, Any]) -> Note:
-        """Read the note of an execute_request; an empty one if it carries none."""
+        """Read the note of an execute_request; return an empty one if it has none."""
         metadata = request.get("metadata") or {}
         source = request.get("content", {}).get("code", "")
         cell_id, note = metadata.get("cellId"), metadata.get(_KEY)
         cell_id = cell_id if isinstance(cell_id, str) else ""
         session = str(request.get("header", {}).get("session", ""))
-        # a copy of a cell carries the note of another
+        # the copy of a cell carries the note of the original
         if not isinstance(note, dict) or not cell_id or note.get("id") != cell_id:
             return cls(cell_id, source, session=session)
         names = ("run", "state", "digest", "checksum")
@@ -112,58 +113,58 @@ class Note:
 
     @property
     def held(self) -> bool:
-        """Whether the notebook says that it holds the finished run which this text asked for."""
+        """Whether the notebook claims to hold the finished run of this text."""
         return bool(self.run) and self.state == "done" and self.digest == digest(self.source)
 
     @property
     def again(self) -> bool:
-        """Whether the user has pressed *Run again*: a model is asked, whatever is held or saved."""
+        """Whether the user pressed *Run again*, so that a model is asked in any case."""
         return self.state == "again"
 
 
 class KnownRuns:
-    """The runs of one kernel, and what pages may ask about them."""
+    """The runs of one kernel, and the answers to pages that ask about them."""
 
     def __init__(self) -> None:
         self._shown: deque[ShownRun] = deque(maxlen=MAX_RUNS)
 
     def add(self, shown: ShownRun) -> None:
-        """Remember a run that is about to be shown."""
+        """Add a run that will be shown."""
         self._shown.append(shown)
 
     def forget(self) -> None:
-        """Forget all runs: the session has forgotten them."""
+        """Forget all runs, after the session has forgotten them."""
         self._shown.clear()
 
     def is_replaced(self, note: Note) -> bool:
         """Tell whether a cell is the agent's and its run was replaced before it could run.
 
-        Run All sends every cell at once, those too that the run which comes first replaces.
+        Run All sends all cells at once, also those that the first run then replaces.
         """
         replaced = any(shown.run and shown.replaces == note.run for shown in self._shown)
         return bool(note.run) and replaced and note.checksum == checksum(note.source)
 
     def cell(self, note: Note) -> NotebookNode | None:
-        """Find the agent's cell that is run again."""
+        """Find the agent's cell that the user runs again."""
         shown = self._find(note.run)
         return shown.cell(note.cell_id) if shown else None
 
     def held(self, note: Note) -> bool:
-        """Tell whether the notebook holds the finished run which this text asks for.
+        """Tell whether the notebook holds the finished run of this text.
 
-        A request that was sent before the run was done, as from another page, says nothing of that.
+        A request that was sent before the end of the run does not say so, but this object knows.
         """
         shown = self._find(note.run)
         done = shown is not None and shown.done and shown.digest == digest(note.source)
         return note.held or (done and not note.again)
 
     def header(self, note: Note) -> dict[str, Any] | None:
-        """Return the last header of the run that a cell began, if this kernel knows that run."""
+        """Return the last header of a %%agent cell's run, if this kernel ran it."""
         shown = self._find(note.run)
         return shown.header if shown else None
 
     def task(self, run: str) -> NotebookNode | None:
-        """Find the cell that began a run."""
+        """Find the task cell of a run."""
         shown = self._find(run)
         return shown.task if shown else None
 
@@ -173,7 +174,7 @@ class KnownRuns:
         def answer(stream: object, identity: object, message: dict[str, Any]) -> None:
             try:
                 reply = self.answer(message.get("content"))
-            except Exception as error:  # or the page would wait for ever
+            except Exception as error:  # without a reply the page would wait for ever
                 kernel.log.exception("jupyter_agent")
                 defect = Defect.of(error, "The kernel's log has the traceback")
                 reply = _refusal("Defect", str(defect))
@@ -185,7 +186,7 @@ class KnownRuns:
             handlers[REQUEST] = answer
 
     def answer(self, content: object) -> dict[str, Any]:
-        """Answer a page that asks for a run, or reports an edit or a deletion."""
+        """Answer a page that asks for runs, or reports an edit or a deletion."""
         match content:
             case {"op": "known", "runs": [*runs]}:
                 found = {run: shown.known() for run in runs if (shown := self._find(run))}
@@ -216,12 +217,12 @@ def _refusal(name: str, why: str) -> dict[str, Any]:
 
 
 def digest(text: str) -> str:
-    """Identify the text of a ``%%agent`` cell."""
+    """Return a digest of the text of a ``%%agent`` cell."""
     return hashlib.sha256(text.strip().encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def checksum(source: str) -> str:
-    """Sum up a cell's source as the page does: FNV-1a over its UTF-16 code units, in hex."""
+    """Return the checksum of a source as the page does: FNV-1a over UTF-16 code units, in hex."""
     units = memoryview(source.encode("utf-16-le", "surrogatepass")).cast("H")
     value = 0x811C9DC5
     for unit in units:

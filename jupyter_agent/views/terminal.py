@@ -19,20 +19,20 @@ from jupyter_agent.transcript.usage import TotalUsage
 
 __all__ = ["TerminalView"]
 
-_MARK = re.compile(r"[^\w\s.,;:!?'\"()%/=+]")  # what Markdown may read in more than one way
+_MARK = re.compile(r"[^\w\s.,;:!?'\"()%/=+]")  # may be Markdown syntax
 
 
 class TerminalView:
-    """Writes prose and code while they stream in, outputs as they come, the answer last.
+    """Writes prose and code while they stream in, outputs as they come, and the answer last.
 
     Parameters
     ----------
     out
-        Where the steps and the answer go.
+        The stream for the steps and the answer.
     notes
-        Where the header and the totals go, so that ``out`` ends with the answer.
+        The stream for the header and the totals, so that ``out`` ends with the answer.
     quiet
-        Show nothing but the answer.
+        Show only the answer.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TerminalView:
         self._started = time.monotonic()
         self._sources: dict[str, str] = {}
         self._outputs: dict[str, list[Any]] = {}
-        self._fresh = True  # whether the cursor stands at the start of a line
+        self._fresh = True  # whether the cursor is at the start of a line
         self._answer = ""
         self._began = False
         self._steps = 0
@@ -81,8 +81,8 @@ class TerminalView:
             case "code":
                 self._code(cell, done=change.done or facts.get("running", False))
 
-    def finish(self, state: str, why: str = "") -> None:  # noqa: ARG002  # the error says why
-        """Say how the run ended, if it began."""
+    def finish(self, state: str, why: str = "") -> None:  # noqa: ARG002  # the error tells the reason
+        """Write how the run ended, if it began."""
         if not self._began:
             return
         if self._quiet:
@@ -95,12 +95,12 @@ class TerminalView:
         self._note(f"{state} after {self._steps} step{plural}, {self._usage}, {seconds:.0f} s")
 
     def end_line(self) -> None:
-        """Begin a new line, if something stands on this one."""
+        """Begin a new line, if this one is not empty."""
         if not self._fresh:
             self._write("\n")
 
     def outputs(self, cell_id: str, outputs: list[NotebookNode]) -> None:
-        """Show what is new of a cell's outputs."""
+        """Show what is new in a cell's outputs."""
         seen = self._outputs.setdefault(cell_id, [])
         for index, output in enumerate(outputs):
             text = _harmless(_plain(output)) if self._coloured else ANSI.sub("", _plain(output))
@@ -116,12 +116,12 @@ class TerminalView:
                 self._write_output(text[len(before) :] if text.startswith(before) else text)
 
     def _write_output(self, text: str) -> None:
-        """Write an output so that its colours end with it."""
+        """Write an output, and reset the colours after it."""
         end = "\n" * text.endswith("\n")
         self._write(f"{text.removesuffix(end)}{_PLAIN}{end}" if "\x1b" in text else text)
 
     def _prose(self, cell: NotebookNode, *, done: bool) -> None:
-        """Write prose as it grows; hold back Markdown that the next characters may change."""
+        """Write prose while it grows; keep back Markdown that the next characters may change."""
         now, before = as_read(cell.source), self._sources.get(cell.id, "")
         if not done:
             unsettled = _MARK.search(now, now.rfind("\n\n") + 1)  # in the last paragraph
@@ -144,13 +144,13 @@ class TerminalView:
         self.outputs(cell.id, cell.outputs)
 
     def _grow(self, cell: NotebookNode, now: str, indent: str) -> None:
-        """Write what was added to what is shown of a cell's source."""
+        """Write what is new in a cell's source."""
         before = self._sources.get(cell.id)
         if before is None:
             self.end_line()
             self._write("\n" * bool(self._sources))
             before = ""
-        if not now.startswith(before):  # taken back, or written anew
+        if not now.startswith(before):  # removed, or written again
             self.end_line()
             before = ""
         self._sources[cell.id] = now
@@ -164,7 +164,7 @@ class TerminalView:
             self._fresh = text.endswith("\n")
 
     def _note(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # a run goes on without its notes
+        with contextlib.suppress(OSError):  # the run does not need its notes
             self._notes.write(f"[agent] {visible_prose(text)}\n")
             self._notes.flush()
 
@@ -174,7 +174,7 @@ _HIDES = re.compile(r"\x1b\[[0-9;:]*m|\x08")
 
 
 def _harmless(text: str) -> str:
-    """Remove from outputs what hides or overwrites text; colours stay."""
+    """Remove escape sequences that hide or overwrite text; keep colours."""
     return _HIDES.sub(lambda found: "" if _hides(found[0]) else found[0], text)
 
 

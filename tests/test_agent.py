@@ -481,7 +481,7 @@ async def test_calls_run_in_order_up_to_the_first_error_and_each_gets_a_result()
     assert agent.sandbox.ran == ["a", "fail"]  # type: ignore[attr-defined]
     assert roles(agent) == ["task", "code", "code", "code", "code", "prose"]
     for cell in agent.transcript.cells[3:5]:
-        assert cell.outputs[0].text.startswith("Not run: a cell before it")
+        assert cell.outputs[0].text.startswith("Not run: an earlier cell")
         assert cell.execution_count is None
     _, _, reply, *results = json.loads(agent.model.requests[-1])  # type: ignore[attr-defined]
     ids = [call["id"] for call in reply["tool_calls"]]
@@ -527,7 +527,7 @@ async def test_a_call_of_which_nothing_comes_is_no_fault_of_ours() -> None:
 @pytest.mark.parametrize("form", ["text", "tool"])
 async def test_three_calls_without_code_in_a_row_fail_the_run(form: Form) -> None:
     agent = talk(*[calls(UNREADABLE, text="I look.")] * 3, form=form)
-    with pytest.raises(ModelError, match="3 replies in a row that are no use"):
+    with pytest.raises(ModelError, match="3 replies in a row that cannot be used"):
         await run(agent)
     assert agent.sandbox.ran == []  # type: ignore[attr-defined]
     assert roles(agent) == ["task", "prose", "correction", "prose", "correction", "prose", "end"]

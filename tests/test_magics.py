@@ -143,7 +143,7 @@ def test_a_failed_run_raises_one_line_and_stops_the_notebook(folder: Path, scrip
         ("%%agent\nx", "no model is named"),
         ("%%agent -m scripted:s.md\n  ", "the task is empty"),
         ("%%agent -m scripted:s.md --data gone.csv\nx", "there is no"),
-        ("%%agent -m scripted:s.md --save gone/run.ipynb\nx", "no such folder"),
+        ("%%agent -m scripted:s.md --save gone/run.ipynb\nx", "the folder does not exist"),
         ("%%agent -m scripted:s.md --data 'gone too.csv'\nx", "--data 'gone too.csv': there is no"),
         ('%%agent -m scripted:s.md --save ""\nx', "no name of a file to save to"),
         ("%%agent What's the heaviest?\nx", "No closing quotation; the task stands below"),

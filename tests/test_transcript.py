@@ -348,7 +348,7 @@ def test_what_is_not_a_saved_run_is_left_as_it_is(
 
 
 def test_a_file_in_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="folder does not exist"):
         Transcript.open(tmp_path / "gone" / "run.ipynb")
     with pytest.raises(UsageError, match="that is a folder"):
         Transcript.open(tmp_path)

@@ -1,8 +1,8 @@
 """The kernel Python 3 (agent): it holds the agent and forwards every cell to a sandbox.
 
-It runs no code of the user's or the agent's itself, so a notebook on this kernel has plain cells
-that anyone can run again, and the keys stay in a process that runs none of them. What the sandbox
-sends is read by `outputs` and `replies` before a client gets it.
+It runs no code itself, neither the user's nor the agent's. So a notebook on this kernel has plain
+cells that anyone can run again, and the keys stay in a process that runs no cells. `outputs` and
+`replies` check what the sandbox sends before a client gets it.
 """
 
 from __future__ import annotations
@@ -53,14 +53,16 @@ _COMMS = ("comm_open", "comm_msg", "comm_close")
 
 
 class _CellParser(argparse.ArgumentParser):
-    """Reads the line after ``%%agent``."""
+    """Parses the options of a ``%%agent`` line."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"%%agent: {message}; {USAGE_HINT}")
 
 
 def _parser() -> _CellParser:
-    parser = _CellParser("%%agent", add_help=False, description="The task stands below this line.")
+    parser = _CellParser(
+        "%%agent", add_help=False, description="The task is written below this line."
+    )
     for flags, facts in CELL_OPTIONS:
         parser.add_argument(*flags, **facts)
     return parser
@@ -68,7 +70,7 @@ def _parser() -> _CellParser:
 
 @dataclass(frozen=True, slots=True)
 class _CellRequest:
-    """A cell to run, and who asked for it."""
+    """A cell to run, and the request for it."""
 
     code: str
     count: int
@@ -103,21 +105,23 @@ class AgentKernel(settings.Configured, FrontKernel):
         super().__init__(**kwargs)
         self._session = Session(parent=self, keep_spare=True)
         self._running: asyncio.Task[Reply] | None = None
-        self._forwarding = False  # code runs that the sandbox can be asked to stop
-        self._telling = 0  # messages to widgets that the sandbox is busy with
-        self._asked: asyncio.Future[str] | None = None  # what the user is asked on stdin
-        self._question = ""  # the id of that message
-        self._granted: set[str] = set()  # permissions that the user has given
-        self._command_cell: _CellRequest | None = None  # a command that is carried out
-        self._typed_commands: set[str] = set()  # those that were, as they were typed
+        self._forwarding = False  # whether a user's cell runs, which the sandbox can interrupt
+        self._telling = 0  # messages to widgets that the sandbox works on
+        self._asked: asyncio.Future[str] | None = None  # the answer to a question on stdin
+        self._question = ""  # the id of the question's message
+        self._granted: set[str] = set()  # by the user
+        self._command_cell: _CellRequest | None = (
+            None  # the cell of the command that is carried out
+        )
+        self._typed_commands: set[str] = set()  # all commands so far, as typed
         self._tasks: set[asyncio.Task[None]] = set()
-        self._warned = False  # which settings nothing obeys
+        self._warned = False  # of unknown settings
         self._runs = KnownRuns()
         self._runs.listen(self)
         self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
 
     def start(self) -> None:
-        """Begin to listen, and to start the sandbox."""
+        """Start to listen, and start the sandbox."""
         super().start()
         self.io_loop.add_callback(self._begin)
 
@@ -133,16 +137,16 @@ class AgentKernel(settings.Configured, FrontKernel):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # -- what is said about this kernel
+    # -- facts about this kernel
 
     @property
     def execution_count(self) -> int:
-        """The number of the next cell: the sandbox counts."""
+        """The number of the next cell; the sandbox counts."""
         return self._session.sandbox.next_count
 
     @execution_count.setter
     def execution_count(self, value: int) -> None:
-        """Leave the counting to the sandbox."""
+        """Ignore a new count: the sandbox counts."""
 
     def stream(self, name: str, text: str) -> None:
         """Write to ``stdout`` or ``stderr``."""
@@ -175,7 +179,7 @@ class AgentKernel(settings.Configured, FrontKernel):
             return self._failed(Interrupted("stopped"), cell)
         except AgentError as error:
             return self._failed(error, cell)
-        except Exception as error:  # or no reply would be sent, and the cell would seem to run on
+        except Exception as error:  # without a reply the cell would seem to run for ever
             return self._failed(self._defect(error), cell)
         finally:
             self._running = None
@@ -186,7 +190,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         return Defect.of(error, "The kernel's log has the traceback")
 
     async def _answer(self, asked: Coroutine[Any, Any, Reply]) -> Reply:
-        """Answer a lookup, such as a completion; if it fails, there is a reply all the same."""
+        """Answer a lookup, such as a completion; reply with the error if it fails."""
         try:
             return await asked
         except AgentError as error:
@@ -210,12 +214,12 @@ class AgentKernel(settings.Configured, FrontKernel):
         if self._runs.is_replaced(Note.of(cell.parent)):
             self.stream("stdout", f"{REPLACED}\n")
             return _reply("ok", cell)
-        if command:  # %%sandbox, written for a notebook with the magics; here every cell is
+        if command:  # %%sandbox, from a notebook with the magics; here it changes nothing
             cell = replace(cell, code=command.body)
         return await self._forward(cell)
 
     async def _forward(self, cell: _CellRequest) -> Reply:
-        """Run a cell of the user's in the sandbox; its error is the sandbox's own."""
+        """Run a user's cell in the sandbox; pass its outputs and its error on."""
         ask = functools.partial(self._ask_user, cell)
         keep = cell.request.store_history and not cell.request.silent
         again = self._agents_own(cell) if keep else None
@@ -247,7 +251,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         return _reply("error", cell) | {n: error[n] for n in ("ename", "evalue", "traceback")}
 
     def _agents_own(self, cell: _CellRequest) -> NotebookNode | None:
-        """Find the agent's cell that is run again: the agent will read its new outputs."""
+        """Find the agent's cell that is run again, so that the agent reads its new outputs."""
         again = self._runs.cell(Note.of(cell.parent))
         if not any(again is one for one in self._session.transcript.cells):
             return None
@@ -256,7 +260,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         return again
 
     def _publish(self, output: NotebookNode, parent: JupyterMessage) -> None:
-        """Send an output of the sandbox; its display ids get a prefix."""
+        """Send an output of the sandbox, with a prefix in its display ids."""
         content = {name: value for name, value in output.items() if name != "output_type"}
         if output.output_type in _COMMS:
             self._send_comm(output.output_type, content, parent)
@@ -269,23 +273,23 @@ class AgentKernel(settings.Configured, FrontKernel):
         self.publish(output.output_type, content, parent)
 
     def _request_fields(self, parent: JupyterMessage) -> dict[str, Any]:
-        """Say where outputs go that come after their cell."""
+        """Return the fields of a request for outputs that come after their cell's end."""
         late = functools.partial(self._publish_late, parent=parent)
         return {"late": late, "widgets": self.widgets, "msg_id": parent["header"]["msg_id"]}
 
     def _publish_late(self, output: NotebookNode, parent: JupyterMessage) -> None:
-        """Send what a cell prints after its end, but not during a command.
+        """Send what a cell prints after its end, but not while a command is carried out.
 
-        A client that does not name its cells shows all that it hears in one place.
+        A client that does not name its cells would show it among the command's outputs.
         """
-        amid = self._command_cell and not Note.of(self._command_cell.parent).cell_id
-        if not amid or output.output_type in _COMMS:
+        is_mixed = self._command_cell and not Note.of(self._command_cell.parent).cell_id
+        if not is_mixed or output.output_type in _COMMS:
             self._publish(output, parent)
 
     async def _counted(self, cell: _CellRequest, work: Coroutine[Any, Any, None]) -> Reply:
-        """Carry out a command in the front, and count and record it as any other cell.
+        """Carry out a command here, and have the sandbox count and record it as a cell.
 
-        To the sandbox it is a cell, in whose name its threads could go on to speak: none is heard.
+        To the sandbox it is a cell, but outputs that its threads send for it are dropped.
         """
         self._typed_commands.add(cell.code.strip())
         self._command_cell = cell
@@ -301,7 +305,7 @@ class AgentKernel(settings.Configured, FrontKernel):
             async with aclosing(outputs):
                 async for _ in outputs:
                     pass
-        except SandboxError:  # what the work itself says is better to read
+        except SandboxError:  # the command itself gives a better message
             pass
         except BaseException:
             work.close()
@@ -320,7 +324,7 @@ class AgentKernel(settings.Configured, FrontKernel):
     async def _agent(self, cell: _CellRequest, line: str, task: str) -> None:
         try:
             options = _parser().parse_args(shlex.split(line))
-        except ValueError as error:  # a quotation that does not end
+        except ValueError as error:  # a quotation mark is missing
             raise UsageError(f"%%agent: cannot read {line!r}: {error}; {USAGE_HINT}") from None
         note, publisher = Note.of(cell.parent), KernelPublisher(self)
         if self._runs.held(note) and not (options.quiet or options.rerun):
@@ -368,7 +372,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         self.stream("stdout", f"{said}\n")
 
     async def _permit(self, cell: _CellRequest, permission: str) -> None:
-        """Ask the user once to allow what a cell needs; the notebook may be a stranger's."""
+        """Ask the user once for a permission: somebody else may have written the notebook."""
         known = permission in self._granted or permission in self.allowed
         if known or any(fnmatchcase(permission, each) for each in self.allowed):
             return
@@ -389,7 +393,7 @@ class AgentKernel(settings.Configured, FrontKernel):
     # -- widgets
 
     def _drawable(self, data: dict[str, Any], parent: JupyterMessage) -> dict[str, Any]:
-        """Show a widget that the page knows; in place of any other, say that there is none."""
+        """Show a widget that the page knows; replace any other by a text."""
         data = dict(data)
         try:
             view = self._session.sandbox.widgets.view(data.pop(VIEW), parent["header"]["msg_id"])
@@ -403,16 +407,16 @@ class AgentKernel(settings.Configured, FrontKernel):
         self.publish(kind, content, parent, buffers=buffers, metadata=metadata)
 
     async def _hear_comm(self, _stream: Any, _ident: Any, message: JupyterMessage) -> None:
-        """Pass on what a page does to a widget; close any other comm at once."""
+        """Pass a page's message on to a widget; close any other comm at once."""
         kind, content = message["header"]["msg_type"], message["content"]
         comm_id = content.get("comm_id")
         if kind == "comm_open":
-            # such as ipywidgets' control comm; without it pages ask each widget for its state
+            # such as ipywidgets' control comm; without that, pages ask each widget for its state
             self._send_comm("comm_close", {"comm_id": comm_id, "data": {}}, message)
             return
         if not self.widgets or comm_id not in self._session.sandbox.widgets:
             return
-        beside = self._running is not None  # then the base class says neither busy nor idle
+        beside = self._running is not None  # then the base class sends neither busy nor idle
         if beside:
             self.publish("status", {"execution_state": "busy"}, message)
         try:
@@ -447,7 +451,7 @@ class AgentKernel(settings.Configured, FrontKernel):
     # -- stdin
 
     async def _ask_user(self, cell: _CellRequest, prompt: str, password: bool) -> str:
-        """Ask the client for input that a cell's code wants (message spec: input_request)."""
+        """Ask the client for a line of input (message spec: input_request)."""
         self._asked = asyncio.get_running_loop().create_future()
         content = {"prompt": printable(prompt), "password": password}
         socket, kind = self.stdin_socket, "input_request"
@@ -460,7 +464,7 @@ class AgentKernel(settings.Configured, FrontKernel):
             self._asked = None
 
     async def _listen_on_stdin(self) -> None:
-        """Take the user's answer; drop one that nobody asked for."""
+        """Receive the user's answers; drop those to no open question."""
         socket = zmq.asyncio.Socket(self.stdin_socket)
         while True:
             try:
@@ -471,14 +475,14 @@ class AgentKernel(settings.Configured, FrontKernel):
             except Exception as error:  # unsigned or malformed: each raises something else
                 self.log.warning("an answer on stdin was dropped: %s", error)
                 continue
-            # a page says what it answers: what was asked before may still stand on it
+            # a page names the question, because an earlier one may still be shown
             if self._asked and not self._asked.done() and asked == self._question:
                 self._asked.set_result(str(value))
 
     # -- other requests
 
     async def do_complete(self, code: str, cursor_pos: int | None) -> Reply:
-        """Complete in the sandbox, but nothing in a command."""
+        """Complete in the sandbox; a command has no completions."""
         return await self._answer(self._complete(code, cursor_pos))
 
     async def _complete(self, code: str, cursor_pos: int | None) -> Reply:
@@ -514,7 +518,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         return await self._ask("is_complete_request", code=code)
 
     async def do_history(self, *args: Any, **asked: Any) -> Reply:
-        """Read the sandbox's history, which is this session's alone."""
+        """Read the sandbox's history, which is of this session only."""
         if not self._session.sandbox.alive:
             return {"status": "ok", "history": []}
         names = ("hist_access_type", "output", "raw")
@@ -527,8 +531,8 @@ class AgentKernel(settings.Configured, FrontKernel):
         return reply
 
     def _as_typed(self, source: Any) -> Any:
-        """Return an entry of the history; a command that was never typed here is not offered."""
-        if isinstance(source, list):  # with what it put out
+        """Return an entry of the history; a command that nobody typed here is made harmless."""
+        if isinstance(source, list):  # with its output
             return [self._as_typed(source[0]), *source[1:]]
         return source if source.strip() in self._typed_commands else inert(source)
 
@@ -538,11 +542,11 @@ class AgentKernel(settings.Configured, FrontKernel):
     # -- ends
 
     def interrupt_from_thread(self) -> None:
-        """Stop what runs (called on an interrupt_request, in the control thread)."""
+        """Stop what runs, after an interrupt_request; called in the control thread."""
         self._loop.call_soon_threadsafe(self._interrupt)
 
     def _interrupt(self) -> None:
-        """Interrupt the user's code as a kernel does; cancel anything else that runs."""
+        """Interrupt a user's code as any kernel does; cancel anything else that runs."""
         if self._forwarding and self._session.sandbox.alive:
             self._keep(self._session.sandbox.interrupt())
         elif self._running:
@@ -557,7 +561,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         return {"status": "ok", "restart": restart}
 
     async def _close(self) -> None:
-        """Stop what runs, so that a run is saved as it is, then end the sandbox."""
+        """Stop what runs, so that an unfinished run is saved, then end the sandbox."""
         if running := self._running:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -608,7 +612,7 @@ def _help() -> Reply:
 
 def main() -> None:
     """Run the kernel of ``kernelspec/jupyter-agent``."""
-    # no streams of its own: flushing them takes longer than most cells
+    # without streams of its own: flushing them takes longer than most cells
     FrontApp.launch_instance(kernel_class=AgentKernel, outstream_class=None)
 
 

@@ -1,4 +1,4 @@
-"""The program ``jupyter-agent``: can be interrupted while its modules are still loading."""
+"""The program ``jupyter-agent``: starts the command line; can be interrupted while it loads."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command_line.main(argv)
         command_line.flush_stderr()
         return code
-    finally:  # the end of a process is not interrupted, that of a call by another program may be
+    finally:  # ignored at the end of a process; restored where another program called this
         signal.signal(signal.SIGINT, signal.SIG_IGN if argv is None else before)
 
 
 def _leave(*_: object) -> None:
-    """End this process at once; what it has started ends with it."""
+    """End this process at once; the processes that it started end with it."""
     os.write(2, b"jupyter agent: interrupted\n")
     os._exit(130)
 

@@ -28,7 +28,7 @@ __all__ = ["flush_stderr", "main"]
 
 _TRAIT = re.compile(r"--[^=]*\..*=")
 ANSWERED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-_GRACE_SECONDS = 1  # seconds that a run has to end, before a signal does again what it did before
+_GRACE_SECONDS = 1  # for a run to end after a signal; a later signal has its usual effect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout = sys.stdout or _open_devnull("w")
     sys.stderr = sys.stderr or _open_devnull("w")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a model's "é" must not end a run in ASCII
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a model's "é" must not end a run on an ASCII terminal
             stream.reconfigure(errors="backslashreplace")
     try:
         options, rest = _parser().parse_known_args(argv)
@@ -54,37 +56,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentError as error:
         if isinstance(error, _StdoutError) and isinstance(
             error.__cause__, BrokenPipeError
-        ):  # who read it has gone, as head does
+        ):  # the reader has ended, as head does
             return FAILED
         return _fail(error, FAILED, debug=options.debug)
     except (KeyboardInterrupt, asyncio.CancelledError):
         _say("interrupted")
         return INTERRUPTED
-    except Exception as error:  # whatever nobody has foreseen
+    except Exception as error:  # a bug
         if options.debug:
             raise
         return _fail(Defect.of(error, "Use --debug to see the traceback"), FAILED)
 
 
 def _open_devnull(mode: Literal["r", "w"]) -> TextIO:
-    """Stand for a stream that is closed, as ``>&-`` does it."""
+    """Return a stream that replaces a closed one (``>&-`` in a shell)."""
     return open(os.devnull, mode)  # noqa: PTH123
 
 
 class _Signals:
-    """Has SIGINT, SIGTERM and SIGHUP end a run; where that does not end soon, they do as before."""
+    """Makes SIGINT, SIGTERM and SIGHUP end a run; a later signal has its usual effect."""
 
     def __init__(self) -> None:
         self._run: asyncio.Task[int] | None = None
         self._since = 0.0
 
     def stop(self, run: asyncio.Task[int]) -> None:
-        """Stop this run, which is the one that goes on here."""
+        """Set the run that a signal stops."""
         self._run, self._loop = run, run.get_loop()
 
     def __enter__(self) -> Self:
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup has it be
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
             numbers.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._hear) for number in numbers}
         return self
@@ -103,7 +105,7 @@ class _Signals:
 
 
 class _StdoutError(AgentError):
-    """What is to be read on stdout could not be written there; from now on nothing is."""
+    """Stdout could not be written to; from now on nothing is written there."""
 
 
 @contextlib.contextmanager
@@ -117,7 +119,7 @@ def _printing() -> Iterator[None]:
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """Says in one line what it cannot read."""
+    """Reports wrong arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         if message.endswith("required: task"):
@@ -154,7 +156,7 @@ def _parser() -> _CommandParser:
 
 
 def _check(rest: list[str]) -> None:
-    """Refuse what is no option and no setting; a misspelt limit would be none."""
+    """Refuse unknown options and settings: a misspelt limit would have no effect."""
     from jupyter_agent import settings
 
     unknown = [word for word in rest if not _TRAIT.match(word)]
@@ -192,7 +194,9 @@ async def _run(options: argparse.Namespace, config: Config, signals: _Signals) -
     signals.stop(task)
     view = TerminalView(quiet=options.quiet)
     session = Session(config=config)
-    session.model = options.model or session.model  # whoever types a command configures it
+    session.model = (
+        options.model or session.model
+    )  # a model on the command line needs no permission
     state = "stopped"
 
     async def read_line(prompt: str) -> str:
@@ -223,12 +227,12 @@ async def _run(options: argparse.Namespace, config: Config, signals: _Signals) -
 
 
 def _forget_typed() -> None:
-    """Let what was typed while code could write questions of its own answer none of ours."""
+    """Drop what was typed before our question: it may answer a text that the code printed."""
     termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 async def _read_line(prompt: str) -> str:
-    """Read a line of the terminal's; unlike a thread in `input` this can be given up."""
+    """Read a line from the terminal; unlike `input` in a thread, this can be cancelled."""
     sys.stderr.write(prompt)
     sys.stderr.flush()
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
@@ -251,12 +255,12 @@ def _fail(error: AgentError | TraitError, code: int, *, debug: bool = False) -> 
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # there is nowhere to say that either
+    with contextlib.suppress(OSError):  # stderr cannot be written to either
         print(f"jupyter agent: {text}", file=sys.stderr)  # noqa: T201
 
 
 def flush_stderr() -> None:
-    """Write what is left for stderr, if it can be: else Python would end with a code of its own."""
+    """Flush stderr; where that fails, keep Python from changing the exit code."""
     try:
         sys.stderr.flush()
     except OSError:

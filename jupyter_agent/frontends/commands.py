@@ -18,12 +18,12 @@ async def carry_out(session: Session, command: str, *, permit: Permit | None = N
     Parameters
     ----------
     permit
-        Has the user allow what reaches beyond the notebook's folder; without it all is allowed.
+        Asks the user for a permission; without it everything is allowed.
 
     Raises
     ------
     UsageError
-        There is no such command, or it was not written so.
+        There is no such command, or its arguments are wrong.
     """
     try:
         words = shlex.split(command)

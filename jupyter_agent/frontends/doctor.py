@@ -1,4 +1,4 @@
-"""Check what works on this machine, and say what to do about the rest."""
+"""Check what works on this machine, and say how to correct the rest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = ("HF_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "JUPYTER_AGENT_API_KE
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of one thing; ``needed`` things make a run impossible when they are not ok."""
+    """The result of one check; without a ``needed`` one that is ok, nothing can run."""
 
     subject: str
     ok: bool
@@ -39,7 +39,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at the tiers, the kernelspecs, the model and the keys."""
+    """Check the tiers, the kernelspecs, the settings, the model and the keys."""
     yield from _tiers()
     yield _provisioner()
     yield from _kernelspecs()

@@ -1,8 +1,8 @@
 """Run coroutines from synchronous code, such as a magic, and cancel them on an interrupt.
 
-They run on one event loop in one thread that lives as long as the process: a sandbox dies with the
-thread that started it, and its sockets belong to a loop. An interrupt cancels what runs there and
-waits until it has tidied up (`jupyter_core.utils.run_sync` lets it go on).
+They run on one event loop in a thread that lives as long as the process, because a sandbox dies
+with the thread that started it, and its sockets belong to a loop. An interrupt cancels what runs
+there and waits for its cleanup (with `jupyter_core.utils.run_sync` it would run on).
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class EventLoopThread:
         self._main_calls: defaultdict[int, queue.SimpleQueue[_MainCall | None]] = defaultdict(
             queue.SimpleQueue
         )
-        self._tasks: dict[int, asyncio.Task[Any]] = {}  # what each thread waits for
-        self._iterating: set[int] = set()  # threads amid the steps of a generator
-        self._steps: dict[int, asyncio.Task[Any] | None] = {}  # those that have begun last
-        self._early: set[int] = set()  # those whose next step is interrupted
+        self._tasks: dict[int, asyncio.Task[Any]] = {}  # the task that each thread waits for
+        self._iterating: set[int] = set()  # threads that iterate a generator
+        self._steps: dict[int, asyncio.Task[Any] | None] = {}  # the last step of each generator
+        self._early: set[int] = set()  # threads whose next step is interrupted
         self._in_main_call = False  # whether the main thread is in a `call_in_main_thread`
         threading.Thread(target=self._loop.run_forever, name="jupyter_agent", daemon=True).start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and return its result; a KeyboardInterrupt cancels it first.
+        """Run a coroutine and return its result; a KeyboardInterrupt cancels it.
 
-        Meanwhile the main thread calls what the coroutine gives to `call_in_main_thread`.
+        While the main thread waits here, it runs the functions given to `call_in_main_thread`.
         """
         result: Future[T] = Future()
         thread = threading.get_ident()
         main_calls = self._main_calls[thread]
 
-        def begin() -> None:  # in the caller's context: IPython keeps the current cell there
+        def begin() -> None:  # in the caller's context, where IPython keeps the current cell
             task = self._tasks[thread] = self._loop.create_task(coroutine)
             task.add_done_callback(functools.partial(_hand_over, result, main_calls))
 
@@ -67,7 +67,9 @@ class EventLoopThread:
                     self._loop.call_soon_threadsafe(
                         lambda: self._interrupt(thread, self._tasks[thread])
                     )
-                elif thread in self._iterating:  # the next step hears it, and the item is kept
+                elif (
+                    thread in self._iterating
+                ):  # the next step is cancelled, and this item is not lost
                     self._early.add(thread)
                     return result.result()
                 else:
@@ -81,9 +83,9 @@ class EventLoopThread:
             self._in_main_call = False
 
     def stop(self) -> bool:
-        """Interrupt what the main thread waits for, as from a subshell; tell if there was any.
+        """Interrupt what the main thread waits for; return whether there was anything.
 
-        Between two steps of a generator it waits for nothing: then the next step is interrupted.
+        Called from a subshell. Between two steps of a generator, the next step is interrupted.
         """
         thread = threading.main_thread().ident or 0
         task = self._tasks.get(thread)
@@ -93,12 +95,12 @@ class EventLoopThread:
         return True
 
     def _interrupt(self, thread: int, task: asyncio.Task[Any] | None) -> None:
-        """Cancel what a thread waited for, or the step of its generator that came after.
+        """Cancel what a thread waits for, or the current step of its generator.
 
-        A step that has not begun is not cancelled before it has: the generator would hear nothing.
+        A step is cancelled only after it has begun, or the generator would not notice.
         """
         self._early.discard(thread)
-        if thread in self._iterating:  # what ends a run, or comes after one, goes on in peace
+        if thread in self._iterating:  # the cleanup after the last step is not cancelled
             task = self._steps.get(thread)
         if task and not task.done():
             task.cancel()
@@ -106,7 +108,7 @@ class EventLoopThread:
             self._early.add(thread)
 
     async def call_in_main_thread(self, function: Callable[[], T]) -> T:
-        """Have the main thread call a function, such as `input`, while it waits for us."""
+        """Call a function, such as `input`, in the main thread, which waits in `call`."""
         done: Future[T] = Future()
 
         def main_call() -> None:
@@ -123,7 +125,7 @@ class EventLoopThread:
         return await asyncio.wrap_future(done)
 
     def iterate(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        """Iterate an async generator. After an interrupt it may still yield its last items."""
+        """Iterate an async generator; after an interrupt it may still yield its last items."""
         steps: list[asyncio.Task[Any]] = []
 
         async def step() -> T:
@@ -134,7 +136,7 @@ class EventLoopThread:
             return await anext(source, _END)
 
         async def close() -> None:
-            """End a step that an interrupt has left behind, then the generator itself."""
+            """End a step that an interrupt left running, then the generator."""
             for left in steps:
                 left.cancel()
             if steps:
@@ -156,10 +158,10 @@ class EventLoopThread:
 
     @contextlib.contextmanager
     def _deferring(self) -> Iterator[None]:
-        """Have the steps hear interrupts, and what is done here for one, but nothing between them.
+        """Make an interrupt cancel a step, or what runs for it in the main thread.
 
-        There an exception would end the iteration, and the last items would be lost: what was paid
-        for, and how the run ended.
+        A KeyboardInterrupt between two steps would end the iteration and lose its last items: text
+        that was paid for, and how the run ended.
         """
         before = signal.default_int_handler
         main = threading.current_thread() is threading.main_thread()
@@ -193,5 +195,5 @@ def _hand_over(
 
 @functools.cache
 def shared_loop() -> EventLoopThread:
-    """Return the process's bridge, made when first asked for."""
+    """Return the process's event loop thread; made on first use."""
     return EventLoopThread()

@@ -1,7 +1,7 @@
 """The agent kernel's changes to ipykernel that use names which ipykernel does not document.
 
-No other module of the host's uses them. The ipykernel releases that they were checked with are
-6.29 to 6.31 and 7.0 to 7.4; `tests/test_ipykernel.py` looks for each name in the one that is
+No other module on the host uses such names. They were checked with ipykernel 6.29 to 6.31 and 7.0
+to 7.4: `tests/test_ipykernel.py` looks for each name in the one that is
 installed, and ``make ipykernel`` in the others.
 """
 
@@ -31,16 +31,16 @@ JupyterMessage = dict[str, Any]
 
 
 class _MainLoopIOPub(IOPubThread):
-    """Sends from the main loop, which no user's code holds up, and saves a change of threads."""
+    """Sends from the main loop, which no code of a user blocks; this saves a thread switch."""
 
     def start(self) -> None:
-        """Begin, for what ipykernel does in its own thread yet."""
+        """Start the thread, which ipykernel still uses for other work."""
         self._main = IOLoop.current()
         self._greets = self.socket.type == zmq.XPUB  # ipykernel 7.2
         super().start()
 
     def _setup_xpub_listener(self) -> None:
-        """Leave that to `greet`: a socket is one thread's."""
+        """Do nothing: `greet` does it, because a socket belongs to one thread."""
 
     def greet(self) -> None:
         """Welcome clients when they subscribe."""
@@ -49,7 +49,7 @@ class _MainLoopIOPub(IOPubThread):
             self._subscribers.on_recv(self._handle_subscription)
 
     def _greet_first(self) -> None:
-        """Welcome who has come, before anything else reaches them."""
+        """Welcome new clients before they get any other message."""
         while self._greets and self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
             self._handle_subscription(self.socket.recv_multipart())
 
@@ -66,9 +66,9 @@ class FrontApp(IPKernelApp):
     """An ipykernel without subshells, and without the thread that would hand requests to them."""
 
     def init_sockets(self) -> None:
-        """Bind the ports; where one is taken end, so that a server tries again and says so.
+        """Bind the ports; end the process if one is taken, so that the server tries again.
 
-        ipykernel would hang for ever, as it closes a context that has an open socket.
+        ipykernel would hang for ever, because it closes a context that has an open socket.
         """
         try:
             super().init_sockets()
@@ -77,9 +77,9 @@ class FrontApp(IPKernelApp):
             os._exit(1)
 
     def init_path(self) -> None:
-        """Import nothing from the notebook's folder, which may be a stranger's.
+        """Do not import from the notebook's folder: somebody else may have written it.
 
-        IPython before 9.7 would, whatever ``-P`` says.
+        IPython before 9.7 would, even with ``-P``.
         """
 
     def init_iopub(self, context: Any) -> None:
@@ -88,10 +88,10 @@ class FrontApp(IPKernelApp):
         super().init_iopub(context)
 
     def init_control(self, context: Any) -> None:
-        """Have a control thread, for interrupts, and the main one."""
+        """Use a control thread, for interrupts, and the main thread; no subshell thread."""
         super().init_control(context)
         self.shell_channel_thread = None
-        # or traitlets makes each record, and its handler drops it
+        # or traitlets would make each record only to drop it
         self.log.setLevel(self.log_level)
 
 
@@ -101,7 +101,7 @@ class FrontKernel(Kernel):
     protocol_version = kernel_protocol_version
     language_info = IPythonKernel.language_info
     help_links = IPythonKernel.help_links
-    # what a client may ask while a cell runs; all else would come from a second thread
+    # requests that are answered while a cell runs, in a second thread
     control_msg_types = [  # noqa: RUF012  # as the base class has it
         "connect_request",
         "interrupt_request",
@@ -109,7 +109,7 @@ class FrontKernel(Kernel):
         "shutdown_request",
         "usage_request",
     ]
-    _execute_sleep = Float(0)  # the base class waits for its own streams, which are not used
+    _execute_sleep = Float(0)  # the base class would wait for streams that are not used here
     _unblocking: asyncio.Task[None] | None = None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -125,14 +125,14 @@ class FrontKernel(Kernel):
         self.interrupt_from_thread()
 
     def pre_handler_hook(self) -> None:
-        """Leave SIGINT alone: here no code runs that it could stop."""
+        """Do nothing with SIGINT: no code runs here that it could stop."""
 
     def post_handler_hook(self) -> None:
-        """Have nothing to put back."""
+        """Do nothing: `pre_handler_hook` changed nothing."""
 
     @property
     def kernel_info(self) -> dict[str, Any]:
-        """What a client learns first (message spec: kernel_info_reply)."""
+        """The facts that a client gets first (message spec: kernel_info_reply)."""
         return {
             "protocol_version": self.protocol_version,
             "implementation": self.implementation,
@@ -145,7 +145,7 @@ class FrontKernel(Kernel):
 
     @property
     def client(self) -> Any:
-        """The identity of the client whose request is handled, for questions on stdin."""
+        """The identity of the client whose request is handled; for questions on stdin."""
         return self._parent_ident["shell"]
 
     def publish(
@@ -157,7 +157,7 @@ class FrontKernel(Kernel):
         buffers: Sequence[Any] = (),
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Send a message to all clients, by default as what follows from the present request."""
+        """Send a message to all clients, by default with the current request as its parent."""
         self._wire.send(
             self.iopub_socket,
             kind,
@@ -169,7 +169,7 @@ class FrontKernel(Kernel):
         )
 
     def _abort_queues(self, *args: Any) -> None:
-        """Abort the cells that wait behind one that failed, and none that is still to come."""
+        """Abort the cells that wait behind a failed one, but no later ones."""
         if not hasattr(self, "_main_asyncio_lock"):  # before ipykernel 7
             super()._abort_queues(*args)
             return
@@ -177,5 +177,5 @@ class FrontKernel(Kernel):
         self._unblocking = asyncio.get_running_loop().create_task(self._stop_aborting())
 
     async def _stop_aborting(self) -> None:
-        async with self._main_asyncio_lock:  # where they stand in line
+        async with self._main_asyncio_lock:  # the waiting cells wait for this lock
             self._aborting = False

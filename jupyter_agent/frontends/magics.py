@@ -41,7 +41,7 @@ def _with_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _one_line_errors(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn an unexpected exception into an error of one line."""
+    """Turn an unexpected exception into a one-line error."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -69,7 +69,7 @@ class AgentMagics(Magics):
 
     @functools.cached_property
     def session(self) -> Session:
-        """The session of this notebook, made when first used."""
+        """The session of this notebook; made on first use."""
         from jupyter_agent import settings
         from jupyter_agent.frontends.event_loop import shared_loop
         from jupyter_agent.session import Session
@@ -85,17 +85,19 @@ class AgentMagics(Magics):
     @line_cell_magic
     @_one_line_errors
     def agent(self, line: str, cell: str | None = None) -> None:
-        """Carry a task to its answer: ``%%agent [options]``, and the task below that line.
+        """Carry out a task: write ``%%agent [options]``, and the task below that line.
 
-        A model writes cells, which run in a sandboxed kernel of their own; you see each step as
-        it happens. What you write reaches the model exactly as typed. As a line magic:
+        A model writes cells, which run in a sandboxed kernel of their own. You see each step as it
+        happens. The model reads the task exactly as you type it. The line magic has commands:
         ``%agent status``, ``files``, ``fetch``, ``stop``, ``reset``, ``help``.
         """
         if cell is None:
             self._command(line.strip())
         else:
             try:
-                options = self.agent.parser.parse_args(shlex.split(line))  # without its quotes
+                options = self.agent.parser.parse_args(
+                    shlex.split(line)
+                )  # shlex removes the quotes
             except (UsageError, ValueError) as error:
                 raise UsageError(f"%%agent: {error}; {USAGE_HINT}") from None
             self._run(options, cell.removesuffix("\n"))
@@ -131,7 +133,7 @@ class AgentMagics(Magics):
             inputs=self._named(options.input),
             outputs=options.output or (),
             tools=self._tools(options.tool),
-            # live cells may be far below the question
+            # live cells may be far away from the question
             asker=self._asker(shown=not (options.quiet or note.cell_id)),
             replaces=self._runs.task(note.run),
         )
@@ -161,7 +163,7 @@ class AgentMagics(Magics):
         return self.shell.user_ns
 
     def _named(self, names: list[str] | None) -> dict[str, object]:
-        """Look up the user's variables."""
+        """Return the user's variables of these names."""
         values = {}
         for name in names or ():
             if name not in self._variables:
@@ -170,7 +172,7 @@ class AgentMagics(Magics):
         return values
 
     def _tools(self, names: list[str] | None) -> dict[str, object]:
-        """Look up the user's functions, ``-t a,b.method``, and add those marked as tools."""
+        """Return the user's functions of these names (``-t a,b.c``) and those marked as tools."""
         from jupyter_agent.exchange.tools import marked
 
         tools = marked(self._variables)
@@ -254,7 +256,7 @@ class AgentMagics(Magics):
         if self._runs.is_replaced(note):
             print(REPLACED)  # noqa: T201
             return
-        again = self._runs.cell(note)  # one of the agent's: it will read what comes out now
+        again = self._runs.cell(note)  # the agent's cell: the agent reads its new outputs
         transcript = self.session.transcript if again else Transcript()
         here = again or transcript.add("code")
         here.source = cell.removesuffix("\n")
@@ -284,7 +286,7 @@ def _clear_output(wait: bool) -> None:
 
 
 def register(ipython: InteractiveShell) -> None:
-    """Give a shell the magics; say so if another project's package stands beside ours."""
+    """Register the magics; warn if another project's package of our import name is installed."""
     if _rival():
         print(  # noqa: T201
             "jupyter_agent: the package 'jupyter-agent', another project that uses the same import "
@@ -292,12 +294,12 @@ def register(ipython: InteractiveShell) -> None:
             "pip uninstall jupyter-agent, then pip install --force-reinstall jupyter-agent-kernel"
         )
     ipython.register_magics(AgentMagics)
-    # that takes half a second, which is over when the task has been typed
+    # loading takes half a second, while the user types the task
     threading.Thread(target=import_module, args=("jupyter_agent.session",), daemon=True).start()
 
 
 def _rival() -> bool:
-    """Tell whether the distribution ``jupyter-agent`` is installed beside ours."""
+    """Tell whether the distribution ``jupyter-agent`` is installed, too."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

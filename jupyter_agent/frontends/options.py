@@ -30,7 +30,7 @@ LINE_HELP = """\
 USAGE_HINT = "write the task below this line; %%agent? lists the options"
 
 
-_MAX_DIGITS = 18  # of a count
+_MAX_DIGITS = 18  # in a count
 
 
 def _count(text: str) -> int:
@@ -142,12 +142,12 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the flags of a run."""
+    """Add the flags of a run to a parser."""
     for flags, settings in RUN_OPTIONS:
         parser.add_argument(*flags, **settings)
 
 
 def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
-    """Make the options of a run from what was parsed, and from what no flag says."""
+    """Make the options of a run from parsed flags and from options that have no flag."""
     names = ("model", "max_steps", "data", "save", "timeout", "budget", "ask")
     return RunOptions(**{name: getattr(parsed, name) for name in names}, **more)

@@ -1,8 +1,8 @@
 """``python -m jupyter_agent.sandbox install``: wrap an installed kernelspec in the sandbox.
 
 ``python -m jupyter_agent.sandbox install python3 --read-only /data`` adds ``python3-sandboxed``.
-IPython kernels of this environment get their sockets from the host; any other kernel binds its own
-in a folder that is shared with it, which is a weaker promise and needs bubblewrap.
+IPython kernels of this environment get their sockets from the host. Any other kernel binds its own
+sockets in a folder that is shared with it, which is a weaker promise and needs bubblewrap.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from jupyter_agent.sandbox.isolation.secret_files import is_secret_folder, is_se
 __all__ = ["main", "wrap"]
 
 PROVISIONER = "jupyter-agent-sandbox"
-LOCAL = "local-provisioner"  # jupyter_client's own, which a kernelspec need not name
+LOCAL = "local-provisioner"  # jupyter_client's default
 IPYTHON = ("ipykernel_launcher", "ipykernel")
-UNSUPPORTED = ("supported_encryption",)  # the host's sockets are its own, in a private folder
+UNSUPPORTED = ("supported_encryption",)  # sockets in a private folder need no encryption
 MISUSED = 2
 WEAKER = (
     "this kernel binds its own sockets, in a folder shared with it: it needs bubblewrap, and what "
@@ -152,15 +152,15 @@ def wrap(
     Parameters
     ----------
     read_only
-        What the kernel may read beside the notebook's folder; relative paths start in the current
-        folder. Without any, ``c.SandboxProvisioner.data`` keeps deciding.
+        Paths that the kernel may read besides the notebook's folder; relative ones start in the
+        current folder. Without any, ``c.SandboxProvisioner.data`` decides.
     programs
-        What a kernel's program needs, if it is no IPython kernel of this environment.
+        Paths that a kernel's program needs, if it is no IPython kernel of this environment.
 
     Raises
     ------
     UsageError
-        The sandbox cannot start this kernel, or a path is not to be shared.
+        The sandbox cannot start this kernel, or a path must not be shared.
     """
     _check_provisioner(spec)
     metadata = {key: spec.metadata[key] for key in spec.metadata if key not in UNSUPPORTED}
@@ -180,14 +180,14 @@ def wrap(
 
 
 def _config(folder: str) -> dict[str, Any]:
-    """Read how an installed copy configures its sandbox."""
+    """Read the sandbox settings of an installed copy."""
     metadata = json.loads(Path(folder, "kernel.json").read_text())["metadata"]
     config: dict[str, Any] = metadata["kernel_provisioner"].get("config", {})
     return config
 
 
 def _check_provisioner(spec: KernelSpec) -> None:
-    """Refuse what something else than Jupyter itself starts."""
+    """Refuse a kernel that Jupyter itself does not start."""
     name = repr(spec.display_name)
     provisioner = spec.metadata.get("kernel_provisioner", {}).get("provisioner_name", LOCAL)
     if provisioner == PROVISIONER:
@@ -202,7 +202,7 @@ def _check_provisioner(spec: KernelSpec) -> None:
 
 
 def _is_ours(spec: KernelSpec) -> bool:
-    """Tell whether this is an IPython kernel that the sandbox's own launcher can be."""
+    """Tell whether the sandbox's own launcher can replace this IPython kernel."""
     module = spec.argv[spec.argv.index("-m") + 1 :] if "-m" in spec.argv else []
     asked = [word for word in module[1:] if word not in ("-f", "{connection_file}")]
     env = [name for name in spec.env if name != "PYDEVD_DISABLE_FILE_VALIDATION"]
@@ -215,7 +215,7 @@ def _version(of: Any) -> str:
 
 
 def _paths_of_python(program: str) -> list[str]:
-    """Ask a Python for its prefix, version and further folders; nothing for Jupyter's own."""
+    """Ask a Python for its prefix, version and other folders; empty for Jupyter's own Python."""
     major, minor = sys.version_info[:2]
     if program in ("python", f"python{major}", f"python{major}.{minor}"):
         return []  # jupyter_client takes its own interpreter for these
@@ -229,12 +229,12 @@ def _paths_of_python(program: str) -> list[str]:
 
 
 def _programs(spec: KernelSpec, named: Sequence[str]) -> list[str]:
-    """Say what a kernel's own command needs beside /usr.
+    """Return the paths outside /usr that a kernel's command needs.
 
     Raises
     ------
     UsageError
-        Its program is not there, or is below no path that was named.
+        Its program does not exist, or is below none of the named paths.
     """
     own = re.fullmatch(r"python[\d.]*", spec.argv[0]) and not _paths_of_python(spec.argv[0])
     program = sys.executable if own else shutil.which(spec.argv[0])
@@ -265,7 +265,7 @@ def _wide_enough(typed: str) -> str:
 
 
 def _checked(typed: str) -> str:
-    """Return a path to be shared as the kernelspec names it: absolute, so it is the same anywhere.
+    """Return an absolute path to be shared, for the kernelspec.
 
     Raises
     ------

@@ -186,10 +186,10 @@ def test_a_misspelt_name_is_said(text: str, line: str, configure: Callable[[str]
 
 
 def test_a_file_with_two_misspelt_names_is_named_once(configure: Callable[[str], Path]) -> None:
-    path = configure("c.Agent.max_step = 3\nc.Session.modle = 'local'")
+    path = configure("c.Agent.max_step = 3\nc.Agent.max_stps = 'local'")
     assert len(settings.read().warnings) == 2
     assert settings.describe().count(str(path)) == 1
-    assert "Agent.max_steps?; there is no setting Session.modle" in settings.describe()
+    assert "Agent.max_steps?; there is no setting Agent.max_stps" in settings.describe()
 
 
 def test_names_that_are_right_are_not_complained_of(configure: Callable[[str], Path]) -> None:

@@ -132,7 +132,7 @@ async def warm_starts(colds: list[Round]) -> list[Round]:
     try:
         await _first_reply(sandbox)
         for cold in colds:
-            while sandbox._spare is None or not sandbox._spare.done():
+            while sandbox._spare.starting is None or not sandbox._spare.starting.done():
                 await asyncio.sleep(0.05)
             since = time.perf_counter()
             await sandbox.restart()

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from jupyter_agent.sandbox.channels import (
     _GREETING,
-    LARGEST_MESSAGE,
     MAX_FRAMES,
+    MAX_MESSAGE,
     MAX_WAITING,
     Frame,
     Wire,
@@ -94,14 +94,14 @@ async def test_a_message_that_is_too_large_is_passed_over_and_the_next_arrives(
     async with peers(zmq.ROUTER, tmp_path / "s") as (peer, client):
         client.wire.send([b"hello"])  # a ROUTER drops what is for nobody it has heard of
         await peer.recv_multipart()
-        half = bytes(LARGEST_MESSAGE // 2 + 1)
-        too_large = ([half, half], [b"", bytes(LARGEST_MESSAGE + 1), b""], [b""] * (MAX_FRAMES + 1))
+        half = bytes(MAX_MESSAGE // 2 + 1)
+        too_large = ([half, half], [b"", bytes(MAX_MESSAGE + 1), b""], [b""] * (MAX_FRAMES + 1))
         for frames in too_large:
             await peer.send_multipart([b"me", *frames])
             await peer.send_multipart([b"me", b"next"])
             assert await client.passed_over.get() == sum(map(len, frames))
             assert await client.received.get() == [b"next"]
-        largest = [bytes(LARGEST_MESSAGE - 1), b"x", *[b""] * (MAX_FRAMES - 2)]
+        largest = [bytes(MAX_MESSAGE - 1), b"x", *[b""] * (MAX_FRAMES - 2)]
         await peer.send_multipart([b"me", *largest])
         assert await client.received.get() == largest
 

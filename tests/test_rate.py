@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.sandbox.filter.outputs import weight
-from jupyter_agent.sandbox.filter.rate import MAX_DISPLAYS, OUTPUTS_A_SECOND, Displays, Pace
+from jupyter_agent.sandbox.filter.rate import MAX_DISPLAYS, OUTPUTS_A_SECOND, Displays, OutputRate
 
 
 def stream(text: str, name: str = "stdout") -> NotebookNode:
@@ -45,47 +45,47 @@ def shown(outputs: list[NotebookNode]) -> list[str]:
     return found
 
 
-def passed(pace: Pace, outputs: list[NotebookNode]) -> list[NotebookNode]:
-    return [each for output in outputs for each in pace.take(output)] + pace.rest()
+def passed(rate: OutputRate, outputs: list[NotebookNode]) -> list[NotebookNode]:
+    return [each for output in outputs for each in rate.take(output)] + rate.rest()
 
 
 def test_a_burst_passes_as_it_is() -> None:
     burst = [stream("a"), stream("b"), clear(), display("x", "d"), display("y", "d")]
-    pace = Pace(10, 1000)
-    assert [pace.take(output) for output in burst] == [[output] for output in burst]
-    assert not pace.waiting
+    rate = OutputRate(10, 1000)
+    assert [rate.take(output) for output in burst] == [[output] for output in burst]
+    assert not rate.holds
 
 
 def test_nothing_printed_is_lost_in_thousands_of_pieces() -> None:
-    pace, began = Pace(10, 1 << 20), time.monotonic()
+    rate, began = OutputRate(10, 1 << 20), time.monotonic()
     pieces = [stream(f"{n} ", "stderr" if n > 1800 else "stdout") for n in range(2000)]
-    found = passed(pace, pieces)
+    found = passed(rate, pieces)
     assert "".join(output.text for output in found) == "".join(piece.text for piece in pieces)
     assert len(found) <= 10 + 2 + OUTPUTS_A_SECOND * (time.monotonic() - began) + 2
 
 
 def test_the_last_frame_of_an_animation_is_shown() -> None:
     frames = [part for n in range(500) for part in (clear(wait=True), display(f"frame {n}"))]
-    assert shown(passed(Pace(10, 1 << 20), frames)) == ["frame 499"]
+    assert shown(passed(OutputRate(10, 1 << 20), frames)) == ["frame 499"]
     frames = [part for n in range(500) for part in (display(f"frame {n}"), clear())]
-    assert shown(passed(Pace(10, 1 << 20), frames)) == []
+    assert shown(passed(OutputRate(10, 1 << 20), frames)) == []
     frames = [part for n in range(500) for part in (display(f"frame {n}"), clear(wait=True))]
-    assert shown(passed(Pace(10, 1 << 20), frames)) == ["frame 499"]
+    assert shown(passed(OutputRate(10, 1 << 20), frames)) == ["frame 499"]
 
 
 def test_the_last_update_of_each_display_passes_and_no_older_one_after_a_new_display() -> None:
     kind = "update_display_data"
     many = [display(f"{name}{n}", name, kind) for n in range(500) for name in "ab"]
-    found = passed(Pace(10, 1 << 20), many)
+    found = passed(OutputRate(10, 1 << 20), many)
     assert [output.data["text/plain"] for output in found[-2:]] == ["a499", "b499"]
-    found = passed(Pace(0, 1 << 20), [display("old", "a", kind), display("new", "a")])
+    found = passed(OutputRate(0, 1 << 20), [display("old", "a", kind), display("new", "a")])
     assert [output.data["text/plain"] for output in found] == ["new"]
 
 
 def test_what_is_too_much_is_left_out_and_said_but_not_how_it_ended() -> None:
     began = time.monotonic()
     found = passed(
-        Pace(10, 4000),
+        OutputRate(10, 4000),
         [display("x" * 900)] * 500
         + [new_output("error", ename="Died", evalue="", traceback=["line" * 1000])],
     )
@@ -95,10 +95,10 @@ def test_what_is_too_much_is_left_out_and_said_but_not_how_it_ended() -> None:
     assert found[-1].ename == "Died"
     assert "outputs left out" in found[-2].text
     ended = new_output("error", ename="Died", evalue="", traceback=[])
-    found = passed(Pace(0, 4000), [*[stream("x" * 900)] * 9, ended])
+    found = passed(OutputRate(0, 4000), [*[stream("x" * 900)] * 9, ended])
     assert [output.get("name") for output in found] == ["stdout", "stderr", None]
-    assert passed(Pace(0, 100), [display("x" * 900)]) != []  # one alone always fits
-    found = passed(Pace(0, 1 << 20), [display("x")] * 20_000)
+    assert passed(OutputRate(0, 100), [display("x" * 900)]) != []  # one alone always fits
+    found = passed(OutputRate(0, 1 << 20), [display("x")] * 20_000)
     assert len(found) < 11_000
 
 
@@ -121,10 +121,10 @@ def test_an_update_of_more_than_passes_at_once_is_left_out() -> None:
     displays = Displays()
     for _ in range(300):
         displays.add("d")
-    pace = Pace(10, 100_000, weigh=displays.weigh)
+    rate = OutputRate(10, 100_000, weigh=displays.weigh)
     update = display("x" * 1000, "d", "update_display_data")
-    assert ["left out" in output.text for output in passed(pace, [update])] == [True]
-    assert passed(Pace(10, 100), [update]) == [update]  # of one display
+    assert ["left out" in output.text for output in passed(rate, [update])] == [True]
+    assert passed(OutputRate(10, 100), [update]) == [update]  # of one display
 
 
 def test_weight_is_what_an_output_takes_in_memory() -> None:

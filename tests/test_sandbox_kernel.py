@@ -472,8 +472,8 @@ async def started(sandbox: Sandbox) -> Any:
 async def test_a_spare_kernel_that_could_not_start_hinders_nothing(folder: Path) -> None:
     sandbox = Sandbox(folder, kernel_name="nosuch")
     sandbox.warm_up()
-    assert sandbox._spare
-    await asyncio.wait({sandbox._spare})
+    assert sandbox._spare.starting
+    await asyncio.wait({sandbox._spare.starting})
     sandbox.kernel_name = "python3-sandboxed"
     assert await text(sandbox, "1 + 1") == "2"
     await sandbox.close()
@@ -744,9 +744,9 @@ async def test_a_sandbox_that_is_closed_while_it_restarts_stays_closed(
 
 async def spare_of(sandbox: Sandbox) -> Any:
     """The spare kernel, when it is there."""
-    while sandbox._spare is None:
+    while sandbox._spare.starting is None:
         await asyncio.sleep(0.05)
-    return await asyncio.shield(sandbox._spare)
+    return await asyncio.shield(sandbox._spare.starting)
 
 
 async def test_a_spare_kernel_takes_over(folder: Path) -> None:
@@ -774,7 +774,7 @@ async def test_a_spare_kernel_is_ended_when_nothing_runs_for_long(folder: Path) 
         assert len(descendants(os.getpid())) > alone
         while len(descendants(os.getpid())) > alone:
             await asyncio.sleep(0.05)
-        assert sandbox._spare is None
+        assert sandbox._spare.starting is None
     finally:
         await sandbox.close()
     assert not descendants(os.getpid())
@@ -1025,8 +1025,8 @@ async def test_a_spare_kernel_that_could_read_a_new_secret_is_not_used(
     config = Config({"SandboxProvisioner": {"isolation": tier}})
     sandbox = Sandbox(tmp_path, config=config)
     sandbox.warm_up()
-    assert sandbox._spare
-    spare = await asyncio.shield(sandbox._spare)
+    assert sandbox._spare.starting
+    spare = await asyncio.shield(sandbox._spare.starting)
     SECRETS_THAT_COME[comes](tmp_path)
     try:
         said = await text(sandbox, READ_ALL.format(str(tmp_path)))
@@ -1040,8 +1040,8 @@ async def test_a_spare_kernel_that_could_read_a_new_secret_is_not_used(
 async def test_a_spare_kernel_that_has_missed_a_file_is_not_used(folder: Path) -> None:
     sandbox = Sandbox(folder)
     sandbox.warm_up()
-    assert sandbox._spare
-    await asyncio.wait({sandbox._spare})
+    assert sandbox._spare.starting
+    await asyncio.wait({sandbox._spare.starting})
     (folder / "late.csv").write_text("a\n1\n")
     try:
         outputs = [one async for one in sandbox.execute("print(open('late.csv').read())")]

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["LARGEST_MESSAGE", "Wire"]
+__all__ = ["MAX_MESSAGE", "Wire"]
 
-LARGEST_MESSAGE = 32 << 20  # bytes
+MAX_MESSAGE = 32 << 20  # bytes
 MAX_FRAMES = 2048  # of a message
 MAX_WAITING = 16 << 20  # bytes of messages that nobody has taken yet; then no more is read
 MAX_COMMAND = 512  # bytes
@@ -235,7 +235,7 @@ class Wire(asyncio.BufferedProtocol):
 
     @property
     def _is_too_large(self) -> bool:
-        return self._size > LARGEST_MESSAGE or self._count > MAX_FRAMES
+        return self._size > MAX_MESSAGE or self._count > MAX_FRAMES
 
     def _add(self, frame: Frame) -> None:
         """Take a frame that is whole; hand the message over if it was its last."""

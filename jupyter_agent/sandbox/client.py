@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import functools
 import logging
+import math
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -20,19 +20,25 @@ from traitlets.config import Config
 
 from jupyter_agent import settings
 from jupyter_agent._nbformat import NotebookNode, new_output
-from jupyter_agent._threads import run_in_thread
+from jupyter_agent._threads import cancel, run_in_thread
 from jupyter_agent._traits import Seconds
 from jupyter_agent.errors import SandboxError, UsageError
-from jupyter_agent.sandbox.connection import KernelConnection, Request, Talk, execute_request
-from jupyter_agent.sandbox.execution import Answer, Execution, Parcel
+from jupyter_agent.sandbox.connection import (
+    KernelConnection,
+    PendingRequest,
+    Request,
+    execute_request,
+)
+from jupyter_agent.sandbox.execution import Answer, Execution, OutputCounter, ValueParts
 from jupyter_agent.sandbox.filter import cleaning
-from jupyter_agent.sandbox.filter.rate import Displays, Pace
+from jupyter_agent.sandbox.filter.rate import Displays, OutputRate
 from jupyter_agent.sandbox.filter.replies import Reply
 from jupyter_agent.sandbox.filter.widgets import VIEW, Widgets
 from jupyter_agent.sandbox.guest.nodes import Buffer
 from jupyter_agent.sandbox.isolation import sharing
 from jupyter_agent.sandbox.isolation.interpreter import imports
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
+from jupyter_agent.sandbox.spare_kernel import SpareKernel
 
 __all__ = ["Sandbox"]
 
@@ -40,10 +46,9 @@ _SILENT = logging.getLogger("jupyter_agent.sandbox.manager")  # it would log wha
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
-SPARE_DELAY = 1.0  # seconds that a cell has for itself before the next spare kernel starts
-TICK = 0.1  # seconds after which outputs that were held are looked at again
-AFRESH = "%agent reset shows it, and forgets variables"
-GONE = "its variables and files are gone"
+HELD_CHECK = 0.1  # seconds after which outputs that are held back may pass
+INTERRUPT_WAIT = 0.5  # seconds to wait for the end of a cell that was left early
+LOST = "its variables and files are gone"
 _CALLS = "jupyter_agent.sandbox.guest.calls"
 
 
@@ -96,17 +101,16 @@ class Sandbox(settings.Configured):
         super().__init__(**kwargs)
         self.folder = (folder or Path.cwd()).resolve()
         self.data = data
-        self.saved: Path | None = None  # the run's own file, which no cell has to read anew
+        self.saved: Path | None = None  # the run's own file, which is not passed in as a late one
         self.execution_count: int | None = None
         self.reply: Reply | None = None
         self.generation = 0  # how many kernels have held this sandbox's variables
+        self.loss = ""  # why variables are gone, as long as no cell has said it
         self._displays = Displays()  # of this kernel and of those before it
-        self.loss = ""  # what became of the kernel before, that nobody has been told of
         self._kernel: KernelConnection | None = None
-        self._spare: asyncio.Task[KernelConnection] | None = None
-        self._settling: asyncio.Task[None] | None = None
-        self._ending: set[asyncio.Task[None]] = set()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._spare = SpareKernel(self._launch, self._end_in_background)
+        self._interrupted: asyncio.Task[None] | None = None  # waits for the end of a cell
+        self._ending: set[asyncio.Task[None]] = set()  # end kernels
         self._starting = asyncio.Lock()
 
     async def __aenter__(self) -> Sandbox:
@@ -126,7 +130,7 @@ class Sandbox(settings.Configured):
     @property
     def next_count(self) -> int:
         """The number that the next cell will have."""
-        return self._kernel.count + 1 if self._kernel and self.alive else 1
+        return self._kernel.execution_count + 1 if self._kernel and self.alive else 1
 
     @property
     def widgets(self) -> Widgets:
@@ -202,28 +206,26 @@ class Sandbox(settings.Configured):
         if not self.alive:
             async with self._starting:  # completion may ask beside a cell
                 await self._replace()
-        self._prepare_spare()
+        if self.spare:
+            self._spare.start_soon(idle_seconds=self.spare_seconds)
 
     async def _replace(self) -> None:
         """Put a kernel in the place of none, or of one that has died."""
         if self._kernel and self._kernel.ended:
-            await self._bury(self._kernel)
+            await self._end_dead(self._kernel)
         if self._kernel is None:
-            self._kernel = await self._ready_spare() or await self._launch()
+            self._kernel = await self._take_spare() or await self._launch()
             self.generation += 1
 
-    async def _ready_spare(self) -> KernelConnection | None:
+    async def _take_spare(self) -> KernelConnection | None:
         """Take the spare kernel, unless one that started now would read other files."""
-        spare, self._spare = self._spare, None
-        if spare is None:
-            return None
-        try:
-            kernel = await spare
-        except SandboxError:  # what hindered it may have gone, or the next start says so
+        kernel = await self._spare.take()
+        if kernel is None:
             return None
         fresh = False
         try:
-            fresh = not kernel.ended and await asyncio.to_thread(self._is_fresh, kernel)
+            look = functools.partial(self._is_fresh, kernel)
+            fresh = not kernel.ended and await run_in_thread(look)
         finally:
             if not fresh:
                 self._end_in_background(kernel.close())
@@ -243,34 +245,8 @@ class Sandbox(settings.Configured):
 
     def warm_up(self) -> None:
         """Begin to start a kernel, so that the first cell need not wait for it."""
-        if self._kernel is None and self._spare is None:
-            self._spare = asyncio.create_task(self._launch())
-            self._spare.add_done_callback(_heard)
-
-    def _prepare_spare(self) -> None:
-        """Start a spare kernel in the background, and end it when nothing has run for long."""
-        if not self.spare:
-            return
-        for timer in self._timers:
-            timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timers = [
-            loop.call_later(SPARE_DELAY, self._start_spare),
-            loop.call_later(self.spare_seconds, self._end_spare),
-        ]
-
-    def _start_spare(self) -> None:
-        if self._spare is None:
-            self._spare = asyncio.create_task(self._launch())
-            self._spare.add_done_callback(_heard)
-
-    def _end_spare(self) -> None:
-        """Give a spare kernel's memory back."""
-        spare, self._spare = self._spare, None
-        for timer in self._timers:
-            timer.cancel()
-        if spare:
-            self._end_in_background(_end_launch(spare))
+        if self._kernel is None:
+            self._spare.start()
 
     def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
         """End a kernel while the next one is at work already."""
@@ -280,7 +256,7 @@ class Sandbox(settings.Configured):
 
     async def restart(self) -> None:
         """Put a new kernel in the place of the one that is there."""
-        await self._settled()
+        await self._await_interrupted()
         kernel, self._kernel = self._kernel, None
         self.loss = ""
         if kernel:
@@ -317,15 +293,14 @@ class Sandbox(settings.Configured):
 
     async def close(self) -> None:
         """End the kernel, and a spare one, and leave nothing behind."""
-        settling, self._settling = self._settling, None
-        if settling:
-            settling.cancel()
-            await asyncio.wait({settling})
+        interrupted, self._interrupted = self._interrupted, None
+        if interrupted:
+            await cancel(interrupted)
         async with self._starting:  # a kernel that is about to be there is ended too
             if self._kernel:
                 await self._end(self._kernel)
         self.loss = ""
-        self._end_spare()
+        self._spare.end()
         await asyncio.gather(*self._ending)
         cleaning.end()
 
@@ -335,10 +310,10 @@ class Sandbox(settings.Configured):
             self._kernel = None
             await kernel.close()
 
-    async def _bury(self, kernel: KernelConnection) -> None:
+    async def _end_dead(self, kernel: KernelConnection) -> None:
         """End a kernel that has died, and have the next cell say so if anything was in it."""
         if kernel is self._kernel and kernel.used:
-            self.loss = f"{kernel.ended}; {GONE}"
+            self.loss = f"{kernel.ended}; {LOST}"
         await self._end(kernel)
 
     # -- work
@@ -359,40 +334,37 @@ class Sandbox(settings.Configured):
             How a user's own cell is to run; without it the limits of a cell hold.
         """
         self.reply = None
-        await self._settled()
+        await self._await_interrupted()
         await self.start()
         assert self._kernel
         if self._provisioner and self._provisioner.late_files:
             follow = functools.partial(self._provisioner.late_files.follow, but=self.saved)
             await run_in_thread(follow)
         content = execute_request(code, request or Request(), allow_stdin=answer is not None)
-        talk = self._kernel.send("execute_request", content, request=request)
-        cell = self._cell(talk, answer)
-        pace = self._pace()
+        pending = self._kernel.send("execute_request", content, request=request)
+        execution = self._read(pending, answer=answer)
+        rate = self._rate()
         try:
             if self.loss:
                 loss, self.loss = self.loss, ""
                 text = f"{loss}; this cell runs in a new one\n"
                 yield new_output("stream", name="stderr", text=text)
-            async with aclosing(self._hear(cell, pace, limited=request is None)) as heard:
-                async for output in heard:
-                    for passed in pace.take(output):
+            async with aclosing(self._outputs(execution, rate, request=request)) as outputs:
+                async for output in outputs:
+                    for passed in rate.take(output):
                         for hint in self._hints(passed):
                             yield hint
                         yield passed
-            for passed in pace.rest():
+            for passed in rate.rest():
                 for hint in self._hints(passed):
                     yield hint
                 yield passed
             if request is None:  # an agent has no pager, which "name?" would open
-                for page in _pages(cell.reply):
+                for page in _pages(execution.reply):
                     yield page
         finally:
-            self.execution_count, self.reply = cell.execution_count, cell.reply
-            if cell.waiting and cell.kernel is self._kernel:
-                await self._stop(cell)
-            else:
-                cell.close(late=True)
+            self.execution_count, self.reply = execution.execution_count, execution.reply
+            await self._leave(execution, late=True)
 
     def _hints(self, output: NotebookNode) -> Iterator[NotebookNode]:
         """Say of a file that was not found, before the error does, that it came too late."""
@@ -400,47 +372,57 @@ class Sandbox(settings.Configured):
         if late_files and output.get("ename") in ("FileNotFoundError", "PermissionError"):
             missed = [each for each in late_files.names() if each in output.evalue]
             if missed:
-                text = f"[{missed[0]} is newer than this sandbox: {AFRESH}]\n"
+                text = (
+                    f"[{missed[0]} is newer than this sandbox: %agent reset shows it, and forgets "
+                    "variables]\n"
+                )
                 yield new_output("stream", name="stderr", text=text)
 
-    async def _hear(
-        self, cell: Execution, pace: Pace, *, limited: bool
+    async def _outputs(
+        self, execution: Execution, rate: OutputRate, *, request: Request | None
     ) -> AsyncGenerator[NotebookNode | None, None]:
-        """Yield a cell's outputs until it is over; None when it is time to look what is held."""
+        """Yield a cell's outputs until it is over; None when outputs held back may pass.
+
+        Three things end the wait for a message: the time limit of the cell, an "idle" that does not
+        follow the reply (both are in `Execution.wait_until`), and outputs that are held back.
+        """
         clock = asyncio.get_running_loop().time
-        timeout = self.cell_timeout if limited else 0
-        deadline = clock() + (timeout or float("inf"))
-        while cell.waiting:
-            until = cell.until(deadline)
-            soon = min(until, clock() + TICK) if pace.waiting else until
+        limited = request is None
+        seconds = self.cell_timeout if limited else 0
+        time_limit = clock() + seconds if seconds else math.inf
+        while not execution.done:
+            give_up = execution.wait_until(time_limit)
+            wake = min(give_up, clock() + HELD_CHECK) if rate.holds else give_up
             try:
-                async with asyncio.timeout_at(soon if soon < float("inf") else None):
-                    output = await cell.next()
+                async with asyncio.timeout_at(wake if wake < math.inf else None):
+                    output = await execution.next()
             except EOFError as death:
-                await self._bury(cell.kernel)
+                await self._end_dead(execution.kernel)
                 self.loss = ""  # as it is said here
-                yield _notice("SandboxDied", f"{death}; {GONE}")
+                yield _notice("SandboxDied", f"{death}; {LOST}")
                 return
             except TimeoutError:
-                if clock() < until:
+                if clock() < give_up:
                     yield None
                     continue
-                if "reply" in cell.waiting:
-                    late = f"the cell ran longer than {timeout:g} s"
-                    yield await self._cut("TimeLimit", late, cell)
+                if execution.awaits_reply:
+                    why = f"the cell ran longer than {seconds:g} s"
+                    yield await self._interrupt_over_limit(execution, "TimeLimit", why)
                 else:
-                    cell.waiting.clear()
+                    execution.awaits_idle = False
                     yield _notice("OutputLost", "the rest of the cell's outputs is lost")
                 return
-            if limited and cell.over:
-                yield await self._cut("OutputLimit", cell.over, cell)
+            if limited and (over := execution.counter.over):
+                yield await self._interrupt_over_limit(execution, "OutputLimit", over)
                 return
             if output is not None:
                 yield output
 
-    async def _cut(self, limit: str, why: str, cell: Execution) -> NotebookNode:
+    async def _interrupt_over_limit(
+        self, execution: Execution, limit: str, why: str
+    ) -> NotebookNode:
         """Interrupt a cell that is over a limit, and say what became of it."""
-        await self._stop(cell, patience=None)
+        await self._interrupt_and_finish(execution, wait=None)
         loss, self.loss = self.loss, ""
         return _notice(limit, f"{why}; {loss or 'the cell was interrupted'}")
 
@@ -451,35 +433,39 @@ class Sandbox(settings.Configured):
 
         A dead kernel's widgets have died with it: nothing comes.
         """
-        await self._settled()
+        await self._await_interrupted()
         if self._kernel is None or not self.alive:
             return
         busy = self._kernel.busy
-        talk = self._kernel.send(kind, content, buffers, request=request)
+        pending = self._kernel.send(kind, content, buffers, request=request)
         if busy:
-            self._kernel.follow(talk)
-        cell = self._cell(talk)
-        cell.waiting = {"idle"}
-        pace = self._pace()
+            self._kernel.end_with_second_request(pending)
+        execution = self._read(pending, awaits_reply=False)
+        rate = self._rate()
         try:
-            while cell.waiting:
-                for output in pace.take(await cell.next()):
+            while not execution.done:
+                for output in rate.take(await execution.next()):
                     yield output
-            for output in pace.rest():
+            for output in rate.rest():
                 yield output
         except EOFError:
-            await self._bury(cell.kernel)
+            await self._end_dead(execution.kernel)
         finally:
-            cell.close()
+            execution.close()
 
-    def _cell(self, talk: Talk, answer: Answer | None = None) -> Execution:
+    def _read(
+        self, pending: PendingRequest, *, answer: Answer | None = None, awaits_reply: bool = True
+    ) -> Execution:
         """Begin to read what comes back, as this sandbox's traits have it."""
-        admit = {*self.admit, *([VIEW] if talk.request and talk.request.widgets else [])}
-        most = (self.max_outputs, self.max_output_mib << 20)
-        return Execution(talk, self._displays, answer, admit=admit, most=most)
+        widgets = pending.request is not None and pending.request.widgets
+        admit = {*self.admit, *([VIEW] if widgets else [])}
+        counter = OutputCounter(
+            self._displays, max_outputs=self.max_outputs, max_size=self.max_output_mib << 20
+        )
+        return Execution(pending, counter, answer=answer, admit=admit, awaits_reply=awaits_reply)
 
-    def _pace(self) -> Pace:
-        return Pace(self.max_outputs, self.max_output_mib << 20, weigh=self._displays.weigh)
+    def _rate(self) -> OutputRate:
+        return OutputRate(self.max_outputs, self.max_output_mib << 20, weigh=self._displays.weigh)
 
     async def call(self, function: str, parts: Sequence[Buffer]) -> list[bytearray]:
         """Call a function of `guest.calls` with bytes and return the bytes it sends back.
@@ -489,48 +475,46 @@ class Sandbox(settings.Configured):
         SandboxError
             It did not come to an end, or sent something else.
         """
-        await self._settled()
+        await self._await_interrupted()
         await self.start()
         assert self._kernel
         code = f"__import__({_CALLS!r}, fromlist=['']).serve({function!r})"
         request = execute_request(code, Request(store_history=False), allow_stdin=False)
-        cell = Execution(self._kernel.send("execute_request", request, parts), self._displays)
-        cell.parcel = Parcel(self.max_value_mib << 20)
+        pending = self._kernel.send("execute_request", request, parts)
+        value = ValueParts(self.max_value_mib << 20)
+        execution = Execution(pending, OutputCounter(self._displays), value=value)
         failure = ""
         try:
             async with asyncio.timeout(self.value_timeout):
-                while cell.waiting:
-                    output = await cell.next()
+                while not execution.done:
+                    output = await execution.next()
                     if output is not None and output.output_type == "error":
                         failure = f"{output.ename}: {output.evalue}"[:500]
         except EOFError as death:
-            await self._bury(cell.kernel)
+            await self._end_dead(execution.kernel)
             raise SandboxError(f"{death}; nothing was handed over") from None
         except TimeoutError:
             failure = f"it took more than {self.value_timeout:g} s; see c.Sandbox.value_timeout"
         finally:
-            if cell.waiting and cell.kernel is self._kernel:
-                await self._stop(cell)
-            else:
-                cell.close()
-        if failure or not cell.parcel.whole:
-            why = failure or cell.parcel.fault or "it sent no result; had it memory left?"
+            await self._leave(execution)
+        if failure or not value.complete:
+            why = failure or value.fault or "it sent no result; had it memory left?"
             raise SandboxError(f"the sandbox could not {function!r}: {why}")
-        return cell.parcel.parts
+        return value.parts
 
     async def ask(self, kind: str, content: dict[str, Any]) -> Reply:
         """Send a request such as ``complete_request`` and return the content of its reply.
 
         While code runs the kernel answers only afterwards.
         """
-        await self._settled()
+        await self._await_interrupted()
         await self.start()
         kernel = self._kernel
         assert kernel
         try:
             return await kernel.ask(kind, content)
         except EOFError as death:
-            await self._bury(kernel)
+            await self._end_dead(kernel)
             raise SandboxError(f"{death}; the next cell starts in a new one") from None
 
     async def interrupt(self) -> None:
@@ -538,33 +522,41 @@ class Sandbox(settings.Configured):
         if self._kernel is not None:
             await self._kernel.interrupt()
 
-    async def _stop(self, cell: Execution, *, patience: float | None = 0.5) -> None:
-        """Interrupt and return soon; a kernel that is slow stops before the next cell."""
-        cell.hush()
-        await cell.kernel.interrupt()
-        self._settling = asyncio.create_task(self._settle(cell))
-        await asyncio.wait({self._settling}, timeout=patience)
+    async def _leave(self, execution: Execution, *, late: bool = False) -> None:
+        """Be done with an execution; interrupt it if it is not over."""
+        if not execution.done and execution.kernel is self._kernel:
+            await self._interrupt_and_finish(execution, wait=INTERRUPT_WAIT)
+        else:
+            execution.close(late=late)
 
-    async def _settle(self, cell: Execution) -> None:
-        """Wait until the interrupted cell is over; kill the kernel if it takes too long."""
+    async def _interrupt_and_finish(self, execution: Execution, *, wait: float | None) -> None:
+        """Interrupt and return soon; what takes longer is awaited before the next cell."""
+        execution.stop_answering()
+        await execution.kernel.interrupt()
+        self._interrupted = asyncio.create_task(self._finish(execution))
+        await asyncio.wait({self._interrupted}, timeout=wait)
+
+    async def _finish(self, execution: Execution) -> None:
+        """Wait until an interrupted cell is over; kill the kernel if it takes too long."""
         loss = ""
         try:
             async with asyncio.timeout(self.grace):
-                while cell.waiting:
-                    await cell.next()
+                while not execution.done:
+                    await execution.next()
         except EOFError as death:
-            loss = f"when the cell was interrupted {death}; {GONE}"
+            loss = f"when the cell was interrupted {death}; {LOST}"
         except TimeoutError:
-            loss = f"the cell ignored its interrupt, and its kernel was ended; {GONE}"
-        if loss and cell.kernel is self._kernel:
+            loss = f"the cell ignored its interrupt, and its kernel was ended; {LOST}"
+        if loss and execution.kernel is self._kernel:
             self.loss = loss
-            await self._end(cell.kernel)
-        cell.close()
+            await self._end(execution.kernel)
+        execution.close()
 
-    async def _settled(self) -> None:
-        if self._settling:
-            await asyncio.wait({self._settling})
-            self._settling = None
+    async def _await_interrupted(self) -> None:
+        """Wait until the cell that was interrupted is over."""
+        if self._interrupted:
+            await asyncio.wait({self._interrupted})
+            self._interrupted = None
 
 
 class _KernelSpecs(KernelSpecManager):
@@ -586,16 +578,3 @@ def _pages(reply: Reply | None) -> Iterator[NotebookNode]:
 
 def _notice(name: str, why: str) -> NotebookNode:
     return new_output("error", ename=name, evalue=why, traceback=[f"{name}: {why}"])
-
-
-async def _end_launch(launch: asyncio.Task[KernelConnection]) -> None:
-    """End a kernel that has started, or is about to."""
-    launch.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await (await launch).close()
-
-
-def _heard(task: asyncio.Task[Any]) -> None:
-    """Look at how a spare's start went, so that asyncio does not complain that nobody did."""
-    if not task.cancelled():
-        task.exception()

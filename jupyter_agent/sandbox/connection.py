@@ -20,17 +20,17 @@ from jupyter_agent.sandbox.channels import Frame, Wire
 from jupyter_agent.sandbox.filter.replies import Reply, read_reply
 from jupyter_agent.sandbox.filter.widgets import Widgets
 from jupyter_agent.sandbox.guest.nodes import Buffer
-from jupyter_agent.sandbox.messages import PASSED_OVER, Message, read_message
+from jupyter_agent.sandbox.messages import TOO_LARGE, Message, read_message
 
-__all__ = ["END_OF_FILE", "KernelConnection", "Request", "Talk", "execute_request"]
+__all__ = ["END_OF_FILE", "KernelConnection", "PendingRequest", "Request", "execute_request"]
 
 CHANNELS = ("shell", "iopub", "stdin", "control")
-MAX_LATE = 32  # cells that are over and whose threads and tasks are still heard
+MAX_LATE = 32  # cells that are over and whose threads and tasks may still put something out
 END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel, raw_input)
 _ADAPT = "__import__('jupyter_agent.sandbox.guest.display', fromlist=['']).install()"
 _COMMS = ("comm_msg", "comm_open", "comm_close")
-# Takes a message of a cell that is over; tells if there may be more.
-Late = Callable[[Message], bool]
+# Takes a message of a cell that is over; tells whether the next one is wanted too.
+TakeLate = Callable[[Message], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,18 @@ class Request:
 
 
 class KernelConnection:
-    """A started kernel and what it has sent; everything that one process needs."""
+    """A started kernel, the connection to it, and its requests that are pending."""
 
     def __init__(self, manager: AsyncKernelManager, log: logging.Logger) -> None:
         self.manager = manager
         self.dropped = 0
-        self.count = 0  # of the last cell
+        self.execution_count = 0  # of the last cell
         self.widgets = Widgets()
         self.ended = ""  # how it ended, once it has
         self.used = False  # whether code has run in it
         self.log = log
-        self._talks: dict[str, Talk] = {}  # under way, by the request's id
-        self._late: dict[str, tuple[Request, Late]] = {}  # of the last cells that are over
+        self._pending: dict[str, PendingRequest] = {}  # by msg_id
+        self._late: dict[str, tuple[PendingRequest, TakeLate]] = {}  # of the last cells
         self._wires: dict[str, Wire] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -75,16 +75,16 @@ class KernelConnection:
                 await self._ready()
                 await self._adapt()
         except BaseException as error:
-            words = getattr(self.manager.provisioner, "stderr_tail", str)()
+            stderr = getattr(self.manager.provisioner, "stderr_tail", str)()
             await self.close()
             match error:
                 case TimeoutError():
                     raise SandboxError(
-                        f"the sandbox did not start within {timeout:g} s: {words or 'no word'}"
+                        f"the sandbox did not start within {timeout:g} s: {stderr or 'no word'}"
                     ) from None
                 case EOFError():
                     raise SandboxError(
-                        f"the sandbox's kernel ended at its start: {words or error}; "
+                        f"the sandbox's kernel ended at its start: {stderr or error}; "
                         "see: jupyter agent doctor"
                     ) from None
                 case OSError():
@@ -92,7 +92,7 @@ class KernelConnection:
             raise
 
     def _connect(self) -> None:
-        """Begin to connect; what is sent meanwhile waits."""
+        """Begin to connect; what is sent before that waits."""
         facts = self.manager.get_connection_info()
         self._watcher = asyncio.create_task(self._watch())
         self._tasks = [self._watcher]
@@ -100,7 +100,7 @@ class KernelConnection:
             wire = self._wires[channel] = Wire(
                 functools.partial(self._receive, channel),
                 pass_over=functools.partial(self._pass_over, channel),
-                lose=self._lose,
+                lose=self._connection_lost,
                 identity=b"" if channel == "iopub" else self.manager.session.bsession,
             )
             ip = str(facts["ip"])
@@ -109,36 +109,36 @@ class KernelConnection:
             self._tasks.append(asyncio.create_task(wire.connect(address)))
 
     async def _ready(self) -> None:
-        """Wait for an answer, and for iopub to be heard: its first messages would else be lost."""
-        answered = heard = False
-        talk = self.send("kernel_info_request", {})
-        while not (answered and heard):
+        """Wait for a reply, and for a message on iopub: earlier ones may be lost."""
+        replied = published = False
+        pending = self.send("kernel_info_request", {})
+        while not (replied and published):
             try:
-                async with asyncio.timeout(1 if answered else None):
-                    message = await talk.next()
+                async with asyncio.timeout(1 if replied else None):
+                    message = await pending.next()
             except TimeoutError:
-                talk.close()
-                talk = self.send("kernel_info_request", {})
+                pending.close()
+                pending = self.send("kernel_info_request", {})
                 continue
-            answered |= message.channel == "shell"
-            heard |= message.channel == "iopub"
-        talk.close()
+            replied |= message.channel == "shell"
+            published |= message.channel == "iopub"
+        pending.close()
 
     async def _adapt(self) -> None:
-        """Have libraries show what passes the filter; a kernel of another language says no."""
+        """Have libraries show what passes the filter; a kernel of another language fails at it."""
         adapt = execute_request(
             _ADAPT, Request(silent=True, store_history=False), allow_stdin=False
         )
-        talk = self.send("execute_request", adapt)
-        while (await talk.next()).channel != "shell":
+        pending = self.send("execute_request", adapt)
+        while (await pending.next()).channel != "shell":
             pass
-        talk.close()
-        self.used = False  # by nobody's code but ours
+        pending.close()
+        self.used = False  # only our own code has run
 
     @property
     def busy(self) -> bool:
-        """Whether anything that was asked is under way."""
-        return bool(self._talks)
+        """Whether any request is pending."""
+        return bool(self._pending)
 
     def send(
         self,
@@ -147,8 +147,8 @@ class KernelConnection:
         buffers: Sequence[Buffer] = (),
         *,
         request: Request | None = None,
-    ) -> Talk:
-        """Send a request; with buffers, values may come back as comm messages.
+    ) -> PendingRequest:
+        """Send a request; with buffers, a value may come back as comm messages.
 
         The session counts its ids up: the guest could sign answers to a request still to come.
         """
@@ -156,11 +156,13 @@ class KernelConnection:
         msg_id = message["header"]["msg_id"] = message["msg_id"] = secrets.token_hex(16)
         message["buffers"] = list(buffers)
         self.used |= kind == "execute_request"
-        self._talks[msg_id] = talk = Talk(self, msg_id, values=bool(buffers), request=request)
+        self._pending[msg_id] = pending = PendingRequest(
+            self, msg_id, value=bool(buffers), request=request
+        )
         if request and request.widgets:
             self.widgets.asked(msg_id, request.msg_id)
         self._post("shell", message)
-        return talk
+        return pending
 
     def reply(self, text: str) -> None:
         """Answer a question of the code's."""
@@ -171,7 +173,7 @@ class KernelConnection:
         self._wires[channel].send([*frames, *message.get("buffers", ())])
 
     async def interrupt(self) -> None:
-        """Ask what runs to stop.
+        """Interrupt what runs.
 
         The manager would do it by a socket of libzmq's, which the guest could fill.
         """
@@ -189,34 +191,34 @@ class KernelConnection:
         EOFError
             The kernel has died.
         """
-        talk = self.send(kind, content)
+        pending = self.send(kind, content)
         try:
             while True:
-                message = await talk.next()
+                message = await pending.next()
                 if message.channel == "shell":
                     return read_reply(message.kind, message.content())
         except (ValueError, TypeError, RecursionError) as error:
             self.dropped += 1
             raise SandboxError(f"the sandbox's kernel replied with {error}") from None
         finally:
-            talk.close()
+            pending.close()
 
-    def follow(self, talk: Talk) -> None:
-        """Have a talk end with a second request: its own idle is not sent while a cell awaits.
+    def end_with_second_request(self, pending: PendingRequest) -> None:
+        """Have a request end when a second one does: while a cell awaits, its idle is not sent.
 
         (ipykernel 7.4 carries such a message out beside the cell, and publishes no status then.)
         """
         second = self.send("kernel_info_request", {})
-        talk.msg_ids += second.msg_ids
-        self._talks[second.msg_ids[0]] = talk
+        pending.msg_ids += second.msg_ids
+        self._pending[second.msg_ids[0]] = pending
 
-    def over(self, msg_id: str) -> None:
-        """Take nothing more for a request."""
-        self._talks.pop(msg_id, None)
+    def forget(self, msg_id: str) -> None:
+        """Take no more messages for a request."""
+        self._pending.pop(msg_id, None)
 
-    def hear_late(self, msg_id: str, request: Request, late: Late) -> None:
-        """Still hear what a cell's threads and tasks put out."""
-        self._late[msg_id] = (request, late)
+    def keep_listening(self, pending: PendingRequest, take: TakeLate) -> None:
+        """Pass on what threads and tasks of a cell put out when the cell is over."""
+        self._late[pending.msg_ids[0]] = pending, take
         for old in list(self._late)[:-MAX_LATE]:
             del self._late[old]
 
@@ -233,7 +235,7 @@ class KernelConnection:
         await self.manager.shutdown_kernel(now=True)
 
     def _receive(self, channel: str, frames: list[Frame]) -> None:
-        """Hand a message to who waits for it: echoes, most comms and strays are nobody's."""
+        """Pass a message to the request that it follows from; without one it is dropped."""
         try:
             message = read_message(channel, frames, self.manager.session)
         except Exception as error:  # unsigned, malformed, too deep: each raises another
@@ -242,32 +244,30 @@ class KernelConnection:
             return
         if message is None:
             return
-        talk, late = self._talks.get(message.parent), self._late.get(message.parent)
-        request = talk.request if talk else late and late[0]
-        wanted = bool(talk and talk.values) or bool(request and request.widgets)
-        if message.kind in _COMMS and not wanted:
-            return
-        if talk:
-            self._wires[channel].hold(message.size)
-            talk.put(message)
-        elif late and channel == "iopub" and not late[1](message):
-            del self._late[message.parent]
+        if pending := self._pending.get(message.parent):
+            if pending.takes(message):
+                self._wires[channel].hold(message.size)
+                pending.put(message)
+        elif channel == "iopub" and message.parent in self._late:
+            over, take = self._late[message.parent]
+            if over.takes(message) and not take(message):
+                del self._late[message.parent]
 
     def release(self, message: Message) -> None:
-        """Count a message no more among those that wait."""
+        """Note that a message waits no longer."""
         self._wires[message.channel].release(message.size)
 
     def _pass_over(self, channel: str, size: int) -> None:
-        """Say that a message was too large to be read."""
+        """Tell all pending requests that a message was too large to be read."""
         self.dropped += 1
         self.log.debug("passed over %s bytes on %s", f"{size:,}", channel)
         if channel == "stdin":
             self.reply(END_OF_FILE)
-        for talk in {id(talk): talk for talk in self._talks.values()}.values():
-            talk.put(Message(channel, PASSED_OVER))
+        for pending in {id(pending): pending for pending in self._pending.values()}.values():
+            pending.put(Message(channel, TOO_LARGE))
 
-    def hear_comm(self, message: Message, request: Request) -> None:
-        """Pass on what a widget says.
+    def pass_comm(self, message: Message, request: Request) -> None:
+        """Pass a widget's message on to the page.
 
         Raises
         ------
@@ -277,23 +277,23 @@ class KernelConnection:
         if request.widgets and request.late:
             request.late(self.widgets.read(message.kind, message.content(), message.buffers))
 
-    def _lose(self) -> None:
-        """Say so when a connection has ended of a kernel that goes on living."""
-        self._tasks.append(asyncio.create_task(self._mourn()))
+    def _connection_lost(self) -> None:
+        self._tasks.append(asyncio.create_task(self._end_if_alive()))
 
     @property
     def _cause(self) -> str:
-        """Say which limit ended the process, if one did."""
+        """The limit that ended the process, if one did."""
         return getattr(self.manager.provisioner, "cause", "")
 
-    async def _mourn(self) -> None:
+    async def _end_if_alive(self) -> None:
+        """Give up a kernel that has broken a connection and goes on living."""
         await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection ends too
         if not self._watcher.done():
             why = self._cause or "had it memory left?"
             self._end(f"the sandbox's kernel broke its connection ({why}) and was ended")
 
     async def _watch(self) -> None:
-        """Say so when the process ends."""
+        """Wait until the process ends."""
         assert self.manager.provisioner
         with contextlib.suppress(ProcessLookupError):
             code = await self.manager.provisioner.wait()
@@ -301,29 +301,33 @@ class KernelConnection:
 
     def _end(self, how: str) -> None:
         self.ended = self.ended or how
-        for talk in self._talks.values():
-            talk.wake()
+        for pending in self._pending.values():
+            pending.wake()
 
 
-class Talk:
-    """One request and what comes back for it, in the order in which it came."""
+class PendingRequest:
+    """A request that was sent, and the messages that come back for it, in their order."""
 
     def __init__(
-        self, kernel: KernelConnection, msg_id: str, *, values: bool, request: Request | None
+        self, kernel: KernelConnection, msg_id: str, *, value: bool, request: Request | None
     ) -> None:
         self.kernel = kernel
-        self.values = values  # whether values come back for it
         self.request = request
+        self._takes_comms = value or bool(request and request.widgets)
         self.msg_ids = [msg_id]
-        self._mail: asyncio.Queue[Message | None] = asyncio.Queue()  # the wires bound it
+        self._messages: asyncio.Queue[Message | None] = asyncio.Queue()  # the wires bound it
+
+    def takes(self, message: Message) -> bool:
+        """Tell whether a message is wanted: most that come by comm are not."""
+        return self._takes_comms or message.kind not in _COMMS
 
     def put(self, message: Message) -> None:
         """Add a message."""
-        self._mail.put_nowait(message)
+        self._messages.put_nowait(message)
 
     def wake(self) -> None:
-        """Let who waits look whether the kernel has ended."""
-        self._mail.put_nowait(None)
+        """Make `next` look whether the kernel has ended."""
+        self._messages.put_nowait(None)
 
     async def next(self) -> Message:
         """Return the next message.
@@ -333,19 +337,19 @@ class Talk:
         EOFError
             The kernel has died, or its connection was dropped and with it what it carried.
         """
-        over = self.kernel.ended and self._mail.empty()
-        message = None if over else await self._mail.get()
+        over = self.kernel.ended and self._messages.empty()
+        message = None if over else await self._messages.get()
         if message is None:
             raise EOFError(self.kernel.ended)
         self.kernel.release(message)
         return message
 
     def close(self) -> None:
-        """Take no more messages, and hold none up that is on its way here."""
+        """Take no more messages, and release those that wait."""
         for msg_id in self.msg_ids:
-            self.kernel.over(msg_id)
-        while not self._mail.empty():
-            message = self._mail.get_nowait()
+            self.kernel.forget(msg_id)
+        while not self._messages.empty():
+            message = self._messages.get_nowait()
             if message:
                 self.kernel.release(message)
 

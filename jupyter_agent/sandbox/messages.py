@@ -17,11 +17,11 @@ from jupyter_agent.sandbox.channels import Frame
 from jupyter_agent.sandbox.filter.figures import NotShown
 from jupyter_agent.sandbox.guest.json_cost import costs_more
 
-__all__ = ["MAX_COST", "PASSED_OVER", "Message", "read_message"]
+__all__ = ["MAX_COST", "TOO_LARGE", "Message", "read_message"]
 
 MAX_HEADER = 1 << 16  # bytes
 MAX_COST = 64 << 20  # bytes of memory that the JSON of one message may become
-PASSED_OVER = "passed_over"  # the kind of a message that stands for one that was too large
+TOO_LARGE = "too_large"  # the kind of a message that stands for one that was too large
 _BUSY = b'{"execution_state": "busy"}'
 
 

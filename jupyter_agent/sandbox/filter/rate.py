@@ -15,7 +15,7 @@ from itertools import groupby
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.sandbox.filter.outputs import weight
 
-__all__ = ["Displays", "Pace"]
+__all__ = ["Displays", "OutputRate"]
 
 OUTPUTS_A_SECOND = 50.0
 SIZE_A_SECOND = float(1 << 20)  # bytes; a Jupyter server lets as much pass
@@ -24,7 +24,7 @@ MAX_UPDATED = 1_000  # displays
 MAX_DISPLAYS = 10_000  # of which it is known how often they are shown
 
 
-class Pace:
+class OutputRate:
     """Lets the outputs of one cell pass.
 
     Parameters
@@ -55,8 +55,8 @@ class Pace:
         self._left_out = 0
 
     @property
-    def waiting(self) -> bool:
-        """Whether anything is held."""
+    def holds(self) -> bool:
+        """Whether it holds any output back."""
         return bool(self._clear or self._held or self._updates or self._clearing)
 
     def take(self, output: NotebookNode | None = None) -> list[NotebookNode]:
@@ -108,7 +108,7 @@ class Pace:
     def _fits(self, output: NotebookNode, *, among: int, most: int) -> bool:
         """Make room for an output, or leave it out; one alone always fits."""
         size = self._weigh(output)
-        if among >= most or (size > self._room and self.waiting):
+        if among >= most or (size > self._room and self.holds):
             self._leave_out()
             self._ending = output if output.output_type in _ENDINGS else self._ending
             return False

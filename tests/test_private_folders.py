@@ -172,7 +172,8 @@ async def test_the_loop_goes_on_while_a_kernel_is_cleaned_up(
     provisioner = kernel.manager.provisioner
     assert isinstance(provisioner, SandboxProvisioner)
     provisioner._bound = provisioner._bound or cgroup.Group(())
-    made = [folder.path for folder in (provisioner._folder, provisioner._private) if folder]
+    private = provisioner._private and provisioner._private.path
+    made = [folder for folder in (provisioner.run_folder, private) if folder]
     owner, name = (private_folders, "_empty") if slow == "a folder" else (cgroup.Group, "end")
     waits, gone_on = when_the_loop_goes_on(getattr(owner, name))
     monkeypatch.setattr(owner, name, waits)

@@ -11,7 +11,7 @@ from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import provisioner
+from jupyter_agent.sandbox.isolation import kernel_sockets
 from jupyter_agent.sandbox.isolation.never_shared import too_wide
 
 from .conftest import TIERS
@@ -51,21 +51,21 @@ async def test_a_sandbox_starts_where_folders_for_temporary_files_are_odd(
 def test_a_folder_for_sockets_leaves_room_for_their_paths(
     tmp_path: Path, temporary: pytest.MonkeyPatch
 ) -> None:
-    exact = Path(tempfile.mkdtemp(dir="/tmp", prefix="x" * (provisioner.LONGEST_ROOT - 13)))
-    assert len(str(exact)) == provisioner.LONGEST_ROOT
+    exact = Path(tempfile.mkdtemp(dir="/tmp", prefix="x" * (kernel_sockets.MAX_ROOT - 13)))
+    assert len(str(exact)) == kernel_sockets.MAX_ROOT
     temporary.setenv("XDG_RUNTIME_DIR", str(exact))
-    assert provisioner._folder_for_sockets() == exact
+    assert kernel_sockets._folder_for_sockets() == exact
     temporary.setenv("XDG_RUNTIME_DIR", f"{exact}/..")
-    assert provisioner._folder_for_sockets() == Path(tempfile.gettempdir())
+    assert kernel_sockets._folder_for_sockets() == Path(tempfile.gettempdir())
     exact.rmdir()
 
 
 def test_where_no_folder_can_hold_sockets_it_is_said_what_to_do(
     tmp_path: Path, temporary: pytest.MonkeyPatch
 ) -> None:
-    temporary.setattr(provisioner, "LONGEST_ROOT", 0)
+    temporary.setattr(kernel_sockets, "MAX_ROOT", 0)
     with pytest.raises(SandboxError, match="set XDG_RUNTIME_DIR to a short path"):
-        provisioner._folder_for_sockets()
+        kernel_sockets._folder_for_sockets()
 
 
 def test_an_empty_setting_makes_no_folder_a_temporary_one(

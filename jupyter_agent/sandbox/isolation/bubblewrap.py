@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox.isolation.descriptors import Descriptors
+from jupyter_agent.sandbox.isolation.guest_user import unique_uid, user_shell
 from jupyter_agent.sandbox.isolation.interpreter import font_lists
-from jupyter_agent.sandbox.isolation.path_policy import ETC, SYSTEM, Policy
+from jupyter_agent.sandbox.isolation.path_policy import ETC, PROCESSORS, SYSTEM, Policy
 
 __all__ = [
     "HOME",
-    "WRITABLE",
+    "LATE_FILES",
+    "arguments",
     "check",
-    "fonts",
-    "mounts",
-    "options",
-    "parents",
-    "private_folders",
-    "unique_uid",
+    "landlock_rules",
+    "own_sockets",
 ]
 
 HOME = "/home/agent"
 WRITABLE = (HOME, "/tmp", "/dev/shm")
+LATE_FILES = "/late-files"  # where the files are bound that have come since the start
 # Where a path below one of those is bound; it is a link there. Landlock has no rule for a part of
 # what may be written, so nothing that is shared may lie in it.
 SHARED = "/shared"
@@ -35,10 +34,8 @@ PROC = (
     "cgroups cpuinfo devices diskstats filesystems loadavg meminfo mounts net partitions pressure "
     "self stat swaps sysvipc thread-self uptime version vmstat"
 ).split()
-PROCESSORS = "/sys/devices/system/cpu"  # by which libraries count cores
 MAX_COVERS = 400  # in all: bubblewrap takes no more than 9,000 words
 MAX_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 take 70 ms)
-_uids = itertools.count()
 
 
 def check() -> str:
@@ -64,21 +61,73 @@ def _try_bubblewrap(path: str) -> str:
     return (lines[-1] if lines else f"exit code {done.returncode}") if done.returncode else ""
 
 
-def unique_uid() -> int:
-    """For root, a user id that nothing else runs as; 0 for an ordinary user, who needs none."""
-    if os.geteuid() != 0:
-        return 0
-    offset = (os.getpid() % 0x100000) * 0x80 + next(_uids) % 0x80
-    first, count = max(_mapped_ids(), key=lambda ids: ids[1])
-    wanted = 0x70000000 + offset
-    return wanted if first <= wanted < first + count else first + count - 2 - offset % (count // 4)
+def arguments(
+    policy: Policy,
+    *,
+    uid: int,
+    work: Path,
+    private_size: int,
+    late_files: Path,
+    environment: Mapping[str, str],
+    descriptors: Descriptors,
+    sockets: Sequence[str] | None,
+    landlocked: bool,
+) -> list[str]:
+    """Write all options of bubblewrap, but the command that it starts.
+
+    Parameters
+    ----------
+    work
+        The working folder, below `HOME`.
+    private_size
+        Bytes that the private folder may hold.
+    late_files
+        The folder of the host that files come into after the start.
+    sockets
+        What `own_sockets` returns, for a kernel that binds its own; None for ours, which needs no
+        terminals, of which the machine has a fixed number.
+    """
+    ids = f"{uid or 1000}:{uid or 1000}"
+    terminals = () if sockets is not None else ("--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts")
+    return [
+        *options(uid, private_size, reads_all=policy.reads_all),
+        *_file("/etc/passwd", descriptors.add_text(f"agent:x:{ids}::{HOME}:{user_shell()}\n")),
+        *_file("/etc/group", descriptors.add_text(f"agent:x:{uid or 1000}:\n")),
+        *mounts(policy, sockets or (), landlocked=landlocked),
+        *("--ro-bind", str(late_files), LATE_FILES),
+        *private_folders(work),
+        *fonts(),
+        *terminals,
+        *("--remount-ro", "/"),
+        *(word for name, value in environment.items() for word in ("--setenv", name, value)),
+    ]
 
 
-def _mapped_ids() -> list[tuple[int, int]]:
-    """Name the ranges of user ids there are: in a container, not all (user_namespaces(7))."""
-    lines = Path("/proc/self/uid_map").read_text().splitlines()
-    ranges = [line.split() for line in lines]
-    return [(int(first), int(count)) for first, _, count in ranges]
+def own_sockets(folder: Path, connection_file: str, descriptor: int) -> list[str]:
+    """Bind the folder for a kernel's own sockets, and its connection file, from a descriptor."""
+    return [
+        *parents(folder),
+        *("--bind", str(folder), str(folder)),
+        *parents(Path(connection_file)),
+        *_file(connection_file, descriptor),
+    ]
+
+
+def landlock_rules(
+    policy: Policy, *, read: Sequence[str], write: Sequence[str]
+) -> dict[str, list[str]]:
+    """List the paths that may be read, listed and written, for Landlock within bubblewrap."""
+    fixed = ["/etc", "/proc", PROCESSORS, LATE_FILES]
+    return {
+        "read": [*map(str, policy.read), *fixed, *read],
+        "listed": ["/"],
+        "write": [*WRITABLE, "/dev", *write],
+    }
+
+
+def _file(path: str, descriptor: int) -> list[str]:
+    """Put a file of our own there, for all to read."""
+    return ["--perms", "0444", "--ro-bind-data", str(descriptor), path]
 
 
 def options(uid: int, private: int = 1 << 20, *, reads_all: bool = False) -> list[str]:

@@ -7,18 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jupyter_agent.sandbox.isolation.guest_user import user_shell
 from jupyter_agent.sandbox.isolation.interpreter import EXECUTABLE
 
-__all__ = ["guest_environment", "launcher", "user_shell"]
+__all__ = ["guest_environment", "launcher"]
 
 ENVIRONMENT = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "TZ")
-
-
-def user_shell() -> str:
-    """Name the user's shell, if it is one that the sandbox has, too."""
-    wanted = [os.environ.get("SHELL", ""), "/bin/bash", "/usr/bin/bash", "/bin/sh"]
-    found = [path for path in wanted if os.access(path, os.X_OK)]
-    return next(path for path in found if path.startswith(("/bin/", "/usr/")))
 
 
 def launcher() -> list[str]:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jupyter_agent.sandbox.guest import lockdown, seccomp, shm
-from jupyter_agent.sandbox.isolation.bubblewrap import PROCESSORS
 from jupyter_agent.sandbox.isolation.guest_environment import guest_environment
 from jupyter_agent.sandbox.isolation.interpreter import font_lists, search_path
-from jupyter_agent.sandbox.isolation.path_policy import Policy
+from jupyter_agent.sandbox.isolation.path_policy import PROCESSORS, Policy
 
 __all__ = ["check", "environment", "prepare", "rules"]
 

@@ -20,9 +20,10 @@ from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.isolation.interpreter import interpreter_paths
 from jupyter_agent.sandbox.isolation.sharing import Share, links_in, uncovered
 
-__all__ = ["ETC", "SYSTEM", "Policy", "closed_above"]
+__all__ = ["ETC", "PROCESSORS", "SYSTEM", "Policy", "closed_above"]
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
+PROCESSORS = "/sys/devices/system/cpu"  # by which libraries count cores
 # What a program needs of the system's own files; /etc is never shared as a whole.
 ETC = [
     Path("/etc", name)

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,31 +32,27 @@ from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.guest import lockdown
 from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, landlock, sharing
-from jupyter_agent.sandbox.isolation.guest_environment import (
-    guest_environment,
-    launcher,
-    user_shell,
-)
+from jupyter_agent.sandbox.isolation.descriptors import Descriptors
+from jupyter_agent.sandbox.isolation.guest_environment import guest_environment, launcher
+from jupyter_agent.sandbox.isolation.guest_user import unique_uid
 from jupyter_agent.sandbox.isolation.interpreter import imports, inherited_path, search_path
+from jupyter_agent.sandbox.isolation.kernel_sockets import KernelSockets
 from jupyter_agent.sandbox.isolation.late_files import LateFiles
 from jupyter_agent.sandbox.isolation.memory_watch import Watch, gibibytes
 from jupyter_agent.sandbox.isolation.never_shared import whose_home
 from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
-from jupyter_agent.sandbox.isolation.private_folders import Folder, remove
+from jupyter_agent.sandbox.isolation.private_folders import Folder
 from jupyter_agent.sandbox.isolation.processes import count_tasks, grandchildren, wait_for_end
 
 __all__ = ["SandboxProvisioner", "choose_tier"]
 
-CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 REMEDIES = (
     "install bubblewrap (apt install bubblewrap), or run in Docker or on Linux 6.2 or newer, "
     "or set c.SandboxProvisioner.isolation = 'none' to run the model's code with YOUR files, keys "
     "and network"
 )
-LEAST_MEMORY = 1 << 30  # bytes
-LATE_FILES = "/late-files"  # where bubblewrap binds what has come since the start
+MIN_MEMORY = 1 << 30  # bytes
 PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
-LONGEST_ROOT = 65  # bytes: of the 107 that a socket's path may have, 42 are for what we add
 PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
@@ -114,12 +109,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     modules: Sequence[sharing.Share] = ()  # that can be imported from elsewhere
     late_files: LateFiles | None = None
     reason = ""  # why nothing is shared, if so
-    run_folder: Path | None = None
     _above: Sequence[tuple[str, str]] = ()  # what is shared by a path that begins with ..
-    _listeners: dict[int, socket.socket]
-    _descriptors: list[int]
+    _sockets: KernelSockets | None = None
+    _descriptors: Descriptors
     _log = -1
-    _folder: Folder | None = None
     _private: Folder | None = None
     _passed_in: Folder | None = None
     _life: int | None = None
@@ -147,31 +140,26 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         settings.check()
         for line in settings.read().warnings:
             self.log.warning(line)
-        self._listeners, self._descriptors = getattr(self, "_listeners", {}), []
+        self._descriptors = Descriptors()
         choose = functools.partial(choose_tier, self.isolation, own_sockets=self.socket_folder)
         self.tier = await run_in_thread(choose)
         folder = Path(kwargs.get("cwd") or Path.cwd())
         # in a thread: a large folder takes seconds, and other sessions share this loop
-        self.shares, self.reason = await asyncio.to_thread(
-            sharing.resolve, self.data, folder, exposed=self.exposed
-        )
-        self._above = await asyncio.to_thread(sharing.above, self.data, folder)
-        self.modules = await asyncio.to_thread(imports, exposed=self.exposed)
+        choose_shares = functools.partial(_choose_shares, self.data, folder, exposed=self.exposed)
+        (self.shares, self.reason), self._above, self.modules = await run_in_thread(choose_shares)
         manager = self.parent
         assert manager
-        if self.run_folder is None:
-            self._folder = Folder(_folder_for_sockets())
-            self.run_folder = self._folder.path
-            (self.run_folder / "sockets").mkdir(mode=0o700)
-            manager.transport, manager.ip = "ipc", str(self.run_folder / "sockets" / "s")
+        if self._sockets is None:
+            self._sockets = KernelSockets()
+            manager.transport, manager.ip = "ipc", self._sockets.ip
         kwargs = await super().pre_launch(**kwargs)
         if self.tier != "none":
-            await asyncio.to_thread(self._await_late_files, folder)
+            await run_in_thread_to_its_end(functools.partial(self._await_late_files, folder))
         if self.socket_folder:
-            await run_in_thread(self._renew_sockets)
+            await run_in_thread(self._sockets.renew_folder)
         else:
             self.kernel_spec.interrupt_mode = "message"
-            self._bind_sockets()
+            self._sockets.bind(self.connection_info)
         match self.tier:
             case "bubblewrap":
                 return await run_in_thread_to_its_end(
@@ -193,11 +181,16 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         self.late_files = LateFiles(self.shares, self._passed_in.path, home=home, exposed=exposed)
 
     @property
+    def run_folder(self) -> Path | None:
+        """The folder of this kernel's sockets, while there is one."""
+        return self._sockets.run_folder.path if self._sockets else None
+
+    @property
     def _root(self) -> Path:
         """Where folders are made that the sandbox's user has to reach."""
-        assert self._folder is not None
-        closed = os.geteuid() == 0 and closed_above([self._folder.path])
-        return Path(tempfile.gettempdir()) if closed else self._folder.path.parent
+        assert self.run_folder is not None
+        closed = os.geteuid() == 0 and closed_above([self.run_folder])
+        return Path(tempfile.gettempdir()) if closed else self.run_folder.parent
 
     async def poll(self) -> int | None:
         """Tell whether the process has ended; clients that know nothing of late files ask often."""
@@ -222,9 +215,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 self._watch = Watch(self.process.pid, self.memory_bytes, self._end_at_once)
             return facts
         finally:
-            for descriptor in (write, *self._descriptors):
-                os.close(descriptor)
-            self._descriptors = []
+            os.close(write)
+            self._descriptors.close()
 
     async def send_signal(self, signum: int) -> None:
         """Kill where asked to end; an interrupt, where it does not go by message, to the kernel."""
@@ -267,10 +259,11 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         folders = [self._private, self._passed_in]
         self._private = self._passed_in = self.late_files = None
         if not restart:
-            self._close_listeners()
             self._close_log()
-            folders.append(self._folder)
-            self._folder = self.run_folder = None
+            if self._sockets:
+                self._sockets.close_listeners()
+                folders.append(self._sockets.run_folder)
+                self._sockets = None
 
         def end() -> None:
             if bound:
@@ -293,19 +286,6 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     # -- what both tiers need
 
-    def _bind_sockets(self) -> None:
-        """Bind and listen here, so that no folder needs to be shared for sockets."""
-        self._close_listeners()
-        for channel in CHANNELS:
-            port = int(self.connection_info[f"{channel}_port"])  # type: ignore[literal-required]
-            path = Path(f"{self.connection_info['ip']}-{port}")
-            path.unlink(missing_ok=True)  # a restart binds anew
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-            listener.listen(64)
-            listener.set_inheritable(True)
-            self._listeners[port] = listener
-
     def _plan(
         self,
         folder: str,
@@ -318,8 +298,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         command: Sequence[str] = (),
     ) -> str:
         """Pass the launcher its plan; return the descriptor it is to read."""
+        assert self._sockets
+        lifeline, self._life = self._descriptors.add_pipe()
         plan = {
-            "lifeline": self._lifeline(),
+            "lifeline": lifeline,
             "limits": self._limits(uid),
             "folder": folder,
             "uid": uid,
@@ -335,7 +317,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 "magics": self.magics,
             },
             "search": [*map(str, search)],
-            "sockets": {port: sock.fileno() for port, sock in self._listeners.items()},
+            "sockets": self._sockets.descriptors,
             "copied": (self.private_size_mib << 20) // PART_OF_COPIES,
             "shares": [
                 ("", str(late_files), True),
@@ -346,7 +328,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 *(link for share in self.shares for link in policy.symlinks(share)),
             ],
         }
-        return str(self._in_memory(json.dumps(plan)))
+        return str(self._descriptors.add_text(json.dumps(plan)))
 
     def _connection(self) -> dict[str, Any]:
         """Say what the connection file holds."""
@@ -354,13 +336,6 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             name: value.decode() if isinstance(value, bytes) else value
             for name, value in self.connection_info.items()
         }
-
-    def _lifeline(self) -> int:
-        """Make a pipe that closes when this process ends; return the end for the guest."""
-        guest, self._life = os.pipe()
-        os.set_inheritable(guest, True)
-        self._descriptors.append(guest)
-        return guest
 
     def _limits(self, uid: int) -> dict[str, int]:
         """Say what each process may use (getrlimit(2))."""
@@ -377,7 +352,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     @property
     def memory_bytes(self) -> int:
         """How much memory the kernel may use."""
-        return self.memory_mib << 20 or max(LEAST_MEMORY, _machine_memory() * 3 // 4)
+        return self.memory_mib << 20 or max(MIN_MEMORY, _machine_memory() * 3 // 4)
 
     @property
     def cause(self) -> str:
@@ -401,29 +376,15 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             parts.append(f"private folder {self.private_size_mib} MiB")
         return ", ".join(parts)
 
-    def _in_memory(self, text: str) -> int:
-        descriptor = os.memfd_create("jupyter-agent")
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(os.fsencode(text))  # whole, or it raises: half a list would hide less
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.set_inheritable(descriptor, True)
-        self._descriptors.append(descriptor)
-        return descriptor
-
     def _launch(
         self, kwargs: dict[str, Any], cmd: list[str], env: dict[str, str]
     ) -> dict[str, Any]:
-        sockets = [listener.fileno() for listener in self._listeners.values()]
+        assert self._sockets
         self._bound = cgroup.make(memory=self.memory_bytes, processes=self.processes)
         if self._bound:
             cmd = self._bound.wrap(cmd)
-        kept = (*sockets, *self._descriptors)
+        kept = (*self._sockets.descriptors.values(), *self._descriptors.numbers)
         return kwargs | {"cmd": cmd, "env": env, "cwd": "/", "pass_fds": kept}
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners.values():
-            listener.close()
-        self._listeners.clear()
 
     def _close_log(self) -> None:
         if self._log >= 0:
@@ -433,54 +394,50 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     # -- the tiers
 
     def _in_bubblewrap(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        uid, home = bubblewrap.unique_uid(), bubblewrap.HOME
+        uid, work = unique_uid(), self._work(Path(bubblewrap.HOME))
         assert self.late_files is not None
+        assert self.parent
+        assert self._sockets
         programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
         policy = Policy(self.shares, self.modules, programs=programs)
-        covered = lockdown.landlock_abi() >= lockdown.LEAST_ABI
-        work = self._work(Path(home))
-        search = {path: path for path in search_path()}
-        environment = guest_environment(f"{home}/tmp", home, inherited_path(search))
-        passwd = f"agent:x:{uid or 1000}:{uid or 1000}::{home}:{user_shell()}\n"
-        options = [
-            *bubblewrap.options(uid, self.private_size_mib << 20, reads_all=policy.reads_all),
-            *self._file("/etc/passwd", passwd),
-            *self._file("/etc/group", f"agent:x:{uid or 1000}:\n"),
-            *bubblewrap.mounts(
-                policy, self._own_sockets(uid) if self.socket_folder else (), landlocked=covered
-            ),
-            *("--ro-bind", str(self.late_files.shown), LATE_FILES),
-            *bubblewrap.private_folders(work),
-            *bubblewrap.fonts(),
-        ]
-        read, write = (
-            ["/etc", "/proc", bubblewrap.PROCESSORS, LATE_FILES],
-            [*bubblewrap.WRITABLE, "/dev"],
-        )
-        command: list[str] = []
+        search = search_path()
+        home = bubblewrap.HOME
+        inherited = inherited_path({path: path for path in search})
+        environment = guest_environment(f"{home}/tmp", home, inherited)
+        sockets: list[str] | None = None
+        read, write, command = [], [], []
         if self.socket_folder:
-            command = kwargs["cmd"]
+            if uid:
+                self._sockets.open_to(uid)
+            connection = self._descriptors.add_text(json.dumps(self._connection()))
+            file = self.parent.connection_file
+            sockets = bubblewrap.own_sockets(self._sockets.folder, file, connection)
+            read, write, command = [file], [str(self._sockets.folder)], kwargs["cmd"]
             environment |= self.kernel_spec.env
-            assert self.parent
-            read.append(self.parent.connection_file)
-            write.append(str(self._sockets))
-        else:  # the machine has a fixed number of terminals: our kernel needs none, some do
-            options += ["--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
-        options += ["--remount-ro", "/"]
-        for name, value in environment.items():
-            options += ["--setenv", name, value]
-        rules = {"read": [*map(str, policy.read), *read], "listed": ["/"], "write": write}
+        landlocked = lockdown.landlock_abi() >= lockdown.LEAST_ABI
+        arguments = bubblewrap.arguments(
+            policy,
+            uid=uid,
+            work=work,
+            private_size=self.private_size_mib << 20,
+            late_files=self.late_files.shown,
+            environment=environment,
+            descriptors=self._descriptors,
+            sockets=sockets,
+            landlocked=landlocked,
+        )
+        rules = bubblewrap.landlock_rules(policy, read=read, write=write)
         plan = self._plan(
             str(work),
             uid,
             policy=policy,
-            late_files=Path(LATE_FILES),
-            landlock=rules if covered else None,
-            search=search.values(),
+            late_files=Path(bubblewrap.LATE_FILES),
+            landlock=rules if landlocked else None,
+            search=search,
             command=command,
         )
         # not in its command, which is there for all to read
-        listed = self._in_memory("".join(f"{word}\0" for word in options))
+        listed = self._descriptors.add_text("".join(f"{word}\0" for word in arguments))
         program = shutil.which("bwrap") or "bwrap"
         cmd = [program, "--args", str(listed), "--", *launcher(), plan]
         return self._launch(kwargs, cmd, {"PATH": "/usr/bin:/bin"})
@@ -490,37 +447,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         ups = max([1, *(name.count("../") for name, _ in self._above)])
         return home.joinpath(*["up"] * (ups - 1), "work")
 
-    def _file(self, path: str, text: str) -> list[str]:
-        """Put a file of our own there, for all to read."""
-        return ["--perms", "0444", "--ro-bind-data", str(self._in_memory(text)), path]
-
-    @property
-    def _sockets(self) -> Path:
-        assert self.run_folder is not None
-        return self.run_folder / "sockets"
-
-    def _renew_sockets(self) -> None:
-        """Make their folder anew: the kernel before this one may have written in it."""
-        remove(self._sockets)
-        self._sockets.mkdir(mode=0o700)
-
-    def _own_sockets(self, uid: int) -> list[str]:
-        """Bind what a kernel needs that binds its own sockets."""
-        assert self.run_folder is not None
-        assert self.parent
-        if uid:
-            os.chown(self._sockets, uid, uid)
-            self.run_folder.chmod(0o711)
-        file = self.parent.connection_file
-        return [
-            *bubblewrap.parents(self._sockets),
-            *("--bind", str(self._sockets), str(self._sockets)),
-            *bubblewrap.parents(Path(file)),
-            *self._file(file, json.dumps(self._connection())),
-        ]
-
     def _in_landlock(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        uid = bubblewrap.unique_uid()
+        uid = unique_uid()
         assert self.late_files is not None
         # a new one at each start: nothing of the last one's is there
         self._private = Folder(self._root)
@@ -548,15 +476,22 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         """Run as the user: for who typed it, and named in every run's header."""
         if self.socket_folder:
             return kwargs
-        self._close_listeners()  # an ordinary kernel binds its own
-        for path in self.run_folder.glob("sockets/s-*") if self.run_folder else ():
-            path.unlink()
         assert self.parent
+        assert self._sockets
+        self._sockets.leave_to_kernel()
         cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", self.parent.connection_file]
         return kwargs | {"cmd": cmd}
 
 
-# -- choosing a tier
+# -- choosing what is shared, and a tier
+
+
+def _choose_shares(
+    data: list[str], folder: Path, *, exposed: list[str]
+) -> tuple[tuple[list[sharing.Share], str], list[tuple[str, str]], list[sharing.Share]]:
+    """Return the shares and why there are none, what lies above the folder, and modules."""
+    shares = sharing.resolve(data, folder, exposed=exposed)
+    return shares, sharing.above(data, folder), imports(exposed=exposed)
 
 
 def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
@@ -580,26 +515,6 @@ def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
             return tier
     why = "; ".join(f"{tier}: {problem}" for tier, problem in problems.items())
     raise SandboxError(f"no sandbox can start here ({why}); {REMEDIES}")
-
-
-def _folder_for_sockets() -> Path:
-    """Find a folder in which a new one can be made, with a path that leaves room for a socket's.
-
-    Raises
-    ------
-    SandboxError
-        There is none.
-    """
-    wanted = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp"]
-    for path in wanted:
-        fits = len(os.fsencode(path)) <= LONGEST_ROOT
-        if fits and Path(path).is_absolute() and os.access(path, os.W_OK | os.X_OK):
-            return Path(path)
-    raise SandboxError(
-        "no folder can hold the sandbox's sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, "
-        f"closed, or longer than {LONGEST_ROOT} bytes; set XDG_RUNTIME_DIR to a short path of a "
-        "folder that is yours"
-    )
 
 
 # -- measures

@@ -1,0 +1,93 @@
+"""The sockets of a kernel: bound by the host, or by a kernel that insists in a shared folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox.isolation.private_folders import Folder, remove
+
+__all__ = ["KernelSockets"]
+
+CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
+MAX_ROOT = 65  # bytes: of the 107 that a socket's path may have, 42 are for what we add
+
+
+class KernelSockets:
+    """The folder of a kernel's sockets, and those that are bound and listen."""
+
+    def __init__(self) -> None:
+        self.run_folder = Folder(_folder_for_sockets())
+        self.folder = self.run_folder.path / "sockets"
+        self.folder.mkdir(mode=0o700)
+        self._listeners: dict[int, socket.socket] = {}  # by port
+
+    @property
+    def ip(self) -> str:
+        """How the paths of the sockets begin; Jupyter adds a number to it."""
+        return str(self.folder / "s")
+
+    @property
+    def descriptors(self) -> dict[int, int]:
+        """The descriptors of the sockets that listen, by port."""
+        return {port: listener.fileno() for port, listener in self._listeners.items()}
+
+    def bind(self, connection: Mapping[str, Any]) -> None:
+        """Bind and listen here, so that no folder needs to be shared for sockets."""
+        self.close_listeners()
+        for channel in CHANNELS:
+            port = int(connection[f"{channel}_port"])
+            path = Path(f"{connection['ip']}-{port}")
+            path.unlink(missing_ok=True)  # a restart binds anew
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            listener.listen(64)
+            listener.set_inheritable(True)
+            self._listeners[port] = listener
+
+    def leave_to_kernel(self) -> None:
+        """Bind nothing: an ordinary kernel does it itself."""
+        self.close_listeners()
+        for path in self.folder.glob("s-*"):
+            path.unlink()
+
+    def renew_folder(self) -> None:
+        """Make the folder anew: the kernel before this one may have written in it."""
+        remove(self.folder)
+        self.folder.mkdir(mode=0o700)
+
+    def open_to(self, uid: int) -> None:
+        """Let another user bind sockets in the folder."""
+        os.chown(self.folder, uid, uid)
+        self.run_folder.path.chmod(0o711)
+
+    def close_listeners(self) -> None:
+        """Listen no more."""
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+
+def _folder_for_sockets() -> Path:
+    """Find a folder in which a new one can be made, with a path that leaves room for a socket's.
+
+    Raises
+    ------
+    SandboxError
+        There is none.
+    """
+    wanted = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    for path in wanted:
+        fits = len(os.fsencode(path)) <= MAX_ROOT
+        if fits and Path(path).is_absolute() and os.access(path, os.W_OK | os.X_OK):
+            return Path(path)
+    raise SandboxError(
+        "no folder can hold the sandbox's sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, "
+        f"closed, or longer than {MAX_ROOT} bytes; set XDG_RUNTIME_DIR to a short path of a "
+        "folder that is yours"
+    )

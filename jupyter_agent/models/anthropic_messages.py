@@ -189,13 +189,13 @@ def _blocks(message: Message, by: str) -> Iterator[dict[str, Any]]:
         call = _id(message["tool_call_id"])
         yield {"type": "tool_result", "tool_use_id": call, "content": content}
         return
-    yield from _kept(message.get("kept"), by)
+    yield from _signed_items(message.get("kept"), by)
     if not isinstance(content, str):
         yield from map(_block, content)
     elif content:
         yield {"type": "text", "text": content}
     for made in message.get("tool_calls", ()):
-        yield from _kept(made.get("kept"), by)
+        yield from _signed_items(made.get("kept"), by)
         code = json.loads(made["function"]["arguments"])
         name = made["function"]["name"]
         yield {"type": "tool_use", "id": _id(made["id"]), "name": name, "input": code}
@@ -208,7 +208,7 @@ def _block(part: Any) -> dict[str, Any]:
     return {"type": "image", "source": {"type": "base64", "media_type": mime, "data": data}}
 
 
-def _kept(kept: Kept | None, by: str) -> list[dict[str, Any]]:
+def _signed_items(kept: Kept | None, by: str) -> list[dict[str, Any]]:
     """Return what this model gave us to keep; a notebook from elsewhere may hold other things."""
     items = kept["items"] if kept and kept["by"] == by else []
     return [item for item in items if item.get("type") in _SIGNED]

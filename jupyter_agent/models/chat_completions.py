@@ -180,9 +180,9 @@ class HubModel(RemoteModel):
             wire["tool_calls"] = [{**call} for call in calls]
             for call in wire["tool_calls"]:
                 kept.append(call.pop("kept", None))
-                more = self._kept(kept[-1:])
+                more = self._joined_fields(kept[-1:])
                 call |= {name: more[name] for name in more if name in _SIGNATURES}
-            more = self._kept(kept)
+            more = self._joined_fields(kept)
             thoughts = {
                 name: more[name] for name in _THOUGHTS if name in more.keys() - self.refused
             }
@@ -190,7 +190,7 @@ class HubModel(RemoteModel):
             wire |= thoughts
         return wire
 
-    def _kept(self, kept: list[Any]) -> dict[str, Any]:
+    def _joined_fields(self, kept: list[Any]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for item in [
             item for each in kept if each and each["by"] == self.name for item in each["items"]

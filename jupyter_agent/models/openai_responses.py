@@ -181,7 +181,7 @@ def _items(message: Message, by: str) -> Iterator[dict[str, Any]]:
         yield {"type": "function_call_output", "call_id": call, "output": content}
         return
     phase = {}
-    for item in _kept(message.get("kept"), by):
+    for item in _reasoning_items(message.get("kept"), by):
         if "phase" in item:
             phase = item
         else:
@@ -192,11 +192,11 @@ def _items(message: Message, by: str) -> Iterator[dict[str, Any]]:
     elif content:
         yield {**begin, "content": content, **phase}
     for made in message.get("tool_calls", ()):
-        yield from (item for item in _kept(made.get("kept"), by) if "phase" not in item)
+        yield from (item for item in _reasoning_items(made.get("kept"), by) if "phase" not in item)
         yield {"type": "function_call", "call_id": made["id"], **made["function"]}
 
 
-def _kept(kept: Kept | None, by: str) -> list[dict[str, Any]]:
+def _reasoning_items(kept: Kept | None, by: str) -> list[dict[str, Any]]:
     """Return what this model gave us to keep; a notebook from elsewhere may hold other things."""
     items = kept["items"] if kept and kept["by"] == by else []
     return [item for item in items if item.get("type") == "reasoning" or item.keys() == {"phase"}]

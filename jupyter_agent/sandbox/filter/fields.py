@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 
-__all__ = ["as_list", "as_object", "as_text", "printable"]
+__all__ = ["JSON", "as_json", "as_list", "as_object", "as_text", "printable"]
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 _CONTROL = re.compile(
     r"\x1b\[(?P<colour>[0-9;]*m)"  # kept: it does no more than colour
@@ -16,6 +21,7 @@ _CONTROL = re.compile(
 _SUSPECT = bytes({*range(0x20), 0x7F, 0xC2} - {*b"\b\t\n\r"})
 _LONE = bytes({*range(0x20), 0x7F} - {*b"\b\t\n\r\x07\x1b"})  # stand in no sequence
 _C1 = [f"{chr(code)}".encode() for code in range(0x80, 0xA0)]
+MAX_DEPTH = 50  # of lists and objects in each other
 MAX_SEQUENCES = 100_000  # of one text; where there are more, their first characters are taken
 
 
@@ -56,3 +62,22 @@ def as_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} where text belongs")
     return printable(value.encode("utf-8", "replace").decode())  # no file holds lone surrogates
+
+
+def as_json(value: object, text: Callable[[str], str] = as_text, *, depth: int = 0) -> JSON:
+    """Return JSON with each text in it as ``text`` returns it."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"JSON nested deeper than {MAX_DEPTH}")
+    match value:
+        case float() if not math.isfinite(value):
+            return None  # JSON has no such number: a page could not read the notebook
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return text(value)
+        case list():
+            return [as_json(item, text, depth=depth + 1) for item in value]
+        case dict():
+            items = value.items()
+            return {as_text(name): as_json(item, text, depth=depth + 1) for name, item in items}
+    raise ValueError(f"{type(value).__name__} where JSON belongs")

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TypeAlias
 
+from jupyter_agent.sandbox.filter.fields import JSON
 from jupyter_agent.sandbox.filter.formulas import JOINER, MAX_TEX, harmless_tex
 
 __all__ = ["PLOTLY", "NotShown", "read_plotly"]
-
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 PLOTLY = "application/vnd.plotly.v1+json"
 

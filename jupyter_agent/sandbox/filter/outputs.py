@@ -7,24 +7,21 @@ sandbox without network.
 
 from __future__ import annotations
 
-import functools
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Set
 
 from jupyter_agent._nbformat import NotebookNode, from_dict
 from jupyter_agent.sandbox.filter.cleaning import cleaned
-from jupyter_agent.sandbox.filter.fields import as_object, as_text
-from jupyter_agent.sandbox.filter.figures import JSON, PLOTLY, NotShown, read_plotly
+from jupyter_agent.sandbox.filter.fields import JSON, as_json, as_object, as_text
+from jupyter_agent.sandbox.filter.figures import PLOTLY, NotShown, read_plotly
 from jupyter_agent.sandbox.filter.formulas import MAX_TEX, harmless_tex
 
 __all__ = ["WIDGET_VIEW", "read_output", "weight"]
 
 MAX_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MAX_TRACEBACK = 1 << 20  # characters of an error
-MAX_DEPTH = 50
 MAX_NAMED = 20  # mime types that were dropped
 MAX_PIXELS = 100_000  # of a picture's width, as it is to be shown
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
@@ -101,7 +98,7 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
         if isinstance(value, str) and len(value) > MAX_CHARACTERS:
             dropped[mime] = f"is longer than {MAX_CHARACTERS:,} characters"
         elif mime in admit:
-            kept[mime] = _json(value)
+            kept[mime] = as_json(value, _text)
         elif reader := _READERS.get(mime):
             try:
                 kept[mime] = reader(value)
@@ -232,23 +229,6 @@ def _picture(value: object) -> str:
     return text
 
 
-def _json(value: object, depth: int = 0) -> JSON:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"JSON nested deeper than {MAX_DEPTH}")
-    match value:
-        case float() if not math.isfinite(value):
-            return None  # JSON has no such number: a page could not read the notebook
-        case None | bool() | int() | float():
-            return value
-        case str():
-            return _text(value)
-        case list():
-            return [_json(item, depth + 1) for item in value]
-        case dict():
-            return {_text(key): _json(item, depth + 1) for key, item in value.items()}
-    raise ValueError(f"{type(value).__name__} where JSON belongs")
-
-
 _READ_AS_MARKDOWN = re.compile(r"[<!\]&](?=\S)")  # VS Code draws TeX with its Markdown renderer
 
 
@@ -271,6 +251,6 @@ _READERS: dict[str, Callable[[object], JSON]] = {
     "image/png": _picture,
     "image/jpeg": _picture,
     "image/gif": _picture,
-    "application/json": functools.partial(_json, depth=0),
-    PLOTLY: lambda value: read_plotly(_json(value)),
+    "application/json": lambda value: as_json(value, _text),
+    PLOTLY: lambda value: read_plotly(as_json(value, _text)),
 }

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jupyter_agent._unicode import visible
-from jupyter_agent.sandbox.filter.fields import as_list, as_object, as_text
-from jupyter_agent.sandbox.filter.figures import JSON
+from jupyter_agent.sandbox.filter.fields import JSON, as_list, as_object, as_text
 from jupyter_agent.sandbox.filter.host_commands import agents_code
 from jupyter_agent.sandbox.filter.outputs import read_output
 

@@ -123,7 +123,7 @@ def _read(text: str) -> _Element:
             return
         if len(stack) > MAX_DEPTH:
             raise BadDrawingError("a drawing with too much in each other")
-        element = _Element(name, dict(_kept(attributes)))
+        element = _Element(name, dict(_harmless(attributes)))
         if name in _ANIMATIONS and _changes_references(element.attributes):
             left_out += 1
             return
@@ -158,7 +158,7 @@ def _read(text: str) -> _Element:
     return root or top
 
 
-def _kept(attributes: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _harmless(attributes: dict[str, str]) -> Iterator[tuple[str, str]]:
     for name, value in attributes.items():
         local = name.rpartition(":")[2].lower()
         if local == "href":

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from jupyter_agent._nbformat import NotebookNode
-from jupyter_agent.sandbox.filter.fields import as_list, as_object, as_text
-from jupyter_agent.sandbox.filter.figures import JSON
+from jupyter_agent.sandbox.filter.fields import JSON, as_json, as_list, as_object, as_text
 from jupyter_agent.sandbox.filter.formulas import harmless_tex
 from jupyter_agent.sandbox.filter.outputs import WIDGET_VIEW as VIEW
 from jupyter_agent.sandbox.filter.outputs import read_output
@@ -69,7 +68,7 @@ _KEYS = set(
 _REFERENCE = "IPY_MODEL_"
 _ID = re.compile(r"[0-9a-f]{32}")
 _CSS = re.compile(r"[\w\s#%.,()\"'/+*-]{0,500}")
-_REACHES = re.compile(r"url|image|src|expression", re.IGNORECASE)  # of a style: out of the page
+_FETCHES = re.compile(r"url|image|src|expression", re.IGNORECASE)  # of a style: out of the page
 _ICON = re.compile(r"[a-z0-9-]{0,50}")
 _COLOURS = ("", "primary", "success", "info", "warning", "danger")
 _PICTURES = ("png", "jpeg", "jpg", "gif")
@@ -193,7 +192,7 @@ class Widgets:
             return _css(value)
         match key:
             case "value":
-                return _VALUES.get(widget.model, _json)(value)
+                return _VALUES.get(widget.model, as_json)(value)
             case "layout" | "style":
                 known = self._referred([value])
                 fits = [one for one in known if self._open[one].model.endswith(key.capitalize())]
@@ -284,25 +283,9 @@ def _message(
 _LEFT_OUT: JSON = {"left": "out"}  # told from others by its identity
 
 
-def _json(value: object, read: Callable[[str], str] = as_text, depth: int = 0) -> JSON:
-    """Read what the page takes as data; whatever text is in it is shown as text."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"a value nested deeper than {MAX_DEPTH}")
-    match value:
-        case None | bool() | int() | float():
-            return value
-        case str():
-            return read(value)
-        case list():
-            return [_json(item, read, depth + 1) for item in value]
-        case dict():
-            return {as_text(name): _json(item, read, depth + 1) for name, item in value.items()}
-    raise ValueError(f"{type(value).__name__} where JSON belongs")
-
-
 def _label(value: object) -> JSON:
     """Read what is shown as text in which MathJax looks for TeX."""
-    return _json(value, lambda text: harmless_tex(as_text(text)))
+    return as_json(value, lambda text: harmless_tex(as_text(text)))
 
 
 def _html(value: object) -> JSON:
@@ -316,7 +299,7 @@ def _css(value: object) -> JSON:
     if value is None or type(value) in (int, float):
         return value  # type: ignore[return-value]  # a number
     text = as_text(value)
-    return text if _CSS.fullmatch(text) and not _REACHES.search(text) else None
+    return text if _CSS.fullmatch(text) and not _FETCHES.search(text) else None
 
 
 def _output(value: object) -> NotebookNode:

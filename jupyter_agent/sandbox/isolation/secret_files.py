@@ -184,12 +184,12 @@ def _words(text: str) -> list[str]:
     return [word for each in words if (word := each.lower().rstrip("0123456789"))]
 
 
-def _kept(words: list[str]) -> list[str]:
+def _without_copy_words(words: list[str]) -> list[str]:
     return [word for word in words if word not in _COPY_WORDS]
 
 
 def _joined(name: str) -> str:
-    return "".join(_singular(word) for word in _kept(_words(name)))
+    return "".join(_singular(word) for word in _without_copy_words(_words(name)))
 
 
 def _singular(word: str) -> str:
@@ -231,7 +231,7 @@ def _is_secret_name(name: str) -> bool:
     if said or kind in _CODE:
         return said
     words = _words(stem)
-    texts = {" ".join(words), " ".join(_kept(words))}
+    texts = {" ".join(words), " ".join(_without_copy_words(words))}
     if any(map(_MANAGER.fullmatch, texts)):
         return True
     if kind in _TABLES:
@@ -255,10 +255,10 @@ def _take_apart(name: str) -> tuple[str, str, bool]:
         ending = parts.pop().lower()
         match = _FIRST.match(ending)
         first = match[0] if match else ""
-        more = _kept(_words(ending[len(first) :]))
+        more = _without_copy_words(_words(ending[len(first) :]))
         if first in _ENDINGS and not more:
             return ".".join(parts), first, True
-        if more or (first not in _NOTES and _kept(_words(first))):
+        if more or (first not in _NOTES and _without_copy_words(_words(first))):
             return ".".join(parts), first, False
     return parts[0], "", False
 

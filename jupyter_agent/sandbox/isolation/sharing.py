@@ -260,10 +260,10 @@ def _in_secret(path: Path) -> bool:
     """Tell whether a path lies in a folder where secrets are kept, or is such a file."""
     named = is_secret_folder(path.name) if path.is_dir() else is_secret_name(path.name)
     above = any(is_secret_folder(parent.name) for parent in path.parents)
-    return named or above or _among(path, _kept_by_tools())
+    return named or above or _among(path, _secrets_of_tools())
 
 
-def _kept_by_tools() -> set[Path]:
+def _secrets_of_tools() -> set[Path]:
     """Name the folders where Jupyter and the Hub's client keep their secrets, if moved too."""
     moved = ("HF_HOME", "HF_TOKEN_PATH", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR")
     return {Path(os.environ[name]).resolve() for name in moved if os.environ.get(name)}
@@ -324,7 +324,7 @@ class _Walk:
         self._hidden: dict[Path, None] = {}
         self.listed: set[str] = set()
         self.secrets = self.unreached = self.unread = self.closed = 0
-        self._kept = {str(each) for each in _kept_by_tools()}
+        self._of_tools = {str(each) for each in _secrets_of_tools()}
         self._to_read: list[tuple[str, str]] = []  # a file, and what it is judged by
         self._unwanted: dict[str, list[str]] = {}  # folder: files in it that are not asked for
         self._useful: set[str] = set()  # folders with a file that is asked for
@@ -341,7 +341,7 @@ class _Walk:
         """Tell whether a path looks like a secret by its name, and the user has not exposed it."""
         named = is_secret_folder if is_folder else is_secret_name
         paths = {path, path if is_folder else _source(path)}
-        secret = path in self._kept or any(named(each.rpartition("/")[2]) for each in paths)
+        secret = path in self._of_tools or any(named(each.rpartition("/")[2]) for each in paths)
         return secret and not any(map(self.is_exposed, paths))
 
     def to_look_into(self, path: str) -> str:

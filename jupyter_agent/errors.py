@@ -115,7 +115,7 @@ class Unsaved(TranscriptError):
 
 
 class ResultError(AgentError):
-    """A run ended without a result that was asked for, or with one that cannot cross."""
+    """A run ended without a result that was asked for, or with one that cannot be copied."""
 
 
 class LimitReached(AgentError):

@@ -1,4 +1,4 @@
-"""Figures at the border: what draws passes, what fetches or computes does not."""
+"""The filter of figures: what draws passes, what fetches or computes does not."""
 
 from __future__ import annotations
 

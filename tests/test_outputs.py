@@ -1,4 +1,4 @@
-"""The filter at the border: hostile messages in, inert outputs out."""
+"""The filter of outputs: hostile messages in, inert outputs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sandboxed kernel, real, in both tiers: outputs, borders, interrupts, death."""
+"""One sandboxed kernel, real, in both tiers: outputs, confinement, interrupts, death."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_every_request_has_its_reply_also_where_they_overlap(sandbox: Sand
             assert [await ask(), *await first] == ["incomplete"] * 3
 
 
-# -- borders
+# -- questions and limits
 
 
 async def test_questions_of_the_code_are_answered_while_outputs_go_on(sandbox: Sandbox) -> None:

@@ -202,7 +202,10 @@ async def test_errors_reach_the_guest_by_name_and_without_a_traceback() -> None:
     assert await ask_for(offered, "fail", "own") == ("OwnError", "mine")
     assert await ask_for(offered, "fail", "key") == ("KeyError", "k")
     name, text = await ask_for(offered, "fail", "x")
-    assert (name, text[:45]) == ("TypeError", "what fail() returned cannot cross: a function")
+    assert (name, text.partition("; ")[0]) == (
+        "TypeError",
+        "what fail() returned cannot be copied: a value of type function",
+    )
     assert await ask_for(offered, "search", 5) == (
         "TypeError",
         "search() wants str for 'query', not int",

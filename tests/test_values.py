@@ -1,4 +1,4 @@
-"""Values across the border: round trips of every kind, and guests that send something else."""
+"""Values that are copied: round trips of every kind, and guests that send something else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from jupyter_agent.exchange.values import Inputs, describe, preview, read, unpac
 from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.guest.codec import decode, encode
-from jupyter_agent.sandbox.guest.nodes import Unfit
+from jupyter_agent.sandbox.guest.nodes import CannotCopyError
 from jupyter_agent.session import Session
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Transcript
@@ -49,7 +49,7 @@ F = "```"
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 
 
-def crossed(value: object) -> Any:
+def copied(value: object) -> Any:
     """What arrives on the other side."""
     return decode([bytes(part) for part in encode(value)])
 
@@ -124,13 +124,13 @@ arrays = hnp.arrays(dtypes, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0,
 
 @given(plain)
 def test_plain_values_survive(value: object) -> None:
-    assert same(crossed(value), value)
+    assert same(copied(value), value)
 
 
 @given(arrays, st.booleans())
 def test_arrays_survive_and_can_be_written(array: Any, turned: bool) -> None:
     array = array.T if turned else array
-    other = crossed(array)
+    other = copied(array)
     assert other.dtype == array.dtype
     assert other.shape == array.shape
     assert other.tobytes() == array.tobytes()
@@ -139,14 +139,14 @@ def test_arrays_survive_and_can_be_written(array: Any, turned: bool) -> None:
 
 @given(dtypes.flatmap(lambda dtype: hnp.arrays(dtype, 1)))
 def test_numbers_of_numpy_survive(array: Any) -> None:
-    other = crossed(array[0])
+    other = copied(array[0])
     assert type(other) is type(array[0])
     assert other.tobytes() == array[0].tobytes()
 
 
 def test_arrays_of_objects_survive() -> None:
     objects = np.array([[None, "x"], [1.5, {"a": 1}]], object)
-    assert same(crossed(objects), objects)
+    assert same(copied(objects), objects)
 
 
 COLUMNS: dict[str, Any] = {
@@ -183,16 +183,16 @@ COLUMNS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_a_column_survives_in_frame_series_and_index(kind: str) -> None:
     series = pd.Series(COLUMNS[kind], name=("a", 1))
-    pd.testing.assert_series_equal(crossed(series), series)
+    pd.testing.assert_series_equal(copied(series), series)
     frame = pd.DataFrame({"x": series, "y": range(3)})
-    pd.testing.assert_frame_equal(crossed(frame), frame)
-    pd.testing.assert_frame_equal(crossed(frame.iloc[:0]), frame.iloc[:0])
+    pd.testing.assert_frame_equal(copied(frame), frame)
+    pd.testing.assert_frame_equal(copied(frame.iloc[:0]), frame.iloc[:0])
     if kind not in ("half", "lists"):  # pandas has no such index
         indexed = frame.set_index("x")
-        pd.testing.assert_frame_equal(crossed(indexed), indexed)
+        pd.testing.assert_frame_equal(copied(indexed), indexed)
         if kind not in ("broken text", "arrow"):
             both = frame.set_index(["x", "y"])
-            pd.testing.assert_frame_equal(crossed(both), both)
+            pd.testing.assert_frame_equal(copied(both), both)
 
 
 @given(
@@ -208,7 +208,7 @@ def test_columns_of_any_content_survive(
         pd.Series(texts, dtype=object),
         pd.Series(floats, dtype="float64"),
     ):
-        pd.testing.assert_series_equal(crossed(series), series)
+        pd.testing.assert_series_equal(copied(series), series)
 
 
 def test_labels_of_frames_survive() -> None:
@@ -222,7 +222,7 @@ def test_labels_of_frames_survive() -> None:
         frame.set_axis(pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["x", None]), axis=1),
         frame.rename_axis("rows").rename_axis("sides", axis=1),
     ):
-        other = crossed(odd)
+        other = copied(odd)
         pd.testing.assert_frame_equal(other, odd, check_freq=True)
         assert type(other.index) is type(odd.index)
 
@@ -239,7 +239,7 @@ def test_labels_of_frames_survive() -> None:
     ids=str,
 )
 def test_scalars_of_pandas_survive(value: Any) -> None:
-    other = crossed(value)
+    other = copied(value)
     assert type(other) is type(value)
     assert other is value or other == value
     assert getattr(other, "unit", None) == getattr(value, "unit", None)
@@ -260,7 +260,7 @@ def test_tables_of_arrow_survive() -> None:
         }
     )
     for value in (table, table.slice(1, 1), pa.table({})):
-        assert crossed(value).equals(value)
+        assert copied(value).equals(value)
 
 
 def test_frames_of_polars_survive() -> None:
@@ -277,16 +277,16 @@ def test_frames_of_polars_survive() -> None:
         }
     )
     for value in (frame, frame.clear(), pl.DataFrame()):
-        assert crossed(value).schema == value.schema
-        assert crossed(value).equals(value)
-    assert crossed(frame["e"]).equals(frame["e"])
-    assert crossed(frame["e"]).name == "e"
+        assert copied(value).schema == value.schema
+        assert copied(value).equals(value)
+    assert copied(frame["e"]).equals(frame["e"])
+    assert copied(frame["e"]).name == "e"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "I;16"])
 def test_pictures_survive(mode: str) -> None:
     image = Image.new(mode, (5, 3), 1)
-    other = crossed(image)
+    other = copied(image)
     assert (other.mode, other.size, other.tobytes()) == (mode, (5, 3), image.tobytes())
     assert other.getpalette() == image.getpalette()
 
@@ -294,19 +294,25 @@ def test_pictures_survive(mode: str) -> None:
 def test_a_figure_becomes_a_picture() -> None:
     figure = Figure(figsize=(2, 1), dpi=50)
     figure.subplots().plot([1, 2])
-    picture = crossed(figure)
+    picture = copied(figure)
     assert isinstance(picture, Image.Image)
     assert len(picture.getcolors() or []) > 2
 
 
-# -- what cannot cross
+# -- what cannot be copied
 
 NOT: dict[str, tuple[Callable[[], object], str]] = {
-    "function": (lambda: len, "a builtin_function_or_method cannot cross; numbers, text"),
-    "generator": (lambda: (n for n in "x"), "a generator cannot cross; make it a list"),
+    "function": (
+        lambda: len,
+        "a value of type builtin_function_or_method cannot be copied; numbers, text",
+    ),
+    "generator": (
+        lambda: (n for n in "x"),
+        "a value of type generator cannot be copied; make it a list",
+    ),
     "deep": (
         lambda: {"a": [1, {"b": open}]},
-        r"\['a'\]\[1\]\['b'\]: a builtin_function_or_method cannot cross",
+        r"\['a'\]\[1\]\['b'\]: a value of type builtin_function_or_method cannot be copied",
     ),
     "cell": (
         lambda: pd.DataFrame({"z": [1, open]}, dtype=object),
@@ -317,28 +323,49 @@ NOT: dict[str, tuple[Callable[[], object], str]] = {
         r"a column of Sparse.* another dtype may",
     ),
     "list of millions": (lambda: [0.1234567890123] * 3_000_000, "it is too much for a list"),
-    "number of millions": (lambda: 1 << 9_000_000, "a number of 2,250,003 digits cannot cross"),
-    "lazy": (lambda: pl.DataFrame().lazy(), r"a LazyFrame cannot cross; collect\(\) it"),
-    "masked": (lambda: np.ma.array([1]), r"a MaskedArray cannot cross; its .filled\(\) can"),
-    "fraction": (lambda: fractions.Fraction(1, 3), "a Fraction cannot cross; make it a float"),
-    "period": (lambda: pd.Period("2020"), "a Period cannot cross; its .start_time can"),
-    "interval": (lambda: pd.Interval(1, 2), "an? Interval cannot cross; its .left and .right can"),
+    "number of millions": (lambda: 1 << 9_000_000, "a number of 2,250,003 digits cannot be copied"),
+    "lazy": (
+        lambda: pl.DataFrame().lazy(),
+        r"a value of type LazyFrame cannot be copied; collect\(\) it",
+    ),
+    "masked": (
+        lambda: np.ma.array([1]),
+        r"a value of type MaskedArray cannot be copied; its .filled\(\) can",
+    ),
+    "fraction": (
+        lambda: fractions.Fraction(1, 3),
+        "a value of type Fraction cannot be copied; make it a float",
+    ),
+    "period": (
+        lambda: pd.Period("2020"),
+        "a value of type Period cannot be copied; its .start_time can",
+    ),
+    "interval": (
+        lambda: pd.Interval(1, 2),
+        "a value of type Interval cannot be copied; its .left and .right can",
+    ),
     "records": (
         lambda: np.zeros(1, "i4,U3"),
-        "an array with named fields cannot cross; a DataFrame of it can",
+        "an array with named fields cannot be copied; a DataFrame of it can",
     ),
     "categories": (
         lambda: pd.Categorical(["a"]),
-        "a Categorical cannot cross; pandas.Series of it",
+        "a value of type Categorical cannot be copied; pandas.Series of it",
     ),
-    "batch": (lambda: pa.record_batch({"a": [1]}), "a RecordBatch cannot cross; pyarrow.table of"),
-    "column": (lambda: pa.chunked_array([[1]]), "a ChunkedArray cannot cross; pyarrow.table of it"),
-    "void": (lambda: np.zeros(1, "V3"), "numpy's .V3 cannot cross"),
+    "batch": (
+        lambda: pa.record_batch({"a": [1]}),
+        "a value of type RecordBatch cannot be copied; pyarrow.table of",
+    ),
+    "column": (
+        lambda: pa.chunked_array([[1]]),
+        "a value of type ChunkedArray cannot be copied; pyarrow.table of it",
+    ),
+    "void": (lambda: np.zeros(1, "V3"), "numpy's .V3 cannot be copied"),
     "extension": (
         lambda: pa.table({"u": pa.array([b"0" * 16], pa.uuid())}),
-        r"\['u'\]: Arrow's extension<arrow.uuid> cannot cross",
+        r"\['u'\]: Arrow's extension<arrow.uuid> cannot be copied",
     ),
-    "axes": (lambda: Figure().subplots(), "an? Axes cannot cross"),
+    "axes": (lambda: Figure().subplots(), "a value of type Axes cannot be copied"),
 }
 
 
@@ -352,7 +379,7 @@ def test_what_cannot_cross_says_what_why_and_what_could(case: str) -> None:
 def test_a_value_that_holds_itself_is_refused() -> None:
     loop: list[object] = []
     loop.append(loop)
-    with pytest.raises(Unfit, match="nested deeper than 100, or holds itself"):
+    with pytest.raises(CannotCopyError, match="nested deeper than 100, or holds itself"):
         encode(loop)
 
 
@@ -366,7 +393,7 @@ def test_without_arrow_arrays_and_text_cross_and_tables_name_the_extra() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == (
-        'a DataFrame needs pyarrow to cross; pip install "jupyter-agent-kernel[arrow]"\n'
+        'a value of type DataFrame cannot be copied without pyarrow; pip install "jupyter-agent-kernel[arrow]"\n'
     ), done.stderr
 
 
@@ -628,13 +655,13 @@ async def test_keys_that_collide_hold_nobody_up(kind: str) -> None:
 async def test_a_value_of_too_many_parts_is_refused_before_it_takes_room() -> None:
     with pytest.raises(ValueError, match="too many parts"):
         await read([b"[" + b"[]," * (10 << 20) + b"1]"])
-    with pytest.raises(Unfit, match="too much for a list"):
+    with pytest.raises(CannotCopyError, match="too much for a list"):
         encode([[]] * (5 << 20))
 
 
 def test_a_long_text_is_one_part_whatever_it_holds() -> None:
     text = "1,[2],{3}\ud800" * 1_000_000
-    assert crossed({"csv": text, "l": [text]}) == {"csv": text, "l": [text]}
+    assert copied({"csv": text, "l": [text]}) == {"csv": text, "l": [text]}
 
 
 class Mute:
@@ -829,7 +856,10 @@ async def test_a_missing_result_is_asked_for_once(session: Session) -> None:
     pd.testing.assert_frame_equal(session.results["result"], frame * 2)
     assert isinstance(session.results["fig"], Image.Image)
     (reminder,) = told(session, "reminder")
-    assert "`result` is not set; `fig`: a generator cannot cross; make it a list" in reminder
+    assert (
+        "`result` is not set; `fig`: a value of type generator cannot be copied; make it a list"
+        in reminder
+    )
     assert session.transcript.answer == "Done now."
     shown, task, *_ = session.transcript.cells
     assert shown.outputs[0].text == "df begins:\n   a\n0  1\n1  2\nn = 3\n"

@@ -32,7 +32,7 @@ from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.calls import CALL, from_text, signature, to_text
 from jupyter_agent.sandbox.guest.codec import MAX_COST, encode
 from jupyter_agent.sandbox.guest.json_cost import costs_more
-from jupyter_agent.sandbox.guest.nodes import Unfit
+from jupyter_agent.sandbox.guest.nodes import CannotCopyError
 
 __all__ = ["Tool", "Tools", "find", "tool"]
 
@@ -258,8 +258,8 @@ class Tools:
         result = await one.call(bound)
         try:
             parts = encode(result)
-        except Unfit as unfit:
-            raise TypeError(f"what {name}() returned cannot cross: {unfit}") from None
+        except CannotCopyError as error:
+            raise TypeError(f"what {name}() returned cannot be copied: {error}") from None
         size = sum(map(len, parts))
         if size > MAX_RESULT:
             raise ValueError(f"{name}() returned {size:,} bytes, more than {MAX_RESULT:,}")

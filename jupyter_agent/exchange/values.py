@@ -13,7 +13,7 @@ from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.codec import decode, encode
-from jupyter_agent.sandbox.guest.nodes import Buffer, Unfit
+from jupyter_agent.sandbox.guest.nodes import Buffer, CannotCopyError
 
 __all__ = ["Inputs", "check_name", "describe", "preview", "read", "unpack"]
 
@@ -44,7 +44,7 @@ class Inputs:
     Raises
     ------
     UsageError
-        A value cannot cross; the message names it, the reason, and what could cross.
+        A value cannot be copied; the message names it, the reason, and what could be.
     """
 
     def __init__(self, values: Mapping[str, object]) -> None:
@@ -60,8 +60,8 @@ def _pack(name: str, value: object) -> list[memoryview]:
     try:
         check_name(name)
         return [memoryview(part) for part in encode(value)]
-    except Unfit as unfit:
-        raise UsageError(f"{name}{unfit.where}: {unfit.why}") from None
+    except CannotCopyError as error:
+        raise UsageError(f"{name}{error.where}: {error.why}") from None
 
 
 async def read(parts: Sequence[Buffer], seconds: float = 60) -> object:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jupyter_agent.sandbox.guest.nodes import (
+    CannotCopyError,
     Node,
     Reader,
-    Unfit,
     Writer,
     as_count,
     as_list,
@@ -34,9 +34,9 @@ def write(writer: Writer, value: Any) -> Node:
     if dtype.kind == "O":
         return {"is": "numpy objects", "shape": shape, "items": writer.nodes(value.reshape(-1))}
     if dtype.fields:
-        raise Unfit("an array with named fields cannot cross; a DataFrame of it can")
+        raise CannotCopyError("an array with named fields cannot be copied; a DataFrame of it can")
     if not _DTYPE.fullmatch(dtype.str):
-        raise Unfit(f"numpy's {dtype} cannot cross; .astype(object) of it may")
+        raise CannotCopyError(f"numpy's {dtype} cannot be copied; .astype(object) of it may")
     flat = np.ascontiguousarray(value).reshape(-1)
     data = writer.buffer(flat.view(np.uint8) if flat.size else b"")
     return {"is": "numpy array", "dtype": dtype.str, "shape": shape, "data": data}

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as t
 
-from jupyter_agent.sandbox.guest.nodes import TABLE, Node, Reader, Unfit, Writer, unknown
+from jupyter_agent.sandbox.guest.nodes import TABLE, CannotCopyError, Node, Reader, Writer, unknown
 
 
 def write(writer: Writer, value: Any) -> Node:
@@ -75,15 +75,17 @@ def _write_polars(writer: Writer, value: Any) -> Node:
         if isinstance(dtype, pl.Enum):
             enums[name] = dtype.categories.to_list()
         elif "Enum(" in str(dtype) or "Object" in str(dtype):
-            raise Unfit(f"polars' {dtype} cannot cross; cast it", f"[{name!r:.60}]")
+            raise CannotCopyError(f"polars' {dtype} cannot be copied; cast it", f"[{name!r:.60}]")
     table = value.to_arrow(compat_level=pl.CompatLevel.oldest())
     return {"is": "polars frame", "data": _write_stream(writer, table), "enums": writer.node(enums)}
 
 
 def _write_stream(writer: Writer, table: Any) -> Node:
     for field in table.schema:
-        if why := _unfit_type(field.type):
-            raise Unfit(f"Arrow's {why} cannot cross; cast it", f"[{field.name!r:.60}]")
+        if why := _unsafe_type(field.type):
+            raise CannotCopyError(
+                f"Arrow's {why} cannot be copied; cast it", f"[{field.name!r:.60}]"
+            )
     bare = pa.schema([pa.field(field.name, field.type, field.nullable) for field in table.schema])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, bare) as out:
@@ -111,8 +113,8 @@ def _read_stream(data: Any) -> Any:
         if old or (message.type != "schema" and _is_compressed(metadata, message.type)):
             raise ValueError("an Arrow stream that is compressed")
     with pa.ipc.open_stream(buffer) as reader:
-        if any(_unfit_type(field.type) for field in reader.schema):
-            raise ValueError(f"Arrow's types {reader.schema.types!r:.60} may not cross")
+        if any(_unsafe_type(field.type) for field in reader.schema):
+            raise ValueError(f"Arrow's types {reader.schema.types!r:.60} may not be copied")
         table = reader.read_all()
     table.validate()
     if _nominal_bytes(table) > 2 * len(data) + (1 << 20):
@@ -157,8 +159,8 @@ def _nominal_bytes(table: Any) -> int:
     return size + sum(dictionaries.values())
 
 
-def _unfit_type(dtype: Any, top: bool = True) -> str:
-    """Name the type, or the part of it, that may not cross; empty if all of it may.
+def _unsafe_type(dtype: Any, top: bool = True) -> str:
+    """Name the type, or the part of it, that may not be copied; empty if all of it may.
 
     It may where each element has bits of its own: not views and unions, which may show the same
     bits many times over, and no type of no width.
@@ -180,4 +182,4 @@ def _unfit_type(dtype: Any, top: bool = True) -> str:
         return str(dtype)
     parts = [dtype.field(index).type for index in range(dtype.num_fields)]
     parts += [dtype.value_type] if t.is_dictionary(dtype) else []
-    return next(filter(None, (_unfit_type(part, top=False) for part in parts)), "")
+    return next(filter(None, (_unsafe_type(part, top=False) for part in parts)), "")

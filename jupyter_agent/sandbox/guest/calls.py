@@ -22,7 +22,7 @@ from typing import Any
 
 from jupyter_agent.sandbox.guest import working_folder
 from jupyter_agent.sandbox.guest.codec import decode, encode
-from jupyter_agent.sandbox.guest.nodes import Buffer, Unfit
+from jupyter_agent.sandbox.guest.nodes import Buffer, CannotCopyError
 
 CALL = "\0rpc"  # what a question starts with that is a call of a tool
 MAX_FILES = 1000  # in a listing
@@ -91,8 +91,8 @@ def give(names: list[str]) -> Values:
             given[name] = [memoryview(part) for part in encode(_variables()[name])]
         except KeyError:
             given[name] = None
-        except Unfit as unfit:
-            given[name] = f"`{name}{unfit.where}`: {unfit.why}"
+        except CannotCopyError as error:
+            given[name] = f"`{name}{error.where}`: {error.why}"
     return given
 
 

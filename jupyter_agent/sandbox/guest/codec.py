@@ -23,9 +23,9 @@ from typing import Any
 from jupyter_agent.sandbox.guest.json_cost import costs_more
 from jupyter_agent.sandbox.guest.nodes import (
     Buffer,
+    CannotCopyError,
     Node,
     Reader,
-    Unfit,
     Writer,
     check_digits,
     inside,
@@ -48,13 +48,15 @@ def encode(value: object) -> list[Buffer]:
 
     Raises
     ------
-    Unfit
-        A part of it cannot cross.
+    CannotCopyError
+        A part of it cannot be copied.
     """
     writer = Writer(_write)
     tree = json.dumps(writer.node(value), allow_nan=False, separators=(",", ":")).encode()
     if len(tree) > MAX_TREE or costs_more(tree, MAX_COST):
-        raise Unfit("it is too much for a list or a dict; an array or a table can cross")
+        raise CannotCopyError(
+            "it is too much for a list or a dict; an array or a table can be copied"
+        )
     return [tree, *writer.buffers]
 
 
@@ -187,8 +189,8 @@ def _write_foreign(writer: Writer, value: Any) -> Node:
     try:
         write = _import(module).write
     except ImportError as error:
-        why = f"a {type(value).__name__} needs {error.name} to cross"
-        raise Unfit(f'{why}; pip install "jupyter-agent-kernel[arrow]"') from None
+        why = f"a value of type {type(value).__name__} cannot be copied without {error.name}"
+        raise CannotCopyError(f'{why}; pip install "jupyter-agent-kernel[arrow]"') from None
     return write(writer, value)
 
 

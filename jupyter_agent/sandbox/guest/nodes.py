@@ -22,7 +22,7 @@ MAX_DEPTH = 100
 MAX_DIGITS = 1 << 16  # of one number
 LONG_TEXT = 1000  # characters; a longer text is a buffer
 TABLE = 1 << 12  # elements that a table counts as: it takes memory itself
-HINTS = {  # what could cross instead, for the names of types
+HINTS = {  # what could be copied instead, for the names of types
     "make it a list": "generator map filter zip range dict_keys dict_values dict_items",
     "make it a dict": "OrderedDict defaultdict Counter",
     "make it a str": "PosixPath",
@@ -44,8 +44,8 @@ CAN = (
 )
 
 
-class Unfit(TypeError):
-    """A value that cannot cross: which part of it, and why."""
+class CannotCopyError(TypeError):
+    """A value that cannot be copied: which part of it, and why."""
 
     def __init__(self, why: str, where: str = "") -> None:
         super().__init__(why, where)
@@ -55,11 +55,11 @@ class Unfit(TypeError):
         return f"{self.where}: {self.why}" if self.where else self.why
 
 
-def unknown(value: object) -> Unfit:
-    """Return the error about a value of no kind that can cross; it says what could instead."""
+def unknown(value: object) -> CannotCopyError:
+    """Return the error about a value of no kind that can be copied; it says what could instead."""
     name = type(value).__name__
     hint = next((hint for hint, names in HINTS.items() if name in names.split()), CAN)
-    return Unfit(f"a {name} cannot cross; {hint}")
+    return CannotCopyError(f"a value of type {name} cannot be copied; {hint}")
 
 
 @contextmanager
@@ -67,8 +67,8 @@ def inside(part: object) -> Iterator[None]:
     """Name the part of a value that is being written in the error about it."""
     try:
         yield
-    except Unfit as unfit:
-        raise Unfit(unfit.why, f"[{part!r:.60}]{unfit.where}") from None
+    except CannotCopyError as error:
+        raise CannotCopyError(error.why, f"[{part!r:.60}]{error.where}") from None
 
 
 class Writer:
@@ -102,7 +102,7 @@ class Writer:
         ):
             return value
         if self._depth >= MAX_DEPTH:
-            raise Unfit(f"it is nested deeper than {MAX_DEPTH}, or holds itself")
+            raise CannotCopyError(f"it is nested deeper than {MAX_DEPTH}, or holds itself")
         self._depth += 1
         try:
             return self._write(self, value)
@@ -213,7 +213,9 @@ def as_count(node: Node) -> int:
 def check_digits(text: str) -> str:
     """Return a number's text, if it is not so long that reading it would take long."""
     if len(text) > MAX_DIGITS:
-        raise Unfit(f"a number of {len(text):,} digits cannot cross; one of {MAX_DIGITS:,} can")
+        raise CannotCopyError(
+            f"a number of {len(text):,} digits cannot be copied; one of {MAX_DIGITS:,} can"
+        )
     return text
 
 
@@ -226,7 +228,7 @@ def write_zone(zone: dt.tzinfo | None) -> str | float | None:
             return zone.utcoffset(None).total_seconds()
     name = getattr(zone, "key", None) or getattr(zone, "zone", None)
     if not isinstance(name, str):
-        raise Unfit(f"the time zone {zone!r:.60} cannot cross; one of zoneinfo's can")
+        raise CannotCopyError(f"the time zone {zone!r:.60} cannot be copied; one of zoneinfo's can")
     return name
 
 

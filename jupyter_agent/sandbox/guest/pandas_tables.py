@@ -11,9 +11,9 @@ import pandas as pd
 
 from jupyter_agent.sandbox.guest.nodes import (
     TABLE,
+    CannotCopyError,
     Node,
     Reader,
-    Unfit,
     Writer,
     as_list,
     inside,
@@ -39,7 +39,9 @@ def write(writer: Writer, value: Any) -> Node:
     """Write a table, a column, labels or a scalar."""
     match value:
         case pd.DataFrame() | pd.Series() if type(value).__module__.split(".")[0] != "pandas":
-            raise Unfit(f"a {type(value).__name__} cannot cross; pandas' own of it can")
+            raise CannotCopyError(
+                f"a value of type {type(value).__name__} cannot be copied; pandas' own of it can"
+            )
         case pd.DataFrame():
             return _write_frame(writer, value)
         case pd.Series():
@@ -181,7 +183,7 @@ def _write_column(writer: Writer, column: Any) -> Node:
             sides = [writer.node(pd.Index(side)) for side in (values.left, values.right)]
             return {"is": "pandas intervals", "sides": sides, "closed": dtype.closed}
     if kind not in _MASKED:
-        raise Unfit(f"a column of {dtype} cannot cross; another dtype may")
+        raise CannotCopyError(f"a column of {dtype} cannot be copied; another dtype may")
     mask = writer.node(np.asarray(values.isna()))
     data = writer.node(values.to_numpy(dtype=dtype.numpy_dtype, na_value=0))
     return {"is": "pandas masked", "kind": kind, "data": data, "mask": mask}

@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 
 from jupyter_agent.sandbox.guest.nodes import (
+    CannotCopyError,
     Node,
     Reader,
-    Unfit,
     Writer,
     as_count,
     as_list,
@@ -34,7 +34,7 @@ def write(writer: Writer, value: Any) -> Node:
     if value.mode == "P" and "transparency" in value.info:
         value = value.convert("RGBA")
     if value.mode not in _MODES:
-        raise Unfit(f"a picture of mode {value.mode} cannot cross; convert it to RGB")
+        raise CannotCopyError(f"a picture of mode {value.mode} cannot be copied; convert it to RGB")
     palette = value.getpalette() if value.mode == "P" else None
     facts = {"mode": value.mode, "size": list(value.size), "palette": palette}
     return {"is": "PIL picture", **facts, "data": writer.buffer(value.tobytes())}

@@ -1,9 +1,9 @@
-"""What crossing the border costs: rows per second in and out, and calls of tools per second.
+"""Measure how fast values are copied in and out, in rows per second, and tools called.
 
-Beside it what JSON and pickle would take on the host alone, without any border: pickle is what
+Beside it what JSON and pickle would take on the host alone, without any sandbox: pickle is what
 other projects use, and reading one from a sandbox runs its code.
 
-    python benchmarks/border.py [ROWS]
+    python benchmarks/transfers.py [ROWS]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def show(what: str, rows: int, seconds: list[float]) -> None:
     print(f"{what:<34}{median * 1000:>9,.0f} ms{rows / median:>14,.0f} a second")
 
 
-async def cross(tier: str, frame: pd.DataFrame) -> None:
+async def transfer(tier: str, frame: pd.DataFrame) -> None:
     """Send a table in and out, and call a tool."""
 
     def echo(text: str) -> str:
@@ -96,7 +96,7 @@ def main() -> None:
         f"{rows:,} rows x {frame.shape[1]} columns, {frame.memory_usage(deep=True).sum():,} bytes"
     )
     for tier in ("bubblewrap", "landlock"):
-        asyncio.run(cross(tier, frame))
+        asyncio.run(transfer(tier, frame))
     pickled = pickle.dumps(frame, protocol=5)
     text = frame.to_json(orient="split", date_format="iso")
     timed("pickle: write, on the host alone", rows, lambda: pickle.dumps(frame, protocol=5), TIMES)

@@ -124,7 +124,7 @@ async def main():
         names = [output.get("ename", "OutputLimit") for output in await run(flood)]
         assert {*names} <= {"OutputLimit", "OutputLost", ""}, names  # the flood itself did run
         found = await run("print('alive')")  # what is late may come before and after
-        [text] = [output.text for output in found if "text" in output] or [found]
+        [text] = [one.text for one in found if one.get("name") == "stdout"] or [found]
         print(text, end="", flush=True)
         input()
 

@@ -204,7 +204,7 @@ async def test_errors_reach_the_guest_by_name_and_without_a_traceback() -> None:
     name, text = await ask_for(offered, "fail", "x")
     assert (name, text.partition("; ")[0]) == (
         "TypeError",
-        "what fail() returned cannot be copied: a value of type function",
+        "what fail() returned: a value of type function cannot be copied",
     )
     assert await ask_for(offered, "search", 5) == (
         "TypeError",

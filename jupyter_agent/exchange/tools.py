@@ -259,7 +259,7 @@ class Tools:
         try:
             parts = encode(result)
         except CannotCopyError as error:
-            raise TypeError(f"what {name}() returned cannot be copied: {error}") from None
+            raise TypeError(f"what {name}() returned: {error}") from None
         size = sum(map(len, parts))
         if size > MAX_RESULT:
             raise ValueError(f"{name}() returned {size:,} bytes, more than {MAX_RESULT:,}")

@@ -106,6 +106,23 @@ def test_what_comes_to_a_new_folder_that_was_looked_through_is_judged_by_name(
     assert shown(come) == {"new/a.csv": "1"}
 
 
+def test_what_was_compiled_meanwhile_is_judged_by_its_source(
+    folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_through(path: Path, *args: Any, **rest: Any) -> sharing.Share:
+        found = sharing.look_through(path, *args, **rest)
+        (folder / "new" / "a.py").write_text("1")
+        (folder / "new" / "b.py").write_text(KEY)
+        (folder / "new" / "a.pyc").write_text("compiled")
+        (folder / "new" / "b.pyc").write_text("compiled")
+        return found
+
+    come = watch(folder, place)
+    (folder / "new").mkdir()
+    monkeypatch.setattr(late_files, "look_through", look_through)
+    assert shown(come) == {"new/a.py": "1", "new/a.pyc": "compiled"}
+
+
 def test_what_holds_a_secret_stays_out_also_when_it_holds_one_later(
     folder: Path, place: Path
 ) -> None:

@@ -23,7 +23,14 @@ from jupyter_agent.sandbox.isolation.secret_files import (
     is_secret_folder,
     is_secret_name,
 )
-from jupyter_agent.sandbox.isolation.sharing import Budget, Share, escaped, is_plain, look_through
+from jupyter_agent.sandbox.isolation.sharing import (
+    Budget,
+    Share,
+    escaped,
+    is_plain,
+    look_through,
+    source_of,
+)
 
 __all__ = ["LateFiles"]
 
@@ -133,7 +140,8 @@ class LateFiles:
     def _has_secret_name(self, file: Path, top: Path) -> bool:
         """Judge by its name what may have come to a folder after it was looked through."""
         *folders, name = file.relative_to(top).parts or ("",)
-        secret = is_secret_name(name) or any(map(is_secret_folder, folders))
+        names = {name, Path(source_of(str(file))).name} if name else ()
+        secret = any(map(is_secret_name, names)) or any(map(is_secret_folder, folders))
         return secret and self._exposed.isdisjoint([file, *file.parents])
 
     def _new_entries(self) -> Iterator[tuple[Path, str, Path]]:
@@ -181,7 +189,9 @@ class LateFiles:
             copy = self._judged / path.name
             size = _copy(source, copy, self._room)
         exposed = not self._exposed.isdisjoint([path, *path.parents])
-        if not exposed and could_hold_secret(str(copy)) and holds_secret(str(copy)):
+        judged_by = source_of(str(path))
+        judged = str(copy) if judged_by == str(path) else judged_by
+        if not exposed and could_hold_secret(judged) and holds_secret(judged):
             copy.unlink()
             self._refused[name] = identity
             return

@@ -40,6 +40,7 @@ __all__ = [
     "listing",
     "look_through",
     "resolve",
+    "source_of",
     "too_wide",
     "uncovered",
 ]
@@ -340,13 +341,13 @@ class _Walk:
     def is_secret(self, path: str, *, is_folder: bool) -> bool:
         """Tell whether a path looks like a secret by its name, and the user has not exposed it."""
         named = is_secret_folder if is_folder else is_secret_name
-        paths = {path, path if is_folder else _source(path)}
+        paths = {path, path if is_folder else source_of(path)}
         secret = path in self._of_tools or any(named(each.rpartition("/")[2]) for each in paths)
         return secret and not any(map(self.is_exposed, paths))
 
     def to_look_into(self, path: str) -> str:
         """Name the file to be looked into to judge a file; empty if there is no need to."""
-        source = _source(path)
+        source = source_of(path)
         exposed = self.is_exposed(path) or self.is_exposed(source)
         return source if could_hold_secret(source) and not exposed else ""
 
@@ -475,7 +476,7 @@ class _Walk:
         self.budget.reading -= time.monotonic() - started
 
 
-def _source(path: str) -> str:
+def source_of(path: str) -> str:
     """Name the file that a path is judged by: of compiled code it is the source (PEP 3147)."""
     folder, _, name = path.rpartition("/")
     beside = folder.removesuffix("/__pycache__")

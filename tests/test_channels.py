@@ -37,7 +37,7 @@ class Client:
         self.wire = Wire(
             self._receive,
             pass_over=self.passed_over.put_nowait,
-            lose=self.lost.set,
+            lost=self.lost.set,
             identity=identity,
         )
 
@@ -176,7 +176,7 @@ def test_it_matters_not_in_which_pieces_bytes_come(
     wire = Wire(
         lambda frames: received.append([bytes(each) for each in frames]),
         pass_over=lambda _: None,
-        lose=lambda: None,
+        lost=lambda: None,
         identity=b"me",
     )
     data = _GREETING + READY

@@ -24,7 +24,7 @@ SHARED_LIMITS = {"MEMLOCK": 1 << 16, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "SIG
 
 
 def main() -> None:
-    """Lock this process down as planned, then be its kernel."""
+    """Confine this process as planned, then run the kernel in it."""
     if sys.argv[1:2] == ["install"]:  # on the host; nothing of it is imported in a sandbox
         del sys.argv[1]
         runpy.run_module("jupyter_agent.frontends.wrap_kernelspec", run_name="__main__")
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def confine(plan: dict[str, Any]) -> None:
-    """Give up every right that the plan does not name."""
+    """Give up all rights that the plan does not name."""
     os.chdir(plan["folder"])
     os.environ["PWD"] = plan["folder"]  # bubblewrap has set it to its own
     if os.getpgid(0) != os.getpid():
@@ -86,7 +86,7 @@ LIMITS = (
 
 
 def _limits_of_own_groups() -> list[str]:
-    """Name the files that say how much this process may use, and the groups above it.
+    """Return the files that hold the limits of this process, and of the groups above it.
 
     Libraries such as DuckDB and joblib read them where there are any, and fail where they may not.
     """

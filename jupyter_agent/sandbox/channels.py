@@ -36,7 +36,7 @@ class Wire(asyncio.BufferedProtocol):
         Is given the frames of each message.
     pass_over
         Is told how many bytes a message had that was too large to be received.
-    lose
+    lost
         Is called when the connection has ended, but not by `close`.
     identity
         The routing id, which several sockets of a kernel know a client by; without it this
@@ -48,10 +48,10 @@ class Wire(asyncio.BufferedProtocol):
         receive: Callable[[list[Frame]], None],
         *,
         pass_over: Callable[[int], None],
-        lose: Callable[[], None],
+        lost: Callable[[], None],
         identity: bytes = b"",
     ) -> None:
-        self._receive, self._pass_over, self._lose = receive, pass_over, lose
+        self._receive, self._pass_over, self._lost = receive, pass_over, lost
         self._transport: asyncio.Transport | None = None
         self._closed = False
         self._waiting = 0  # bytes that were received and not yet released
@@ -116,30 +116,30 @@ class Wire(asyncio.BufferedProtocol):
             self._transport.write(self._outgoing.popleft())
 
     def pause_writing(self) -> None:
-        """Wait (asyncio calls it when the guest does not read)."""
+        """Write no more for now (asyncio calls it when the guest does not read)."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Write again."""
         self._writable = True
         self._feed()
 
     # -- reading
 
     def hold(self, size: int) -> None:
-        """Count a message that was received and waits; read no more when too much does."""
+        """Count a message that waits; read no more while too many bytes wait."""
         self._waiting += size
         if self._waiting > MAX_WAITING and self._transport:
             self._transport.pause_reading()
 
     def release(self, size: int) -> None:
-        """Count a message that waits no more."""
+        """Note that a message waits no longer."""
         self._waiting -= size
         if self._waiting <= MAX_WAITING and self._transport:
             self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to talk."""
+        """Send the greeting."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.write(self._hello)
@@ -147,21 +147,21 @@ class Wire(asyncio.BufferedProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Say so."""
+        """Report it, unless `close` was called."""
         self._transport = None
         self._outgoing.clear()
         if not self._closed:
             self._closed = True
-            self._lose()
+            self._lost()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Say where the next bytes go: into the frame they are of, or among unparsed ones."""
+        """Return where the next bytes go: into a large frame, or to the unparsed ones."""
         if self._body is not None:
             return memoryview(self._body)[self._filled :]
         return memoryview(self._chunk)[self._unread :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take bytes that have come."""
+        """Read bytes that have arrived."""
         if self._body is not None:
             self._filled += nbytes
             if self._filled == len(self._body):
@@ -238,7 +238,7 @@ class Wire(asyncio.BufferedProtocol):
         return self._size > MAX_MESSAGE or self._count > MAX_FRAMES
 
     def _add(self, frame: Frame) -> None:
-        """Take a frame that is whole; hand the message over if it was its last."""
+        """Add a complete frame; pass the message on if it was the last one."""
         if not self._is_too_large:
             self._frames.append(frame)
         if self._flags & _MORE:

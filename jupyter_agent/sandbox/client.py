@@ -124,7 +124,7 @@ class Sandbox(settings.Configured):
 
     @property
     def alive(self) -> bool:
-        """Whether a kernel is there that holds variables."""
+        """Whether there is a kernel, which holds the variables."""
         return self._kernel is not None and not self._kernel.ended
 
     @property
@@ -134,7 +134,7 @@ class Sandbox(settings.Configured):
 
     @property
     def widgets(self) -> Widgets:
-        """What pages know of the widgets in the kernel that is there."""
+        """The widgets of the kernel that pages know."""
         return self._kernel.widgets if self._kernel and self.alive else Widgets()
 
     @property
@@ -144,24 +144,24 @@ class Sandbox(settings.Configured):
 
     @property
     def tier(self) -> str:
-        """What confines the kernel."""
+        """The tier that confines the kernel."""
         provisioner = self._provisioner
         return provisioner.tier if provisioner else f"kernel {self.kernel_name}"
 
     @property
     def shares(self) -> list[sharing.Share]:
-        """The user's files that code in here can read."""
+        """The user's files that code in the sandbox can read."""
         return self._provisioner.shares if self._provisioner else []
 
     @property
     def left_out(self) -> str:
-        """What of the user's files code in here cannot read, in a few words."""
+        """The user's files that code in here cannot read, in a few words."""
         provisioner = self._provisioner
         return sharing.left_out(provisioner.shares, provisioner.reason) if provisioner else ""
 
     @property
     def dropped(self) -> int:
-        """How many malformed messages this kernel has sent."""
+        """The number of malformed messages that this kernel has sent."""
         return self._kernel.dropped if self._kernel else 0
 
     def describe(self) -> str:
@@ -183,7 +183,7 @@ class Sandbox(settings.Configured):
         return ", ".join(parts)
 
     def check_data(self, data: list[str]) -> None:
-        """See that these paths may be shared, before anything is ended for them.
+        """Check that these paths may be shared, before a kernel is ended for them.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class Sandbox(settings.Configured):
     # -- life
 
     async def start(self) -> None:
-        """Start the kernel if none is there.
+        """Start the kernel if there is none.
 
         Raises
         ------
@@ -210,7 +210,7 @@ class Sandbox(settings.Configured):
             self._spare.start_soon(idle_seconds=self.spare_seconds)
 
     async def _replace(self) -> None:
-        """Put a kernel in the place of none, or of one that has died."""
+        """Start a kernel if there is none, or if it has died."""
         if self._kernel and self._kernel.ended:
             await self._end_dead(self._kernel)
         if self._kernel is None:
@@ -218,7 +218,7 @@ class Sandbox(settings.Configured):
             self.generation += 1
 
     async def _take_spare(self) -> KernelConnection | None:
-        """Take the spare kernel, unless one that started now would read other files."""
+        """Return the spare kernel, unless a new one would read other files."""
         kernel = await self._spare.take()
         if kernel is None:
             return None
@@ -232,7 +232,7 @@ class Sandbox(settings.Configured):
         return kernel if fresh else None
 
     def _is_fresh(self, kernel: KernelConnection) -> bool:
-        """Tell whether what is shared, and what is hidden of it, is as it was at the start."""
+        """Tell whether a new kernel would share and hide the same files."""
         provisioner = kernel.manager.provisioner
         if not isinstance(provisioner, SandboxProvisioner):
             return True
@@ -249,13 +249,13 @@ class Sandbox(settings.Configured):
             self._spare.start()
 
     def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
-        """End a kernel while the next one is at work already."""
+        """End a kernel while the next one is already used."""
         task = asyncio.create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
     async def restart(self) -> None:
-        """Put a new kernel in the place of the one that is there."""
+        """End the kernel and start a new one."""
         await self._await_interrupted()
         kernel, self._kernel = self._kernel, None
         self.loss = ""
@@ -285,14 +285,14 @@ class Sandbox(settings.Configured):
         return {**named, "config": config, "log": _SILENT}
 
     def _configuration(self) -> Config:
-        """Pass on what concerns the kernel, and nothing else of the front end's configuration."""
+        """Return the part of the front end's configuration that the kernel needs."""
         config = Config()
         for name in ("KernelSpecManager", "SandboxProvisioner"):
             config[name] = copy.deepcopy(self.config[name])
         return config
 
     async def close(self) -> None:
-        """End the kernel, and a spare one, and leave nothing behind."""
+        """End the kernel and the spare one, and all that belongs to them."""
         interrupted, self._interrupted = self._interrupted, None
         if interrupted:
             await cancel(interrupted)
@@ -305,13 +305,13 @@ class Sandbox(settings.Configured):
         cleaning.end()
 
     async def _end(self, kernel: KernelConnection) -> None:
-        """End a kernel, but for one that another request has ended already."""
+        """End a kernel, unless another request has ended it already."""
         if kernel is self._kernel:
             self._kernel = None
             await kernel.close()
 
     async def _end_dead(self, kernel: KernelConnection) -> None:
-        """End a kernel that has died, and have the next cell say so if anything was in it."""
+        """Clean up after a kernel that has died; the next cell says so if code has run in it."""
         if kernel is self._kernel and kernel.used:
             self.loss = f"{kernel.ended}; {LOST}"
         await self._end(kernel)
@@ -367,7 +367,7 @@ class Sandbox(settings.Configured):
             await self._leave(execution, late=True)
 
     def _hints(self, output: NotebookNode) -> Iterator[NotebookNode]:
-        """Say of a file that was not found, before the error does, that it came too late."""
+        """Explain, before an error is shown, that a file is newer than the sandbox."""
         late_files = self._provisioner.late_files if self._provisioner else None
         if late_files and output.get("ename") in ("FileNotFoundError", "PermissionError"):
             missed = [each for each in late_files.names() if each in output.evalue]
@@ -421,7 +421,7 @@ class Sandbox(settings.Configured):
     async def _interrupt_over_limit(
         self, execution: Execution, limit: str, why: str
     ) -> NotebookNode:
-        """Interrupt a cell that is over a limit, and say what became of it."""
+        """Interrupt a cell that is over a limit, and return the error that says so."""
         await self._interrupt_and_finish(execution, wait=None)
         loss, self.loss = self.loss, ""
         return _notice(limit, f"{why}; {loss or 'the cell was interrupted'}")
@@ -429,7 +429,7 @@ class Sandbox(settings.Configured):
     async def tell(
         self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer], *, request: Request
     ) -> AsyncGenerator[NotebookNode, None]:
-        """Send a message of a page's to a widget and yield what it puts out, until that is over.
+        """Send a message from a page to a widget, and yield the outputs that follow.
 
         A dead kernel's widgets have died with it: nothing comes.
         """
@@ -518,12 +518,12 @@ class Sandbox(settings.Configured):
             raise SandboxError(f"{death}; the next cell starts in a new one") from None
 
     async def interrupt(self) -> None:
-        """Ask the running code to stop (message spec: interrupt_request)."""
+        """Interrupt the running code (message spec: interrupt_request)."""
         if self._kernel is not None:
             await self._kernel.interrupt()
 
     async def _leave(self, execution: Execution, *, late: bool = False) -> None:
-        """Be done with an execution; interrupt it if it is not over."""
+        """Finish with an execution; interrupt it if it is not over."""
         if not execution.done and execution.kernel is self._kernel:
             await self._interrupt_and_finish(execution, wait=INTERRUPT_WAIT)
         else:
@@ -560,7 +560,7 @@ class Sandbox(settings.Configured):
 
 
 class _KernelSpecs(KernelSpecManager):
-    """Looks in Jupyter's own folders: without a home IPython makes one for its, and warns."""
+    """Look in Jupyter's own folders only: without a home, IPython makes a folder, and warns."""
 
     @default("kernel_dirs")
     def _jupyters_own(self) -> list[str]:

@@ -100,7 +100,7 @@ class KernelConnection:
             wire = self._wires[channel] = Wire(
                 functools.partial(self._receive, channel),
                 pass_over=functools.partial(self._pass_over, channel),
-                lose=self._connection_lost,
+                lost=self._connection_lost,
                 identity=b"" if channel == "iopub" else self.manager.session.bsession,
             )
             ip = str(facts["ip"])

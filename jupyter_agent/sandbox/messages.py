@@ -58,7 +58,7 @@ class Message:
 
 
 def read_message(channel: str, frames: list[Frame], session: Session) -> Message | None:
-    """Check a message's form and signature; None if it says nothing that matters.
+    """Check a message's form and signature; return None for a kind that nobody needs.
 
     Raises
     ------
@@ -86,15 +86,15 @@ def read_message(channel: str, frames: list[Frame], session: Session) -> Message
     )
 
 
-def read_json(text: Frame, most: int) -> Any:
-    """Read JSON that becomes no more than so many bytes of memory, or few more.
+def read_json(text: Frame, max_cost: int) -> Any:
+    """Read JSON that takes about ``max_cost`` bytes of memory at most.
 
     Raises
     ------
     NotShown
         It would take more. ValueError: it is no JSON. RecursionError: nested too deep.
     """
-    if costs_more(text, most):
+    if costs_more(text, max_cost):
         raise NotShown("too many parts")
     return json.loads(text.decode("utf-8", "replace"))
 

@@ -133,7 +133,7 @@ class _Cleaners:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """Start the process with the modules that this one has, and with nothing else of it."""
+    """Start the process with the import path of this one, and with nothing else of it."""
     atexit.register(end)
     paths = filter(None, sys.path)
     process = subprocess.Popen(
@@ -173,7 +173,7 @@ def _read(descriptor: int, size: int, until: float) -> bytes:
 
 
 def _forget() -> None:
-    """Let go of the process in a fork: it is its mother's."""
+    """Forget the process in a fork: it belongs to the parent."""
     global _lock, _cleaners
     process = _cleaners._process
     if process and process.stdin and process.stdout:
@@ -192,7 +192,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _peak() -> int:
-    """Say how many bytes of memory this process has taken; `getrusage` tells its mother's too."""
+    """Return the bytes of memory that this process has taken, without its parent's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10

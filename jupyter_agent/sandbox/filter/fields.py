@@ -1,4 +1,4 @@
-"""Read fields of the guest's JSON: each of its type, text without what a terminal would obey."""
+"""Read fields of the guest's JSON: check their types, and remove terminal control sequences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_SEQUENCES = 100_000  # of one text; where there are more, their first charac
 
 
 def printable(text: str) -> str:
-    """Take from text what a terminal would obey, such as setting its title or the clipboard."""
+    """Remove terminal control sequences, such as those that set the title or the clipboard."""
     encoded = text.encode("utf-8", "surrogatepass")
     if len(encoded.translate(None, _SUSPECT)) == len(encoded):
         return text
@@ -44,28 +44,28 @@ def _without(found: re.Match[str]) -> str:
 
 
 def as_object(value: object) -> dict[str, object]:
-    """Return what has to be an object."""
+    """Return a value that has to be an object."""
     if not isinstance(value, dict):
         raise ValueError(f"{type(value).__name__} where an object belongs")
     return value
 
 
 def as_list(value: object, limit: int) -> list[object]:
-    """Return what has to be a list, of so many items at most."""
+    """Return a value that has to be a list of ``limit`` items at most."""
     if not isinstance(value, list) or len(value) > limit:
         raise ValueError(f"{type(value).__name__} where a short list belongs")
     return value
 
 
 def as_text(value: object) -> str:
-    """Return what has to be text, as it can be printed and written to a file."""
+    """Return a value that has to be text, made safe to print and to write to a file."""
     if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} where text belongs")
     return printable(value.encode("utf-8", "replace").decode())  # no file holds lone surrogates
 
 
 def as_json(value: object, text: Callable[[str], str] = as_text, *, depth: int = 0) -> JSON:
-    """Return JSON with each text in it as ``text`` returns it."""
+    """Return JSON in which each text has passed ``text``."""
     if depth > MAX_DEPTH:
         raise ValueError(f"JSON nested deeper than {MAX_DEPTH}")
     match value:

@@ -27,7 +27,7 @@ _URL = re.compile(r"url(?=\s*\()", re.IGNORECASE)  # of a style
 
 
 class NotShown(ValueError):
-    """What cannot be shown without fetching, computing or waiting for long."""
+    """An output that cannot be shown without fetching, computing or a long wait."""
 
 
 def read_plotly(value: JSON) -> JSON:

@@ -168,7 +168,7 @@ class _Finder(HTMLParser):
             self._open.append((self._place(), dict(attrs).get("style") or ""))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Find none: it draws nothing."""
+        """Return no place: an empty element draws nothing."""
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "svg" and self._open:

@@ -81,7 +81,7 @@ def fit(mime: str, data: str) -> Picture:
 
 
 class _TooLargeError(ValueError):
-    """Its header promises more pixels than are decoded."""
+    """A picture whose header promises more pixels than are decoded."""
 
 
 def _decoded(data: str) -> bytes:

@@ -25,7 +25,7 @@ MAX_DISPLAYS = 10_000  # of which it is known how often they are shown
 
 
 class OutputRate:
-    """Lets the outputs of one cell pass.
+    """Let the outputs of one cell pass.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ class OutputRate:
                 self._room += self._weigh(known) if known else 0
                 if self._weigh(output) > max(weight(output), self._max_size):
                     self._leave_out()  # it would change many displays
-                elif self._fits(output, among=len(self._updates), most=MAX_UPDATED):
+                elif self._fits(output, among=len(self._updates), max_pieces=MAX_UPDATED):
                     self._updates[display_id] = output
             case _:
                 if self._clearing:
                     self._clear_now(self._clearing)
-                if self._fits(output, among=len(self._held), most=MAX_HELD):
+                if self._fits(output, among=len(self._held), max_pieces=MAX_HELD):
                     self._updates.pop(display_id, None)
                     self._held.append(output)
 
@@ -105,10 +105,10 @@ class OutputRate:
         self._clear, self._clearing, self._held = clear, None, []
         self._note, self._left_out = None, 0
 
-    def _fits(self, output: NotebookNode, *, among: int, most: int) -> bool:
+    def _fits(self, output: NotebookNode, *, among: int, max_pieces: int) -> bool:
         """Make room for an output, or leave it out; one alone always fits."""
         size = self._weigh(output)
-        if among >= most or (size > self._room and self.holds):
+        if among >= max_pieces or (size > self._room and self.holds):
             self._leave_out()
             self._ending = output if output.output_type in _ENDINGS else self._ending
             return False
@@ -132,16 +132,18 @@ class Displays:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._most = 1  # of those that are known no more
+        self._max_forgotten = 1  # count of one that is no longer known
 
     def add(self, display_id: str) -> None:
         """Count one that is shown."""
         self._counts[display_id] += 1
         if len(self._counts) > MAX_DISPLAYS:
-            self._most = max(self._most, self._counts.pop(next(iter(self._counts))))
+            self._max_forgotten = max(
+                self._max_forgotten, self._counts.pop(next(iter(self._counts)))
+            )
 
     def forget(self, shown: Counter[str]) -> None:
-        """Count those no more that were cleared."""
+        """Remove displays that were cleared."""
         for display_id, count in shown.items():
             self._counts[display_id] -= count
             if self._counts[display_id] <= 0:
@@ -152,7 +154,7 @@ class Displays:
         if output.output_type != "update_display_data":
             return weight(output)
         display_id = output.get("transient", {}).get("display_id", "")
-        return weight(output) * max(self._counts[display_id], self._most)
+        return weight(output) * max(self._counts[display_id], self._max_forgotten)
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:

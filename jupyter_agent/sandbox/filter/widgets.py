@@ -76,7 +76,7 @@ _PICTURES = ("png", "jpeg", "jpg", "gif")
 
 @dataclass(slots=True)
 class _Widget:
-    """One that is open."""
+    """A widget that is open."""
 
     model: str
     facts: dict[str, JSON]  # what draws it
@@ -96,7 +96,7 @@ class Widgets:
         return comm_id in self._open
 
     def ids(self) -> list[str]:
-        """Name those that are open."""
+        """Return the ids of the widgets that are open."""
         return list(self._open)
 
     def asked(self, guests: str, clients: str) -> None:

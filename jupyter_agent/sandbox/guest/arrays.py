@@ -67,7 +67,7 @@ def read(reader: Reader, node: Node) -> Any:
 
 
 def _check_bits(array: Any) -> None:
-    """Refuse what is no bool and no character: numpy counts on it when it indexes."""
+    """Refuse bytes that are no bool or no character: numpy relies on it when it indexes."""
     if array.dtype.kind == "b" and (array.view(np.uint8) > 1).any():
         raise ValueError("a bool that is neither true nor false")
     if array.dtype.kind == "U":

@@ -78,13 +78,13 @@ def _pieces(parts: Sequence[Buffer]) -> list[list[memoryview]]:
 
 
 def take(values: Values) -> None:
-    """Set variables; each value is what `encode` made of it."""
+    """Set variables; each value was encoded by `encode`."""
     for name, parts in values.items():
         _variables()[name] = decode(parts)
 
 
 def give(names: list[str]) -> Values:
-    """Return of each variable what `encode` makes of it, why that cannot be, or nothing."""
+    """Return each variable encoded, or why it cannot be, or nothing if it is not set."""
     given: Values = {}
     for name in names:
         try:
@@ -97,7 +97,7 @@ def give(names: list[str]) -> Values:
 
 
 def offer(tools: list[Values]) -> None:
-    """Make a function of each tool."""
+    """Make a function for each tool."""
     for tool in tools:
         _variables()[tool["name"]] = _stub(tool)
 
@@ -123,7 +123,7 @@ def files(_: None) -> list[tuple[str, int]]:
 
 def fetch(request: tuple[str, int]) -> Any:
     """Return a regular file's bytes, or why not."""
-    name, most = request
+    name, max_bytes = request
     here = working_folder.working_folder
     try:
         descriptor = os.open(
@@ -137,9 +137,9 @@ def fetch(request: tuple[str, int]) -> Any:
         os.close(descriptor)
         return "it is no regular file"
     with os.fdopen(descriptor, "rb") as file:
-        if facts.st_size > most:
-            return f"it has {facts.st_size:,} bytes, more than {most:,}"
-        return file.read(most)
+        if facts.st_size > max_bytes:
+            return f"it has {facts.st_size:,} bytes, more than {max_bytes:,}"
+        return file.read(max_bytes)
 
 
 # -- what the guest asks
@@ -148,7 +148,7 @@ _calling = threading.Lock()  # one question at a time
 
 
 class _Shown:
-    """Text that stands for an annotation or a default of the host's."""
+    """Text of an annotation or a default of the host."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -174,7 +174,7 @@ def signature(parameters: list[list[Any]], returns: str | None) -> inspect.Signa
 
 
 def _stub(tool: Values) -> Callable[..., Any]:
-    """Make the function that stands for a tool in here."""
+    """Make the function that calls a tool of the host."""
     name: str = tool["name"]
     shape = signature(tool["parameters"], tool["returns"])
 
@@ -224,10 +224,10 @@ def _error(name: str, text: str) -> Exception:
 
 
 def to_text(parts: Sequence[Buffer]) -> list[str]:
-    """Put a value's bytes into JSON."""
+    """Write a value's bytes as JSON."""
     return [bytes(parts[0]).decode(), *(base64.b64encode(part).decode() for part in parts[1:])]
 
 
 def from_text(parts: list[str]) -> list[Buffer]:
-    """Take a value's bytes from JSON."""
+    """Read a value's bytes from JSON."""
     return [parts[0].encode(), *(bytearray(base64.b64decode(part)) for part in parts[1:])]

@@ -100,7 +100,7 @@ _FROM_TEXT = {kind.__name__: read for kind, (_, read) in _TEXTS.items()}
 
 
 def _write(writer: Writer, value: Any) -> Node:
-    """Write a value that is no plain value of JSON."""
+    """Write a value that JSON has no type for."""
     kind = type(value)
     name = kind.__name__
     if kind is list:
@@ -125,7 +125,7 @@ def _write(writer: Writer, value: Any) -> Node:
 
 
 def _read(reader: Reader, node: Node) -> Any:
-    """Read a node that is no plain value of JSON."""
+    """Read a node of a value that JSON has no type for."""
     match node["is"]:
         case "dict":
             return _read_dict(reader, node)
@@ -181,7 +181,7 @@ def _read_set(reader: Reader, node: Node) -> set[Any]:
 
 
 def _write_foreign(writer: Writer, value: Any) -> Node:
-    """Write a value of another package's, or of a class that is made from one."""
+    """Write a value whose class, or a base of it, is from another package."""
     packages = [base.__module__.partition(".")[0] for base in type(value).__mro__]
     module = next(filter(None, map(_MODULES.get, packages)), None)
     if module is None:

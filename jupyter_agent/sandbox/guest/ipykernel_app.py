@@ -50,7 +50,7 @@ class PacedStream(OutStream):
         return len(string)
 
     def _send_soon(self) -> None:
-        """Send what is gathered while the code goes on, but never gather two messages."""
+        """Send collected text while the code goes on, but never collect two messages."""
         if os.getpid() != self._master_pid:  # a fork has no thread that would send
             self.flush()
             return
@@ -82,14 +82,14 @@ class ConfinedApp(IPKernelApp):
     sockets: dict[int, int]
 
     def init_connection_file(self) -> None:
-        """Take what such a file would hold."""
+        """Use the connection that the host has passed."""
         self.load_connection_info(cast("KernelConnectionInfo", self.connection))
 
     def write_connection_file(self, **kwargs: Any) -> None:
-        """Write nothing: the host has it."""
+        """Write no file: the host has the connection."""
 
     def log_connection_info(self) -> None:
-        """Say nothing: nobody reads it."""
+        """Print nothing: nobody reads it."""
 
     def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
         self.listen(s, port)

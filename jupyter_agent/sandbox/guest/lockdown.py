@@ -35,12 +35,12 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every 
 _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # bits that an ABI knows; 16 from ABI 5 on
 _EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
 _FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # those that a file can have
-LEAST_ABI = 3  # below it a file that may not be written can still be truncated
+MIN_ABI = 3  # below it a file that may not be written can still be truncated
 SIGNALS_ABI = 6
 
 
 def landlock_abi() -> int:
-    """Which version of Landlock this kernel has; 0 for none."""
+    """Return the version of Landlock that this kernel has; 0 for none."""
     abi: int = _libc.syscall(_CREATE_RULESET, None, 0, 1)
     return max(0, abi)
 
@@ -94,7 +94,7 @@ _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 
 def become(uid: int, *, reads_all: bool) -> None:
-    """Turn from root into a user that nothing else runs as, without any capability.
+    """Change from root to a user that no other process runs as, without any capability.
 
     With ``reads_all`` one stays: to read what its mode alone would forbid, for an interpreter below
     ``/root`` and private data files. Which paths at all is Landlock's or the mount namespace's say,

@@ -1,4 +1,4 @@
-"""Write values as JSON with buffers beside it, and read them with care.
+"""Write values as JSON and buffers, and check them when they are read.
 
 A node is a plain value of JSON, a list of nodes or a dict whose ``is`` names a kind of value. The
 kinds are known to `codec` and to the modules that it names; this one counts and checks.
@@ -56,7 +56,7 @@ class CannotCopyError(TypeError):
 
 
 def unknown(value: object) -> CannotCopyError:
-    """Return the error about a value of no kind that can be copied; it says what could instead."""
+    """Return the error for a type that cannot be copied; it says what can be copied instead."""
     name = type(value).__name__
     hint = next((hint for hint, names in HINTS.items() if name in names.split()), CAN)
     return CannotCopyError(f"a value of type {name} cannot be copied; {hint}")
@@ -122,7 +122,7 @@ class Writer:
 
 
 class Reader:
-    """Read a value from nodes and buffers, and believe nothing of what they say.
+    """Read a value from nodes and buffers that may be hostile.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ class Reader:
             raise ValueError("a value of more elements than bytes have come for")
 
     def check_time(self) -> None:
-        """Give up when it takes too long."""
+        """Raise if it takes too long."""
         if time.monotonic() > self._until:
             raise ValueError("it takes too long to read")
 
@@ -182,13 +182,13 @@ class Reader:
         return [self.value(node) for node in as_list(nodes)]
 
     def expect(self, node: Node, *kinds: str) -> Any:
-        """Read a node that has to be of one of some kinds."""
+        """Read a node that has to be of one of these kinds."""
         if not isinstance(node, dict) or node.get("is") not in kinds:
             raise ValueError(f"{node!r:.60} where {' or '.join(kinds)} belongs")
         return self.value(node)
 
     def bytes_of(self, node: Node) -> memoryview:
-        """Take the buffer that a node names; no other node may."""
+        """Return the buffer that a node names; no other node may name it."""
         index = as_count(node["data"])
         buffer, self._buffers[index] = self._buffers[index], None
         if buffer is None:
@@ -233,7 +233,7 @@ def write_zone(zone: dt.tzinfo | None) -> str | float | None:
 
 
 def read_zone(node: Node) -> dt.tzinfo | None:
-    """Read a time zone; its name may lead to no other file."""
+    """Read a time zone; its name must not be a path to another file."""
     match node:
         case None:
             return None

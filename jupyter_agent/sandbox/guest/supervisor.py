@@ -18,7 +18,7 @@ from jupyter_agent.sandbox.guest import lockdown
 
 
 def supervise(lifeline: int) -> None:
-    """Return in a child, which is to be confined; stay behind in this process, and end with it.
+    """Return in a child process, which is to be confined; wait in this one, and end with the child.
 
     The end comes when the child ends, when the host writes to ``lifeline`` or closes it, as it
     does when it is killed, and when the thread ends that has started this process.
@@ -47,7 +47,7 @@ def supervise(lifeline: int) -> None:
 
 
 def _close_all_but(*kept: int) -> None:
-    """Hold no socket, plan or file of the kernel's."""
+    """Close all sockets and files of the kernel."""
     opened = [int(path.name) for path in Path("/proc/self/fd").iterdir()]
     for descriptor in opened:
         if descriptor > 2 and descriptor not in kept:
@@ -62,7 +62,7 @@ def _told_to_end(lifeline: int, woken: int) -> bool:
 
 
 def _reap(kernel: int) -> int | None:
-    """Bury what has ended; return the status of the kernel if it is among it."""
+    """Collect processes that have ended; return the status of the kernel if it is one of them."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == kernel:

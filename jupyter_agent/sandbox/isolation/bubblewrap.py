@@ -39,7 +39,7 @@ MAX_BINDS = 100  # of a share: for each, bubblewrap reads the list of all (200 t
 
 
 def check() -> str:
-    """Try bubblewrap with the very options a sandbox uses; return what is wrong, or nothing."""
+    """Try bubblewrap with the options of a sandbox; return what is wrong, or an empty text."""
     path = shutil.which("bwrap")
     if path is None or path in _working:
         return "" if path else "not installed"
@@ -156,7 +156,7 @@ def options(uid: int, private: int = 1 << 20, *, reads_all: bool = False) -> lis
 
 
 def _cover_proc() -> list[str]:
-    """Cover what tells of the machine, or changes it: sys, kcore, kpageflags, keys and the like."""
+    """Cover what describes or changes the machine: sys, kcore, kpageflags, keys and the like."""
     words = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() and entry.name not in PROC:
@@ -236,7 +236,7 @@ def _read_only(path: Path) -> list[str]:
 
 
 def _place(path: Path) -> Path:
-    """Say where a path is bound."""
+    """Return where a path is bound."""
     return Path(f"{SHARED}{path}") if _writable_above(path) else path
 
 
@@ -245,7 +245,7 @@ def _writable_above(path: Path) -> Path | None:
 
 
 def _links(bound: Set[Path]) -> tuple[list[str], list[str]]:
-    """Link what is bound elsewhere to where it belongs; name the folders that this makes."""
+    """Link what is bound elsewhere to where it belongs; return also the folders that this makes."""
     words: list[str] = []
     folders: dict[str, None] = {}
     for path in bound:

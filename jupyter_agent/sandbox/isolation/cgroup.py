@@ -19,7 +19,7 @@ from pathlib import Path
 __all__ = ["Group", "make", "memory_limits"]
 
 PREFIX = "jupyter-agent-"
-SETTLED = 60.0  # seconds after which a group without a process is one that was left behind
+ABANDONED_AFTER = 60.0  # seconds: an older group without a process was left behind
 ROOT = Path("/sys/fs/cgroup")
 # Join the groups, then become the command: a child that was forked before would stay outside.
 _JOIN = """\
@@ -123,7 +123,7 @@ def _sweep(parent: Path) -> None:
     """Remove the groups of hosts that were killed: those that hold no process."""
     for folder in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > SETTLED:
+            if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
                 folder.rmdir()
 
 

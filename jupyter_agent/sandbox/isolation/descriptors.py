@@ -1,4 +1,4 @@
-"""The descriptors that a guest inherits: texts for it to read, and a pipe that tells of our end."""
+"""The descriptors that a guest inherits: texts to read, and a pipe that this process holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Descriptors:
         self.numbers: list[int] = []
 
     def add_text(self, text: str) -> int:
-        """Put a text into memory; return the descriptor that it can be read from."""
+        """Write a text into memory; return a descriptor to read it from."""
         descriptor = os.memfd_create("jupyter-agent")
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(os.fsencode(text))  # whole, or it raises: half a list would hide less
@@ -22,12 +22,12 @@ class Descriptors:
         return self._add(descriptor)
 
     def add_pipe(self) -> tuple[int, int]:
-        """Make a pipe, which closes when this process ends; return the guest's end and ours."""
+        """Make a pipe that closes when this process ends; return the guest's end and ours."""
         guest, ours = os.pipe()
         return self._add(guest), ours
 
     def close(self) -> None:
-        """Close the guest's ends of all."""
+        """Close them in this process."""
         for descriptor in self.numbers:
             os.close(descriptor)
         self.numbers.clear()

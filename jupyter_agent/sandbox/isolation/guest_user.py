@@ -1,4 +1,4 @@
-"""The user that a guest runs as: for root's sandbox one that nothing else runs as."""
+"""The user that a guest runs as: for root, a user that no other process runs as."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _uids = itertools.count()
 
 
 def unique_uid() -> int:
-    """For root, a user id that nothing else runs as; 0 for an ordinary user, who needs none."""
+    """Return a user id that no other process has, for root; 0 for an ordinary user."""
     if os.geteuid() != 0:
         return 0
     offset = (os.getpid() % 0x100000) * 0x80 + next(_uids) % 0x80
@@ -22,14 +22,14 @@ def unique_uid() -> int:
 
 
 def _mapped_ids() -> list[tuple[int, int]]:
-    """Name the ranges of user ids there are: in a container, not all (user_namespaces(7))."""
+    """Return the ranges of user ids that exist: in a container not all (user_namespaces(7))."""
     lines = Path("/proc/self/uid_map").read_text().splitlines()
     ranges = [line.split() for line in lines]
     return [(int(first), int(count)) for first, _, count in ranges]
 
 
 def user_shell() -> str:
-    """Name the user's shell, if it is one that the sandbox has, too."""
+    """Return the user's shell, if the sandbox has it, or else another one."""
     wanted = [os.environ.get("SHELL", ""), "/bin/bash", "/usr/bin/bash", "/bin/sh"]
     found = [path for path in wanted if os.access(path, os.X_OK)]
     return next(path for path in found if path.startswith(("/bin/", "/usr/")))

@@ -1,4 +1,4 @@
-"""The sockets of a kernel: bound by the host, or by a kernel that insists in a shared folder."""
+"""The sockets of a kernel: bound by the host, or by the kernel itself in a shared folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_ROOT = 65  # bytes: of the 107 that a socket's path may have, 42 are for wha
 
 
 class KernelSockets:
-    """The folder of a kernel's sockets, and those that are bound and listen."""
+    """The folder of a kernel's sockets, and the sockets that the host listens on."""
 
     def __init__(self) -> None:
         self.run_folder = Folder(_folder_for_sockets())
@@ -29,7 +29,7 @@ class KernelSockets:
 
     @property
     def ip(self) -> str:
-        """How the paths of the sockets begin; Jupyter adds a number to it."""
+        """The beginning of each socket's path; Jupyter adds a number to it."""
         return str(self.folder / "s")
 
     @property
@@ -67,7 +67,7 @@ class KernelSockets:
         self.run_folder.path.chmod(0o711)
 
     def close_listeners(self) -> None:
-        """Listen no more."""
+        """Close the sockets that the host listens on."""
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()

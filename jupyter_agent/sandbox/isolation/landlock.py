@@ -1,4 +1,4 @@
-"""The Landlock tier: rules and a private folder for a kernel that has no namespaces of its own."""
+"""The Landlock tier: rules and a private folder for a sandbox without namespaces."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def check() -> str:
     if not seccomp.seccomp_available():
         return "no seccomp filter for this processor"
     abi = lockdown.landlock_abi()
-    if abi < lockdown.LEAST_ABI:
-        return f"this kernel has Landlock ABI {abi}, at least {lockdown.LEAST_ABI} is needed"
+    if abi < lockdown.MIN_ABI:
+        return f"this kernel has Landlock ABI {abi}, at least {lockdown.MIN_ABI} is needed"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Pass files into the sandbox that came to the user's folders after it had started.
+"""Copy files into the sandbox that are newer than it.
 
 A folder that holds something hidden is shared piece by piece, so what comes later is not in it,
 and neither is a file that was saved by putting a new one in its place (as git and most editors
@@ -46,7 +46,7 @@ _Identity = tuple[int, int, int, int, int]
 
 
 class LateFiles:
-    """Notices what is new in shared folders, and copies what is no secret.
+    """Find what is new in shared folders, and copy what is not secret.
 
     Parameters
     ----------
@@ -89,11 +89,11 @@ class LateFiles:
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """Name the files that are new and were not passed in, though they look like no secrets."""
+        """Return the names of new files that were not copied, although they do not look secret."""
         return sorted({escaped(Path(name).name) for name in self._missed})
 
     def follow(self, *, but: Path | None = None) -> None:
-        """Pass in what is new, and remove what is gone; bounded, for a thread.
+        """Copy what is new, and remove what is gone. It blocks for a few seconds at most.
 
         Parameters
         ----------
@@ -138,14 +138,14 @@ class LateFiles:
                         yield str(Path(name, file.relative_to(path))), root, file
 
     def _has_secret_name(self, file: Path, top: Path) -> bool:
-        """Judge by its name what may have come to a folder after it was looked through."""
+        """Tell whether a file that may be newer than the search of its folder has a secret name."""
         *folders, name = file.relative_to(top).parts or ("",)
         names = {name, Path(source_of(str(file))).name} if name else ()
         secret = any(map(is_secret_name, names)) or any(map(is_secret_folder, folders))
         return secret and self._exposed.isdisjoint([file, *file.parents])
 
     def _new_entries(self) -> Iterator[tuple[Path, str, Path]]:
-        """Name what is new where late files are looked for, its name, and what it is below."""
+        """Yield each new path, its name in the working folder, and the share that it is in."""
         for folder, name, root in self._folders:
             for path in self._new_in(folder):
                 yield path, str(name / path.name), root
@@ -174,7 +174,7 @@ class LateFiles:
             return []
 
     def _pass_in(self, name: str, root: Path, path: Path) -> None:
-        """Copy a file, judge the copy, and show it."""
+        """Copy a file, look for secrets in the copy, and show it if there are none."""
         with _opened_below(root, path) as source:
             facts = os.fstat(source)
             identity = _identity(facts)
@@ -213,7 +213,7 @@ class LateFiles:
 
 
 def _opened(share: Share) -> set[Path]:
-    """Name the folders of a share that hold something hidden, so that they are shared in pieces."""
+    """Return the folders of a share that hold something hidden: they are shared in pieces."""
     above = {parent for path in share.hidden for parent in path.parents}
     return {path for path in above if path.is_relative_to(share.path)}
 

@@ -17,7 +17,7 @@ __all__ = ["Watch", "gibibytes", "processes"]
 FASTEST = 4 << 30  # bytes a second that a sandbox can fill
 SOONEST, LATEST = 0.02, 0.5  # seconds between two looks
 REST = 2  # times as long as a look takes: who has many processes gets no more of this thread
-LEAST_AVAILABLE = 25  # the part of the machine's memory below which it is about to run out
+MIN_AVAILABLE_PART = 25  # one part in so many of the machine's memory: below, it runs out soon
 # Memory of a process's own, by the names in /proc/PID/status and, shared fairly among those who
 # have it, in /proc/PID/smaps_rollup. Pages of files are none: Linux takes them back when it must.
 _HELD = "RssAnon RssShmem VmSwap Pss_Anon Pss_Shmem SwapPss".split()
@@ -45,7 +45,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; nothing is ended after this."""
+        """Stop watching; nothing is ended after this."""
         self._stopped.set()
         self._thread.join()
 
@@ -74,7 +74,7 @@ class Watch:
         """
         available = _machine("MemAvailable")
         lost = self._available - available
-        return available < _machine("MemTotal") // LEAST_AVAILABLE and lost > self._limit // 2
+        return available < _machine("MemTotal") // MIN_AVAILABLE_PART and lost > self._limit // 2
 
 
 def gibibytes(size: int) -> str:

@@ -40,7 +40,7 @@ _DAC_READ_SEARCH = 1 << 2
 
 
 class Policy:
-    """What may be read.
+    """The paths that may be read, and those that are hidden.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Policy:
         self._named = {share.path.resolve() for share in self.shares if share.visible()}
 
     def visible(self, root: Path) -> list[Path]:
-        """Cover what may be read of a root by as few paths as will do."""
+        """Return the fewest paths that cover what may be read of a root."""
         real = root.resolve()
         if real in self.hidden and real not in self._named:
             return []
@@ -85,7 +85,7 @@ class Policy:
         return [root / path.relative_to(real) for path in uncovered(real, self.hidden_below(root))]
 
     def visible_of(self, share: Share) -> list[Path]:
-        """Cover what may be read of a share.
+        """Return the paths that cover what may be read of a share.
 
         What is hidden of a package that is imported may be shared as data all the same, so it is
         left out of that package alone.
@@ -94,7 +94,7 @@ class Policy:
         return share.judged(path for root in roots for path in self.visible(root))
 
     def hidden_below(self, root: Path) -> set[Path]:
-        """Name what is hidden of a root, by real paths."""
+        """Return what is hidden of a root, as real paths."""
         real = root.resolve()
         return {path for path in self.hidden if real in path.parents}
 
@@ -126,7 +126,7 @@ class Policy:
 
     @functools.cached_property
     def read(self) -> list[Path]:
-        """Everything that may be read, both files and whole folders."""
+        """Files and whole folders that may be read."""
         roots = [*map(Path, SYSTEM), *ETC, *self.python]
         found = [path for root in roots for path in self.visible(root)]
         found += [path for share in self._shared for path in self.visible_of(share)]
@@ -205,7 +205,7 @@ def _closed_modules() -> frozenset[Path]:
 
 
 def _closed_to_others(path: Path, wanted: int = 4) -> bool:
-    """Tell whether others lack a right to a path, and to look into a folder; not if it is gone."""
+    """Tell whether other users may not read a path; False if it is gone."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -219,7 +219,7 @@ def _lacks(mode: int, wanted: int = 4) -> bool:
 
 
 class _Look(NamedTuple):
-    """What a look at a folder has found."""
+    """The results of a search of a folder."""
 
     changed: int  # when the folder last was before that: its change time in ns
     entries: int

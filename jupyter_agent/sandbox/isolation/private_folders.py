@@ -20,8 +20,8 @@ from pathlib import Path
 __all__ = ["Folder", "remove", "sweep"]
 
 PREFIX = "jupyter-agent-"
-SETTLED = 60.0  # seconds after which a folder without an owner is one that was left behind
-PATIENCE = 60.0  # seconds that a folder is emptied for; what is left then is for the next sweep
+ABANDONED_AFTER = 60.0  # seconds: an older folder that nobody holds was left behind
+REMOVE_TIMEOUT = 60.0  # seconds to empty a folder; the next sweep removes the rest
 _BELOW = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -50,7 +50,7 @@ def sweep(root: Path) -> None:
     for folder in root.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             facts = folder.lstat()
-            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < SETTLED:
+            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < ABANDONED_AFTER:
                 continue
             hold = _lock(folder)
             if hold is not None:
@@ -85,7 +85,7 @@ def _empty(top: int) -> None:
     What stands in its folders is moved up, so that no depth of theirs matters.
     """
     names = map("-{}".format, itertools.count())
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + REMOVE_TIMEOUT
     found = True
     while found:
         found = False

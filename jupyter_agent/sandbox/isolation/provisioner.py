@@ -53,7 +53,7 @@ REMEDIES = (
 )
 MIN_MEMORY = 1 << 30  # bytes
 PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
-PATIENCE = 5.0  # seconds that the supervisor has to end all, before it is killed itself
+END_TIMEOUT = 5.0  # seconds for the supervisor to end all processes, before it is killed itself
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="jupyter_agent")
 
@@ -171,7 +171,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 return self._unconfined(kwargs)
 
     def _await_late_files(self, folder: Path) -> None:
-        """Make the folder that files come into that are new in the user's folders."""
+        """Make the folder into which files are copied that are newer than the sandbox."""
         self._passed_in = Folder(self._root)
         if os.geteuid() == 0:
             self._passed_in.path.chmod(0o711)
@@ -187,19 +187,19 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     @property
     def _root(self) -> Path:
-        """Where folders are made that the sandbox's user has to reach."""
+        """The folder below which folders are made that the sandbox's user can enter."""
         assert self.run_folder is not None
         closed = os.geteuid() == 0 and closed_above([self.run_folder])
         return Path(tempfile.gettempdir()) if closed else self.run_folder.parent
 
     async def poll(self) -> int | None:
-        """Tell whether the process has ended; clients that know nothing of late files ask often."""
+        """Return the exit code, if there is one; copy late files in, as clients poll often."""
         if self.late_files:
             await run_in_thread(self.late_files.follow)
         return await super().poll()
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Start the process with no terminal, no log and no environment of the host's."""
+        """Start the process without a terminal, a log or the environment of the host."""
         read, write = os.pipe()
         os.set_blocking(write, False)  # a guest that fills it loses text, not time
         os.set_blocking(read, False)
@@ -219,7 +219,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self._descriptors.close()
 
     async def send_signal(self, signum: int) -> None:
-        """Kill where asked to end; an interrupt, where it does not go by message, to the kernel."""
+        """Interrupt the kernel, unless that is done by a message; any other signal kills it."""
         if self.process is None:
             return
         if signum != signal.SIGINT:
@@ -237,16 +237,16 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self.process.kill()
 
     async def wait(self) -> int | None:
-        """Wait for the end of the process, and kill what was told to end and does not."""
+        """Wait for the end of the process; kill it if it was told to end and does not."""
         while self.process and self.process.poll() is None:
-            if self._told_to_end and time.monotonic() > self._told_to_end + PATIENCE:
+            if self._told_to_end and time.monotonic() > self._told_to_end + END_TIMEOUT:
                 await super().send_signal(signal.SIGKILL)
             await wait_for_end(self.process.pid, within=1)
         self._exit_code = await super().wait()
         return self._exit_code
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Leave nothing behind: no process, socket, folder or descriptor."""
+        """End all processes, and remove sockets, folders and descriptors."""
         if self._watch:
             await run_in_thread(self._watch.stop)
             self._watch = None
@@ -276,7 +276,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         await run_in_thread(end)
 
     def stderr_tail(self) -> str:
-        """Return what the process wrote last on stderr, to say why it did not start."""
+        """Return the last line on stderr, which says why the process did not start."""
         try:
             text = os.read(self._log, 65536).decode(errors="replace")
         except OSError:
@@ -297,7 +297,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         search: Iterable[Path],
         command: Sequence[str] = (),
     ) -> str:
-        """Pass the launcher its plan; return the descriptor it is to read."""
+        """Write the plan for the launcher; return the descriptor to read it from."""
         assert self._sockets
         lifeline, self._life = self._descriptors.add_pipe()
         plan = {
@@ -331,14 +331,14 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         return str(self._descriptors.add_text(json.dumps(plan)))
 
     def _connection(self) -> dict[str, Any]:
-        """Say what the connection file holds."""
+        """Return the contents of the connection file."""
         return {
             name: value.decode() if isinstance(value, bytes) else value
             for name, value in self.connection_info.items()
         }
 
     def _limits(self, uid: int) -> dict[str, int]:
-        """Say what each process may use (getrlimit(2))."""
+        """Return the limits of each process (getrlimit(2))."""
         others = 0 if uid or self.tier == "bubblewrap" else count_tasks(os.getuid())
         limits = {
             "CORE": 0,
@@ -351,7 +351,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     @property
     def memory_bytes(self) -> int:
-        """How much memory the kernel may use."""
+        """The limit of the kernel's memory, in bytes."""
         return self.memory_mib << 20 or max(MIN_MEMORY, _machine_memory() * 3 // 4)
 
     @property
@@ -414,7 +414,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             sockets = bubblewrap.own_sockets(self._sockets.folder, file, connection)
             read, write, command = [file], [str(self._sockets.folder)], kwargs["cmd"]
             environment |= self.kernel_spec.env
-        landlocked = lockdown.landlock_abi() >= lockdown.LEAST_ABI
+        landlocked = lockdown.landlock_abi() >= lockdown.MIN_ABI
         arguments = bubblewrap.arguments(
             policy,
             uid=uid,
@@ -443,7 +443,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         return self._launch(kwargs, cmd, {"PATH": "/usr/bin:/bin"})
 
     def _work(self, home: Path) -> Path:
-        """Place the working folder so deep that ``../x`` is found where it was typed so."""
+        """Return a working folder so deep that paths such as ``../x`` have their place above it."""
         ups = max([1, *(name.count("../") for name, _ in self._above)])
         return home.joinpath(*["up"] * (ups - 1), "work")
 
@@ -473,7 +473,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         return self._launch(kwargs, [*launcher(), plan], environment)
 
     def _unconfined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Run as the user: for who typed it, and named in every run's header."""
+        """Run without a sandbox: only if the user asked for it; every run's header says so."""
         if self.socket_folder:
             return kwargs
         assert self.parent
@@ -495,7 +495,7 @@ def _choose_shares(
 
 
 def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
-    """Say which tier to use; a kernel that binds its own sockets can in bubblewrap's alone.
+    """Return the tier to use; only bubblewrap lets a kernel bind its own sockets.
 
     Raises
     ------
@@ -506,7 +506,7 @@ def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
         return "none"
     checks = {"bubblewrap": bubblewrap.check, "landlock": landlock.check}
     if own_sockets:
-        checks["landlock"] = lambda: "lets no kernel bind its own sockets, as this one does"
+        checks["landlock"] = lambda: "does not let a kernel bind its own sockets, as this one does"
     wanted = checks if isolation == "auto" else {isolation: checks[isolation]}
     problems = {}
     for tier, check in wanted.items():
@@ -521,6 +521,6 @@ def choose_tier(isolation: str, *, own_sockets: bool = False) -> str:
 
 
 def _machine_memory() -> int:
-    """Say what there is of it, or what a container leaves of it."""
+    """Return the bytes of memory of this machine, or of the container, if that has fewer."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([there, *cgroup.memory_limits()])

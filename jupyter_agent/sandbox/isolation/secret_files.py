@@ -197,7 +197,7 @@ def _singular(word: str) -> str:
 
 
 def _visible(name: str) -> str:
-    """Fold characters that look alike, and drop accents and what nobody sees."""
+    """Replace characters that look alike by one of them; drop accents and invisible characters."""
     if name.isascii():
         return name.strip()
     folded = unicodedata.normalize("NFKD", name)
@@ -536,9 +536,9 @@ def holds_secret(path: str) -> bool:
 
 def _read_on(descriptor: int, path: str) -> bool:
     ending = _ending(path)
-    most = _MAX_OF_A_TABLE if ending in _ROWS else _MAX_BYTES
+    max_bytes = _MAX_OF_A_TABLE if ending in _ROWS else _MAX_BYTES
     settings = not ending or ending in _SETTINGS or Path(path).name in _SETTINGS_IN_PYTHON
-    text = os.read(descriptor, most)
+    text = os.read(descriptor, max_bytes)
     if ending in _ROWS:
         return _lists_logins(text) or _holds_token(_plain(text))
     return bool(_FIRST_BYTES.match(text)) or _is_secret_text(text, settings=settings)
@@ -644,8 +644,8 @@ def _is_random(value: bytes, least: int) -> bool:
         if len(part) >= min(least, 12) and len(set(part)) > 5:
             changes = len(_ALIKE.findall(part))
             numbers = not set(part).isdisjoint(b"0123456789")
-            most = 5.0 if numbers and len(part) >= 20 else 3.0 if numbers else 2.5
-            if len(part) < most * changes:
+            letters_a_change = 5.0 if numbers and len(part) >= 20 else 3.0 if numbers else 2.5
+            if len(part) < letters_a_change * changes:
                 return True
     return False
 

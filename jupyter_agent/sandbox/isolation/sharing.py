@@ -76,7 +76,7 @@ class Share:
     shown: tuple[tuple[str, int, int], ...] | None = None
 
     def visible(self) -> list[Path]:
-        """Cover all but the hidden paths by as few files and folders as will do."""
+        """Return the fewest files and folders that cover all but the hidden paths."""
         return uncovered(self.path, set(self.hidden))
 
     def judged(self, paths: Iterable[Path]) -> list[Path]:
@@ -220,7 +220,7 @@ def _copy(path: Path) -> str:
 
 
 def _name(typed: str, path: Path, folder: Path) -> str:
-    """Where a path stands in the working folder: as typed if it lies below, else by its name.
+    """Return the name of a path in the working folder: as typed if below it, else its last part.
 
     The name of a link is the link's, not that of what it leads to.
     """
@@ -234,7 +234,7 @@ def _name(typed: str, path: Path, folder: Path) -> str:
 
 
 def above(data: Sequence[str], folder: Path) -> list[tuple[str, str]]:
-    """Name what was typed as a path from the folders above: that path, and the real one."""
+    """Return each path that was typed with ``..``, and the real path."""
     typed = {os.path.normpath(each): each for each in data}
     return [
         (name, str(_absolute(each, folder)))
@@ -248,7 +248,7 @@ def _absolute(typed: str, folder: Path) -> Path:
 
 
 def all_exposed(exposed: Sequence[str], folder: Path) -> set[Path]:
-    """Name the paths that the user has named as no secrets."""
+    """Return the paths that the user has said are not secret."""
     return {_absolute(typed, folder) for typed in exposed}
 
 
@@ -308,7 +308,7 @@ def look_through(
 
 
 def _identities(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
-    """Name files and folders, and say which they are: another may take the place of one."""
+    """Return paths with their device and inode: another file may replace one."""
     for path in paths:
         with contextlib.suppress(OSError):  # it is gone
             facts = path.lstat()
@@ -316,7 +316,7 @@ def _identities(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
 
 
 class _Walk:
-    """A bounded look through a folder, breadth first: what is near is seen before what is deep."""
+    """A bounded search of a folder for secrets, breadth first."""
 
     def __init__(
         self, exposed: Set[Path], budget: Budget, wanted: Callable[[str], bool] | None
@@ -331,11 +331,11 @@ class _Walk:
         self._useful: set[str] = set()  # folders with a file that is asked for
 
     def all_hidden(self) -> list[Path]:
-        """Name what is hidden, but nothing that lies in a folder that is."""
+        """Return what is hidden, without what lies in a hidden folder."""
         return [path for path in self._hidden if self._hidden.keys().isdisjoint(path.parents)]
 
     def is_exposed(self, path: str) -> bool:
-        """Tell whether the user has named a path as no secret, or a folder that it lies in."""
+        """Tell whether the user has said that a path, or a folder above it, is not secret."""
         return bool(self.exposed) and _among(Path(path), self.exposed)
 
     def is_secret(self, path: str, *, is_folder: bool) -> bool:
@@ -358,7 +358,7 @@ class _Walk:
         self.secrets += secret and not Path(path).name.startswith(".")
 
     def note(self) -> str:
-        """Say what the user should know, by numbers alone: the guest may read the notebook."""
+        """Return a note for the user, without names: the guest may read the notebook."""
         notes = []
         if self.secrets:
             notes.append(f"{_count(self.secrets, 'path')} left out as secret")
@@ -477,7 +477,7 @@ class _Walk:
 
 
 def source_of(path: str) -> str:
-    """Name the file that a path is judged by: of compiled code it is the source (PEP 3147)."""
+    """Return the file that is looked into for a path: of compiled code the source (PEP 3147)."""
     folder, _, name = path.rpartition("/")
     beside = folder.removesuffix("/__pycache__")
     if beside == folder and not _COMPILED.search(name):
@@ -491,7 +491,7 @@ def _count(number: int, what: str) -> str:
 
 
 def uncovered(path: Path, hidden: Set[Path]) -> list[Path]:
-    """Cover a path, less others and the links in it, by as few files and folders as will do."""
+    """Return the fewest files and folders that cover a path, but for others and the links in it."""
     above = {parent for each in hidden for parent in each.parents}
 
     found, waiting = [], [] if _among(path, hidden) else [path]
@@ -532,11 +532,11 @@ def _children(folder: Path) -> list[Path]:
 # -- what is said of it
 
 
-def listing(shares: list[Share], most: int = 40) -> str:
-    """Name the shared files as code in the sandbox finds them, and nothing that is hidden."""
+def listing(shares: list[Share], max_names: int = 40) -> str:
+    """List the shared files by the names that code in the sandbox uses."""
     names = [name for share in shares for name in _shown(share)]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(escaped, names[:most])) + more
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(map(escaped, names[:max_names])) + more
 
 
 def _shown(share: Share) -> list[str]:
@@ -570,7 +570,7 @@ def _shown(share: Share) -> list[str]:
 
 
 def escaped(name: str) -> str:
-    """Write what nobody sees, or what would begin a new line, as an escape."""
+    """Escape characters that are invisible or begin a new line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 

@@ -316,7 +316,7 @@ NOT: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "cell": (
         lambda: pd.DataFrame({"z": [1, open]}, dtype=object),
-        r"\['z'\]\[1\]: a builtin_function_or_method cannot",
+        r"\['z'\]\[1\]: a value of type builtin_function_or_method cannot",
     ),
     "sparse": (
         lambda: pd.Series([1, 0], dtype="Sparse[int]"),
@@ -370,7 +370,7 @@ NOT: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("case", NOT)
-def test_what_cannot_cross_says_what_why_and_what_could(case: str) -> None:
+def test_what_cannot_be_copied_says_what_why_and_what_could(case: str) -> None:
     make, message = NOT[case]
     with pytest.raises(UsageError, match=f"^x(: )?{message}"):
         Inputs({"x": make()})
@@ -737,13 +737,13 @@ def serve(function):
 calls.serve = serve
 """
 LIARS = {
-    "calls._send({'data': 'much'}, [])": "it holds no value",
-    "calls._send({'data': [-1]}, [])": "it holds no value",
-    "calls._send({'data': [True]}, [])": "it holds no value",
+    "calls._send({'data': 'much'}, [])": "its reply holds no value",
+    "calls._send({'data': [-1]}, [])": "its reply holds no value",
+    "calls._send({'data': [True]}, [])": "its reply holds no value",
     "calls._send({'data': [1 << 60]}, [])": "more than 1,024 MiB",
     "calls._send({'data': [0] * 600_000}, [])": "in 600,000 parts, more than",
-    "calls._send({'data': [3]}, [b'1234'])": "more than it announced",
-    "calls._send({'data': [3]}, [b'123', b'4'])": "more than it announced",
+    "calls._send({'data': [3]}, [b'1234'])": "larger than it announced",
+    "calls._send({'data': [3]}, [b'123', b'4'])": "larger than it announced",
     "calls._send({'data': [3]}, [b'12'])": "no result",
     "calls._send({}, [])": "no result",
     "pass": "no result",

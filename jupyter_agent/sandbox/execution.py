@@ -303,7 +303,7 @@ class ValueParts:
 
     def _announce(self, sizes: object) -> None:
         if not isinstance(sizes, list) or any(type(n) is not int or n < 0 for n in sizes):
-            raise ValueError("it sent something else than a value")
+            raise ValueError("its reply holds no value")
         if sum(sizes) > self._max_bytes or len(sizes) > MAX_PARTS:
             raise ValueError(
                 f"it has {sum(sizes):,} bytes in {len(sizes):,} parts, more than "
@@ -316,7 +316,7 @@ class ValueParts:
         sizes = self._sizes or []
         size = len(self.parts[-1]) + piece.nbytes if self.parts else 0
         if self.fault or not self.parts or size > sizes[len(self.parts) - 1]:
-            raise ValueError("it sent more than it announced")
+            raise ValueError("its reply is larger than it announced")
         self.parts[-1] += piece  # it grows with what comes, whatever was announced
         self._skip_empty()
 

@@ -135,7 +135,7 @@ def fetch(request: tuple[str, int]) -> Any:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
         os.close(descriptor)
-        return "it is no regular file"
+        return "it is not a regular file"
     with os.fdopen(descriptor, "rb") as file:
         if facts.st_size > max_bytes:
             return f"it has {facts.st_size:,} bytes, more than {max_bytes:,}"

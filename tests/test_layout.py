@@ -29,6 +29,7 @@ LAYERS = [
         "_files",
         "_nbformat",
         "_one_at_a_time",
+        "_sockets",
         "_threads",
         "_traits",
         "_unicode",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
+from jupyter_agent import _sockets
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.isolation import kernel_sockets
@@ -51,8 +52,8 @@ async def test_a_sandbox_starts_where_folders_for_temporary_files_are_odd(
 def test_a_folder_for_sockets_leaves_room_for_their_paths(
     tmp_path: Path, temporary: pytest.MonkeyPatch
 ) -> None:
-    exact = Path(tempfile.mkdtemp(dir="/tmp", prefix="x" * (kernel_sockets.MAX_ROOT - 13)))
-    assert len(str(exact)) == kernel_sockets.MAX_ROOT
+    exact = Path(tempfile.mkdtemp(dir="/tmp", prefix="x" * (_sockets.MAX_ROOT - 13)))
+    assert len(str(exact)) == _sockets.MAX_ROOT
     temporary.setenv("XDG_RUNTIME_DIR", str(exact))
     assert kernel_sockets._folder_for_sockets() == exact
     temporary.setenv("XDG_RUNTIME_DIR", f"{exact}/..")
@@ -63,7 +64,7 @@ def test_a_folder_for_sockets_leaves_room_for_their_paths(
 def test_where_no_folder_can_hold_sockets_it_is_said_what_to_do(
     tmp_path: Path, temporary: pytest.MonkeyPatch
 ) -> None:
-    temporary.setattr(kernel_sockets, "MAX_ROOT", 0)
+    temporary.setattr(_sockets, "MAX_ROOT", 0)
     with pytest.raises(SandboxError, match="set XDG_RUNTIME_DIR to a short path"):
         kernel_sockets._folder_for_sockets()
 

@@ -100,11 +100,8 @@ def _model() -> Finding:
 
 
 def _local() -> Finding:
-    missing = [
-        name for name in ("gguf", "numpy", "tokenizers") if not importlib.util.find_spec(name)
-    ]
-    if missing:
-        advice = f"needs {', '.join(missing)}; pip install 'jupyter-agent-kernel[local]'"
+    if not importlib.util.find_spec("xllamacpp"):
+        advice = "needs xllamacpp; pip install 'jupyter-agent-kernel[local]'"
         return Finding("local model", ok=False, text=advice, needed=False)
     from jupyter_agent.models.local import find_weights
 

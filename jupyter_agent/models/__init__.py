@@ -23,7 +23,8 @@ FORMS = {
     "http://HOST/v1#NAME": "any OpenAI-compatible server (JUPYTER_AGENT_API_KEY if it wants a key, "
     "and is the one that JUPYTER_AGENT_MODEL or c.Session.model names)",
     "ollama:NAME": "Ollama on this machine, or at OLLAMA_HOST",
-    "local": "SmolLM2-135M on this machine, to try the machinery: no key, no network",
+    "local:FILE.gguf": "a GGUF file that llama.cpp runs on this machine: no key, no network",
+    "local": "SmolLM2-135M on this machine, to try the machinery",
     "scripted:FILE": "replies read from a Markdown file, for tests and demos",
 }
 HUB_DEFAULT = "hf:Qwen/Qwen3-Coder-480B-A35B-Instruct"
@@ -51,7 +52,7 @@ def choose_model(asked: str = "") -> str:
         "no model is named: give -m MODEL or set JUPYTER_AGENT_MODEL, for example "
         "hf:ORG/NAME after `hf auth login`, openai:NAME with OPENAI_API_KEY, anthropic:NAME with "
         "ANTHROPIC_API_KEY, ollama:NAME, "
-        "http://HOST/v1#NAME, or local (a small demo model)"
+        "http://HOST/v1#NAME, local:FILE.gguf, or local (a small demo model)"
     )
 
 
@@ -94,9 +95,9 @@ def load_model(
 
             return anthropic_messages.load(name, **settings)
         case "local":
-            from jupyter_agent.models.local import LocalModel
+            from jupyter_agent.models import local
 
-            return LocalModel(rest)
+            return local.load(rest, **settings)
         case "scripted" if rest:
             from jupyter_agent.models.scripted import ScriptedModel
 

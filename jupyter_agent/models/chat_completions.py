@@ -130,6 +130,9 @@ class HubModel(RemoteModel):
     async def check(self) -> None:
         """See that a server listens at the URL, and ask it for the model's context window."""
         await super().check()
+        await self._ask_window()
+
+    async def _ask_window(self) -> None:
         try:
             async with asyncio.timeout(5):
                 listed = await self._listed()

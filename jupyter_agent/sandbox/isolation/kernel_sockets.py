@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jupyter_agent._sockets import WHY_NO_FOLDER, folder_for_sockets
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.isolation.private_folders import Folder, remove
 
 __all__ = ["KernelSockets"]
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
-MAX_ROOT = 65  # bytes: of the 107 that a socket's path may have, 42 are for what we add
 
 
 class KernelSockets:
@@ -81,13 +80,6 @@ def _folder_for_sockets() -> Path:
     SandboxError
         There is none.
     """
-    wanted = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp"]
-    for path in wanted:
-        fits = len(os.fsencode(path)) <= MAX_ROOT
-        if fits and Path(path).is_absolute() and os.access(path, os.W_OK | os.X_OK):
-            return Path(path)
-    raise SandboxError(
-        "no folder can hold the sandbox's sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, "
-        f"closed, or longer than {MAX_ROOT} bytes; set XDG_RUNTIME_DIR to a short path of a "
-        "folder that is yours"
-    )
+    if folder := folder_for_sockets():
+        return folder
+    raise SandboxError(f"no folder can hold the sandbox's sockets: {WHY_NO_FOLDER}")

@@ -13,16 +13,16 @@ ADAPTERS = {
     "anthropic:x": "Anthropic's Messages",
     "hf:org/x": "chat completions",
 }
-TEXT = """# What goes wrong with a model's server, and what a run makes of it
+TEXT = """# Faults of a model's server, and what a run does
 
-Each line is a test of `tests/test_models_faults.py`: the real clients (huggingface_hub, openai,
-anthropic) against a server on loopback that does what the line says, twice in a row. In every case
-none of the code of the broken reply ran, the notebook held nothing of it, and the token of the
-Hugging Face Hub went to nothing but the Hub. "again": the reply is asked for again, as
-`Agent.retries`, `Agent.retry_wait` and `Agent.retry_seconds` say; every view shows the wait. Where
-the clients differ in what the user reads, each is named. Written by `benchmarks/fault_table.py`.
+Each line is a test in `tests/test_models_faults.py`: the real clients (huggingface_hub, openai,
+anthropic) talk to a server on loopback that has this fault twice in a row. In every case no code of
+the broken reply ran, the notebook held nothing of it, and the token of the Hugging Face Hub was
+sent only to the Hub. "Again" means that the reply is asked for again, as `Agent.retries`,
+`Agent.retry_wait` and `Agent.retry_seconds` say; every view shows the wait. Where the clients give
+different messages, each is named. `benchmarks/fault_table.py` writes this page.
 
-| the server | kind | again | the user reads, after the model's name |
+| fault | kind | again | message, after the model's name |
 |---|---|---|---|
 """
 

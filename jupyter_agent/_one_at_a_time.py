@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class _Activity:
-    """Something that goes on, and the generator that carries it on, if one does."""
+    """An activity of a session, and the generator that does it, if any."""
 
     def __init__(self, doing: str) -> None:
         self.doing = doing
         self.over = asyncio.Event()
-        self.task: asyncio.Task[Any] | None = None  # who took the generator's last step
+        self.task: asyncio.Task[Any] | None = None  # the task that took the generator's last step
         self._generator: weakref.ref[AsyncGeneratorType[Any, None]] | None = None
 
     def carried_by(self, generator: AsyncGenerator[Any, None]) -> None:
@@ -30,44 +30,44 @@ class _Activity:
         self._generator = weakref.ref(generator)
 
     async def end_if_left(self) -> bool:
-        """Close what nobody will go on with, as after a ``break``; tell whether it was that."""
+        """Close a generator that was left, as by a ``break``; return whether it was."""
         if self._generator is None:
             return False
         generator = self._generator()
-        if generator is None:  # forgotten: the event loop closes it (PEP 525)
+        if generator is None:  # not referenced any more: the event loop closes it (PEP 525)
             await self.over.wait()
             return True
         if generator.ag_running or self.task is not asyncio.current_task():
             return False
-        await generator.aclose()  # its only reader is here, and wants something else
+        await generator.aclose()  # its only reader is this task, which does something else now
         return True
 
 
 class OneAtATime:
-    """Lets one thing go on at a time; a second one is refused."""
+    """Allows one activity at a time and refuses a second one."""
 
     def __init__(self) -> None:
         self._going_on: _Activity | None = None
 
     @asynccontextmanager
     async def hold(self, doing: str) -> AsyncIterator[None]:
-        """Let nothing else go on meanwhile.
+        """Refuse other activities meanwhile.
 
         Parameters
         ----------
         doing
-            What goes on meanwhile, as "a run".
+            The name of this activity, such as "a run".
 
         Raises
         ------
         UsageError
-            Something else goes on.
+            Another activity goes on.
         """
         async with self._hold(_Activity(doing)):
             yield
 
     def iterate(self, source: AsyncGenerator[T, None], doing: str) -> AsyncGenerator[T, None]:
-        """Let nothing else go on from the first step of a generator to its end."""
+        """Refuse other activities from the first step of a generator to its end."""
         activity = _Activity(doing)
         steps = self._iterate(source, activity)
         activity.carried_by(steps)
@@ -87,7 +87,7 @@ class OneAtATime:
             if not await self._going_on.end_if_left():
                 raise UsageError(
                     f"{self._going_on.doing} is going on in this session; wait for its end, or "
-                    "stop it (%agent stop, or aclose() of what Session.run gave)"
+                    "stop it (%agent stop, or aclose() of the generator of Session.run)"
                 )
         self._going_on = activity
         try:

@@ -15,11 +15,10 @@ T = TypeVar("T")
 
 
 async def run_in_thread(function: Callable[[], T]) -> T:
-    """Return what a function returns, or raise what it raises, while the loop goes on.
+    """Run a function on a new thread, and await its result or its exception.
 
-    If this is cancelled, the thread goes on alone. It holds up neither other calls (a pool of
-    threads would fill) nor the end of the process. What would end the loop, such as sys.exit(),
-    becomes a RuntimeError.
+    If this is cancelled, the thread runs on alone. It delays neither other calls (a thread pool
+    would fill) nor the end of the process. SystemExit and the like become a RuntimeError.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -37,7 +36,7 @@ async def run_in_thread(function: Callable[[], T]) -> T:
         failure: Exception | None = None
         try:
             result = context.run(function)
-        except StopIteration as error:  # a future takes none
+        except StopIteration as error:  # a future does not accept it
             failure = RuntimeError(f"StopIteration: {error}")
         except Exception as error:
             failure = error

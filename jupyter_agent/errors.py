@@ -3,18 +3,18 @@
 ::
 
     AgentError
-    ├── UsageError         what was asked for cannot be done as typed; nothing was started or spent
-    ├── SandboxError       the sandbox could not start or is gone
+    ├── UsageError         a request cannot be carried out as typed; nothing was started or spent
+    ├── SandboxError       the sandbox could not start, or has ended
     ├── ModelError         the model could not be asked, or its reply could not be used
     ├── TranscriptError    a notebook could not be read or written
-    │   └── Unsaved        a run has its answer, and is not saved where it was to be
-    ├── ResultError        a result that was asked for did not come out
+    │   └── Unsaved        a run has its answer, but its file could not be written
+    ├── ResultError        a result of a run is missing
     ├── LimitReached       a run used up its steps, its time or its tokens
     ├── Interrupted        the user stopped a run
     ├── CodeError          code that the user ran in the sandbox raised
-    └── Defect             something that nobody has foreseen
+    └── Defect             an unexpected error: a bug in this package
 
-An error of the agent's own code is none of these: it is an output of its cell.
+An error in the agent's own code is not one of these: it is an output of its cell.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ __all__ = [
 
 
 class AgentError(Exception):
-    """Anything this package raises on purpose: one line, what failed and what to do next."""
+    """Base class of this package's errors: one line that says what failed and what to do next."""
 
     def _render_traceback_(self) -> list[str]:
-        """Show one line in IPython: the frames are ours and would tell the user nothing."""
+        """Show one line in IPython: the frames are of this package and would not help the user."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class UsageError(AgentError):
-    """What was asked for cannot be done as typed; nothing was started or spent."""
+    """A request cannot be carried out as typed; nothing was started or spent."""
 
 
 class SandboxError(AgentError):
-    """The sandbox could not start or is gone."""
+    """The sandbox could not start, or has ended."""
 
 
 Kind = Literal[
-    "auth",  # the key is missing, wrong or not allowed this
-    "quota",  # the account's money, or what it may use in a day, is used up
-    "bad_request",  # the server cannot do what it was asked
-    "context",  # the messages do not fit the model's context window
+    "auth",  # the key is missing, wrong or not sufficient
+    "quota",  # the account's money or daily limit is used up
+    "bad_request",  # the server cannot carry out the request
+    "context",  # the messages are longer than the model's context window
     "rate_limit",  # too many requests
     "server",  # the server failed or is overloaded
     "network",  # the connection could not be made, or broke
     "timeout",  # the reply took too long
-    "truncated",  # the reply ended before it was whole
+    "truncated",  # the reply ended before it was complete
     "refused",  # the model, or a filter of its service, declined to reply
-    "protocol",  # what came is not what the wire protocol says
+    "protocol",  # the server's data break its protocol
 ]
 
 
@@ -79,9 +79,9 @@ class ModelError(AgentError):
     window
         The model's context window in tokens, where a ``context`` error tells it.
     said
-        What the server said, uncut.
+        The server's own message, uncut.
     passing
-        Whether asking again may help; None leaves it to the kind.
+        Whether another try may succeed; None to decide by the kind.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class TranscriptError(AgentError):
 
 
 class Unsaved(TranscriptError):
-    """A run came to its answer, and is not saved where it was to be."""
+    """A run has its answer, but its file could not be written."""
 
 
 class ResultError(AgentError):
-    """A run ended without a result that was asked for, or with one that cannot be copied."""
+    """A run ended without one of its results, or with one that cannot be copied out."""
 
 
 class LimitReached(AgentError):
@@ -138,16 +138,16 @@ class CodeError(AgentError):
 
 
 class Defect(AgentError):
-    """Something that nobody has foreseen, in one line; it is ours to mend."""
+    """An unexpected error, in one line: a bug in this package."""
 
     @classmethod
     def of(cls, error: BaseException, more: str) -> Self:
-        """Say what was raised and where.
+        """Describe what was raised and where.
 
         Parameters
         ----------
         more
-            Where the whole traceback is to be found.
+            Where the user finds the traceback.
         """
         frames = traceback.extract_tb(error.__traceback__)
         where = next((f for f in reversed(frames) if "jupyter_agent" in f.filename), None)

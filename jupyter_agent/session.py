@@ -72,7 +72,7 @@ class Session(settings.Configured):
 
     model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
     model_options = Dict(
-        help="Fields that are added to each request to the model's server, as {'temperature': 0}."
+        help="Fields added to each request to the model's server, such as {'temperature': 0}."
     ).tag(config=True)
     reply_form: Enum[Form | None] = Enum(  # type: ignore[assignment]  # it knows no literals
         ("text", "tool"),
@@ -88,7 +88,7 @@ class Session(settings.Configured):
     tools = List(
         Unicode(), help="Functions that the agent may call, each as package.module:function."
     ).tag(config=True)
-    tool_calls = Int(1000, min=1, help="Limit of tool calls in one cell.").tag(config=True)
+    tool_calls = Int(1000, min=1, help="Maximum number of tool calls in one cell.").tag(config=True)
     ask = Enum(
         POLICIES,
         "risky",

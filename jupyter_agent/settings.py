@@ -1,8 +1,8 @@
 """Read ``jupyter_agent_config.py``, which every front end and both kernels obey.
 
-It is looked for in Jupyter's folders for configuration (``jupyter --paths``) and nowhere else: a
-file in the folder of a notebook may be a stranger's, and it is code. What a front end is given
-otherwise, as by IPython's own configuration or on a command line, goes before what stands in it.
+Only Jupyter's configuration folders are searched (``jupyter --paths``): the file is code, and
+somebody else may have written one in a notebook's folder. Settings from elsewhere, such as
+IPython's own configuration or a command line, override this file.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 NAME = "jupyter_agent_config"
-# Where the classes are that have settings. They are imported by name, and only once there is a
-# file to compare with them: all of them build on this module.
+# The modules of the classes that have settings. They are imported only if there is a file to check,
+# because all of them import this module.
 CLASSES = {
     "Agent": "agent.loop",
     "AgentKernel": "frontends.agent_kernel",
@@ -50,7 +50,7 @@ CLASSES = {
     "SandboxProvisioner": "sandbox.isolation.provisioner",
     "Session": "session",
 }
-# Of earlier versions; another setting has a name that is more like them.
+# Settings of earlier versions whose new name is not the most similar one.
 _OLD_NAMES = {
     "Sandbox.most_output": "is it Sandbox.max_output_mib?",
     "SandboxProvisioner.debugger": "it was removed",
@@ -59,22 +59,22 @@ _LOADERS: dict[str, type[FileConfigLoader]] = {
     ".py": PyFileConfigLoader,
     ".json": JSONFileConfigLoader,
 }
-_Stamp = tuple[str, int, int, int]  # a file's path, and what tells it from an earlier one
+_Stamp = tuple[str, int, int, int]  # a file's path, and facts that change when it is written
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the files say, together.
+    """The settings of all files together.
 
     Parameters
     ----------
     files
-        Those that were read, in their order: of two settings the later one counts.
+        The files that were read; of two settings the one in the later file counts.
     unknown
         For each name in them that is not a setting: its file, and a line that says so.
     fault
-        Why they cannot be obeyed; empty if they can. Then nothing may start: what could not be
-        read may have been there to protect somebody.
+        Why the files cannot be used; empty if they can. With a fault nothing may start: a setting
+        that could not be read may protect somebody.
     """
 
     config: Config
@@ -89,7 +89,7 @@ class Settings:
 
 
 class Configured(LoggingConfigurable):
-    """Something that obeys the files of settings, below what it is configured with otherwise."""
+    """A configurable class that obeys the settings files; settings from elsewhere override them."""
 
     def __init__(self, **kwargs: Any) -> None:
         given = kwargs.get("config") or getattr(kwargs.get("parent"), "config", None)
@@ -97,26 +97,26 @@ class Configured(LoggingConfigurable):
 
 
 def merge_with_files(config: Config) -> Config:
-    """Put the files' settings below others, which count where both name one."""
+    """Return the files' settings, overridden by others."""
     whole = copy.deepcopy(read().config)
     whole.merge(copy.deepcopy(config))
     return whole
 
 
 def check() -> None:
-    """See that the files could be read.
+    """Check that the files could be read.
 
     Raises
     ------
     UsageError
-        They could not, and so nothing may start.
+        They could not, so nothing may start.
     """
     if fault := read().fault:
         raise UsageError(fault)
 
 
 def describe() -> str:
-    """Name the files that were read, or say why they are not obeyed."""
+    """Name the files that were read, with what is wrong in them."""
     found = read()
     if found.fault:
         return found.fault
@@ -129,7 +129,7 @@ def describe() -> str:
 
 
 def read() -> Settings:
-    """Read the files, if they have changed since they were read last."""
+    """Read the files, if they have changed since the last time."""
     folders = [Path(folder) for folder in jupyter_config_path()]
     try:
         stamps = tuple(_stamps([folder for folder in folders if folder.is_absolute()]))
@@ -139,7 +139,7 @@ def read() -> Settings:
 
 
 def _stamps(folders: list[Path]) -> Iterator[_Stamp]:
-    """Find the files, those that count more coming later."""
+    """Find the files; a later one overrides an earlier one."""
     for folder in reversed(folders):
         for ending in _LOADERS:
             path = folder / f"{NAME}{ending}"
@@ -158,7 +158,7 @@ def _read(stamps: tuple[_Stamp, ...]) -> Settings:
         try:
             found = _LOADERS[path.suffix](path.name, str(path.parent)).load_config()
             unknown += [(path, line) for line in _examine(found)]
-        except (Exception, SystemExit) as error:  # of the user's own code
+        except (Exception, SystemExit) as error:  # the file is the user's code
             return Settings(
                 Config(),
                 files,
@@ -169,8 +169,8 @@ def _read(stamps: tuple[_Stamp, ...]) -> Settings:
 
 
 def _one_line(error: BaseException, path: Path) -> str:
-    """Say what was wrong, and in which line of the file."""
-    if isinstance(error, (TraitError, SyntaxError)):  # the latter names its line
+    """Describe an error in a file, with its line."""
+    if isinstance(error, (TraitError, SyntaxError)):  # a SyntaxError names its line
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
@@ -182,19 +182,19 @@ def _one_line(error: BaseException, path: Path) -> str:
 
 
 def _examine(config: Config, outer: str = "") -> Iterator[str]:
-    """Name what no class has.
+    """Yield a line for each name that is not a setting.
 
     Raises
     ------
     TraitError
-        A value is none that its setting can have.
+        A setting cannot have this value.
     """
     for section, values in config.items():
         if not isinstance(values, Config):
             if not outer:
                 yield unknown_setting(section)
             continue
-        yield from _examine(values, section)  # c.Session.Agent: of the agent in a session
+        yield from _examine(values, section)  # c.Session.Agent: for the agent of a session
         for name, value in values.items():
             if isinstance(value, Config):
                 continue
@@ -214,7 +214,7 @@ def _validate(owner: type[HasTraits], name: str, value: object) -> None:
 
 
 def unknown_setting(name: str) -> str:
-    """Say that there is no such setting, and which may have been meant."""
+    """Return the message about a name that is not a setting, with the most similar one."""
     advice = _OLD_NAMES.get(name, "docs/settings.md lists them")
     if name not in _OLD_NAMES and (near := get_close_matches(name, [*known(), *_owners()], 1)):
         advice = f"is it {near[0]}?"
@@ -223,7 +223,7 @@ def unknown_setting(name: str) -> str:
 
 @functools.cache
 def known() -> frozenset[str]:
-    """Name all settings, each as ``Class.name``; a class obeys those of its bases, too."""
+    """Return the names of all settings, each as ``Class.name``, with those of base classes."""
     return frozenset(
         f"{owner.__name__}.{name}"
         for owner in _owners().values()

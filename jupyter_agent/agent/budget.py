@@ -79,7 +79,7 @@ class TokenBudget:
     Parameters
     ----------
     limit
-        Limit of tokens; 0 for no limit.
+        Maximum number of tokens; 0 for no limit.
     """
 
     def __init__(self, limit: int) -> None:

@@ -80,24 +80,30 @@ class Step:
 class Agent(LoggingConfigurable):
     """Carries out a task, one cell at a time."""
 
-    max_steps = Int(20, min=1, help="Limit of replies of the model in one run.").tag(config=True)
-    max_seconds = Seconds(0, min=0, help="Limit of seconds for one run; 0 for no limit.").tag(
+    max_steps = Int(20, min=1, help="Maximum number of replies of the model in one run.").tag(
         config=True
     )
-    reply_timeout = Seconds(600, min=0.01, help="Limit of seconds for one reply of the model.").tag(
+    max_seconds = Seconds(0, min=0, help="Maximum seconds for one run; 0 for no limit.").tag(
         config=True
     )
-    reply_length = Int(200_000, min=1, help="Limit of characters in one reply.").tag(config=True)
-    retries = Int(4, min=0, help="Limit of retries of one reply after a fault.").tag(config=True)
+    reply_timeout = Seconds(600, min=0.01, help="Maximum seconds for one reply of the model.").tag(
+        config=True
+    )
+    reply_length = Int(200_000, min=1, help="Maximum number of characters in one reply.").tag(
+        config=True
+    )
+    retries = Int(4, min=0, help="Maximum number of retries of one reply after a fault.").tag(
+        config=True
+    )
     retry_seconds = Seconds(
         120,
         min=0,
-        help="Seconds after the first request for a reply, after which it is not retried.",
+        help="Seconds from the first request for a reply in which it is retried.",
     ).tag(config=True)
     retry_wait = Seconds(
         1, min=0, help="Seconds before the first retry; doubled before each further one."
     ).tag(config=True)
-    token_budget = Int(0, min=0, help="Limit of tokens for one run; 0 for no limit.").tag(
+    token_budget = Int(0, min=0, help="Maximum number of tokens for one run; 0 for no limit.").tag(
         config=True
     )
 

@@ -18,7 +18,7 @@ class Retries:
     Parameters
     ----------
     limit
-        Limit of retries.
+        Maximum number of retries.
     seconds
         Seconds from now in which a retry may begin.
     first_wait

@@ -28,12 +28,12 @@ __all__ = [
 NOBODY = "the user cannot be asked here; run it where questions can be answered, or use --ask never"
 POLICIES = ["always", "risky", "never"]  # when to ask the user
 MAX_TRIES = 3
-MAX_ROWS = 40  # of a question, until somebody wants to see all of it; fewer than a page has
-MAX_COLUMNS = 99  # of a row: a page with a side bar shows them
-MAX_ASKED = 100_000  # characters of a question that is asked at all
-LONG_GAP = 40  # blanks in a row, beyond which nobody looks for code
-TALL_GAP = 5  # lines without anything
-TALL_STACK = 5  # marks on one letter, beyond which they are drawn over other lines
+MAX_ROWS = 40  # of a question, until the user wants to see all of it; fewer than a page shows
+MAX_COLUMNS = 99  # of a row; a page with a side bar shows as many
+MAX_ASKED = 100_000  # characters of a question; longer code is refused
+LONG_GAP = 40  # blanks in a row, after which code is easily overlooked
+TALL_GAP = 5  # empty lines in a row
+TALL_STACK = 5  # marks on one letter; more are drawn over other lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,19 @@ class Verdict:
 
 
 Ask = Callable[[Question], Awaitable[Verdict]]
-# Shows a prompt and returns the line that was typed; EOFError where nobody can
+# Shows a prompt and returns the typed line; raises EOFError where nobody can type
 ReadLine = Callable[[str], Awaitable[str]]
 
 
 def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: None) -> Ask:
-    """Make an `Ask` from a function that reads a line; where nobody can be asked, it says no.
+    """Make an `Ask` from a function that reads a line; where nobody can answer, it says no.
 
     Parameters
     ----------
     shown
-        Whether a cell's code is on the screen already, right above the question.
+        Whether a cell's code is already shown right above the question.
     discard
-        Throws away what was typed before there was a question to answer.
+        Drops what was typed before the question was shown.
     """
 
     async def ask(question: Question) -> Verdict:
@@ -117,7 +117,7 @@ _GAP = re.compile(rf" {{{LONG_GAP},}}")
 
 
 def _cut(rows: list[str]) -> list[str]:
-    """Cut a long question in the middle, and say how much is left out."""
+    """Leave out the middle of a long question, and say how much."""
     if len(rows) <= MAX_ROWS:
         return rows
     half = MAX_ROWS // 2
@@ -126,7 +126,7 @@ def _cut(rows: list[str]) -> list[str]:
 
 
 def _seen_whole(lines: list[str]) -> bool:
-    """Tell whether a page shows lines whole, and in their order."""
+    """Tell whether a page shows the whole of each line, in the right order."""
     return (
         len(lines) <= MAX_ROWS
         and all(sum(map(_columns, line)) <= MAX_COLUMNS for line in lines)
@@ -139,8 +139,8 @@ def _seen_whole(lines: list[str]) -> bool:
 def _numbered(lines: list[str]) -> Iterator[str]:
     """Wrap lines and number them, so that all of each line can be seen.
 
-    A line that is too wide continues below, in a row without a number. Gaps that are cut, and text
-    that is drawn from right to left, are noted in a row without a bar.
+    A line that is too wide continues in a row without a number. Shortened gaps, and text that is
+    drawn from right to left, are noted in a row without a bar.
     """
     for empty, few in _grouped(lines):
         if empty and len(few) >= TALL_GAP:
@@ -164,7 +164,7 @@ def _grouped(lines: list[str]) -> Iterator[tuple[bool, list[tuple[int, str]]]]:
 
 
 def _wrapped(line: str) -> Iterator[str]:
-    """Wrap a line into rows that a page shows whole, beside a number."""
+    """Wrap a line into rows that fit on a page beside their number."""
     start = width = 0
     for index, character in enumerate(line):
         width += _columns(character)
@@ -175,7 +175,7 @@ def _wrapped(line: str) -> Iterator[str]:
 
 
 def _columns(character: str) -> int:
-    """Return how many columns a character may take; few scripts have a fixed width."""
+    """Return how many columns a character may take, at most."""
     code = ord(character)
     usual = code < 0x180 or 0x370 <= code < 0x460  # Latin, Greek, Cyrillic
     if usual or unicodedata.category(character) == "Mn":
@@ -188,15 +188,15 @@ def _columns(character: str) -> int:
 
 
 def _is_stacked(line: str) -> bool:
-    """Tell whether so many marks are on one letter that they are drawn over other lines."""
+    """Tell whether one letter has so many marks that they are drawn over other lines."""
     marks = "".join("m" if unicodedata.category(each) in ("Mn", "Me") else " " for each in line)
     return "m" * TALL_STACK in marks
 
 
 def _turns(line: str) -> bool:
-    """Tell whether a line has letters that are drawn from right to left, with what is between them.
+    """Tell whether a line has letters that are drawn from right to left.
 
-    A character that this Python's Unicode does not know may be such.
+    A character that this Python's Unicode data do not have may be one.
     """
     return any(unicodedata.bidirectional(each) in ("R", "AL", "AN", "") for each in line)
 
@@ -206,7 +206,7 @@ def _in_ascii(line: str) -> str:
 
 
 async def _edited(read: ReadLine) -> str:
-    """Read code line by line, up to a line that is only a full stop."""
+    """Read code line by line, until a line that is only a full stop."""
     lines: list[str] = []
     prompt = "Type the new code line by line; a line with only a full stop ends it\n> "
     while (line := await read(prompt)) != ".":
@@ -220,8 +220,7 @@ async def with_approval(
 ) -> AsyncGenerator[Change, None]:
     """Ask for approval of each code cell after it is shown and before it runs.
 
-    If the user has edited it, the edited code runs. A cell that was refused does not run, and the
-    model reads why.
+    Code that the user edits runs as edited. A refused cell does not run, and the model reads why.
     """
     asked = set()
     async with aclosing(changes):

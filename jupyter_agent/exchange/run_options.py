@@ -27,15 +27,15 @@ class RunOptions:
     model
         The model's name, as -m takes it.
     max_steps
-        Limit of replies of the model.
+        Maximum number of replies of the model.
     data
         Paths that the sandbox may read; ``["none"]`` for none; None for the paths shared now.
     save
         The file that the run is saved to after every cell; an existing saved run is continued.
     timeout
-        Limit of seconds.
+        Maximum seconds.
     budget
-        Limit of tokens.
+        Maximum number of tokens.
     replay
         Whether a finished run of this task in the file ``save`` is shown again and its code
         run again, instead of asking the model.

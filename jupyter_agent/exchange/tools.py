@@ -1,9 +1,9 @@
 """Tools: functions of the user's that code in the sandbox may call (``-t``, ``@tool``).
 
-The function stays on the host, with all it can reach: its closure, its keys, its files. What code
-in the sandbox has is a stub of the same name and signature. Each call is a question of the guest's,
-hostile until it has been checked: the name is one of those offered, the arguments fit the
-signature, there are not too many or too large ones. What a tool returns or raises, the model reads.
+The function stays on the host, with its closure, its keys and its files. Code in the sandbox has a
+stub with the same name and signature. Each call is a request of the guest, which may be hostile. It
+is checked: the name is one of the tools, the arguments fit the signature, and there are not too
+many calls or too large ones. The model reads what a tool returns or raises.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from jupyter_agent.sandbox.guest.nodes import CannotCopyError
 
 __all__ = ["Tool", "Tools", "find", "tool"]
 
-MAX_CALL = 24 << 20  # characters of a call: a message holds 32 MiB
+MAX_CALL = 24 << 20  # characters; a message holds 32 MiB
 MAX_RESULT = 256 << 20  # bytes
 MAX_DOC = 4000  # characters
 _MARK = "_jupyter_agent_tool"
@@ -91,7 +91,7 @@ class Tool:
         Raises
         ------
         UsageError
-            It is none, or has no name or signature.
+            It is not a function, or has no valid name or no signature.
         """
         name = name or getattr(function, "__name__", "")
         if not callable(function):
@@ -100,7 +100,7 @@ class Tool:
             raise UsageError(f"a tool cannot have the name {name!r}; define it with def")
         try:
             shape = inspect.signature(function)
-        except Exception:  # the object may be of any class, and say what it likes
+        except Exception:  # an object of any class may raise anything
             raise UsageError(
                 f"the tool {name!r} has no signature; wrap it in a function of your own"
             ) from None
@@ -110,7 +110,7 @@ class Tool:
     @property
     def awaited(self) -> bool:
         """Whether the function is async."""
-        call = getattr(self.function, "__call__", None)  # noqa: B004  # of an object that is one
+        call = getattr(self.function, "__call__", None)  # noqa: B004  # for callable objects
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
 
     def spec(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Tool:
         Raises
         ------
         TypeError
-            They do not fit.
+            The arguments do not fit.
         """
         bound = self.signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
@@ -163,13 +163,13 @@ class Tool:
         return bound
 
     async def call(self, bound: inspect.BoundArguments) -> object:
-        """Call the function: in a thread of its own, or on this loop if it is async."""
+        """Call the function: on a thread of its own, or on this event loop if it is async."""
         call = functools.partial(self.function, *bound.args, **bound.kwargs)
         if not self.awaited:
             return await run_in_thread(call)
         try:
             return await typing.cast("Awaitable[object]", call())
-        except SystemExit as end:  # it would end the loop
+        except SystemExit as end:  # it would end the event loop
             raise RuntimeError(f"SystemExit: {end}") from None
 
 
@@ -179,9 +179,9 @@ class Tools:
     Parameters
     ----------
     ask
-        Asks the user, for the tools marked so; None lets them all pass.
+        Asks the user before a tool that is marked so is called; None allows all calls.
     max_calls
-        Calls that one cell may make.
+        Maximum number of calls in one cell.
     """
 
     def __init__(self, tools: Iterable[Tool], *, ask: Ask | None, max_calls: int) -> None:
@@ -192,7 +192,7 @@ class Tools:
         self._ask = ask
         self._max_calls = max_calls
         self._calls = 0
-        self._answered = ("", "")  # the last question's id, and its answer
+        self._answered = ("", "")  # the id of the last call, and its answer
 
     def specs(self) -> list[dict[str, Any]]:
         """Return what the guest needs to make all stubs."""
@@ -212,7 +212,7 @@ class Tools:
         Parameters
         ----------
         otherwise
-            Answers what is no call; without it that gets an end of file.
+            Answers other questions; without it they get an end of file.
         """
         self._calls = 0
         if not self.tools:
@@ -226,14 +226,14 @@ class Tools:
         return answer
 
     async def answer(self, prompt: str) -> str:
-        """Answer a call of the guest's."""
+        """Answer a call from the guest."""
         token, name, arguments = _read(prompt)
-        if token == self._answered[0]:  # asked again, because an interrupt lost the answer
+        if token == self._answered[0]:  # repeated, because an interrupt lost the answer
             return self._answered[1]
         answer: dict[str, Any] = {"id": token}
         try:
             answer["parts"] = await self._call(name, arguments)
-        except Exception as error:  # whatever a function of the user's raises
+        except Exception as error:  # raised by the user's function
             answer["error"] = [type(error).__name__, _message(error)]
         self._answered = (token, json.dumps(answer))
         return self._answered[1]
@@ -272,7 +272,7 @@ def find(name: str) -> object:
     Raises
     ------
     UsageError
-        There is none.
+        It cannot be imported.
     """
     module, _, path = name.partition(":")
     try:
@@ -283,7 +283,7 @@ def find(name: str) -> object:
         raise UsageError(
             f"there is no tool {name!r}: {error}; write it as package.module:function"
         ) from None
-    except (Exception, SystemExit) as error:  # a module may do and raise anything
+    except (Exception, SystemExit) as error:  # a module may raise anything
         why = " ".join(printable(f"{type(error).__name__}: {error}").split())[:300]
         raise UsageError(f"the module of the tool {name!r} cannot be imported: {why}") from None
     return found
@@ -303,11 +303,11 @@ def _mark_of(value: object) -> object:
 
 
 def _hints(function: Callable[..., object]) -> dict[str, object]:
-    """Return the annotations that can be looked up; the others are for reading only."""
+    """Return the annotations as types; empty if they cannot be resolved."""
     target = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
     try:
         return typing.get_type_hints(target)
-    except Exception:  # a name that is only there for a type checker
+    except Exception:  # a name that exists only for a type checker
         return {}
 
 
@@ -319,7 +319,7 @@ def _annotation(annotation: object) -> str | None:
 
 
 def _default(parameter: inspect.Parameter) -> str | None:
-    """Write a default, if it is short, plain and not named like a secret; else three dots."""
+    """Write a default value if it is short, simple and not named like a secret; else three dots."""
     default = parameter.default
     if default is inspect.Parameter.empty:
         return None
@@ -342,7 +342,7 @@ def fits(value: object, hint: object) -> bool:
         return any(type(value) is type(one) and value == one for one in inner)
     if origin is typing.Annotated:
         return fits(value, inner[0])
-    first, second, *_ = (*inner, Any, Any)  # a bare typing.List says nothing of what is in it
+    first, second, *_ = (*inner, Any, Any)  # a bare typing.List does not say what is in it
     if origin in (list, set, frozenset, collections.abc.Sequence, collections.abc.Iterable):
         return _is(value, origin) and all(fits(one, first) for one in value)  # type: ignore[attr-defined]
     if origin in (dict, collections.abc.Mapping):
@@ -363,7 +363,7 @@ def _is(value: object, kind: object) -> bool:
         return False
     try:
         return isinstance(value, kind)
-    except TypeError:  # a protocol that is not checked at run time
+    except TypeError:  # a protocol that cannot be checked at run time
         return True
 
 
@@ -391,7 +391,7 @@ def _message(error: Exception) -> str:
 
 
 def _written(name: str, bound: inspect.BoundArguments) -> str:
-    """Write a call with its arguments named, for the user who is asked to allow it."""
+    """Write a call with named arguments, for the question to the user."""
     parts = [f"{key}={value!r}" for key, value in bound.arguments.items()]
     call = f"{name}({', '.join(parts)})"
     whole = all(map(_is_told_whole, bound.arguments.values()))
@@ -402,7 +402,7 @@ _IN_SHORT = "tables, arrays and pictures among the arguments are shown in short"
 
 
 def _is_told_whole(value: object) -> bool:
-    """Tell whether ``repr`` shows all of a value."""
+    """Tell whether ``repr`` shows the whole value."""
     match value:
         case dict():
             return all(map(_is_told_whole, [*value, *value.values()]))

@@ -88,7 +88,8 @@ class AgentKernel(settings.Configured, FrontKernel):
     ).tag(config=True)
 
     widgets = Bool(
-        False, help="Whether widgets of your own cells work; they draw in your page, beside you."
+        False,
+        help="Whether widgets work in your own cells; code in your page draws them.",
     ).tag(config=True)
 
     allowed = List(

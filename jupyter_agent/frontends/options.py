@@ -66,7 +66,11 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     ),
     (
         ("-n", "--max-steps"),
-        {"metavar": "STEPS", "type": _count, "help": "limit of replies of the model (default 20)"},
+        {
+            "metavar": "STEPS",
+            "type": _count,
+            "help": "maximum number of replies of the model (default 20)",
+        },
     ),
     (
         ("--data",),
@@ -79,11 +83,11 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     ),
     (
         ("--timeout",),
-        {"metavar": "S", "type": _seconds, "help": "time limit of the run in seconds"},
+        {"metavar": "S", "type": _seconds, "help": "maximum seconds for the run"},
     ),
     (
         ("--budget",),
-        {"metavar": "TOKENS", "type": _count, "help": "token limit of the run"},
+        {"metavar": "TOKENS", "type": _count, "help": "maximum number of tokens for the run"},
     ),
     (
         ("--ask",),

@@ -791,9 +791,13 @@ def test_a_recorded_run_takes_the_models_place(folder: Path, server: ChatServer)
     assert (folder / "run.ipynb").read_text() == record
     change = f"--save {folder / 'run.ipynb'}"
     for anew in (cell.replace("--save", "--rerun --save"), cell.replace("Make it", "Make another")):
-        with pytest.raises(CellExecutionError, match=f"{change} was not allowed: nobody can be"):
+        with pytest.raises(
+            CellExecutionError, match=f"{change} was not allowed: the user cannot be"
+        ):
             execute(folder, anew)
-        with pytest.raises(CellExecutionError, match=f"{change} was not allowed: nobody can be"):
+        with pytest.raises(
+            CellExecutionError, match=f"{change} was not allowed: the user cannot be"
+        ):
             execute(folder, cell, "%%agent\nMake another.")  # in the run that the first has opened
     assert (folder / "run.ipynb").read_text() == record
     assert len(server.requests) == 2

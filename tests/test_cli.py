@@ -158,7 +158,7 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
         (["run", "x", "-m", "local:penguins.csv"], "penguins.csv"),
         (["run", "x", "-m", "local:no.gguf"], "no.gguf"),
         (["run", " \n", "-m", "scripted:s.md"], "the task is empty"),
-        (["run", "Go", "-m", "scripted:s.md", "-o", ""], "no name of a file to save to"),
+        (["run", "Go", "-m", "scripted:s.md", "-o", ""], "the name of the file to save to is empty"),
         (["run", "x", "-m", "scripted:s.md", "-o", "no/run.ipynb"], "the folder does not exist; create it first"),
         (["run", "x", "-m", "scripted:s.md", "-o", "bad.ipynb"], "is not a notebook"),
         (["run", "x", "-m", "scripted:s.md", "-n", "0"], "'0' is not a whole number above 0"),

@@ -225,13 +225,16 @@ def test_the_command_and_the_doctor_say_a_misspelt_name(
         == f"jupyter agent: {path}: there is no setting Sandbox.graze; is it Sandbox.grace?\n"
     )
     [finding] = [finding for finding in examine() if finding.subject == "settings"]
-    assert str(finding).startswith(f"--  settings: {path}; {path}: there is no setting")
+    assert str(finding).startswith(f"--  settings: {path}: there is no setting")
 
 
 @pytest.mark.parametrize(
     ("isolation", "line"),
     [
-        ("none", "--  sandbox: NONE, by c.SandboxProvisioner.isolation: code has your files, "),
+        (
+            "none",
+            "--  sandbox: NONE, by c.SandboxProvisioner.isolation: code can reach your files, ",
+        ),
         ("landlock", "ok  sandbox: uses landlock"),
         ("auto", "ok  sandbox: uses bubblewrap"),
     ],

@@ -277,7 +277,7 @@ async def test_a_forged_call_is_refused(case: str) -> None:
 
 
 async def test_a_call_that_is_too_large_is_refused() -> None:
-    with pytest.raises(ValueError, match="a call of 101,711,876 characters"):
+    with pytest.raises(ValueError, match="the call is too large: 101,711,876 characters"):
         await tools(search).answer("\0rpc" + "x" * (97 << 20))
 
 

@@ -65,7 +65,7 @@ FAULTS = [
     Fault("529", "server", "the server failed (529: overloaded); try again", refusal(529, "overloaded")),
     Fault("disconnect in the reply", "network", "the connection broke (", {"fault": "disconnect"}),
     Fault("clean end before the end mark", "truncated", "broke off in the middle of its reply; try again", {"fault": "no end mark"}),
-    Fault("a chunk that is not JSON", "protocol", "the server sent what is not JSON", {"fault": "not json"}),
+    Fault("a chunk that is not JSON", "protocol", "the server's reply is not JSON", {"fault": "not json"}),
     Fault("no event stream at all", "server", "the server failed ({}); try again", {"fault": "html"}),
     Fault("error inside the stream", "server", "overloaded", {"fault": "error event"}),
     Fault("length limit of the server", "truncated", "length limit in the middle of its reply", {"fault": "length"}, again=False),

@@ -117,7 +117,7 @@ async def test_a_key_goes_to_no_other_server_and_a_refusal_says_why(
         ModelError, match=r"JUPYTER_AGENT_API_KEY was not sent: it is for"
     ) as caught:
         await anext(model.stream(HELLO))
-    assert f"to have it sent to {server.url.removesuffix('/v1')}, name a model" in str(caught.value)
+    assert f"to send it to {server.url.removesuffix('/v1')}, name a model" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "k-1" not in str([(r.headers, r.raw) for r in server.requests])
 
@@ -132,7 +132,7 @@ async def test_a_key_goes_to_no_other_server_and_a_refusal_says_why(
         (Reply(status=400), "the server refused the request (400: refused)"),
         (Reply("half a", fault="disconnect"), "try again"),
         (Reply("half a", fault="no end mark"), "broke off in the middle of its reply"),
-        (Reply("half a", fault="not json"), "sent what is not JSON"),
+        (Reply("half a", fault="not json"), "reply is not JSON"),
         (Reply("half a", fault="error event"), "overloaded"),
     ],
 )

@@ -148,9 +148,9 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
     ("words", "said"),
     [
         (["run", "x", "-m", "gpt"], "unknown model 'gpt': use one of hf:ORG/NAME"),
-        (["run", "x"], "no model is named: give -m MODEL or set JUPYTER_AGENT_MODEL"),
-        (["run", "x", "-m", "openai:x"], "openai:x wants a key: set OPENAI_API_KEY"),
-        (["run", "x", "-m", "hf:a/b"], "hf:a/b wants a Hugging Face token"),
+        (["run", "x"], "no model is named: use -m MODEL or set JUPYTER_AGENT_MODEL"),
+        (["run", "x", "-m", "openai:x"], "openai:x needs a key: set OPENAI_API_KEY"),
+        (["run", "x", "-m", "hf:a/b"], "hf:a/b needs a Hugging Face token"),
         (["run", "x", "-m", "http://127.0.0.1:9/v1#x"], "no server answers at http://127.0.0.1:9"),
         (["run", "x", "-m", "scripted:s.md", "--data", "no.csv"], "--data 'no.csv': there is no"),
         (["run", "x", "-m", "scripted:no.md"], "cannot read the script 'no.md'"),
@@ -468,7 +468,7 @@ def test_a_key_goes_to_the_server_that_is_typed_unless_it_is_anothers(
     monkeypatch.setenv("JUPYTER_AGENT_MODEL", "http://127.0.0.1:9/v1#x")
     refused = agent(folder, "run", "Go", "-m", server.model)
     assert refused.returncode == 1
-    assert "was not sent: it is for http://127.0.0.1:9; to have it sent to" in refused.stderr
+    assert "was not sent: it is for http://127.0.0.1:9; to send it to" in refused.stderr
     keys = [request.headers["authorization"] for request in server.requests]
     assert keys == ["Bearer sk-mine", "Bearer none"]
 

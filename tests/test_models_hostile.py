@@ -113,7 +113,9 @@ def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(
 ) -> None:
     for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "JUPYTER_AGENT_API_KEY"):
         monkeypatch.setenv(variable, key)
-    with pytest.raises(UsageError, match=r"^[A-Z_]*_API_KEY holds what no key does") as caught:
+    with pytest.raises(
+        UsageError, match=r"^[A-Z_]*_API_KEY holds a character that no key has"
+    ) as caught:
         load_model(name.replace("http://URL/v1", everywhere.url))
     assert "one" not in str(caught.value).replace("once", "")
 
@@ -158,7 +160,7 @@ async def test_what_no_reply_is_ends_soon_and_fills_nothing(
         await run(agent)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
-    assert ("unasked" in str(caught.value)) == (plague == "a packed reply")
+    assert ("not asked for" in str(caught.value)) == (plague == "a packed reply")
     assert [cell.metadata[KEY]["role"] for cell in agent.transcript.cells] == ["task", "end"]
     assert sent < 100 << 20
 
@@ -283,9 +285,11 @@ async def test_a_redirect_to_another_host_gets_nothing(
     with pytest.raises(ModelError) as caught:
         await run(agent)
     other.close()
-    assert str(caught.value).startswith(f"{agent.model.name}: the server sends elsewhere ({there}")
+    assert str(caught.value).startswith(
+        f"{agent.model.name}: the server redirects elsewhere ({there}"
+    )
     assert str(caught.value).endswith(
-        "), where nothing was sent; if that is the right server, name it"
+        "), where nothing was sent; if that is the right server, use its URL"
     )
     assert "\n" not in str(caught.value)
     assert KEYS[name] in str(everywhere.requests[0].headers)
@@ -310,8 +314,8 @@ async def test_a_redirect_to_what_is_no_server_is_refused_in_one_line(
     with pytest.raises(ModelError) as caught:
         await run(agent)
     if place != "//":  # which clients take for the same place, or none
-        assert str(caught.value).startswith(f"{agent.model.name}: the server sends elsewhere (")
-        ends = ("; if that is the right server, name it", "; is that the right URL?")
+        assert str(caught.value).startswith(f"{agent.model.name}: the server redirects elsewhere (")
+        ends = ("; if that is the right server, use its URL", "; is the URL right?")
         assert str(caught.value).endswith(ends)
         assert len(everywhere.requests) == 1
     assert "\n" not in str(caught.value)

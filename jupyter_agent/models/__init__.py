@@ -1,6 +1,6 @@
-"""Models: find the one that a name such as ``hf:ORG/NAME`` stands for.
+"""Models: make the model that a name such as ``hf:ORG/NAME`` stands for.
 
-Each wire protocol has a file of its own, imported when a model of its kind is asked for.
+Each wire protocol has its own module, which is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ HUB_DEFAULT = "hf:Qwen/Qwen3-Coder-480B-A35B-Instruct"
 
 
 def choose_model(asked: str = "") -> str:
-    """Say which model to use: the one asked for, JUPYTER_AGENT_MODEL, or the Hub's if it may be.
+    """Return the name of the model to use: as asked, JUPYTER_AGENT_MODEL, or the Hub's default.
 
     Raises
     ------
     UsageError
-        None of them is there, and the message names the ways to get one; or it holds a key.
+        There is none, and the message says how to name one; or the name holds a key.
     """
     if chosen := asked or os.environ.get("JUPYTER_AGENT_MODEL", ""):
         if not chosen.isprintable():
-            raise UsageError(f"the model's name {chosen!a} holds what cannot be seen; type it anew")
+            raise UsageError(f"the model's name {chosen!a} has invisible characters; type it again")
         if chosen.startswith(("http:", "https:")):
             server_url(chosen.partition("#")[0])  # it is shown and saved, so it must hold no key
         return chosen
@@ -49,7 +49,7 @@ def choose_model(asked: str = "") -> str:
     if get_token():
         return HUB_DEFAULT
     raise UsageError(
-        "no model is named: give -m MODEL or set JUPYTER_AGENT_MODEL, for example "
+        "no model is named: use -m MODEL or set JUPYTER_AGENT_MODEL, for example "
         "hf:ORG/NAME after `hf auth login`, openai:NAME with OPENAI_API_KEY, anthropic:NAME with "
         "ANTHROPIC_API_KEY, ollama:NAME, "
         "http://HOST/v1#NAME, local:FILE.gguf, or local (a small demo model)"
@@ -63,7 +63,7 @@ def load_model(
     form: Form | None = None,
     configured: str = "",
 ) -> Model:
-    """Make the model that a string names; nothing is sent or spent yet.
+    """Make the model of a name; nothing is sent or spent yet.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def load_model(
     form
         How replies are asked for; None for what suits the server best.
     configured
-        The model that the configuration names: a key is for its server alone.
+        The model in the settings: a key is sent only to its server.
 
     Raises
     ------

@@ -81,8 +81,8 @@ def _key_owner(configured: str) -> str:
 
 def _why_keyless(url: str, owner: str) -> str:
     return (
-        f"JUPYTER_AGENT_API_KEY was not sent: it is for {owner or 'no server yet'}; to have it "
-        f"sent to {origin(url)}, name a model there in JUPYTER_AGENT_MODEL or c.Session.model"
+        f"JUPYTER_AGENT_API_KEY was not sent: it is for {owner or 'no server yet'}; to send it "
+        f"to {origin(url)}, name a model there in JUPYTER_AGENT_MODEL or c.Session.model"
     )
 
 
@@ -91,7 +91,7 @@ def _hub_token(name: str) -> str:
 
     token = get_token()
     if not token:
-        raise UsageError(f"{name} wants a Hugging Face token: run `hf auth login` or set HF_TOKEN")
+        raise UsageError(f"{name} needs a Hugging Face token: run `hf auth login` or set HF_TOKEN")
     return checked_key(token, "HF_TOKEN (or `hf auth login`)")
 
 

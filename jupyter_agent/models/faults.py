@@ -1,7 +1,7 @@
-"""Turn the exceptions of every client into a `ModelError`, and say whether to try again.
+"""Turn the exceptions of every client into a `ModelError`, and tell whether to try again.
 
-Clients are told apart by what their exceptions carry (a response, a body, the names of their
-classes), so that none of them has to be imported.
+Clients are told apart by the attributes and class names of their exceptions, so that none of them
+has to be imported.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _CODES = {  # words in an error's type or code, and the status that says the sam
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """What a server answered instead of a reply."""
+    """A server's answer that is not a reply."""
 
     status: int  # of HTTP, or 0 for an error inside a stream
     said: str
@@ -92,9 +92,9 @@ class _Refusal:
 
 
 async def fault(name: str, error: Exception, key: str = "") -> ModelError:
-    """Say in one line what went wrong with the model ``name``, and what to do.
+    """Return a one-line error about the model ``name``: what went wrong, and what to do.
 
-    A server may repeat the ``key`` it was sent, to whoever reads the notebook: it is left out.
+    A server may repeat the ``key`` in its message. It is removed, because others read notebooks.
     """
     refusal = await _refusal(error, key)
     if refusal is None:
@@ -104,7 +104,7 @@ async def fault(name: str, error: Exception, key: str = "") -> ModelError:
 
 
 class StreamError(Exception):
-    """A server told inside a stream, or in its place, what went wrong."""
+    """A server sent an error inside a stream, or instead of it."""
 
     def __init__(self, body: object) -> None:
         super().__init__()  # without the body, which may be too deep to be written
@@ -112,7 +112,7 @@ class StreamError(Exception):
 
 
 class NoEventsError(Exception):
-    """A server answered a request with what is no reply, and says nothing of it."""
+    """A server's answer is not a reply, and gives no reason."""
 
 
 def _told(name: str, refusal: _Refusal, key: str) -> ModelError:
@@ -134,14 +134,15 @@ def _told(name: str, refusal: _Refusal, key: str) -> ModelError:
 
 
 def broken_off(name: str) -> ModelError:
-    """Say that a reply ended without its end mark."""
+    """Return the error about a reply that ended without its end mark."""
     return ModelError(f"{name} broke off in the middle of its reply; try again", kind="truncated")
 
 
 def cut_short(name: str, limit: str = "the server's length limit") -> ModelError:
-    """Say that a reply reached a limit, and would reach it again."""
+    """Return the error about a reply that reached a limit, and would do so again."""
     return ModelError(
-        f"{name} reached {limit} in the middle of its reply; raise that limit or ask for less",
+        f"{name} reached {limit} in the middle of its reply; raise that limit, or make the task "
+        "smaller",
         kind="truncated",
         passing=False,
     )
@@ -186,7 +187,7 @@ def _kind(refusal: _Refusal) -> Kind:
 
 
 def _status(refusal: _Refusal) -> int:
-    """Return the status of HTTP, or the one that an error inside a stream stands for."""
+    """Return the HTTP status, or the one that an error inside a stream corresponds to."""
     if refusal.status:
         return refusal.status
     error = _error(refusal.body)
@@ -209,7 +210,7 @@ def _seconds_to_wait(refusal: _Refusal) -> float | None:
 
 
 async def _refusal(error: Exception, key: str) -> _Refusal | None:
-    """Read the server's answer that an exception stands for, if it is one."""
+    """Read the server's answer from an exception; None if it holds none."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
     if response is not None and status >= 400:
@@ -253,7 +254,7 @@ def _line(body: Any, key: str) -> str:
 
 
 def _tidy(text: str, key: str) -> str:
-    """Make a short line of what somebody else wrote."""
+    """Make a short, harmless line of a server's text."""
     text = " ".join(text[:_MAX_OF_A_BODY].split())
     line = "".join(c for c in text if c.isprintable())  # it may be a terminal's
     line = _without(key, line)  # before it is cut, which might leave half of it
@@ -285,7 +286,7 @@ def _words(body: Any, deepest: int) -> str:
 
 
 def _without(key: str, text: str) -> str:
-    """Leave a key out of what is shown and saved."""
+    """Remove a key from a text that is shown and saved."""
     return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY else text
 
 
@@ -303,7 +304,7 @@ def _retry_after(headers: Any) -> float | None:
 
 
 def _explain(error: BaseException, key: str) -> tuple[Kind, str]:
-    """Say what an exception means that no server answered with."""
+    """Explain an exception that holds no answer of a server."""
     names = _names(error) | _names(error.__cause__)
     if "APIConnectionError" in names and error.__cause__:  # which says no more than that
         error = error.__cause__
@@ -313,22 +314,22 @@ def _explain(error: BaseException, key: str) -> tuple[Kind, str]:
     if names & {"UnsupportedProtocol", "TooManyRedirects"} or "location header" in text:
         return (
             "bad_request",
-            f"the server sends elsewhere ({text.rstrip('.')}); is that the right URL?",
+            f"the server redirects elsewhere ({text.rstrip('.')}); is the URL right?",
         )
     if any("Timeout" in name for name in names):
         return "timeout", "the server did not answer in time; try again"
     if "ElsewhereError" in names:
         return (
             "bad_request",
-            f"the server sends elsewhere ({text}), where nothing was sent; if that is the right "
-            "server, name it",
+            f"the server redirects elsewhere ({text}), where nothing was sent; if that is "
+            "the right server, use its URL",
         )
     if names & {"TooMuchError", "NoEventsError"}:
         return "protocol", text
     if names & {"JSONDecodeError", "RecursionError"}:
-        return "protocol", "the server sent what is not JSON; is that the right URL?"
+        return "protocol", "the server's reply is not JSON; is the URL right?"
     if "ConnectError" in names or "ConnectionRefusedError" in names:
-        return "network", f"no server answers there ({text}); is it running?"
+        return "network", f"no server answers ({text}); is it running?"
     if names & {"TransportError", "APIConnectionError", "OSError"}:
         return "network", f"the connection broke ({text}); try again"
     return "protocol", f"the reply could not be read ({type(error).__name__}: {text})"

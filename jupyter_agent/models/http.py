@@ -220,7 +220,7 @@ def vendor_settings(name: str, vendor: str, *, url: str, instead: str = "") -> d
     extra, _, model = name.partition(":")
     if importlib.util.find_spec(extra) is None:
         install = f'pip install "jupyter-agent-kernel[{extra}]"'
-        raise UsageError(f"{name} wants {vendor}'s client: run `{install}`{instead}")
+        raise UsageError(f"{name} needs {vendor}'s client: run `{install}`{instead}")
     key = _key_from(f"{extra.upper()}_API_KEY", name)
     base = server_url(os.environ.get(f"{extra.upper()}_BASE_URL") or url)
     return {"model": model, "key": key, "url": base.removesuffix("/v1")}
@@ -230,7 +230,7 @@ def _key_from(variable: str, name: str) -> str:
     if key := os.environ.get(variable, "").strip():
         return checked_key(key, variable)
     empty = ", which is empty" * (variable in os.environ)
-    raise UsageError(f"{name} wants a key: set {variable}{empty}")
+    raise UsageError(f"{name} needs a key: set {variable}{empty}")
 
 
 def checked_key(key: str, origin: str) -> str:
@@ -243,7 +243,9 @@ def checked_key(key: str, origin: str) -> str:
     """
     if key.isascii() and key.isprintable() and " " not in key:
         return key
-    raise UsageError(f"{origin} holds what no key does, such as a blank; copy the key once more")
+    raise UsageError(
+        f"{origin} holds a character that no key has, such as a blank; copy the key again"
+    )
 
 
 def origin(name: str) -> str:
@@ -270,8 +272,8 @@ def server_url(base: str) -> str:
     base = base.strip()
     if not base.isascii() or not base.isprintable() or " " in base:  # a reader might skip those
         raise UsageError(
-            f"{base!a} is not a server's URL: it holds a blank, a control or a letter that is not "
-            "ASCII; write those of a host as xn--..., others as %.."
+            f"{base!a} is not a server's URL: it holds a blank, a control character or a letter "
+            "that is not ASCII; write such letters of a host as xn--..., others as %.."
         )
     try:
         parts = urlsplit(base)
@@ -281,7 +283,7 @@ def server_url(base: str) -> str:
         there, secret = False, "@" in base
     if secret:
         raise UsageError(
-            "the server's URL holds a password or a key; keep it out of there, and set it as "
+            "the server's URL holds a password or a key; remove it, and set it as "
             "JUPYTER_AGENT_API_KEY (or as OPENAI_API_KEY, ANTHROPIC_API_KEY)"
         )
     if not there:

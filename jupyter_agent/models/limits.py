@@ -60,7 +60,9 @@ async def _bound(response: Any) -> None:
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
         if not refusal:
-            raise TooMuchError(f"the server packs its reply ({encoding[:20]!r}), unasked")
+            raise TooMuchError(
+                f"the server compresses its reply ({encoding[:20]!r}), which was not asked for"
+            )
         del response.headers["content-encoding"]  # its status says enough
     whole = response.stream
     response.stream = _replaced(whole, _beginning(whole) if refusal else _events(whole))
@@ -90,7 +92,7 @@ async def _events(stream: Any) -> AsyncIterator[bytes]:
         event = event * (end < 0) + len(last) + _WEIGHT_OF_A_LINE * last.count(b"\n")
         whole += len(data)
         if event > MAX_OF_AN_EVENT or whole > MAX_OF_A_STREAM:
-            raise TooMuchError("the server sends more than any reply is; is that the right URL?")
+            raise TooMuchError("the server sends more than any reply can be; is the URL right?")
         yield data
 
 

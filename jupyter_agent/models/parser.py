@@ -1,13 +1,13 @@
-"""Read a streamed reply: prose, at most one block of code, and what was wrong with it.
+"""Read a streamed reply: prose, at most one block of code, and a problem if there is one.
 
 How a reply is read:
 
-1. Line by line, each up to the next mark on it: of a thought, or of a call (`text_calls`) that
-   the server should have read.
-2. Thoughts are left out. A call's code is the reply's; so is the first block of Python in the rest
-   (`fences`), of which Markdown's own parser says where it begins and ends (`code_blocks`).
-3. Some way on is read after the code: a mark there may say that all before it was a thought.
-4. Text without code is the answer, unless it seems to be a call or code after all.
+1. It is read line by line, each line up to the next mark on it: of a thought, or of a call
+   (`text_calls`) that the server should have read.
+2. Thoughts are left out. The code of the reply is that of a call, or else the first block of Python
+   (`fences`). Markdown's own parser tells where a block begins and ends (`code_blocks`).
+3. Some text after the code is read: a mark in it may say that all before it was a thought.
+4. Text without code is the answer, unless it looks like a call or like code.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ _SHELL = frozenset("bash sh shell zsh console shell-session terminal powershell 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a reply without code may be no answer.
+    """The reason why a reply without code may not be an answer.
 
     Parameters
     ----------
     kind
-        The same for problems that one correction is enough for.
+        The name of the kind of problem; one correction is enough for each kind.
     said
-        What was wrong, as a sentence.
+        A sentence that says what is wrong.
     certain
-        Whether it can be no answer, however often it comes.
+        Whether such a reply is never an answer, even if it is repeated.
     """
 
     kind: str
@@ -397,7 +397,7 @@ _ONLY_THOUGHT = "The reply was only a thought, without an answer or code after i
 
 
 def unread_call(name: str, *, certain: bool = True) -> Problem:
-    """Say of a call why nothing was run."""
+    """Return the problem of a call that could not be run."""
     said = "The call holds no Python code that can be read"
     if name and not is_python_tool(name):
         said = f"There is no tool {name[:40]!a} to call"

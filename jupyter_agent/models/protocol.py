@@ -1,8 +1,9 @@
-"""The reply protocol's types: what a model is sent, and what it streams back.
+"""The types of the reply protocol: messages to a model, and the deltas that it streams back.
 
-A model is asked in one of two forms. As text, a reply is Markdown: prose, then at most one fenced
-``python`` block. As tool, the code is the argument of a native call. In both a reply without code
-is the answer. A message is OpenAI's chat form, which every adapter can send or translate.
+A model replies in one of two forms. In the form "text", a reply is Markdown: prose, then at most
+one fenced ``python`` block. In the form "tool", the code is the argument of a native call. In both,
+a reply without code is the answer. Messages have OpenAI's chat form, which every adapter can send
+or translate.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ TOOL: dict[str, Any] = {
 }
 
 
-# -- what a model is sent
+# -- messages to a model
 
 
 class ImageURL(TypedDict):
-    """Where an image is: here always a ``data:`` URL."""
+    """The URL of an image: here always a ``data:`` URL."""
 
     url: str
 
@@ -60,14 +61,14 @@ class Part(TypedDict):
 
 
 class Kept(TypedDict):
-    """What a model wants back as it gave it, such as its signed thoughts, and whose it is."""
+    """Data that a model wants back unchanged, such as signed thoughts, and that model's name."""
 
     by: str
     items: list[dict[str, Any]]
 
 
 class Function(TypedDict):
-    """What a call names, and its arguments as JSON."""
+    """The name of a called function, and its arguments as JSON."""
 
     name: str
     arguments: str
@@ -83,7 +84,7 @@ class ToolCall(TypedDict):
 
 
 class Message(TypedDict):
-    """One turn of the talk between us and a model."""
+    """One message of the conversation with a model."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | list[Part]
@@ -92,7 +93,7 @@ class Message(TypedDict):
     kept: NotRequired[Kept]
 
 
-# -- what a model streams back
+# -- deltas from a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,31 +107,31 @@ class Usage:
 
     @classmethod
     def told(cls, prompt: object, completion: object, cached: object, cost: object = None) -> Usage:
-        """Read what a server says; what is no number counts nothing."""
+        """Read a server's counts; a value that is not a number counts as 0."""
         read, written, kept = (int(number(n) or 0) for n in (prompt, completion, cached))
         return cls(read, written, kept, number(cost))
 
     @property
     def total(self) -> int:
-        """What is paid for: tokens read and written."""
+        """Tokens read and written."""
         return self.prompt + self.completion
 
 
 def number(value: object) -> float | None:
-    """Read a count or a price that somebody else wrote; None if it cannot be one."""
+    """Read a count or a price from a server or a file; None if it cannot be one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if 0 <= value < _MOST else None
 
 
-_MOST = 1e12  # of anything that is counted or paid
+_MOST = 1e12  # of all counts and prices
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A piece of a native call: which of the reply's calls, and more of its arguments.
+    """A piece of a native call: its index among the reply's calls, and more of its arguments.
 
-    ``name`` is whole in the piece in which it comes.
+    ``name`` comes complete in one piece.
     """
 
     index: int
@@ -141,14 +142,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a reply as it streams in: text, a call, its end or its bill.
+    """A piece of a reply as it streams in: text, a call, its end or its usage.
 
-    What is ``kept`` belongs to the call that comes with it, or else to what comes next.
-    ``thought`` counts characters that are paid for and no part of the reply. ``refusal`` is a
-    piece of the words by which the model declines to reply. ``end`` says why the reply ended, in
-    the server's own word, whatever that is: `jupyter_agent.models.stop_reasons` says what it
-    means. It is empty where the server marks the end and gives no reason, and comes at most once;
-    the bill may follow it.
+    ``kept`` belongs to the call that comes with it, or else to what comes next. ``thought`` counts
+    characters that are paid for and are not part of the reply. ``refusal`` is a piece of the text
+    with which the model declines. ``end`` is the server's own stop reason; `stop_reasons` says what
+    it means. It is empty if the server marks the end without a reason, and comes at most once; the
+    usage may follow it.
     """
 
     text: str = ""
@@ -163,21 +163,21 @@ class Delta:
 class Model(Protocol):
     """Anything that streams a reply to messages.
 
-    One of its deltas says how the reply ended, and only some ends make it whole. A reply that
-    broke off without an end raises `ModelError`, so that half a block of code is never taken for a
-    whole one. Closing the iterator early stops the generation.
+    One of the deltas has the stop reason, and only some reasons mean that the reply is complete. A
+    reply that breaks off without one raises `ModelError`, so that half a block of code is never
+    run. Closing the iterator early stops the generation.
     """
 
     name: str
-    window: int | None  # tokens of the messages and the reply together, as far as it is known
+    window: int | None  # tokens of messages and reply together, if known
 
     @property
     def form(self) -> Form:
-        """How it is asked to reply; either form of reply is understood."""
+        """The form in which it is asked to reply; both forms of reply are understood."""
         ...
 
     async def check(self) -> None:
-        """Raise `UsageError` if it is plain already that no reply will come; spend nothing."""
+        """Raise `UsageError` if it is certain that no reply will come; spend nothing."""
         ...
 
     def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:

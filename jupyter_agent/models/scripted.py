@@ -1,7 +1,7 @@
 """A model that replies from a file: for tests, demos and lessons.
 
-The file is Markdown; a line ``<!-- next reply -->`` stands between two replies. Each run starts at
-the first one.
+The file is Markdown with a line ``<!-- next reply -->`` between two replies. Each run starts with
+the first reply.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PIECE = re.compile(r"\s*\S+\s?|\s+")  # about a token
 
 
 class ScriptedModel:
-    """Replies with texts that were written before, one after another."""
+    """Replies with prepared texts, one after another."""
 
     form: Form = "text"
     window: int | None = None
@@ -58,10 +58,10 @@ class ScriptedModel:
         return cls(replies, name=f"scripted:{path}")
 
     async def check(self) -> None:
-        """Find nothing to check: the script was read whole."""
+        """Do nothing: the script was read already."""
 
     async def stream(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:  # noqa: ARG002
-        """Yield the next reply in pieces the size of a word, whatever was said."""
+        """Yield the next reply word by word; the messages are ignored."""
         if self._next >= len(self._replies):
             raise ModelError(
                 f"{self.name} has {len(self._replies)} replies and was asked for one more; "

@@ -1,4 +1,4 @@
-"""Tell from a server's stop reason whether a reply is whole."""
+"""Tell from a server's stop reason whether a reply is complete."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _REFUSALS = frozenset(
 def unfinished(
     name: str, end: str | None, *, refusal: str = "", is_open: bool = False
 ) -> ModelError | None:
-    """Say why a reply is not whole; None if it is.
+    """Return the error about an incomplete reply; None if it is complete.
 
     Parameters
     ----------
     name
         The model.
     end
-        Why the reply ended, as the server says; empty or None if it does not.
+        The server's stop reason; empty or None if there is none.
     refusal
-        The words by which the model declined.
+        The text with which the model declined.
     is_open
-        Whether a block of code is open, which only a good reason makes whole.
+        Whether a block of code is not closed; then a good stop reason is needed.
     """
     word = (end or "").strip().lower()
     if refusal.strip() or word in _REFUSALS:
@@ -45,9 +45,11 @@ def unfinished(
     if word in _WHOLE or (not word and not is_open):
         return None
     how = (
-        f"ended its reply by {word[:40]!a}" if word else "ended its reply in the middle of a block"
+        f"ended its reply with {word[:40]!a}"
+        if word
+        else "ended its reply in the middle of a block"
     )
-    return ModelError(f"{name} {how}, which makes it no whole one; try again", kind="truncated")
+    return ModelError(f"{name} {how}, so it may not be complete; try again", kind="truncated")
 
 
 def _refused(name: str, refusal: str, word: str) -> ModelError:
@@ -59,4 +61,4 @@ def _refused(name: str, refusal: str, word: str) -> ModelError:
         else (f"a filter of {name}'s service stopped the reply ({word})")
     )
     because = f": {words.rstrip('.')}" if words else ""
-    return ModelError(f"{who}{because}; ask in other words, or another model", kind="refused")
+    return ModelError(f"{who}{because}; rephrase the task, or use another model", kind="refused")

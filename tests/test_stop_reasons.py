@@ -46,8 +46,16 @@ def test_a_limit_is_not_reached_twice(end: str) -> None:
     ("end", "refusal", "said"),
     [
         ("refusal", "", "m refused to reply; rephrase"),
-        ("stop", "I can't help\nwith that.", "m refused to reply: I can't help with that; rephrase"),
-        ("content_filter", "", "a filter of m's service stopped the reply (content_filter); rephrase"),
+        (
+            "stop",
+            "I can't help\nwith that.",
+            "m refused to reply: I can't help with that; rephrase",
+        ),
+        (
+            "content_filter",
+            "",
+            "a filter of m's service stopped the reply (content_filter); rephrase",
+        ),
     ],
 )
 def test_a_refusal_is_said_and_not_asked_again(end: str, refusal: str, said: str) -> None:

@@ -124,15 +124,15 @@ class Agent(LoggingConfigurable):
         **kwargs: Any,
     ) -> None:
         check_traits(self, kwargs)
-        is_model = hasattr(model, "stream")
-        check_argument("model", model, fits=is_model, wanted="a model, as load_model() returns it")
+        wanted = "a model, as load_model() returns it"
+        check_argument("model", model, fits=hasattr(model, "stream"), wanted=wanted)
         check_argument("sandbox", sandbox, fits=hasattr(sandbox, "execute"), wanted="a Sandbox")
-        is_transcript = transcript is None or isinstance(transcript, Transcript)
-        check_argument("transcript", transcript, fits=is_transcript, wanted="a Transcript")
         super().__init__(**kwargs)
         self.model = model
         self.sandbox = sandbox
-        self.transcript = transcript or Transcript()
+        self.transcript = Transcript() if transcript is None else transcript
+        is_transcript = isinstance(self.transcript, Transcript)
+        check_argument("transcript", transcript, fits=is_transcript, wanted="a Transcript")
         self.model_facts = model_facts or ModelFacts()
         self.budget = TokenBudget(self.token_budget)  # of the current run, or the last one
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown, code_block, folded
 from jupyter_agent.transcript.incremental import Fingerprint, IncrementalList, fingerprints_of
-from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.metadata import facts_of
 
 __all__ = ["CHARACTERS_A_TOKEN", "INSTRUCTION", "RequestSizes", "digest", "size", "split", "write"]
 
@@ -32,11 +31,6 @@ _WRAPPED = re.compile(
 )
 CHARACTERS_A_TOKEN = 4  # a rule of thumb, for what no server has counted
 _TOKENS_A_PICTURE = 1000  # vendors count 700 to 1,600 for one of 1,024 px
-
-
-def _facts(cell: NotebookNode) -> dict[str, Any]:
-    facts: dict[str, Any] = cell.metadata.get(KEY, {})
-    return facts
 
 
 # -- sizes
@@ -62,7 +56,7 @@ class RequestSizes:
         whole, counted = sums[-1] if sums else (0, -1)
         if counted < _counted_from(cells):
             return head // CHARACTERS_A_TOKEN + whole
-        usage = _facts(cells[counted])["usage"]
+        usage = facts_of(cells[counted])["usage"]
         since = whole - sums[counted][0] + _output_size(cells[counted])
         return int(usage["prompt"]) + int(usage["completion"]) + since
 
@@ -70,7 +64,7 @@ class RequestSizes:
 def _add_size(sums: list[tuple[int, int]], cells: Sequence[NotebookNode], index: int) -> None:
     """Add the size of all cells so far, and the index of the last one that a server counted."""
     whole, counted = sums[-1] if sums else (0, -1)
-    usage = _facts(cells[index]).get("usage", {})
+    usage = facts_of(cells[index]).get("usage", {})
     known = index if usage and not usage.get("estimated") else counted
     sums.append((whole + _cell_size(cells[index]), known))
 
@@ -82,19 +76,19 @@ def size(cells: Sequence[NotebookNode], head: int) -> int:
 
 def _counted_from(cells: Sequence[NotebookNode]) -> int:
     """Return the index from which counts are valid: those before the summary are too high."""
-    last = _facts(cells[0]).get("last") if cells else None
+    last = facts_of(cells[0]).get("last") if cells else None
     if last is None:
         return 0
     return next((i + 1 for i, cell in enumerate(cells) if cell.get("id") == last), 0)
 
 
 def _cell_size(cell: NotebookNode) -> int:
-    text = len(cell.source) + len(_facts(cell).get("note", ""))
+    text = len(cell.source) + len(facts_of(cell).get("note", ""))
     return text // CHARACTERS_A_TOKEN + _output_size(cell)
 
 
 def _output_size(cell: NotebookNode) -> int:
-    shown = _facts(cell).get("shown", {})
+    shown = facts_of(cell).get("shown", {})
     text = len(shown.get("text", "")) // CHARACTERS_A_TOKEN
     return text + _TOKENS_A_PICTURE * len(shown.get("pictures", ()))
 
@@ -115,13 +109,13 @@ def split(cells: Sequence[NotebookNode], keep: int) -> int:
             break
         if _begins(cells, index):
             first = index
-    old = {_facts(cell).get("role") for cell in cells[:first]}
+    old = {facts_of(cell).get("role") for cell in cells[:first]}
     return first if old & {"prose", "code", "end"} else 0
 
 
 def _begins(cells: Sequence[NotebookNode], index: int) -> bool:
     """Tell whether a run or a step begins with this cell."""
-    facts, before = _facts(cells[index]), _facts(cells[index - 1]) if index else {}
+    facts, before = facts_of(cells[index]), facts_of(cells[index - 1]) if index else {}
     return facts.get("role") == "task" or facts.get("step", 0) != before.get("step", 0)
 
 
@@ -133,7 +127,7 @@ def write(task: NotebookNode | None, text: str) -> Clean:
     parts = []
     if task is not None:
         parts += ["The task:", code_block(task.source, "text")]
-        parts += [clean_markdown(note)] if (note := _facts(task).get("note")) else []
+        parts += [clean_markdown(note)] if (note := facts_of(task).get("note")) else []
         parts += [_DONE]
     return folded(_TITLE, Clean("\n\n".join([*parts, clean_markdown(text)])))
 
@@ -154,14 +148,14 @@ def digest(cells: Sequence[NotebookNode], max_characters: int) -> str:
 
 def _before(cell: NotebookNode, max_characters: int) -> str:
     """Return the beginning of an earlier summary's list of what was done."""
-    if _facts(cell).get("role") != "summary":
+    if facts_of(cell).get("role") != "summary":
         return ""
     wrapped = _WRAPPED.fullmatch(cell.source)
     return clean_markdown((wrapped[1] if wrapped else cell.source).strip()[:max_characters])
 
 
 def _entry(cell: NotebookNode) -> str:
-    facts = _facts(cell)
+    facts = facts_of(cell)
     match facts.get("role"):
         case "task":
             return f"Task: {_line(cell.source)}"

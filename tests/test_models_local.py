@@ -74,8 +74,10 @@ def tiny(tiny_file: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def smol() -> Model:
-    return load_model("local")
+def smol(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The same model under the name of SmolLM2."""
+    path = tmp_path_factory.mktemp("weights") / "SmolLM2-135M-Instruct.gguf"
+    return load_model(f"local:{write_model(path, REPLIES, context=8192)}")
 
 
 @pytest.fixture
@@ -186,7 +188,7 @@ async def test_a_reply_that_does_not_end_is_no_whole_one(tiny_file: Path) -> Non
 @pytest.mark.usefixtures("servers_end")
 async def test_cancelling_while_a_long_request_is_read_frees_the_model(tmp_path: Path) -> None:
     """Reading this one would take minutes."""
-    slow = write_model(tmp_path / "slow.gguf", REPLIES, context=32768, layers=40)
+    slow = write_model(tmp_path / "slow.gguf", REPLIES, context=32768, layers=20)
     model = load_model(f"local:{slow}")
     await model.check()
     async with aclosing(model.stream(asking("x" * 32000))) as reply:
@@ -325,12 +327,12 @@ def test_what_helps_a_small_model_is_chosen_by_the_name_of_its_file(tmp_path: Pa
 
 
 async def test_the_system_prompt_and_earlier_turns_do_not_matter(smol: Model) -> None:
-    _, alone = await ask(smol, asking(DEMO)[-1:])
-    after = [*told("Output:\n1"), Message(role="assistant", content="1"), *asking(DEMO)[-1:]]
-    assert (await ask(smol, after))[1].prompt == alone.prompt
+    reply, usage = await ask(smol, asking("c")[-1:])
+    assert reply == CODE
+    after = [*told("Output:\n1"), Message(role="assistant", content="1"), *asking("c")[-1:]]
+    assert (await ask(smol, after))[1].prompt == usage.prompt
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_step_of_a_real_model_runs_in_the_sandbox_and_becomes_the_answer(folder: Path) -> None:
     """What it answers is up to how a CPU rounds."""
     command = [str(Path(sys.executable).with_name("jupyter")), "agent", "run", DEMO, "-m", "local"]
@@ -338,9 +340,9 @@ def test_a_step_of_a_real_model_runs_in_the_sandbox_and_becomes_the_answer(folde
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     notebook = nbformat.read(folder / "run.ipynb", as_version=4)
     nbformat.validate(notebook)
-    [code] = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code.outputs
-    assert code.execution_count == 1
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code
+    assert all(cell.execution_count for cell in code)
     assert notebook.cells[-1].cell_type == "markdown"
     assert notebook.cells[-1].source
 
@@ -375,13 +377,11 @@ async def test_output_that_holds_a_python_block_is_not_run(smol: Model) -> None:
 
 
 async def test_a_message_after_a_reply_without_code_is_a_task(smol: Model) -> None:
-    _, usage = await ask(smol, [*told("", "No code.")[:-1], *asking(DEMO)[-1:]])
-    assert usage.completion
+    assert (await ask(smol, [*told("", "No code.")[:-1], *asking("c")[-1:]]))[0] == CODE
 
 
 async def test_a_message_that_reports_no_output_is_a_task(smol: Model) -> None:
-    _, usage = await ask(smol, [*told("")[:-1], *asking(DEMO)[-1:]])
-    assert usage.completion
+    assert (await ask(smol, [*told("")[:-1], *asking("c")[-1:]]))[0] == CODE
 
 
 # -- over the network

@@ -61,7 +61,8 @@ RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "metavar": "MODEL",
             "default": "",
             "help": "hf:ORG/NAME, openai:NAME, anthropic:NAME, http://HOST/v1#NAME, ollama:NAME, "
-            "local or scripted:FILE; by default c.Session.model, else JUPYTER_AGENT_MODEL",
+            "local:FILE.gguf, local or scripted:FILE; by default c.Session.model, else "
+            "JUPYTER_AGENT_MODEL",
         },
     ),
     (

@@ -32,7 +32,7 @@ from jupyter_agent.models import choose_model, load_model
 from jupyter_agent.models.protocol import Form, Model
 from jupyter_agent.resume import choose_transcript, finished_run, replay
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.sandbox.execution import Answer
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.calls import MAX_FILES
@@ -281,7 +281,7 @@ class Session(settings.Configured):
         *,
         keep: bool = False,
         answer: Answer | None = None,
-        request: Request | None = None,
+        request: UserRequest | None = None,
     ) -> AsyncGenerator[NotebookNode, None]:
         """Run the user's own code in the sandbox and yield its outputs.
 
@@ -302,7 +302,7 @@ class Session(settings.Configured):
         return self._one_at_a_time.iterate(outputs, "a cell")
 
     async def _execute(
-        self, code: str, *, keep: bool, answer: Answer | None, request: Request | None
+        self, code: str, *, keep: bool, answer: Answer | None, request: UserRequest | None
     ) -> AsyncGenerator[NotebookNode, None]:
         if self._workspace is None:
             tools = self._tools({}, _nobody)

@@ -97,7 +97,7 @@ from contextlib import aclosing
 from pathlib import Path
 from traitlets.config import Config
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.transcript.notebook import Transcript
 
 tier, folder, prelude, flood, own = sys.argv[1:]
@@ -108,7 +108,7 @@ async def main():
         late = lambda output: None
         transcript = Transcript(Path(folder) / "run.ipynb")
         async def run(code):
-            request = Request(late=late, widgets=True) if own == "own" else None
+            request = UserRequest(late=late, widgets=True) if own == "own" else None
             cell = transcript.add("code", code)
             async with aclosing(sandbox.execute(code, request=request)) as found:
                 async for output in found:

@@ -244,11 +244,11 @@ def test_a_file_that_the_host_writes_after_each_cell_is_left_alone(
 ) -> None:
     come = watch(folder, place)
     (folder / "run.ipynb").write_text("1")
-    come.follow(but=folder / "run.ipynb")
+    come.follow(exclude=folder / "run.ipynb")
     assert not any(come.shown.iterdir())
     assert shown(come) == {"run.ipynb": "1"}
     (folder / "run.ipynb").write_text("2")
-    come.follow(but=folder / "run.ipynb")
+    come.follow(exclude=folder / "run.ipynb")
     assert (come.shown / "run.ipynb").read_text() == "1"
 
 

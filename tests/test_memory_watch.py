@@ -14,7 +14,7 @@ from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.isolation import cgroup
-from jupyter_agent.sandbox.isolation.memory_watch import Watch, processes
+from jupyter_agent.sandbox.isolation.memory_watch import MemoryWatch, processes
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .conftest import TIERS
@@ -45,14 +45,14 @@ async def watched(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator
     async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
         provisioner = sandbox._provisioner
         assert provisioner
-        if provisioner._bound:  # as it is for root
-            process, bound = provisioner.process, provisioner._bound
+        if provisioner._group:  # as it is for root
+            process, bound = provisioner.process, provisioner._group
             assert process
             for folder_ in bound.folders:
                 for pid in processes(process.pid):
                     (folder_.parent / "cgroup.procs").write_text(str(pid))
-            provisioner._bound = None
-            provisioner._watch = Watch(process.pid, 500 << 20, provisioner._end_at_once)
+            provisioner._group = None
+            provisioner._watch = MemoryWatch(process.pid, 500 << 20, provisioner._end_at_once)
             yield sandbox
             bound.end()
         else:
@@ -124,10 +124,10 @@ async def test_a_group_that_was_used_up_is_named(folder: Path) -> None:
 def test_a_watch_that_was_stopped_ends_nothing() -> None:
     ended = threading.Event()
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        watch = Watch(process.pid, 1, ended.set)
+        watch = MemoryWatch(process.pid, 1, ended.set)
         assert ended.wait(20)
         ended.clear()
-        watch = Watch(process.pid, 1 << 40, ended.set)
+        watch = MemoryWatch(process.pid, 1 << 40, ended.set)
         watch.stop()
         watch._limit = 1
         process.send_signal(signal.SIGKILL)

@@ -171,7 +171,7 @@ async def test_the_loop_goes_on_while_a_kernel_is_cleaned_up(
     assert kernel
     provisioner = kernel.manager.provisioner
     assert isinstance(provisioner, SandboxProvisioner)
-    provisioner._bound = provisioner._bound or cgroup.Group(())
+    provisioner._group = provisioner._group or cgroup.Group(())
     private = provisioner._private and provisioner._private.path
     made = [folder for folder in (provisioner.run_folder, private) if folder]
     owner, name = (private_folders, "_empty") if slow == "a folder" else (cgroup.Group, "end")

@@ -9,5 +9,5 @@ from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 def test_what_is_limited_is_called_by_its_name() -> None:
     provisioner = SandboxProvisioner(memory_mib=1536)
     assert "memory 1.5 GiB in all, watched, " in provisioner.describe_limits()
-    provisioner._bound = cgroup.Group(())
+    provisioner._group = cgroup.Group(())
     assert "memory 1.5 GiB in all, " in provisioner.describe_limits()

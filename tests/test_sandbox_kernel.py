@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.sandbox.filter.outputs import weight
 from jupyter_agent.sandbox.isolation import late_files
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
@@ -649,7 +649,7 @@ for n in range(60): print('x' * 1_000_000)
 async def test_a_flood_of_the_users_own_is_thinned_out_and_not_stopped(sandbox: Sandbox) -> None:
     sandbox.max_outputs, sandbox.max_output_mib = 20, 4
     began = time.monotonic()
-    async with aclosing(sandbox.execute(OWN, request=Request())) as found:
+    async with aclosing(sandbox.execute(OWN, request=UserRequest())) as found:
         kept = [output async for output in found]
     seconds = time.monotonic() - began
     assert len(kept) < 20 + 50 * seconds + 20
@@ -668,7 +668,7 @@ async def test_a_flood_of_the_users_own_is_thinned_out_and_not_stopped(sandbox: 
     assert await text(sandbox, "6 * 7") == "42"
 
 
-@pytest.mark.parametrize("whose", ["None", "Request()"])
+@pytest.mark.parametrize("whose", ["None", "UserRequest()"])
 @pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
 def test_a_flood_of_text_does_not_fill_the_host(folder: Path, tier: str, whose: str) -> None:
     program = f"""
@@ -676,7 +676,7 @@ import asyncio, resource
 from pathlib import Path
 from traitlets.config import Config
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.connection import UserRequest
 
 async def main():
     config = Config({{"SandboxProvisioner": {{"isolation": {tier!r}}}}})
@@ -701,7 +701,7 @@ asyncio.run(main())
 
 async def test_what_is_printed_is_not_kept_in_the_sandbox(sandbox: Sandbox) -> None:
     async def run(code: str) -> NotebookNode:
-        async with aclosing(sandbox.execute(code, request=Request())) as found:
+        async with aclosing(sandbox.execute(code, request=UserRequest())) as found:
             *_, last = [output async for output in found]
         return last
 

@@ -11,7 +11,7 @@ import pytest
 
 from jupyter_agent.sandbox.__main__ import LIMITS
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.connection import UserRequest
 
 from .test_sandbox_kernel import attempt, outputs, text
 
@@ -293,7 +293,7 @@ async def test_help_that_is_asked_for_is_read_once(filtered: Sandbox) -> None:
     [page] = await outputs(filtered, "len?")
     assert "Return the number of items in a container" in page.data["text/plain"]
     assert await outputs(filtered, "1;") == []
-    request = Request()  # of a user's own cell: a page shows it
+    request = UserRequest()  # of a user's own cell: a page shows it
     async with aclosing(filtered.execute("len?", request=request)) as found:
         assert [output async for output in found] == []
     assert filtered.reply

@@ -10,7 +10,7 @@ from jupyter_agent.errors import SandboxError
 from jupyter_agent.exchange.tools import Tools
 from jupyter_agent.exchange.values import Inputs, check_name, unpack
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.sandbox.execution import Answer
 from jupyter_agent.sandbox.guest.codec import encode
 
@@ -56,7 +56,7 @@ class Workspace:
         return self._sandbox.execution_count
 
     async def execute(
-        self, code: str, *, answer: Answer | None = None, request: Request | None = None
+        self, code: str, *, answer: Answer | None = None, request: UserRequest | None = None
     ) -> AsyncGenerator[NotebookNode, None]:
         """Run a cell, and answer its calls of tools.
 

@@ -32,7 +32,7 @@ from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
 from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, JupyterMessage
 from jupyter_agent.frontends.options import CELL_OPTIONS, USAGE_HINT, run_options
-from jupyter_agent.sandbox.connection import Request
+from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
 from jupyter_agent.sandbox.filter.widgets import PROTOCOL, TARGET, VIEW
@@ -74,7 +74,7 @@ class _CellRequest:
 
     code: str
     count: int
-    request: Request
+    request: UserRequest
     parent: JupyterMessage
     ident: Any
     allow_stdin: bool
@@ -166,7 +166,7 @@ class AgentKernel(settings.Configured, FrontKernel):
     ) -> Reply:
         """Run a cell (message spec: execute_request)."""
         parent, count = self.get_parent("shell"), self.execution_count
-        request = Request(
+        request = UserRequest(
             silent=silent,
             store_history=store_history,
             user_expressions=user_expressions or {},
@@ -429,8 +429,8 @@ class AgentKernel(settings.Configured, FrontKernel):
                 self.publish("status", {"execution_state": "idle"}, message)
 
     async def _tell(self, kind: str, content: dict[str, Any], message: JupyterMessage) -> None:
-        told = self._session.sandbox.tell(
-            kind, content, message["buffers"], request=Request(**self._request_fields(message))
+        told = self._session.sandbox.send_comm(
+            kind, content, message["buffers"], request=UserRequest(**self._request_fields(message))
         )
         self._telling += 1
         try:

@@ -26,7 +26,7 @@ from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.connection import (
     KernelConnection,
     PendingRequest,
-    Request,
+    UserRequest,
     execute_request,
 )
 from jupyter_agent.sandbox.execution import Answer, Execution, OutputCounter, ValueParts
@@ -319,7 +319,7 @@ class Sandbox(settings.Configured):
     # -- work
 
     async def execute(
-        self, code: str, *, answer: Answer | None = None, request: Request | None = None
+        self, code: str, *, answer: Answer | None = None, request: UserRequest | None = None
     ) -> AsyncGenerator[NotebookNode, None]:
         """Run code and yield its outputs as they come, until the kernel is idle and has replied.
 
@@ -338,9 +338,9 @@ class Sandbox(settings.Configured):
         await self.start()
         assert self._kernel
         if self._provisioner and self._provisioner.late_files:
-            follow = functools.partial(self._provisioner.late_files.follow, but=self.saved)
+            follow = functools.partial(self._provisioner.late_files.follow, exclude=self.saved)
             await run_in_thread(follow)
-        content = execute_request(code, request or Request(), allow_stdin=answer is not None)
+        content = execute_request(code, request or UserRequest(), allow_stdin=answer is not None)
         pending = self._kernel.send("execute_request", content, request=request)
         execution = self._read(pending, answer=answer)
         rate = self._rate()
@@ -379,7 +379,7 @@ class Sandbox(settings.Configured):
                 yield new_output("stream", name="stderr", text=text)
 
     async def _outputs(
-        self, execution: Execution, rate: OutputRate, *, request: Request | None
+        self, execution: Execution, rate: OutputRate, *, request: UserRequest | None
     ) -> AsyncGenerator[NotebookNode | None, None]:
         """Yield a cell's outputs until it is over; None when outputs held back may pass.
 
@@ -426,8 +426,8 @@ class Sandbox(settings.Configured):
         loss, self.loss = self.loss, ""
         return _notice(limit, f"{why}; {loss or 'the cell was interrupted'}")
 
-    async def tell(
-        self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer], *, request: Request
+    async def send_comm(
+        self, kind: str, content: dict[str, Any], buffers: Sequence[Buffer], *, request: UserRequest
     ) -> AsyncGenerator[NotebookNode, None]:
         """Send a message from a page to a widget, and yield the outputs that follow.
 
@@ -479,7 +479,7 @@ class Sandbox(settings.Configured):
         await self.start()
         assert self._kernel
         code = f"__import__({_CALLS!r}, fromlist=['']).serve({function!r})"
-        request = execute_request(code, Request(store_history=False), allow_stdin=False)
+        request = execute_request(code, UserRequest(store_history=False), allow_stdin=False)
         pending = self._kernel.send("execute_request", request, parts)
         value = ValueParts(self.max_value_mib << 20)
         execution = Execution(pending, OutputCounter(self._displays), value=value)

@@ -22,7 +22,7 @@ from jupyter_agent.sandbox.filter.widgets import Widgets
 from jupyter_agent.sandbox.guest.nodes import Buffer
 from jupyter_agent.sandbox.messages import TOO_LARGE, Message, read_message
 
-__all__ = ["END_OF_FILE", "KernelConnection", "PendingRequest", "Request", "execute_request"]
+__all__ = ["END_OF_FILE", "KernelConnection", "PendingRequest", "UserRequest", "execute_request"]
 
 CHANNELS = ("shell", "iopub", "stdin", "control")
 MAX_LATE = 32  # cells that are over and whose threads and tasks may still put something out
@@ -34,12 +34,12 @@ TakeLate = Callable[[Message], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """How a user's own cell is to run (message spec: execute_request).
+class UserRequest:
+    """How a cell of the user's own is to run (message spec: execute_request); it has no limits.
 
-    It has no limit but the user's patience. ``late`` is given what threads and tasks of the cell
-    put out when it is over. With ``widgets`` it is given their messages too, as they come; the page
-    knows the request as ``msg_id``.
+    ``late`` is called with each output that threads and tasks put out when the cell is over. With
+    ``widgets`` it is called with the messages of widgets too, as they come; ``msg_id`` is the id by
+    which the page knows the request.
     """
 
     silent: bool = False
@@ -127,7 +127,7 @@ class KernelConnection:
     async def _adapt(self) -> None:
         """Have libraries show what passes the filter; a kernel of another language fails at it."""
         adapt = execute_request(
-            _ADAPT, Request(silent=True, store_history=False), allow_stdin=False
+            _ADAPT, UserRequest(silent=True, store_history=False), allow_stdin=False
         )
         pending = self.send("execute_request", adapt)
         while (await pending.next()).channel != "shell":
@@ -146,7 +146,7 @@ class KernelConnection:
         content: dict[str, Any],
         buffers: Sequence[Buffer] = (),
         *,
-        request: Request | None = None,
+        request: UserRequest | None = None,
     ) -> PendingRequest:
         """Send a request; with buffers, a value may come back as comm messages.
 
@@ -266,7 +266,7 @@ class KernelConnection:
         for pending in {id(pending): pending for pending in self._pending.values()}.values():
             pending.put(Message(channel, TOO_LARGE))
 
-    def pass_comm(self, message: Message, request: Request) -> None:
+    def pass_comm(self, message: Message, request: UserRequest) -> None:
         """Pass a widget's message on to the page.
 
         Raises
@@ -309,7 +309,7 @@ class PendingRequest:
     """A request that was sent, and the messages that come back for it, in their order."""
 
     def __init__(
-        self, kernel: KernelConnection, msg_id: str, *, value: bool, request: Request | None
+        self, kernel: KernelConnection, msg_id: str, *, value: bool, request: UserRequest | None
     ) -> None:
         self.kernel = kernel
         self.request = request
@@ -354,7 +354,7 @@ class PendingRequest:
                 self.kernel.release(message)
 
 
-def execute_request(code: str, request: Request, *, allow_stdin: bool) -> dict[str, Any]:
+def execute_request(code: str, request: UserRequest, *, allow_stdin: bool) -> dict[str, Any]:
     """Write an execute_request; one that aborted others would throw the next cell away."""
     return {
         "code": code,

@@ -92,12 +92,12 @@ class LateFiles:
         """Return the names of new files that were not copied, although they do not look secret."""
         return sorted({escaped(Path(name).name) for name in self._missed})
 
-    def follow(self, *, but: Path | None = None) -> None:
+    def follow(self, *, exclude: Path | None = None) -> None:
         """Copy what is new, and remove what is gone. It blocks for a few seconds at most.
 
         Parameters
         ----------
-        but
+        exclude
             A file that is left as it is: one that the host writes after each cell.
         """
         with self._lock:
@@ -110,7 +110,7 @@ class LateFiles:
                     self._remove(name)
             until = time.monotonic() + MAX_SECONDS_OF_COPYING
             for name, root, path in found:
-                if path == but:
+                if path == exclude:
                     continue
                 if time.monotonic() > until:
                     self._missed |= {name} - self._copied.keys() - self._refused.keys()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["Watch", "gibibytes", "processes"]
+__all__ = ["MemoryWatch", "gibibytes", "processes"]
 
 FASTEST = 4 << 30  # bytes a second that a sandbox can fill
 SOONEST, LATEST = 0.02, 0.5  # seconds between two looks
@@ -23,7 +23,7 @@ MIN_AVAILABLE_PART = 25  # one part in so many of the machine's memory: below, i
 _HELD = "RssAnon RssShmem VmSwap Pss_Anon Pss_Shmem SwapPss".split()
 
 
-class Watch:
+class MemoryWatch:
     """Ends a sandbox that holds more memory than it may, and says so in ``cause``.
 
     Parameters

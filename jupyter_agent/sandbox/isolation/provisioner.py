@@ -38,7 +38,7 @@ from jupyter_agent.sandbox.isolation.guest_user import unique_uid
 from jupyter_agent.sandbox.isolation.interpreter import imports, inherited_path, search_path
 from jupyter_agent.sandbox.isolation.kernel_sockets import KernelSockets
 from jupyter_agent.sandbox.isolation.late_files import LateFiles
-from jupyter_agent.sandbox.isolation.memory_watch import Watch, gibibytes
+from jupyter_agent.sandbox.isolation.memory_watch import MemoryWatch, gibibytes
 from jupyter_agent.sandbox.isolation.never_shared import whose_home
 from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
 from jupyter_agent.sandbox.isolation.private_folders import Folder
@@ -114,11 +114,11 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     _descriptors: Descriptors
     _log = -1
     _private: Folder | None = None
-    _passed_in: Folder | None = None
-    _life: int | None = None
+    _late_folder: Folder | None = None
+    _lifeline: int | None = None
     _told_to_end = 0.0
-    _bound: cgroup.Group | None = None
-    _watch: Watch | None = None
+    _group: cgroup.Group | None = None
+    _watch: MemoryWatch | None = None
     _exit_code: int | None = None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -172,13 +172,13 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
     def _await_late_files(self, folder: Path) -> None:
         """Make the folder into which files are copied that are newer than the sandbox."""
-        self._passed_in = Folder(self._root)
+        self._late_folder = Folder(self._root)
         if os.geteuid() == 0:
-            self._passed_in.path.chmod(0o711)
+            self._late_folder.path.chmod(0o711)
         folder = folder.resolve()
         home = folder if self.reason and "." in self.data and whose_home(folder) else None
         exposed = sharing.all_exposed(self.exposed, folder)
-        self.late_files = LateFiles(self.shares, self._passed_in.path, home=home, exposed=exposed)
+        self.late_files = LateFiles(self.shares, self._late_folder.path, home=home, exposed=exposed)
 
     @property
     def run_folder(self) -> Path | None:
@@ -211,8 +211,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         loop = asyncio.get_running_loop()
         try:
             facts = await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
-            if self.process and not self._bound and self.tier != "none":
-                self._watch = Watch(self.process.pid, self.memory_bytes, self._end_at_once)
+            if self.process and not self._group and self.tier != "none":
+                self._watch = MemoryWatch(self.process.pid, self.memory_bytes, self._end_at_once)
             return facts
         finally:
             os.close(write)
@@ -230,9 +230,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                     os.killpg(kernel, signum)
 
     def _end_at_once(self) -> None:
-        if self.tier == "landlock" and self._life is not None:
+        if self.tier == "landlock" and self._lifeline is not None:
             self._told_to_end = time.monotonic()
-            os.write(self._life, b"!")  # its supervisor knows what is to be killed
+            os.write(self._lifeline, b"!")  # its supervisor knows what is to be killed
         elif self.process:
             self.process.kill()
 
@@ -251,13 +251,13 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             await run_in_thread(self._watch.stop)
             self._watch = None
         await super().cleanup(restart)
-        if self._life is not None:
-            os.close(self._life)
-            self._life = None
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
         self._told_to_end = 0.0
-        bound, self._bound = self._bound, None
-        folders = [self._private, self._passed_in]
-        self._private = self._passed_in = self.late_files = None
+        group, self._group = self._group, None
+        folders = [self._private, self._late_folder]
+        self._private = self._late_folder = self.late_files = None
         if not restart:
             self._close_log()
             if self._sockets:
@@ -266,8 +266,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 self._sockets = None
 
         def end() -> None:
-            if bound:
-                bound.end()
+            if group:
+                group.end()
             for folder in folders:
                 if folder:
                     folder.close()
@@ -299,9 +299,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     ) -> str:
         """Write the plan for the launcher; return the descriptor to read it from."""
         assert self._sockets
-        lifeline, self._life = self._descriptors.add_pipe()
+        guests_end, self._lifeline = self._descriptors.add_pipe()
         plan = {
-            "lifeline": lifeline,
+            "lifeline": guests_end,
             "limits": self._limits(uid),
             "folder": folder,
             "uid": uid,
@@ -361,13 +361,13 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             return self._watch.cause
         if self._exit_code not in (-signal.SIGKILL, 128 + signal.SIGKILL):
             return ""
-        if self._bound and self._bound.exhausted():
+        if self._group and self._group.exhausted():
             return f"it reached c.SandboxProvisioner.memory_mib, {gibibytes(self.memory_bytes)}"
         return f"killed after at most {self.cpu_seconds} CPU seconds" if self.cpu_seconds else ""
 
     def describe_limits(self) -> str:
         """Say in a few words what is limited, and how."""
-        how = "in all" if self._bound else "in all, watched"
+        how = "in all" if self._group else "in all, watched"
         parts = [f"memory {gibibytes(self.memory_bytes)} {how}"]
         parts.append(f"{self.processes} processes")
         if self.cpu_seconds:
@@ -380,9 +380,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         self, kwargs: dict[str, Any], cmd: list[str], env: dict[str, str]
     ) -> dict[str, Any]:
         assert self._sockets
-        self._bound = cgroup.make(memory=self.memory_bytes, processes=self.processes)
-        if self._bound:
-            cmd = self._bound.wrap(cmd)
+        self._group = cgroup.make(memory=self.memory_bytes, processes=self.processes)
+        if self._group:
+            cmd = self._group.wrap(cmd)
         kept = (*self._sockets.descriptors.values(), *self._descriptors.numbers)
         return kwargs | {"cmd": cmd, "env": env, "cwd": "/", "pass_fds": kept}
 

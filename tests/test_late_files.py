@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent.sandbox.isolation import late_files, sharing
+from jupyter_agent.sandbox.isolation import folder_search, late_files, sharing
 from jupyter_agent.sandbox.isolation.late_files import LateFiles
 
 KEY = f"ghp_{'aB3dE6gH9' * 4}"
@@ -93,8 +93,8 @@ def test_what_is_secret_by_its_name_stays_out(folder: Path, place: Path, name: s
 def test_what_comes_to_a_new_folder_that_was_looked_through_is_judged_by_name(
     folder: Path, place: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look_through(path: Path, *args: Any, **rest: Any) -> sharing.Share:
-        found = sharing.look_through(path, *args, **rest)
+    def look_through(path: Path, *args: Any, **rest: Any) -> folder_search.Share:
+        found = folder_search.look_through(path, *args, **rest)
         (folder / "new" / name).parent.mkdir(exist_ok=True)
         (folder / "new" / name).write_text("x")
         return found
@@ -109,8 +109,8 @@ def test_what_comes_to_a_new_folder_that_was_looked_through_is_judged_by_name(
 def test_what_was_compiled_meanwhile_is_judged_by_its_source(
     folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look_through(path: Path, *args: Any, **rest: Any) -> sharing.Share:
-        found = sharing.look_through(path, *args, **rest)
+    def look_through(path: Path, *args: Any, **rest: Any) -> folder_search.Share:
+        found = folder_search.look_through(path, *args, **rest)
         (folder / "new" / "a.py").write_text("1")
         (folder / "new" / "b.py").write_text(KEY)
         (folder / "new" / "a.pyc").write_text("compiled")

@@ -17,9 +17,9 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import bubblewrap, path_policy, sharing
+from jupyter_agent.sandbox.isolation import bubblewrap, folder_search, path_policy, sharing
+from jupyter_agent.sandbox.isolation.folder_search import Share
 from jupyter_agent.sandbox.isolation.path_policy import Policy
-from jupyter_agent.sandbox.isolation.sharing import Share
 
 from .conftest import ROOT, TIERS
 from .test_sandbox_kernel import attempt, text
@@ -111,7 +111,7 @@ async def test_what_comes_between_the_look_and_the_start_is_judged(
     tier: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     come = [folder / name for name in ("late.key", "deep/late.key", "secrets/x")]
-    uncovered, resolve = sharing.uncovered, sharing.resolve
+    uncovered, resolve = folder_search.uncovered, sharing.resolve
 
     def put(path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -128,7 +128,7 @@ async def test_what_comes_between_the_look_and_the_start_is_judged(
         (folder / "late.txt").write_text("late")
         return found
 
-    monkeypatch.setattr(sharing, "uncovered", listed)
+    monkeypatch.setattr(folder_search, "uncovered", listed)
     monkeypatch.setattr(sharing, "resolve", resolved)
     async with sandbox_of(tier, folder) as sandbox:
         for path in come:

@@ -14,7 +14,7 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import interpreter, sharing
+from jupyter_agent.sandbox.isolation import folder_search, interpreter, sharing
 
 from .conftest import TIERS
 
@@ -133,7 +133,9 @@ def test_the_header_names_the_modules(code: Path) -> None:
 
 def test_the_header_names_a_few_of_many_modules(folder: Path) -> None:
     shares = [
-        sharing.Share(folder / f"many{number}" / "package", note="1 file checked by name alone")
+        folder_search.Share(
+            folder / f"many{number}" / "package", note="1 file checked by name alone"
+        )
         for number in range(9)
     ]
     said = sharing.describe([], "", shares)

@@ -13,13 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_agent.sandbox.isolation import secret_files
-from jupyter_agent.sandbox.isolation.secret_files import (
-    could_hold_secret,
-    holds_secret,
-    is_secret_folder,
-    is_secret_name,
-)
+from jupyter_agent.sandbox.isolation import secret_contents
+from jupyter_agent.sandbox.isolation.secret_contents import could_hold_secret, holds_secret
+from jupyter_agent.sandbox.isolation.secret_names import is_secret_folder, is_secret_name
 
 from .names import ORDINARY, SECRET
 
@@ -425,7 +421,7 @@ def test_pictures_and_archives_are_not_looked_into() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_text_is_judged(text: bytes) -> None:
-    assert secret_files._is_secret_text(text, settings=True) in (True, False)
+    assert secret_contents._is_secret_text(text, settings=True) in (True, False)
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.EACCES])

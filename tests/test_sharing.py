@@ -19,7 +19,8 @@ from traitlets.config import Config
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import sharing
+from jupyter_agent.sandbox.isolation import folder_search, sharing
+from jupyter_agent.sandbox.isolation.folder_search import Share
 from jupyter_agent.sandbox.isolation.interpreter import PARTS
 from jupyter_agent.sandbox.isolation.private_folders import remove
 
@@ -185,7 +186,7 @@ def test_links_are_not_followed_out(folder: Path, tmp_path: Path) -> None:
 def test_a_huge_folder_hides_what_was_not_looked_at(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "MAX_ENTRIES", 1)
+    monkeypatch.setattr(folder_search, "MAX_ENTRIES", 1)
     [share], _ = sharing.resolve(["."], folder)
     assert folder / "deep" in share.hidden
 
@@ -246,7 +247,7 @@ async def test_a_notebook_in_a_home_folder_reads_the_files_beside_it(home: Path,
 async def test_a_folder_that_there_was_no_time_to_look_through_is_not_seen(
     folder: Path, tier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(folder_search, "MAX_SECONDS", -1.0)
     (folder / "to_a_key").symlink_to("server.key")
     (folder / "server.key").write_text("x")
     code = f"import os\nprint(os.listdir('.'))\nopen({str(folder / 'server.key')!r})"
@@ -396,7 +397,7 @@ async def test_odd_names_and_links_in_a_circle_stop_no_start(folder: Path, tier:
 async def test_a_folder_that_hides_thousands_of_paths_is_shared(
     folder: Path, tier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "MAX_SECONDS", 60.0)  # however busy the machine is
+    monkeypatch.setattr(folder_search, "MAX_SECONDS", 60.0)  # however busy the machine is
     for number in range(3000):
         (folder / f"{number}.key").touch()
         (folder / f"{number}.csv").touch()
@@ -430,10 +431,10 @@ def test_a_python_environment_beside_the_data_is_no_data(folder: Path) -> None:
 
 
 def test_what_there_was_no_time_for_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "MAX_SECONDS_OF_READING", -1.0)
+    monkeypatch.setattr(folder_search, "MAX_SECONDS_OF_READING", -1.0)
     [share], _ = sharing.resolve(["."], folder)
     assert share.note == "1 path left out as secret, 2 files checked by name alone"
-    monkeypatch.setattr(sharing, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(folder_search, "MAX_SECONDS", -1.0)
     [share], _ = sharing.resolve(["."], folder)
     assert (share.hidden, share.note) == ((folder,), "1 folder left out unchecked")
     assert share.visible() == []
@@ -518,8 +519,8 @@ def test_no_depth_of_a_folder_stops_it(tmp_path: Path) -> None:
     deep.with_name("x.csv").write_text("1")
     try:
         hidden = deep.with_name(".env")
-        assert sharing.uncovered(top, {hidden}) == [deep.with_name("x.csv")]
-        assert sharing.listing([sharing.Share(top, hidden=(hidden,))]) == "d/"
+        assert folder_search.uncovered(top, {hidden}) == [deep.with_name("x.csv")]
+        assert sharing.listing([Share(top, hidden=(hidden,))]) == "d/"
         sharing.resolve(["."], top)
     finally:  # pytest could not
         remove(top)

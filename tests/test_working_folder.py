@@ -13,8 +13,8 @@ from traitlets.config import Config
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.guest import working_folder
 from jupyter_agent.sandbox.guest.working_folder import WorkingFolder
+from jupyter_agent.sandbox.isolation.folder_search import Share
 from jupyter_agent.sandbox.isolation.path_policy import Policy
-from jupyter_agent.sandbox.isolation.sharing import Share
 
 from .conftest import TIERS
 

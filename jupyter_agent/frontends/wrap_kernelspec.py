@@ -24,7 +24,7 @@ from traitlets import TraitError
 
 from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.isolation import sharing
-from jupyter_agent.sandbox.isolation.secret_files import is_secret_folder, is_secret_name
+from jupyter_agent.sandbox.isolation.secret_names import is_secret_folder, is_secret_name
 
 __all__ = ["main", "wrap"]
 

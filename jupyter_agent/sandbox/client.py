@@ -36,6 +36,7 @@ from jupyter_agent.sandbox.filter.replies import Reply
 from jupyter_agent.sandbox.filter.widgets import VIEW, Widgets
 from jupyter_agent.sandbox.guest.nodes import Buffer
 from jupyter_agent.sandbox.isolation import sharing
+from jupyter_agent.sandbox.isolation.folder_search import Share
 from jupyter_agent.sandbox.isolation.interpreter import imports
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 from jupyter_agent.sandbox.spare_kernel import SpareKernel
@@ -149,7 +150,7 @@ class Sandbox(settings.Configured):
         return provisioner.tier if provisioner else f"kernel {self.kernel_name}"
 
     @property
-    def shares(self) -> list[sharing.Share]:
+    def shares(self) -> list[Share]:
         """The user's files that code in the sandbox can read."""
         return self._provisioner.shares if self._provisioner else []
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import jupyter_agent
+from jupyter_agent.sandbox.isolation.folder_search import Budget, Share, look_through
 from jupyter_agent.sandbox.isolation.never_shared import too_wide
-from jupyter_agent.sandbox.isolation.sharing import Budget, Share, look_through
 
 __all__ = [
     "EXECUTABLE",

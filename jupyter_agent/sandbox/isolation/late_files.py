@@ -17,20 +17,10 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
-from jupyter_agent.sandbox.isolation.secret_files import (
-    could_hold_secret,
-    holds_secret,
-    is_secret_folder,
-    is_secret_name,
-)
-from jupyter_agent.sandbox.isolation.sharing import (
-    Budget,
-    Share,
-    escaped,
-    is_plain,
-    look_through,
-    source_of,
-)
+from jupyter_agent.sandbox.isolation.folder_search import Budget, Share, look_through, source_of
+from jupyter_agent.sandbox.isolation.secret_contents import could_hold_secret, holds_secret
+from jupyter_agent.sandbox.isolation.secret_names import is_secret_folder, is_secret_name
+from jupyter_agent.sandbox.isolation.sharing import escaped, is_plain
 
 __all__ = ["LateFiles"]
 

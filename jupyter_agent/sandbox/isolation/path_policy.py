@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jupyter_agent.errors import SandboxError
+from jupyter_agent.sandbox.isolation.folder_search import Share, links_in, uncovered
 from jupyter_agent.sandbox.isolation.interpreter import interpreter_paths
-from jupyter_agent.sandbox.isolation.sharing import Share, links_in, uncovered
 
 __all__ = ["ETC", "PROCESSORS", "SYSTEM", "Policy", "closed_above"]
 

@@ -33,6 +33,7 @@ from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.guest import lockdown
 from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, landlock, sharing
 from jupyter_agent.sandbox.isolation.descriptors import Descriptors
+from jupyter_agent.sandbox.isolation.folder_search import Share
 from jupyter_agent.sandbox.isolation.guest_environment import guest_environment, launcher
 from jupyter_agent.sandbox.isolation.guest_user import unique_uid
 from jupyter_agent.sandbox.isolation.interpreter import imports, inherited_path, search_path
@@ -105,8 +106,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     )
 
     tier = ""  # which isolation is in force, once started
-    shares: list[sharing.Share]
-    modules: Sequence[sharing.Share] = ()  # that can be imported from elsewhere
+    shares: list[Share]
+    modules: Sequence[Share] = ()  # that can be imported from elsewhere
     late_files: LateFiles | None = None
     reason = ""  # why nothing is shared, if so
     _above: Sequence[tuple[str, str]] = ()  # what is shared by a path that begins with ..
@@ -488,7 +489,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
 
 def _choose_shares(
     data: list[str], folder: Path, *, exposed: list[str]
-) -> tuple[tuple[list[sharing.Share], str], list[tuple[str, str]], list[sharing.Share]]:
+) -> tuple[tuple[list[Share], str], list[tuple[str, str]], list[Share]]:
     """Return the shares and why there are none, what lies above the folder, and modules."""
     shares = sharing.resolve(data, folder, exposed=exposed)
     return shares, sharing.above(data, folder), imports(exposed=exposed)

@@ -205,7 +205,7 @@ def test_what_setuptools_finder_maps_is_shared(
 def test_a_huge_folder_on_the_path_ends_and_says_so(
     code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "MAX_ENTRIES", 1)
+    monkeypatch.setattr(folder_search, "MAX_ENTRIES", 1)
     modules = [share for share in interpreter.imports() if share.path.parent == code]
     assert "package_of_mine/inner/deep.py" not in shown(code)
     assert any("left out unchecked" in share.note for share in modules)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,7 +12,14 @@ from traitlets import HasTraits
 
 from jupyter_agent.errors import UsageError
 
-__all__ = ["check_argument", "check_names", "check_path", "check_traits", "is_count"]
+__all__ = [
+    "check_argument",
+    "check_names",
+    "check_path",
+    "check_traits",
+    "is_count",
+    "is_list_of_texts",
+]
 
 
 def check_argument(name: str, value: object, *, fits: bool, wanted: str) -> None:
@@ -78,3 +85,12 @@ def check_traits(owner: HasTraits, names: Iterable[str]) -> None:
 def is_count(value: object) -> bool:
     """Tell whether a value is a whole number above 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_list_of_texts(value: object) -> bool:
+    """Tell whether a value is a list, a tuple or the like that holds only texts."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str | bytes)
+        and all(isinstance(each, str) for each in value)
+    )

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from jupyter_agent import Agent, Session, Transcript, tool
+from jupyter_agent import Agent, Sandbox, Session, Transcript, tool
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models import load_model
 
 AGENT: Any = Agent
+SANDBOX: Any = Sandbox
 SESSION: Any = Session
 TRANSCRIPT: Any = Transcript
 TOOL: Any = tool
@@ -48,6 +49,9 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: SESSION(tools=[3]), "tools must be a list of functions"),
     (lambda: SESSION().execute(3), "code must be a text, not 3 (int)"),
     (lambda: asyncio.run(SESSION().fetch(3)), "name must be a text, not 3 (int)"),
+    (lambda: SANDBOX(3), "folder must be a path, not 3 (int)"),
+    (lambda: SANDBOX(data="none"), "data must be a list of paths as text, not 'none' (str)"),
+    (lambda: SANDBOX(foldr="."), "Sandbox has no argument 'foldr'; "),
     (lambda: TRANSCRIPT(3), "path must be a path, not 3 (int)"),
     (lambda: TRANSCRIPT.open(3), "path must be a path, not 3 (int)"),
     (lambda: TOOL(3), "function must be a function, not 3 (int)"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from jupyter_agent._arguments import check_argument, check_names, is_count
+from jupyter_agent._arguments import check_argument, check_names, is_count, is_list_of_texts
 from jupyter_agent.exchange.approval import POLICIES
 
 if TYPE_CHECKING:
@@ -116,14 +116,6 @@ class RunOptions:
         return {name: limit for name, limit in limits.items() if limit is not None}
 
 
-def _are_texts(value: object) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and not isinstance(value, str | bytes)
-        and all(isinstance(each, str) for each in value)
-    )
-
-
 def _are_named(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
@@ -135,13 +127,13 @@ def _is_limit(value: object) -> bool:
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (lambda value: isinstance(value, str), "a model's name, such as 'ollama:NAME'"),
     "max_steps": (is_count, "a whole number above 0"),
-    "data": (_are_texts, "a list of paths as text, such as ['data.csv']"),
+    "data": (is_list_of_texts, "a list of paths as text, such as ['data.csv']"),
     "save": (lambda value: isinstance(value, str | PathLike), "the path of a file"),
     "timeout": (_is_limit, "a number of seconds"),
     "budget": (lambda value: _is_limit(value) and isinstance(value, int), "a number of tokens"),
     "replay": (lambda value: isinstance(value, bool), "True or False"),
     "inputs": (_are_named, "a dict of values by name, such as {'df': df}"),
-    "outputs": (_are_texts, "a list of names, such as ['total']"),
+    "outputs": (is_list_of_texts, "a list of names, such as ['total']"),
     "tools": (_are_named, "a dict of functions by name, such as {'look_up': look_up}"),
     "ask": (lambda value: value in POLICIES, f"one of {', '.join(POLICIES)}"),
     "asker": (callable, "an async function that asks the user"),

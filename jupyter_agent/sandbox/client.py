@@ -7,6 +7,7 @@ import copy
 import functools
 import logging
 import math
+import os
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -19,6 +20,12 @@ from traitlets import Bool, Int, List, Unicode, default
 from traitlets.config import Config
 
 from jupyter_agent import settings
+from jupyter_agent._arguments import (
+    check_argument,
+    check_path,
+    check_traits,
+    is_list_of_texts,
+)
 from jupyter_agent._nbformat import NotebookNode, new_output
 from jupyter_agent._threads import cancel, run_in_thread
 from jupyter_agent._traits import Seconds
@@ -97,10 +104,17 @@ class Sandbox(settings.Configured):
     ).tag(config=True)
 
     def __init__(
-        self, folder: Path | None = None, *, data: list[str] | None = None, **kwargs: Any
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        data: list[str] | None = None,
+        **kwargs: Any,
     ) -> None:
+        check_traits(self, kwargs)
+        is_list = data is None or is_list_of_texts(data)
+        check_argument("data", data, fits=is_list, wanted="a list of paths as text")
         super().__init__(**kwargs)
-        self.folder = (folder or Path.cwd()).resolve()
+        self.folder = (Path.cwd() if folder is None else check_path("folder", folder)).resolve()
         self.data = data
         self.saved: Path | None = None  # the run's own file, which is not passed in as a late one
         self.execution_count: int | None = None

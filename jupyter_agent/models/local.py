@@ -248,7 +248,8 @@ def _reason(log: str, code: int) -> str:
         return found[1]
     if code == -signal.SIGKILL:
         return "it was killed, which happens where memory is used up"
-    return log.strip().rpartition("\n")[2] or f"it ended with code {code}"
+    ended = f"it ended: {signal.strsignal(-code)}" if code < 0 else f"it ended with code {code}"
+    return log.strip().rpartition("\n")[2] or ended
 
 
 # -- SmolLM2-135M

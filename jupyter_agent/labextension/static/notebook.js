@@ -454,7 +454,7 @@ export class LiveNotebook {
     const anchor = this.cells.find(run.anchor);
     const note = noteOf(anchor);
     if (anchor && this.pages.writes(run) && (note?.run !== run.id || note.state === 'working')) {
-      const stand = this.cells.of(run).length ? '; its cells so far stand' : '';
+      const stand = this.cells.of(run).length ? '; its cells so far are kept' : '';
       showHeader(anchor, facts, `agent: lost, because its kernel is gone${stand}`);
       if (note?.run === run.id) {
         this.cells.note(anchor, { state: 'lost' });

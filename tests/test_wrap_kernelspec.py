@@ -133,7 +133,7 @@ def test_a_taken_name_is_refused_unless_it_is_to_be_replaced(
     where = ["--prefix", str(prefix)]
     said = refusal(capsys, "mine", *where)
     assert f"there is a kernelspec 'mine-sandboxed' in {taken}; add --replace" in said
-    assert "is the kernelspec to be copied" in refusal(
+    assert "the original kernelspec has this name" in refusal(
         capsys, "mine", "--name", "mine", "--replace"
     )
     assert main(["mine", *where, "--replace"]) == 0
@@ -163,7 +163,7 @@ def test_an_unknown_kernelspec_is_refused_and_those_that_are_there_are_named(
             "is sandboxed already",
         ),
         ({"argv": []}, "has no command"),
-        ({"argv": ["gone-kernel", "-f"]}, "runs 'gone-kernel', which is not there"),
+        ({"argv": ["gone-kernel", "-f"]}, "runs 'gone-kernel', which does not exist"),
         ({"argv": ["/gone/python", *ARGV[1:]]}, "'/gone/python' cannot start: "),
     ],
 )

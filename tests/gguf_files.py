@@ -11,7 +11,7 @@ import numpy as np
 
 SOURCES = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 _ROLES = ["<unk>", "<s>", "</s>"]  # what begins and ends a text
-_HIDDEN = 32
+_HEAD = _HIDDEN = 32
 
 
 def write_model(
@@ -50,7 +50,7 @@ def write_model(
     writer.add_embedding_length(width)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(_HIDDEN)
-    writer.add_head_count(1)
+    writer.add_head_count(width // _HEAD)
     writer.add_head_count_kv(1)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_tokenizer_model("llama")
@@ -75,10 +75,12 @@ def write_model(
 
 
 def _shapes(width: int) -> dict[str, tuple[int, ...]]:
-    square = ("attn_q", "attn_k", "attn_v", "attn_output")
+    wide, narrow = ("attn_q", "attn_output"), ("attn_k", "attn_v")
     return {
-        **{f"{name}.weight": (width, width) for name in square},
-        **{f"{name}.bias": (width,) for name in square[:3]},
+        **{f"{name}.weight": (width, width) for name in wide},
+        **{f"{name}.weight": (_HEAD, width) for name in narrow},
+        "attn_q.bias": (width,),
+        **{f"{name}.bias": (_HEAD,) for name in narrow},
         **{f"{name}.weight": (width,) for name in ("attn_norm", "ffn_norm")},
         **{f"{name}.weight": (_HIDDEN, width) for name in ("ffn_gate", "ffn_up")},
         "ffn_down.weight": (width, _HIDDEN),

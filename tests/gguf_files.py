@@ -22,6 +22,7 @@ def write_model(
     template: str = SOURCES,
     context: int = 2048,
     layers: int = 1,
+    tensors_in_a_file: int = 0,
 ) -> Path:
     """Write a model of the architecture qwen2 that says a reply, piece by piece.
 
@@ -45,7 +46,7 @@ def write_model(
         embedding[token, token] = 1
         after[following.get(token, _ROLES.index("</s>")), token] = 1
 
-    writer = gguf.GGUFWriter(path, "qwen2")
+    writer = gguf.GGUFWriter(path, "qwen2", split_max_tensors=tensors_in_a_file)
     writer.add_context_length(context)
     writer.add_embedding_length(width)
     writer.add_block_count(layers)

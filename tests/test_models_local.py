@@ -128,6 +128,19 @@ async def test_a_window_larger_than_memory_is_cut_down(
     assert 4096 <= model.window < 1 << 20
 
 
+@pytest.mark.usefixtures("servers_end")
+async def test_a_model_in_several_files_is_named_by_the_first(tmp_path: Path) -> None:
+    """They may be links to files of other names, as in the cache of the Hub."""
+    write_model(tmp_path / "blob.gguf", REPLIES, tensors_in_a_file=8)
+    blobs = sorted(tmp_path.glob("*.gguf"))
+    assert len(blobs) > 1
+    for number, blob in enumerate(blobs, 1):
+        place = blob.rename(tmp_path / str(number))
+        (tmp_path / f"x-{number:05}-of-{len(blobs):05}.gguf").symlink_to(place)
+    model = load_model(f"local:{tmp_path}/x-00001-of-{len(blobs):05}.gguf")
+    assert (await ask(model, asking("c")))[0] == CODE
+
+
 async def test_a_reply_comes_in_pieces_and_usage_counts_what_was_cached(tiny: Model) -> None:
     _, cold = await ask(tiny, asking("once more p"))
     deltas = [delta async for delta in tiny.stream(asking("once more p"))]
@@ -330,6 +343,9 @@ def test_what_helps_a_small_model_is_chosen_by_the_name_of_its_file(tmp_path: Pa
     for name, kind in (("SmolLM2-135M-Instruct-Q8_0.gguf", SmolModel), ("x.gguf", LocalModel)):
         write_header(tmp_path / name, {})
         assert type(load_model(f"local:{tmp_path / name}")) is kind
+    link = tmp_path / "smollm2-135m.gguf"
+    link.symlink_to("x.gguf")
+    assert type(load_model(f"local:{link}")) is SmolModel
     assert type(load_model("local")) is SmolModel
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import glob
 import importlib.util
 import json
 import os
@@ -39,6 +40,7 @@ _SERVER = Path(__file__).with_name("llama_server.py")
 _ERROR = re.compile(r" E \S+: *(?:error loading model: )?(.+)")  # in the log of llama.cpp
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 _MAGIC = b"GGUF"
+_PART = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")  # the end of a name, where a model is several files
 MAX_CONTEXT_MEMORY = 4 << 30  # bytes; 32,000 tokens of a model of 8B, which take minutes to read
 
 # threads that wait do not spin; a failed assertion starts no debugger
@@ -94,7 +96,7 @@ def _checked(file: Path, name: str) -> Path:
         raise UsageError(f"the local model cannot read {file}: {error.strerror}") from error
     if magic != _MAGIC:
         raise UsageError(f"{file} is no GGUF file: it does not begin with {_MAGIC.decode()}")
-    return file.resolve()
+    return file.absolute()  # its name says what it is, which that of a blob it links to does not
 
 
 class LocalModel(HubModel):
@@ -235,11 +237,13 @@ def _threads() -> int:
 
 
 def _memory(file: Path) -> int:
-    """Return how many bytes a model may use: half of what is free, for a context what is useful."""
+    """Return how many bytes a model may use: its weights, and half of what is free beside them."""
     import psutil
 
+    parts = file.parent.glob(_PART.sub(r"-*\1", glob.escape(file.name)))
+    weights = sum(part.stat().st_size for part in parts)
     free = min([psutil.virtual_memory().available, *memory_limits()])
-    return min(free // 2, file.stat().st_size + MAX_CONTEXT_MEMORY)
+    return weights + max(0, min((free - weights) // 2, MAX_CONTEXT_MEMORY))
 
 
 def _reason(log: str, code: int) -> str:

@@ -480,6 +480,26 @@ def test_undo_takes_back_what_the_user_did_and_nothing_else(
     saved(notebook)
 
 
+def test_a_deleted_cell_that_a_reload_brings_back_is_read_again(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    """As a reload undoes the deletion of any cell that was not saved."""
+    gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
+    notebook.save()
+    notebook.command(3, "d", "d")
+    expect(notebook.page.get_by_text("step one", exact=True)).to_have_count(0)
+    notebook.page.wait_for_timeout(600)  # a pause tells the kernel
+    notebook.reload()
+    expect(notebook.cells.nth(3)).to_contain_text("step one")
+    expect(bar(notebook)).to_contain_text(re.compile("Thinking|Writing"), timeout=PATIENCE)
+    notebook.page.wait_for_timeout(600)
+    gate.set()
+    is_over(notebook)
+    asked = chat.requests[2].raw.decode()
+    assert "step one" in asked
+    assert "I deleted a cell of yours" not in asked
+
+
 def test_moved_and_deleted_steps_stay_so(notebook: NotebookPage, chat: ChatServer) -> None:
     gate = begin(notebook, chat, step("Second.", "print('step two')"), "The end.")
     notebook.command(2, "d", "d")

@@ -392,7 +392,10 @@ def test_a_kernel_knows_its_own_runs_and_no_other() -> None:
     told = known["runs"][run.view.run]
     assert (told["anchor"], told["session"]) == ("anchor", "page")
     assert told["facts"]["state"] == "working"
-    assert told["cells"] == {cell.id: "%%sandbox\nprint(2)"}
+    assert (told["cells"], told["deleted"]) == ({cell.id: "%%sandbox\nprint(2)"}, [])
+    run.view.delete(cell.id)
+    told = runs.answer({"op": "known", "runs": [run.view.run]})["runs"][run.view.run]
+    assert (told["cells"], told["deleted"]) == ({}, [cell.id])
     header = runs.header(Note.of(request("1", run=run.view.run)))
     assert header is not None
     assert header[MIME]["model"] == "m"

@@ -93,6 +93,8 @@ declare namespace Lab {
     facts: Facts;
     /** The sources of its cells. */
     cells: Record<string, string>;
+    /** The ids of those that the user has deleted. */
+    deleted: string[];
   }
 
   /** A run, as far as this page knows. */

@@ -434,8 +434,10 @@ class DisplayView:
         """Describe the run: its cell, its session, its state, and the sources of its cells."""
         with self._lock:
             cells = {each.cell.id: self._first(each) + each.source for each in self._kept()}
+            deleted = [each.cell.id for each in self._cells.values() if each.kept and each.deleted]
             where = {"anchor": self._anchor, "session": self._session}
-            return {**where, "facts": self._header.get(MIME, {}), "cells": cells}
+            facts = self._header.get(MIME, {})
+            return {**where, "facts": facts, "cells": cells, "deleted": deleted}
 
     def _kept(self) -> list[_ShownCell]:
         return [each for each in self._cells.values() if each.kept and not each.deleted]

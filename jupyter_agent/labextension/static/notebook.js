@@ -361,13 +361,16 @@ export class LiveNotebook {
       return;
     }
     const told = new Map(Object.entries(/** @type {Record<string, Lab.Known>} */ (reply.runs)));
-    for (const [id, { anchor, session, facts, cells }] of told) {
+    for (const [id, { anchor, session, facts, cells, deleted }] of told) {
       const cell = this.cells.find(anchor);
       const note = noteOf(cell);
       const run = this.run(id);
       run.anchor = anchor;
       run.session = session;
       run.wrote = this.pages.writes(run);
+      for (const each of deleted.filter(each => this.cells.find(each))) {
+        run.held.set(each, null); // not saved before the reload: the cell is back, and `tell` says so
+      }
       const stale = isGoing(facts.state) || note?.run !== id || note.state === 'working';
       if (stale && run.wrote) {
         this.sync(id);
@@ -386,6 +389,7 @@ export class LiveNotebook {
         this.lose(run);
       }
     }
+    this.changed();
     this.views.fold();
   }
 

@@ -36,6 +36,7 @@ LINES = {
         r"^    _execute_sleep = Float\(",
         r"^    control_msg_types = \[",
         r"^        self\._parent_ident = |^    _parent_ident = ",
+        r"^        self\.io_loop = ",
         r"^        self\.shell_handlers = ",
         *([r"^        self\._main_asyncio_lock = "] if VERSION >= (7, 0) else []),
     ],

@@ -404,7 +404,15 @@ async def test_no_process_of_the_hosts_can_be_signalled(sandbox: Sandbox) -> Non
 # -- interrupts and death
 
 
-@pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(600)", "!sleep 600"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time; time.sleep(600)",
+        "!sleep 600",
+        "import asyncio; await asyncio.sleep(600)",
+    ],
+)
 async def test_closing_early_interrupts_and_keeps_the_variables(
     sandbox: Sandbox, code: str
 ) -> None:

@@ -123,9 +123,22 @@ def start_app(connection: dict[str, Any], sockets: dict[int, int]) -> IPKernelAp
     app.config.HistoryManager.hist_file = ":memory:"
     with _no_debugger():
         app.initialize([])
-    # ipykernel names its process group, which the filter of system calls may not allow
-    app.kernel._send_interrupt_children = lambda: os.kill(0, signal.SIGINT)
+    app.kernel._send_interrupt_children = lambda: _interrupt(app.kernel)
     return app
+
+
+def _interrupt(kernel: Any) -> None:
+    """Interrupt the code and its processes; it is called on the thread of the control channel.
+
+    ipykernel names its process group, which the filter of system calls may not allow. And it does
+    not wake the event loop, so that a cell which awaits would not end before the next message.
+    """
+    os.kill(0, signal.SIGINT)
+    kernel.io_loop.add_callback(_wake)
+
+
+def _wake() -> None:
+    """Do nothing, in the event loop."""
 
 
 def forget_outputs(shell: Any) -> None:

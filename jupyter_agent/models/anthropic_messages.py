@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, by their own client.
+"""Anthropic's Messages API, with Anthropic's own client.
 
 Prompts are cached by one mark at the top of the request. What the model has thought is signed: it
 is kept with the cell that follows it, and sent again as it came.
@@ -22,17 +22,17 @@ from jupyter_agent.models.protocol import TOOL, Delta, Kept, Message, Usage, num
 __all__ = ["AnthropicModel", "load"]
 
 URL = "https://api.anthropic.com"
-MAX_TOKENS = 16_000  # of a reply: the API wants a number, and tells the model's own if it is less
+MAX_TOKENS = 16_000  # of a reply; the API needs a number
 _SIGNED = ("thinking", "redacted_thinking")
 
 
 def load(name: str, **settings: Any) -> AnthropicModel:
-    """Make the model of an ``anthropic:`` string; `vendor_settings` says what it raises."""
+    """Make the model of an ``anthropic:`` string; it raises what `vendor_settings` raises."""
     return AnthropicModel(name, **settings | vendor_settings(name, "Anthropic", url=URL))
 
 
 class AnthropicModel(RemoteModel):
-    """A model that speaks Anthropic's Messages."""
+    """A model behind Anthropic's Messages API."""
 
     best_form = "tool"
     optional = ("tools", "cache_control")
@@ -74,7 +74,7 @@ class AnthropicModel(RemoteModel):
                     yield delta
 
     def _learn(self, problem: ModelError) -> bool:
-        """Ask for no longer a reply than the model can give, where the server tells."""
+        """Limit the reply's length to that of the model, if the server tells it."""
         most = re.search(r"max_tokens: \d+ > (\d+)", problem.said)
         if most and "max_tokens" not in self._options and int(most[1]) < self._max_tokens:
             self._max_tokens = int(most[1])
@@ -83,17 +83,17 @@ class AnthropicModel(RemoteModel):
 
 
 class _Reply:
-    """Reads the events of one reply; a thought is gathered until it is whole."""
+    """Read the events of one reply; a thought is collected until it is complete."""
 
     def __init__(self) -> None:
         self._ended = False
         self._usage = Usage()
-        self._block: dict[str, Any] = {}  # the one that streams in, as it began
+        self._block: dict[str, Any] = {}  # the block that is streaming, as it began
         self._thoughts: list[str] = []
         self._signature = ""
         self._calls = Calls()
-        self._has_text = False  # whether text came
-        self._is_apart = False  # whether a block of another kind came after it
+        self._has_text = False  # whether text has arrived
+        self._is_apart = False  # whether a block of another kind has followed it
 
     def read(self, event: dict[str, Any]) -> Iterator[Delta]:
         """Read what an event adds to the reply."""
@@ -129,7 +129,7 @@ class _Reply:
             yield self._say(text)
 
     def _say(self, text: str) -> Delta:
-        """Begin a paragraph after a block of another kind; blocks of text are one sentence."""
+        """Begin a paragraph after a block of another kind; blocks of text continue each other."""
         before, self._has_text, self._is_apart = "\n\n" * self._is_apart, True, False
         return Delta(before + text)
 
@@ -139,7 +139,7 @@ class _Reply:
         match delta.get("type"):
             case "text_delta" if text:
                 yield self._say(text)
-            # what a server's own tool is given is no call
+            # the input of a server's own tool is not a call
             case "input_json_delta" if arguments and self._calls.knows(place):
                 yield Delta(call=self._calls.read(place, arguments=arguments))
             case "thinking_delta" if thought:
@@ -153,14 +153,14 @@ class _Reply:
         if block.get("type") in _SIGNED:
             thoughts = as_text(block.get("thinking")) + "".join(self._thoughts)
             signature = self._signature or as_text(block.get("signature"))
-            whole = {"thinking": thoughts, "signature": signature}  # which may be all that is sent
+            whole = {"thinking": thoughts, "signature": signature}  # a signature may be sent alone
             yield Delta(kept=block | (whole if block["type"] == "thinking" else {}))
             self._thoughts, self._signature = [], ""
         elif block.get("input") and (call := self._calls.whole(place, arguments=block["input"])):
-            yield Delta(call=call)  # which other servers send at once
+            yield Delta(call=call)  # other servers send it in one piece
 
     def _count(self, counted: dict[str, Any]) -> Iterator[Delta]:
-        """Count what is read from the cache and written to it as read; later events count anew."""
+        """Count cached tokens as read; the counts of later events replace earlier ones."""
         cached, written = counted.get("cache_read_input_tokens"), counted.get("output_tokens")
         parts = [counted.get("input_tokens"), cached, counted.get("cache_creation_input_tokens")]
         prompt = sum(number(part) or 0 for part in parts)
@@ -209,11 +209,11 @@ def _block(part: Any) -> dict[str, Any]:
 
 
 def _signed_items(kept: Kept | None, by: str) -> list[dict[str, Any]]:
-    """Return what this model gave us to keep; a notebook from elsewhere may hold other things."""
+    """Return the fields that this model wants back; a foreign notebook may hold others."""
     items = kept["items"] if kept and kept["by"] == by else []
     return [item for item in items if item.get("type") in _SIGNED]
 
 
 def _id(call: str) -> str:
-    """Write a call's id, which may be another server's, in the letters that are allowed here."""
+    """Replace characters that this API refuses in an id; another server may have made it."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", call)

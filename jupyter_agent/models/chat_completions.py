@@ -24,13 +24,13 @@ from jupyter_agent.models.protocol import TOOL, Delta, Message, Usage, number
 
 __all__ = ["HubModel", "load"]
 
-NO_KEY = "none"  # the client sends the user's Hub token wherever it is given no key
+NO_KEY = "none"  # the client sends the user's Hub token unless it is given a key
 HUB_URL = "https://router.huggingface.co/v1"
-HUB_DOMAINS = ("huggingface.co", "hf.co")  # hf.space and huggingface.cloud run anybody's code
+HUB_DOMAINS = ("huggingface.co", "hf.co")  # hf.space runs anybody's code
 OLLAMA_URL = "http://127.0.0.1:11434"
 _WINDOWS = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx")
-_SIGNATURES = ("extra_content",)  # of a call: Gemini wants them back
-# where thoughts stand, which some servers want back with calls: of several, the first holds most
+_SIGNATURES = ("extra_content",)  # fields of a call that Gemini wants back
+# Fields that hold thoughts, which some servers want back with calls; the first holds the most.
 _THOUGHTS = ("reasoning_details", "reasoning_content", "reasoning")
 _FIXED, _GROWING = ("type", "index", "id", "data"), ("text", "summary")  # fields of a detail
 
@@ -60,7 +60,7 @@ def load(name: str, *, configured: str = "", **settings: Any) -> HubModel:
             base = host if "://" in host else f"http://{host}"
             return HubModel(name, model=rest, url=_chat_url(base), key=NO_KEY, **settings)
     base, _, model = name.partition("#")
-    server_url(base)  # before it is shown
+    server_url(base)  # checked before an error shows it
     if not model:
         raise UsageError(f"{name!r} names no model: write it after a #, as in {base}#NAME")
     url = _chat_url(base)
@@ -75,7 +75,7 @@ def load(name: str, *, configured: str = "", **settings: Any) -> HubModel:
 
 
 def _key_owner(configured: str) -> str:
-    """Say which server the keys that come without a URL belong to: the one that is configured."""
+    """Return the server that keys without a URL belong to: the configured one."""
     return origin(os.environ.get("JUPYTER_AGENT_MODEL", "")) or origin(configured)
 
 
@@ -96,12 +96,12 @@ def _hub_token(name: str) -> str:
 
 
 def _is_hub(url: str) -> bool:
-    """Tell whether a URL is of the Hub itself."""
+    """Tell whether a URL belongs to the Hub itself."""
     return _is_below(url, *HUB_DOMAINS)
 
 
 def _runs_on_the_hub(url: str) -> bool:
-    """Tell whether a URL is of a dedicated endpoint: it takes the Hub's token, if it is yours."""
+    """Tell whether a URL belongs to a dedicated endpoint, which takes its owner's Hub token."""
     return _is_below(url, "huggingface.cloud")
 
 
@@ -128,7 +128,7 @@ class HubModel(RemoteModel):
         self._headers = {"x-hf-bill-to": bill_to} if bill_to else {}
 
     async def check(self) -> None:
-        """See that a server listens at the URL, and ask it for the model's context window."""
+        """Check that a server listens at the URL, and ask it for the model's context window."""
         await super().check()
         await self._ask_window()
 
@@ -137,7 +137,7 @@ class HubModel(RemoteModel):
             async with asyncio.timeout(5):
                 listed = await self._listed()
             self.window = _window(listed, self._model)
-        except Exception:  # many servers keep no such list: it is learnt from an error then
+        except Exception:  # many servers have no such list: an error tells the window then
             self.window = None
 
     async def _listed(self) -> Any:
@@ -172,11 +172,11 @@ class HubModel(RemoteModel):
                     yield delta
             if reply.odd and not reply.begun:
                 raise StreamError(reply.odd)
-            if chunk is DONE and not reply.ended:  # some services give no reason
+            if chunk is DONE and not reply.ended:  # some services end without a reason
                 yield Delta(end="")
 
     def _wire(self, message: Message) -> dict[str, Any]:
-        """Write a message for the server, with what it gave us to keep."""
+        """Translate a message for the server, with the fields that it wants back."""
         wire: dict[str, Any] = {**message}
         kept = [wire.pop("kept", None)]
         if calls := wire.get("tool_calls"):
@@ -205,16 +205,16 @@ class HubModel(RemoteModel):
 
 
 class _Reply:
-    """Reads the chunks of one reply; thoughts are gathered until they are over."""
+    """Read the chunks of one reply; thoughts are collected until they end."""
 
     def __init__(self) -> None:
         self.begun = self.ended = False
-        self.odd: dict[str, Any] = {}  # a chunk without a piece, which may say what went wrong
+        self.odd: dict[str, Any] = {}  # a chunk without a piece of the reply; it may name an error
         self._thoughts: dict[str, list[Any]] = {}
         self._calls = Calls()
 
     def read(self, chunk: dict[str, Any]) -> Iterator[Delta]:
-        """Read a chunk; of several choices, which nobody asked for, the first counts."""
+        """Read a chunk; if it has several choices, only the first is read."""
         choices = [as_dict(choice) for choice in as_list(chunk.get("choices"))]
         choice: dict[str, Any] = next((c for c in choices if c.get("index") in (None, 0)), {})
         if choice.get("error"):
@@ -261,7 +261,7 @@ class _Reply:
             yield Delta(call=piece, kept=more or None)
 
     def _think(self, delta: dict[str, Any]) -> int:
-        """Gather thoughts, which may stand in several places at once; return their length."""
+        """Collect thoughts, which may stand in several fields at once; return their length."""
         longest = len(_thoughts_among(delta.get("content")))
         for name in _THOUGHTS:
             if piece := delta.get(name):
@@ -271,13 +271,13 @@ class _Reply:
 
 
 def _thoughts_among(content: object) -> str:
-    """Read the thoughts among a reply's parts, as Mistral sends them."""
+    """Read the thoughts in a list of parts, as Mistral sends them."""
     parts = [as_dict(part) for part in as_list(content)]
     return "".join(as_text(part.get("thinking")) for part in parts)
 
 
 def _said(piece: object) -> str:
-    """Read the text of a thought: text, or a list of what OpenRouter calls details."""
+    """Read the text of a thought: a text, or a list of OpenRouter's reasoning details."""
     if isinstance(piece, str):
         return piece
     details = [as_dict(detail) for detail in as_list(piece)]
@@ -285,7 +285,7 @@ def _said(piece: object) -> str:
 
 
 def _joined(pieces: list[Any]) -> Any:
-    """Put thoughts together: text, or details, each with what more has come of it."""
+    """Join the pieces of thoughts: texts, or details to which later pieces add."""
     if all(isinstance(piece, str) for piece in pieces):
         return "".join(pieces)
     details = [detail for piece in pieces for detail in as_list(piece) if isinstance(detail, dict)]
@@ -300,7 +300,7 @@ def _joined(pieces: list[Any]) -> Any:
 
 
 def _usage(usage: dict[str, Any]) -> Usage | None:
-    """Read what a server has counted; thoughts may be in the total alone."""
+    """Read the token counts of a server; thoughts may be counted in the total only."""
     prompt = number(usage.get("prompt_tokens")) or 0
     completion = number(usage.get("completion_tokens")) or 0
     total = number(usage.get("total_tokens")) or 0

@@ -28,29 +28,29 @@ __all__ = [
     "typed",
 ]
 
-MAX_NESTING = 48  # of tokens in each other
-MAX_JUDGED = 20_000  # characters of text that is asked whether it is Python
+MAX_NESTING = 48  # levels of tokens
+MAX_JUDGED = 20_000  # characters of a text that is parsed to see whether it is Python
 
 _PYTHON = frozenset("python python3 py py3 ipython ipython3 jupyter tool_code".split())
 _FORMATS = frozenset("plaintext plain txt csv tsv log math latex mermaid python-repl".split())
 _LABEL = re.compile(r"[{\s.]*([\w+#-]*)")
 _ATTRIBUTES = re.compile(r"(?:[\w.:-]+(?:=(?:\"[^\"]*\"|\S*))?(?:[\s,]+|$))+")
-# after the marks of quotes and lists alone, of which no text has that many
+# behind marks of quotes and lists only, of which real text has fewer
 _MAY_BE_FENCE = re.compile(r"[ \t>*+\-\d.)]{0,100}(?:`{3}|~{3})")
 _DEEP = re.compile(rf"[ \t]*(?:(?:>|[-+*]|\d{{1,9}}[.)])[ \t]*){{{MAX_NESTING // 2}}}")
 
 
 @dataclass(slots=True)
 class Fence:
-    """A fenced block, as Markdown has it."""
+    """A fenced block, as Markdown's parser finds it."""
 
     info: str
-    markup: str  # of the fence
+    markup: str  # the characters of its fence
     content: str
     first: int  # the line that opens it
     end: int  # the line after it
     level: int  # above 0 in lists and quotes
-    closed: bool  # by a fence of its own
+    closed: bool  # whether it has a closing fence
 
 
 def label(info: str) -> str:
@@ -60,13 +60,13 @@ def label(info: str) -> str:
 
 
 def is_python(info: str) -> bool:
-    """Tell whether a block is Python by what stands behind its fence."""
+    """Tell by the text behind its fence whether a block is Python."""
     return label(info) in _PYTHON
 
 
 @functools.cache
 def is_language(language: str) -> bool:
-    """Tell whether a label names any language or format."""
+    """Tell whether a label names a language or format."""
     from pygments.lexers import find_lexer_class_by_name  # type: ignore[import-untyped]
 
     try:
@@ -77,12 +77,12 @@ def is_language(language: str) -> bool:
 
 
 def may_be_fence(line: str) -> bool:
-    """Tell whether a line can open or close a block; most cannot, and need no parser."""
+    """Tell whether a line can open or close a block; the parser is run only for these."""
     return _MAY_BE_FENCE.match(line) is not None
 
 
 def last_fence(lines: Sequence[str]) -> tuple[int, Fence | None]:
-    """Find the line at which the last block of a text begins, and the last fence in that."""
+    """Find the line at which the last block of a text begins, and the last fence in it."""
     text = "\n".join("x" if _DEEP.match(line) else line for line in lines) + "\n"
     tokens = _parser().parse(text)
     tops = [token.map[0] for token in tokens if token.level == 0 and token.map]
@@ -98,7 +98,7 @@ def last_fence(lines: Sequence[str]) -> tuple[int, Fence | None]:
 
 @functools.cache
 def _parser() -> MarkdownIt:
-    """Read blocks alone, as the notebook shows them: HTML is text there."""
+    """Parse blocks only, as the notebook shows them: HTML is text there."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING})
@@ -108,7 +108,7 @@ def _parser() -> MarkdownIt:
 
 
 def typed(code: str, info: str = "") -> str:
-    """Return what is typed of a block's content: all, or what follows the prompts of a session.
+    """Return the code in a block: all of it, or what follows the prompts of a session.
 
     Parameters
     ----------
@@ -131,14 +131,14 @@ def typed(code: str, info: str = "") -> str:
 
 
 def _is_code(first: str, code: str) -> bool:
-    """Tell whether what follows a label is code, and not what some tools read there."""
+    """Tell whether the text behind a label is code, and not an option of some tool."""
     if is_statement(first) or first.endswith(":"):
         return parses(f"{first}\n{code}")
     return not _ATTRIBUTES.fullmatch(first) and parses(first)
 
 
 def parses(code: str) -> bool:
-    """Tell whether text is Python, be it only a word."""
+    """Tell whether text is Python; a single word is enough."""
     return _parse(code) is not None
 
 
@@ -153,14 +153,14 @@ def _parse(code: str) -> ast.Module | None:
     if len(code) > MAX_JUDGED or not code.strip():
         return None
     try:
-        with warnings.catch_warnings(action="ignore"):  # of odd escapes
+        with warnings.catch_warnings(action="ignore"):  # about unknown escapes
             return ast.parse(code)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
 
 
 def ends_in_string(code: str) -> bool:
-    """Tell whether code ends inside a triple-quoted string, where a fence is only text."""
+    """Tell whether code ends inside a triple-quoted string, where a fence is text."""
     try:
         for _ in tokenize.generate_tokens(io.StringIO(code).readline):
             pass

@@ -16,14 +16,14 @@ from jupyter_agent.models.faults import NoEventsError, StreamError
 
 __all__ = ["DONE", "as_dict", "as_list", "as_text", "events"]
 
-DONE: dict[str, Any] = {"type": "[DONE]"}  # the mark that ends chat completions
-_BODY = "body"  # the name of what is no event
-_MAX_LINES, _MAX_OF_A_LINE = 1_000, 65_536  # of a body that is no event
-_DEEPEST = 20  # parts within parts
+DONE: dict[str, Any] = {"type": "[DONE]"}  # the event that ends chat completions
+_BODY = "body"  # stands for lines that are not events
+_MAX_LINES, _MAX_LINE = 1_000, 65_536  # of a body without events; characters of a line
+_MAX_NESTING = 20  # levels of parts in parts
 
 
 async def events(body: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the objects that a server streams, each as soon as it is whole, up to `DONE`.
+    """Yield the objects that a server streams, each as soon as it is complete, up to `DONE`.
 
     Raises
     ------
@@ -55,7 +55,7 @@ async def events(body: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any], N
 
 
 def _checked(name: str, text: str, event: Any) -> Any:
-    """Return what an event says, if it is no error."""
+    """Return the object of an event; raise if it is an error."""
     try:
         event = json.loads(text) if event is None else event
     except ValueError:
@@ -70,7 +70,7 @@ def _checked(name: str, text: str, event: Any) -> Any:
 
 
 def _whole_reply(text: str) -> dict[str, Any]:
-    """Read a body that is no stream: a reply in one piece, or what went wrong."""
+    """Read a body without events: a reply in one piece, or an error."""
     try:
         body = json.loads(text)
     except ValueError:
@@ -88,18 +88,18 @@ def _no_reply(text: str) -> NoEventsError:
 async def _frames(
     body: AsyncIterable[bytes],
 ) -> AsyncGenerator[tuple[str, str, dict[str, Any] | None], None]:
-    """Yield name and data of each event, and its object if that is known, and then other lines."""
+    """Yield each event's name, data and, if already read, its object; then the other lines."""
     name, data, other = "", list[str](), list[str]()
     async with aclosing(_lines(body)) as lines:
         async for line in lines:
-            line = line.removeprefix("\ufeff")  # as a body may begin
+            line = line.removeprefix("\ufeff")  # a body may begin with a byte order mark
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")
             match field:
                 case "data" if not data and (
                     (event := _object(value)) is not None or value == "[DONE]"
                 ):
-                    yield name, value, event  # nothing that follows belongs to it
+                    yield name, value, event  # the object ends the event
                 case "data":
                     data.append(value)
                 case "event":
@@ -115,7 +115,7 @@ async def _frames(
                 case _ if not other and (event := _object(line)) is not None:
                     yield (_BODY, line, None) if "error" not in event else ("", line, event)
                 case _ if len(other) < _MAX_LINES:
-                    other.append(line[:_MAX_OF_A_LINE])
+                    other.append(line[:_MAX_LINE])
     if data:
         yield name, "\n".join(data), None
     if other:
@@ -123,7 +123,7 @@ async def _frames(
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """Read a line that is all of an object."""
+    """Read a line that is a complete JSON object."""
     try:
         read = json.loads(text) if text[:1] == "{" else None
     except (ValueError, RecursionError):
@@ -132,7 +132,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 async def _lines(body: AsyncIterable[bytes]) -> AsyncGenerator[str, None]:
-    """Yield lines as they come to their end, by LF, CR or both."""
+    """Yield each line when its end arrives: LF, CR or both."""
     rest = bytearray()
     async for chunk in body:
         rest += chunk
@@ -150,23 +150,23 @@ async def _lines(body: AsyncIterable[bytes]) -> AsyncGenerator[str, None]:
         yield rest.rstrip(b"\r\n").decode(errors="replace")
 
 
-# -- shapes of JSON
+# -- reading JSON of any shape
 
 
 def as_dict(value: object) -> dict[str, Any]:
-    """Return an object, or an empty one in place of anything else."""
+    """Return the value if it is an object, else an empty object."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: object) -> list[Any]:
-    """Return a list; what is none stands in one, and nothing makes an empty one."""
+    """Return the value if it is a list, else a list that holds it; an empty list for nothing."""
     if isinstance(value, list):
         return value
     return [value] if value else []
 
 
-def as_text(value: object, deepest: int = _DEEPEST) -> str:
-    """Read text, or the texts among parts, without thoughts."""
+def as_text(value: object, deepest: int = _MAX_NESTING) -> str:
+    """Read a text, or the texts in a list of parts; thoughts are left out."""
     match value:
         case str():
             return value

@@ -53,7 +53,7 @@ _SIZES = [
 ]
 _SAID = ("error", "message", "detail", "errors", "msg", "base_resp", "status_msg", "reason")
 _NAMES = ("code", "type", "status", "status_code", "http_status", "http_status_code", "error_type")
-_DEEPEST = 6  # how far into each other errors are wrapped
+_MAX_NESTING = 6  # levels of errors in errors
 _MAX_OF_A_BODY = 10_000  # characters that are made into a line
 _SHORTEST_KEY = 6  # what is shorter, such as "none", is none, and stands in many a word
 _NO_MONEY = re.compile(
@@ -240,7 +240,7 @@ def _written(body: object) -> str:
 
 def _error(body: Any) -> dict[str, Any]:
     """Find what tells of the error in what a server said, which may wrap it."""
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_NESTING):
         body = body[0] if isinstance(body, list) and body else body
         if not isinstance(body, dict) or not isinstance(body.get("error"), dict | list):
             break
@@ -250,7 +250,7 @@ def _error(body: Any) -> dict[str, Any]:
 
 def _line(body: Any, key: str) -> str:
     """Take the one line that matters from what a server said."""
-    return _tidy(_words(body, _DEEPEST), key)
+    return _tidy(_words(body, _MAX_NESTING), key)
 
 
 def _tidy(text: str, key: str) -> str:

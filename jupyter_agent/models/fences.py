@@ -14,8 +14,8 @@ from jupyter_agent.models.text_calls import read_text
 
 __all__ = ["MAX_PARSED", "OPENS_THOUGHT", "THOUGHT", "BlockReader"]
 
-MAX_PARSED = 2_000_000  # characters of one reply that are parsed, some of them again and again
-WEIGHT_OF_A_LINE = 100  # characters
+MAX_PARSED = 2_000_000  # characters of one reply; those that are parsed twice count twice
+WEIGHT_OF_A_LINE = 100  # characters that each line counts on top of its length
 
 THOUGHT = (
     r"(?:ant|[\w-]{1,20}[_:-])?"
@@ -30,23 +30,23 @@ _ODD_CLOSING = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*(?:<[^<>\s]{1,40}>\s*)+")
 _BACKTICKS = re.compile(r"([\s>]*)(`{3,})")
 _UNSEEN = "\u200b\u200c\u200d\u2060\ufeff"
 _BLANK = f" \t\xa0{_UNSEEN}"
-# what ends a turn, or wraps code; behind code that it would make no Python, it ends the block
+# Marks that end a turn or wrap code. Behind code that is not Python with them, they end the block.
 _ENDS = (
     r"(?:</[\w:.-]{1,40}>|<[|\uff5c][^\s<>|\uff5c]{1,40}[|\uff5c]>|\[\|endofturn\|\]|<turn\|>"
     r"|<(?:\w+:)?(?:end_\w+|eo[ahst])>|\[EOS\]"
-    # or begins another's
+    # marks that begin another turn
     r"|(?:<\|(?:start_header_id|im_start|start)\|>|<start_of_turn>|<s>)(?:\s{0,3}\w{1,20})?"
     r"(?:<\|end_header_id\|>|\s{0,3}\[INST\])?)\s*"
 )
 _ENDS_TURN = re.compile(rf"[\s>]*(?:{_ENDS})+", re.IGNORECASE)
-_LONGEST_END = 60  # characters
+_MAX_END = 60  # characters
 _LAST_END = re.compile(rf"(?:`{{3,}}|~{{3,}}|{_ENDS})$", re.IGNORECASE)
 _NAMED_FENCE = re.compile(r"([\s>]*)(`{3,}|~{3,})\s*[^\s`]")
 _TEXT_CELL = re.compile(r"\s*%%(?!time|timeit|capture|prun|python)\w")
 
 
 class BlockReader:
-    """Finds the first block of Python in Markdown, line by line."""
+    """Find the first block of Python in Markdown, line by line."""
 
     def __init__(self, *, fences: bool, room: int = MAX_PARSED) -> None:
         self.prose: list[str] = []
@@ -55,22 +55,22 @@ class BlockReader:
         self.had_empty = False
         self.has_fences = False
         self.has_fence_in_line = False
-        self.shown: int | None = None  # the line of the prose where Python is shown first
-        self.last: Fence | None = None  # the block after which nothing came; first is in the prose
-        self.is_text_cell = False  # whether the block's code is none, but text such as a file's
+        self.shown: int | None = None  # index in `prose` of the first Python block
+        self.last: Fence | None = None  # the block that ends the text, with lines of `prose`
+        self.is_text_cell = False  # whether the block is the text of a file, not code
         self.room = room
         self._fences = fences
-        self._pending: list[str] = []  # lines of which Markdown may still make another block
+        self._pending: list[str] = []  # lines that may still become another block
         self._fence: Fence | None = None
         self._inside: list[str] = []  # the lines of the block
-        self._hidden: dict[int, str] = {}  # those that the parser must not see
-        self._column = 0  # of its fence
-        self._began = 0  # its line in the prose
+        self._hidden: dict[int, str] = {}  # lines of the block that are hidden from the parser
+        self._column = 0  # at which its fence begins
+        self._began = 0  # index of its first line in `prose`
         self._python = False
         self._nested = 0
         self._names_thought = False
-        self._has_code = False  # whether a line of the block has been kept that is not blank
-        self._string_until = -1  # up to this line, a string is known to be open
+        self._has_code = False  # whether the block has a line that is not blank
+        self._string_until = -1  # the number of lines to which a string is known to be open
 
     @property
     def in_fence(self) -> bool:
@@ -79,30 +79,30 @@ class BlockReader:
 
     @property
     def in_code(self) -> bool:
-        """Whether that is of Python."""
+        """Whether a block of Python is open."""
         return self._fence is not None and self._python
 
     @property
     def is_blank(self) -> bool:
-        """Whether nothing was said."""
+        """Whether there is neither prose nor a block so far."""
         return self.code is None and not self.has_fences and not any(map(str.strip, self.prose))
 
     @property
     def may_end_thought(self) -> bool:
-        """Whether the mark of a thought's end cannot be meant as text of the block."""
+        """Whether a mark that ends a thought would end it here, and is not text of the block."""
         if self._names_thought or (self._python and self.is_text_cell):
             return False
         return not self._python or not self._in_string()
 
     def code_so_far(self, rest: list[str]) -> str:
-        """Return the open block's code, and the beginning of its next line."""
+        """Return the code of the open block so far, with its unfinished last line."""
         lines = [*self._inside, *rest]
         if self._column:
             lines = [_without_indent(line, self._column) for line in lines]
         return "\n".join(lines).rstrip().lstrip("\n")
 
     def read(self, line: str) -> None:
-        """Read a whole line."""
+        """Read one complete line."""
         if self._fence:
             self._read_inside(line)
             return
@@ -119,7 +119,7 @@ class BlockReader:
         self.has_fence_in_line |= self._fences and is_python(line.partition("```")[2])
 
     def unread(self) -> None:
-        """Take back the last line, which is in no block."""
+        """Remove the last line, which is in no block."""
         self.prose.pop()
         self._pending.pop()
 
@@ -181,7 +181,7 @@ class BlockReader:
             else:
                 self._keep(line, line)
             return
-        self.finish()  # the list is over, or there is no room to parse more
+        self.finish()  # the list has ended, or the limit of parsing is reached
         if not self.closed:
             self.read(line)
 
@@ -196,14 +196,14 @@ class BlockReader:
             self.is_text_cell = _TEXT_CELL.match(line) is not None
 
     def _closing(self, line: str, fence: Fence) -> str:
-        """Take what stands around a fence in code from it: no line of Python begins with one."""
+        """Remove what stands around a fence in code: no line of Python begins with a fence."""
         found = None if self.is_text_cell else _BACKTICKS.match(line)
         if not found or not found[2].startswith(fence.markup):
             return line
         return found[1][: self._column if ">" not in found[1] else None] + found[2]
 
     def _before_end(self, line: str) -> str | None:
-        """Return what of a line is code, if a fence or an end of turn follows it."""
+        """Return the part of a line that is code, if a fence or an end of turn follows it."""
         code = _without_ends(line)
         if code == line or self.is_text_cell:
             return None
@@ -218,7 +218,7 @@ class BlockReader:
         )
 
     def _is_text(self, line: str) -> bool:
-        """Tell whether a fence is only text in the code."""
+        """Tell whether a fence is text of the code, as in a string."""
         if not self.is_text_cell:
             return self._in_string()
         named, was_nested = _NAMED_FENCE.match(line) is not None, self._nested > 0
@@ -226,7 +226,7 @@ class BlockReader:
         return named or was_nested
 
     def _in_string(self) -> bool:
-        """Tell whether the code so far ends in a string of several lines."""
+        """Tell whether the code so far ends inside a string of several lines."""
         new = self._inside[max(self._string_until, 0) :]
         if self.room < 0:
             return False
@@ -240,7 +240,7 @@ class BlockReader:
         return True
 
     def _end(self, fence: Fence, line: str | None) -> None:
-        """End the block as Markdown has it."""
+        """End the block where Markdown ends it."""
         self._fence = None
         if not self._python:
             self.prose += [] if line is None else [line]
@@ -259,7 +259,7 @@ class BlockReader:
             self.had_empty = True
 
     def finish(self) -> None:
-        """End a block that is still open."""
+        """End the block that is still open."""
         if not self._fence:
             return
         last = max((i for i, line in enumerate(self._inside) if line.strip()), default=-1)
@@ -271,22 +271,22 @@ class BlockReader:
         self._end(now or self._fence, None)
 
     def take_code(self, code: str, *, before: str | None = None) -> None:
-        """Take code that stood in no block; ``before`` is what is left of the prose then."""
+        """Use code that stood in no block; ``before`` is the prose that remains."""
         self._fence = None
         self.code, self.closed = code_blocks.typed(code), True
         if before is not None:
             self.prose = before.split("\n")
 
     def drop_code(self) -> None:
-        """Take no code from the text after all."""
+        """Use none of the text as code."""
         self._fence = None
         self.code, self.closed = None, False
 
 
 def _without_ends(line: str) -> str:
-    """Take fences and ends of turns from a line's end."""
+    """Remove fences and ends of turns from the end of a line."""
     end, found = len(line.rstrip()), None
-    while last := _LAST_END.search(line, max(0, end - _LONGEST_END), end):
+    while last := _LAST_END.search(line, max(0, end - _MAX_END), end):
         end, found = last.start(), last
         while end and line[end - 1].isspace():
             end -= 1
@@ -294,7 +294,7 @@ def _without_ends(line: str) -> str:
 
 
 def _seen(line: str) -> str:
-    """Take what nobody sees from around a fence."""
+    """Remove invisible characters from around a fence."""
     fence = line.lstrip(_BLANK)
     if not fence.startswith(("```", "~~~")):
         return line
@@ -308,6 +308,6 @@ def _indent(line: str) -> int:
 
 
 def _without_indent(line: str, column: int) -> str:
-    """Take blanks from a line's beginning, as Markdown does in a block that is not flush."""
+    """Remove the indent of a fence from a line of its block, as Markdown does."""
     indent = min(_indent(line), column)
     return line.expandtabs(4)[indent:] if indent else line

@@ -1,4 +1,4 @@
-"""Put native tool calls together from the pieces in which servers send them.
+"""Join the pieces in which servers send native tool calls.
 
 Servers tell their calls apart by an id, by a place in the reply, by both or by neither, and send
 arguments as text in pieces, as text in one, as an object, or only when a call is whole.
@@ -16,13 +16,13 @@ from jupyter_agent.models.protocol import Call
 
 __all__ = ["CallReader", "Calls"]
 
-_LONGEST_ID = 200  # characters; it is sent back with every request
+_MAX_ID = 200  # characters; an id is sent back with every request
 Place = int | str | None
 
 
 @dataclass(slots=True)
 class _Known:
-    """A call of which a piece has come."""
+    """A call of which at least one piece has arrived."""
 
     index: int
     places: set[Place]
@@ -31,7 +31,7 @@ class _Known:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the arguments so far are an object."""
+        """Whether the arguments so far are a JSON object."""
         if not self.pieces or not self.pieces[-1].rstrip().endswith("}"):
             return False
         try:
@@ -41,7 +41,7 @@ class _Known:
 
 
 class Calls:
-    """Joins the pieces of calls."""
+    """Join the pieces of the calls of one reply."""
 
     def __init__(self) -> None:
         self._calls: list[_Known] = []
@@ -50,13 +50,13 @@ class Calls:
         return bool(self._calls)
 
     def knows(self, *places: object) -> bool:
-        """Tell whether a piece of the call at a place has come."""
+        """Tell whether a piece of the call at this index has arrived."""
         return any(known.places & {*_places(places)} for known in self._calls)
 
     def read(
         self, *places: object, call_id: object = "", name: object = "", arguments: object = ""
     ) -> Call:
-        """Take in a piece of a call, of whatever types its fields are.
+        """Add a piece of a call; its fields may have any type.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class Calls:
         return Call(known.index, call_id, text, name)
 
     def whole(self, *places: object, call_id: object = "", arguments: object = "") -> Call | None:
-        """Take in a call that is whole: what has not come in pieces, if nothing has."""
+        """Add a complete call, if none of it has arrived in pieces."""
         at = _places(places)
         known = self._find(at, _short(call_id))
         if known is None or known.pieces or not (text := _text(arguments)):
@@ -84,7 +84,7 @@ class Calls:
         return Call(known.index, arguments=text)
 
     def _find(self, places: list[int | str], call_id: str) -> _Known | None:
-        """Find the call that a piece is of, or the one that it may follow."""
+        """Find the call that a piece belongs to, or the call after which it may begin a new one."""
         for known in self._calls:
             if call_id and known.id == call_id and (not places or known.places & set(places)):
                 return known
@@ -96,12 +96,12 @@ class Calls:
 
 
 def _is_another(known: _Known, *, call_id: str, name: str, text: str) -> bool:
-    """Tell whether a piece begins a call, though its place is that of a known one."""
+    """Tell whether a piece begins a new call although its index is already used."""
     if call_id and call_id == known.id:
         return False
     if (
         call_id and known.id and name
-    ):  # without a name, some servers give each piece an id of its own
+    ):  # some servers give each piece an id of its own, but only the first a name
         return True
     return bool(name or (call_id and text.strip())) and known.is_whole
 
@@ -120,9 +120,9 @@ def _text(arguments: object) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a name that can be written to a file and sent back."""
+    """Return a name or id that can be written to a file and sent back."""
     text = value if isinstance(value, str) else ""
-    return text.encode("utf-8", "replace").decode()[:_LONGEST_ID]
+    return text.encode("utf-8", "replace").decode()[:_MAX_ID]
 
 
 class CallReader:
@@ -134,11 +134,11 @@ class CallReader:
     def __init__(self) -> None:
         self.name = ""
         self.arguments = ""
-        self._code = ""  # as it was read last
-        self._read = 0  # how many characters of the arguments there were then
+        self._code = ""  # at the last reading
+        self._read = 0  # characters of the arguments at the last reading
 
     def feed(self, text: str) -> None:
-        """Take in more JSON; it is read when somebody asks for the code."""
+        """Add more JSON; it is read when the code is asked for."""
         self.arguments += text
 
     @property
@@ -150,7 +150,7 @@ class CallReader:
         return self._code
 
     def close(self) -> bool:
-        """Tell whether the arguments hold code; what is missing after it is forgiven."""
+        """Tell whether the arguments hold complete code; what follows it may be missing."""
         self._code, is_whole = _read_code(self.arguments)
         self._read = len(self.arguments)
         try:
@@ -162,16 +162,16 @@ class CallReader:
         return isinstance(code, str)
 
 
-_DECODER = json.JSONDecoder(strict=False)  # some models write lines in strings
+_DECODER = json.JSONDecoder(strict=False)  # some models write line breaks in strings
 _MARK = re.compile(r"\s*([{:,])\s*")
-# an escape that is not whole, or half of a pair of them; a backslash before it is of another one
+# An unfinished escape, or the first half of a surrogate pair, at the end of the text.
 _OPEN_ESCAPE = re.compile(
     r"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB][0-9a-fA-F]{2})?(?:\\(?:u[0-9a-fA-F]{0,3})?)?$"
 )
 
 
 def _read_code(text: str) -> tuple[str, bool]:
-    """Read an object's member ``code`` as far as it has come, and whether that is all of it."""
+    """Read the member ``code`` as far as it has arrived, and tell whether it is complete."""
     place = 0
     read: object = None
     while mark := _MARK.match(text, place):
@@ -180,7 +180,7 @@ def _read_code(text: str) -> tuple[str, bool]:
             return _read_string(text, place)
         try:
             read, place = _DECODER.raw_decode(text, place)
-        except (ValueError, RecursionError):  # it has not come yet
+        except (ValueError, RecursionError):  # it has not arrived yet
             break
     return "", False
 
@@ -192,4 +192,4 @@ def _read_string(text: str, place: int) -> tuple[str, bool]:
     ):
         with contextlib.suppress(ValueError):
             return _DECODER.raw_decode(rest)[0], is_whole
-    return "", False  # it has an escape that JSON does not know
+    return "", False  # it has an escape that JSON does not have

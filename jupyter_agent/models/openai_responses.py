@@ -1,4 +1,4 @@
-"""OpenAI's Responses API, by their own client.
+"""OpenAI's Responses API, with OpenAI's own client.
 
 Nothing is stored there (``store=False``): what the model has thought comes back to us encrypted,
 is kept with the cell that follows it, and is sent again.
@@ -23,7 +23,7 @@ URL = "https://api.openai.com"
 
 
 def load(name: str, **settings: Any) -> OpenAIModel:
-    """Make the model of an ``openai:`` string; `vendor_settings` says what it raises."""
+    """Make the model of an ``openai:`` string; it raises what `vendor_settings` raises."""
     instead = "; a server that speaks chat completions needs none: name it http://HOST/v1#NAME"
     found = vendor_settings(name, "OpenAI", url=URL, instead=instead)
     found["url"] += "/v1"
@@ -31,7 +31,7 @@ def load(name: str, **settings: Any) -> OpenAIModel:
 
 
 class OpenAIModel(RemoteModel):
-    """A model that speaks OpenAI's Responses."""
+    """A model behind OpenAI's Responses API."""
 
     best_form = "tool"
     optional = ("tools", "include")
@@ -70,7 +70,7 @@ class OpenAIModel(RemoteModel):
 
 
 class _Reply:
-    """Reads the events of one reply.
+    """Read the events of one reply.
 
     Most servers send pieces, and what they make once more as a whole; some send only the whole.
 
@@ -83,9 +83,9 @@ class _Reply:
     def __init__(self, most: float | None = None) -> None:
         self._most = most or float("inf")
         self._ended = False
-        self._begun = False  # whether anything of the reply has come
-        self._has_text = False  # whether text of the item that streams in has
-        self._had_text = False  # whether text of one before it has
+        self._begun = False  # whether anything of the reply has arrived
+        self._has_text = False  # whether text of the streaming item has arrived
+        self._had_text = False  # whether text of an earlier item has arrived
         self._calls = Calls()
 
     def read(self, event: dict[str, Any]) -> Iterator[Delta]:
@@ -126,11 +126,12 @@ class _Reply:
         return Delta(call=self._calls.read(item.get("id"), place, call_id=call_id, name=name))
 
     def _whole(self, item: dict[str, Any], place: object) -> Iterator[Delta]:
-        """Read an item that is whole: what has not come in pieces."""
+        """Read what a complete item holds and has not arrived in pieces."""
         arguments, at = item.get("arguments"), (item.get("id"), place)
         match item.get("type"):
             case "reasoning" if item.get("encrypted_content") or item.get("content"):
-                yield Delta(kept={k: v for k, v in item.items() if k != "status"})  # it is refused
+                # the API takes no `status` back
+                yield Delta(kept={k: v for k, v in item.items() if k != "status"})
             case "function_call":
                 if not self._calls.knows(*at):
                     yield self._call(item, place)
@@ -147,11 +148,11 @@ class _Reply:
         self._begun, self._has_text = True, False
 
     def _said(self, text: str) -> str:
-        """Begin each message with a paragraph of its own."""
+        """Begin each message as a new paragraph."""
         return "\n\n" * (self._had_text and not self._has_text) + text
 
     def _close(self, kind: str, response: dict[str, Any]) -> Iterator[Delta]:
-        """Read the whole reply that comes at the end."""
+        """Read the complete reply, which the last event holds."""
         if usage := _usage(as_dict(response.get("usage"))):
             yield Delta(usage=usage)
         status = response.get("status")
@@ -165,7 +166,7 @@ class _Reply:
         if short or (usage and usage.completion >= self._most):
             yield from self._end(str(why or "max_output_tokens"))
         else:
-            yield from self._end("")  # there is no word for a good end
+            yield from self._end("")  # a normal end has no reason
 
     def _end(self, why: str) -> Iterator[Delta]:
         if not self._ended:
@@ -186,7 +187,7 @@ def _items(message: Message, by: str) -> Iterator[dict[str, Any]]:
             phase = item
         else:
             yield item
-    begin = {"type": "message", "role": message["role"]}  # some servers cannot tell it otherwise
+    begin = {"type": "message", "role": message["role"]}  # some servers need it
     if not isinstance(content, str):
         yield {**begin, "content": [_part(part) for part in content]}
     elif content:
@@ -197,7 +198,7 @@ def _items(message: Message, by: str) -> Iterator[dict[str, Any]]:
 
 
 def _reasoning_items(kept: Kept | None, by: str) -> list[dict[str, Any]]:
-    """Return what this model gave us to keep; a notebook from elsewhere may hold other things."""
+    """Return the fields that this model wants back; a foreign notebook may hold others."""
     items = kept["items"] if kept and kept["by"] == by else []
     return [item for item in items if item.get("type") == "reasoning" or item.keys() == {"phase"}]
 

@@ -19,7 +19,7 @@ from jupyter_agent.models.code_blocks import MAX_JUDGED, is_python, is_statement
 
 __all__ = ["Call", "Mark", "find_mark", "is_python_tool", "read_call", "read_text"]
 
-MAX_MARKS = 20  # of one line that are looked at
+MAX_MARKS = 20  # marks of one line that are checked
 
 _WORDS = re.compile(r"[^a-zA-Z\d]+|(?<=[a-z])(?=[A-Z])")
 _OUR_WORDS = frozenset("python python3 ipython jupyter notebook interpreter repl".split())
@@ -27,14 +27,14 @@ _GENERAL = frozenset("function tool run exec execute code cell call default api"
 
 
 def is_python_tool(name: str) -> bool:
-    """Tell whether a tool's name means ours: one of Python's, or one that names no language."""
+    """Tell whether a tool's name means our tool: it names Python, or no language at all."""
     words = {word.lower() for word in _WORDS.split(name) if word and not word.isdigit()}
     return bool(words & _OUR_WORDS) or words <= _GENERAL | {"functions", "tools"}
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that was read; ``code`` is None where there is none that is ours."""
+    """A call that was read; ``code`` is None if it is not for our tool."""
 
     name: str
     code: str | None
@@ -78,7 +78,7 @@ _ENDS = r"<\|(?:call|eom_id|eot_id|im_end|/tool_call|end)\|>|</s>"
 
 
 def find_mark(line: str) -> Mark | None:
-    """Find where a call begins in a line, and not as code in prose."""
+    """Find where a call begins in a line; one that is quoted as code does not count."""
     for found in islice(_MARK.finditer(line), MAX_MARKS):
         if line.count("`", 0, found.start()) % 2:
             continue
@@ -92,7 +92,7 @@ def find_mark(line: str) -> Mark | None:
 
 
 def _is_named(after: str) -> bool:
-    """Tell whether a tag is only named: words follow it on its line."""
+    """Tell whether a tag is only mentioned: words follow it on its line."""
     return re.match(r"\s*[^\s{}\[\]<>]*\s+\w|\s*[.,;:)!?]", after) is not None
 
 
@@ -117,12 +117,12 @@ _NO_CODE = re.compile(r"[\w.:\s<>|\[\]`\uff5c\u2581-]*")
 _ANY_MARK = re.compile(
     r"\[CALL_ID\]\w*|<\|[^|<>]*\|>|<\uff5c[^<>]*\uff5c>|\[[A-Z_]+\]|</?[^<>]*>|[()\[\]]|(?<=\w):\d+"
 )
-_DEEPEST = 20  # collections of YAML in each other
+_MAX_NESTING = 20  # levels of YAML collections
 _CODE = ("code", "python_code", "source", "script", "cell", "query", "input", "__arg1")
 
 
 def read_call(text: str, mark: Mark) -> Call | None:
-    """Read a call from its mark on; None if it has the form of no call.
+    """Read a call from its mark on; None if the text is not a call.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def read_call(text: str, mark: Mark) -> Call | None:
     if argument and (not body or argument.start() < body.start()):
         return _read_tags(mark.text + text, text[: argument.start()])
     if body and not _NO_CODE.fullmatch(text, 0, body.start()):
-        body = None  # it is of what follows
+        body = None  # the language belongs to what follows
     if body:
         named = _name_in(mark.text + text[: body.start()])
         if call := _read_json(text[body.start() :], named):
@@ -149,7 +149,7 @@ def read_call(text: str, mark: Mark) -> Call | None:
 
 
 def read_text(text: str) -> Call | None:
-    """Read a call that is a whole text: with a mark at its beginning, or without."""
+    """Read a text that is a call and nothing else, with or without a mark at its beginning."""
     text = text.strip()
     mark = find_mark(text.split("\n", 1)[0])
     if mark and not mark.start:
@@ -158,12 +158,12 @@ def read_text(text: str) -> Call | None:
         return read_call(inside[: found.start()] if found else inside, mark)
     if call := _read_json(text, whole=True):
         return call
-    call = _read_python(text)  # without brackets around it, it may be any program's line
+    call = _read_python(text)  # without brackets it may be a line of any program
     return call if call and (call.code or text.startswith("[")) else _read_yaml(text)
 
 
 def _name_in(before: str) -> str:
-    """Find the name of the tool in what stands before its arguments."""
+    """Find the tool's name in the text before its arguments."""
     if found := _NAME.search(before):
         return found[1]
     if found := re.search(r"to=([\w.:-]+)", before):
@@ -175,7 +175,7 @@ def _name_in(before: str) -> str:
 
 
 def _read_tags(text: str, before: str) -> Call | None:
-    """Read a call whose arguments stand in tags of their own."""
+    """Read a call with a tag for each argument."""
     name = _NAME.search(text)
     named = name[1] if name else _name_in(before)
     for argument in _OPEN_ARGUMENT.finditer(text):
@@ -187,7 +187,7 @@ def _read_tags(text: str, before: str) -> Call | None:
 
 
 def _read_bare(mark: Mark, text: str) -> Call | None:
-    """Read code that follows a mark as it is; Markdown's fence around it is left out."""
+    """Read plain code that follows a mark; a Markdown fence around it is left out."""
     header, _, code = text.partition("<|message|>")
     if not code:
         header, code = "", text
@@ -206,7 +206,7 @@ def _read_bare(mark: Mark, text: str) -> Call | None:
 
 
 def _read_python(text: str) -> Call | None:
-    """Read a call that is written as Python's, as in ``[python(code="...")]``."""
+    """Read a call that is written in Python, as in ``[python(code="...")]``."""
     if len(text) > MAX_JUDGED * 10 or not re.match(r"\[?\s*[A-Za-z_][\w.]*\(", text):
         return None
     try:
@@ -218,7 +218,7 @@ def _read_python(text: str) -> Call | None:
     if not isinstance(call, ast.Call):
         return None
     if ast.unparse(call.func) == "print" and call.args and isinstance(call.args[0], ast.Call):
-        call = call.args[0]  # of Gemini's
+        call = call.args[0]  # Gemini wraps the call in print()
     name = ast.unparse(call.func)
     values = [each.value for each in call.keywords if each.arg in _CODE] + call.args[:1]
     code = values[0].value if values and isinstance(values[0], ast.Constant) else None
@@ -227,7 +227,7 @@ def _read_python(text: str) -> Call | None:
 
 
 def _read_yaml(text: str) -> Call | None:
-    """Read a call that is written as YAML, as settings are too: only code makes it one."""
+    """Read a call that is written in YAML; without code it is not a call, but settings."""
     import yaml  # type: ignore[import-untyped]
 
     try:
@@ -235,8 +235,8 @@ def _read_yaml(text: str) -> Call | None:
         for event in yaml.parse(text[: MAX_JUDGED + 1], Loader=yaml.SafeLoader):
             begins = isinstance(event, yaml.CollectionStartEvent)
             depth += begins - isinstance(event, yaml.CollectionEndEvent)
-            # an alias may stand for any amount
-            if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+            # aliases can multiply a small text without limit
+            if depth > _MAX_NESTING or isinstance(event, yaml.AliasEvent):
                 return None
         value = yaml.safe_load(text) if len(text) <= MAX_JUDGED else None
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -246,7 +246,7 @@ def _read_yaml(text: str) -> Call | None:
 
 
 def _read_json(text: str, name: str = "", *, whole: bool = False) -> Call | None:
-    """Read a call from the JSON at the beginning of a text; None if that is no call.
+    """Read a call from the JSON at the beginning of a text; None if it is not a call.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ def _read_json(text: str, name: str = "", *, whole: bool = False) -> Call | None
 
 
 def _calls_in(value: Any, name: str, deepest: int = 4) -> Iterator[Call]:
-    """Yield the calls in a value, each of which may be wrapped in lists and objects."""
+    """Yield the calls in a value; lists and objects may be wrapped around each."""
     if isinstance(value, dict) and (call := _called(value, name)):
         yield call
         return
@@ -279,7 +279,7 @@ _ARGUMENTS = ("arguments", "parameters", "args", "action_input", "tool_input", "
 
 
 def _called(value: dict[str, Any], name: str) -> Call | None:
-    """Read a call from an object: with its arguments in a member, or as its members."""
+    """Read a call from an object that holds its arguments as one member, or as its members."""
     named = next((value[key] for key in _NAMES if isinstance(value.get(key), str)), "")
     inner = next((value[key] for key in _ARGUMENTS if key in value and named), value)
     arguments: Any = inner
@@ -298,7 +298,7 @@ def _called(value: dict[str, Any], name: str) -> Call | None:
 
 
 def _value(text: str) -> tuple[Any, str]:
-    """Decode the JSON at the beginning of a text; closing braces that are missing are forgiven."""
+    """Decode the JSON at the beginning of a text; closing braces may be missing."""
     decoder = json.JSONDecoder(strict=False)
     text = text.lstrip()
     for missing in ("", "}", "}}", "]", "}]", "}}]"):
@@ -309,7 +309,7 @@ def _value(text: str) -> tuple[Any, str]:
         return value, text[end:]
     if len(text) <= MAX_JUDGED:
         try:
-            return ast.literal_eval(text), ""  # as Python writes it
+            return ast.literal_eval(text), ""  # a dict as Python writes it
         except (SyntaxError, ValueError, MemoryError, RecursionError, TypeError):
             pass
     return None, text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 
 from traitlets import HasTraits
@@ -13,6 +15,9 @@ from traitlets import HasTraits
 from jupyter_agent.errors import UsageError
 
 __all__ = [
+    "as_list",
+    "as_number",
+    "as_text",
     "check_argument",
     "check_names",
     "check_path",
@@ -80,6 +85,27 @@ def check_traits(owner: HasTraits, names: Iterable[str]) -> None:
     """
     known = {"config", "parent", "log", *owner.trait_names(config=True)}
     check_names(type(owner).__name__, names, known)
+
+
+def as_list(value: object) -> object:
+    """Return a set, an array, a generator or the like as a list; anything else as it is."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        with suppress(TypeError):  # an array without dimensions
+            return [as_text(each) for each in value]
+    return value
+
+
+def as_text(value: object) -> object:
+    """Return a path as text; anything else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def as_number(value: object) -> object:
+    """Return a number of numpy's, or a whole one such as 1e6, as one of Python's."""
+    if isinstance(value, int) or not isinstance(value, Real):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def is_count(value: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from jupyter_agent import settings
-from jupyter_agent._arguments import check_argument, check_path, check_traits
+from jupyter_agent._arguments import as_list, as_text, check_argument, check_path, check_traits
 from jupyter_agent._files import write_whole
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._one_at_a_time import OneAtATime
@@ -100,14 +100,14 @@ class Session(settings.Configured):
         self,
         folder: str | os.PathLike[str] | None = None,
         *,
-        tools: Sequence[Callable[..., object] | str] = (),
+        tools: Iterable[Callable[..., object] | str] = (),
         **kwargs: Any,
     ) -> None:
         check_traits(self, kwargs)
-        _check_tools(tools)
+        offered = _checked_tools(tools)
         super().__init__(**kwargs)
         self.results: dict[str, object] = {}  # the last run's outputs, by name
-        self._functions = [*self.tools, *tools]
+        self._functions = [*self.tools, *offered]
         self._workspace: Workspace | None = None  # of the last run: its values and tools stay
         self.folder = _current_folder() if folder is None else check_path("folder", folder)
         confined = SandboxProvisioner(config=self.config)
@@ -339,7 +339,12 @@ class Session(settings.Configured):
         )
 
     async def fetch(
-        self, name: str, to: str = "", *, overwrite: bool = False, permit: Permit | None = None
+        self,
+        name: str | os.PathLike[str],
+        to: str | os.PathLike[str] = "",
+        *,
+        overwrite: bool = False,
+        permit: Permit | None = None,
     ) -> Path:
         """Copy a file out of the agent's working folder.
 
@@ -356,7 +361,9 @@ class Session(settings.Configured):
             There is no such file, or the target exists and ``overwrite`` is not set.
         """
         for argument, value in (("name", name), ("to", to)):
-            check_argument(argument, value, fits=isinstance(value, str), wanted="a text")
+            fits = isinstance(as_text(value), str)
+            check_argument(argument, value, fits=fits, wanted="a path")
+        name, to = os.fspath(name), os.fspath(to)
         path = self._place_for(name, to, overwrite=overwrite)
         async with self._one_at_a_time.hold("a copy out of the sandbox"):
             reply = await self._asked("fetch", (name, self.sandbox.max_value_mib << 20))
@@ -507,13 +514,12 @@ class Session(settings.Configured):
         return "\n".join(notes)
 
 
-def _check_tools(tools: object) -> None:
-    fits = (
-        isinstance(tools, Sequence)
-        and not isinstance(tools, str)
-        and all(isinstance(each, str) or callable(each) for each in tools)
-    )
+def _checked_tools(tools: object) -> list[Any]:
+    offered = as_list(tools)
+    fits = isinstance(offered, list) and all(isinstance(e, str) or callable(e) for e in offered)
     check_argument("tools", tools, fits=fits, wanted="a list of functions or of their names")
+    assert isinstance(offered, list)
+    return offered
 
 
 def _current_folder() -> Path:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jupyter_agent import Agent, Sandbox, Session, Transcript, tool
 from jupyter_agent.errors import UsageError
+from jupyter_agent.exchange.run_options import RunOptions
 from jupyter_agent.models import load_model
 
 AGENT: Any = Agent
@@ -48,9 +51,9 @@ CASES: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: SESSION(tools=[3]), "tools must be a list of functions"),
     (lambda: SESSION().execute(3), "code must be a text, not 3 (int)"),
-    (lambda: asyncio.run(SESSION().fetch(3)), "name must be a text, not 3 (int)"),
+    (lambda: asyncio.run(SESSION().fetch(3)), "name must be a path, not 3 (int)"),
     (lambda: SANDBOX(3), "folder must be a path, not 3 (int)"),
-    (lambda: SANDBOX(data="none"), "data must be a list of paths as text, not 'none' (str)"),
+    (lambda: SANDBOX(data="none"), "data must be a list of paths, not 'none' (str)"),
     (lambda: SANDBOX(foldr="."), "Sandbox has no argument 'foldr'; "),
     (lambda: TRANSCRIPT(3), "path must be a path, not 3 (int)"),
     (lambda: TRANSCRIPT.open(3), "path must be a path, not 3 (int)"),
@@ -70,3 +73,37 @@ def test_a_wrong_argument_is_refused_in_one_line(call: Callable[[], object], lin
 def test_a_folder_or_a_file_may_be_given_as_text(tmp_path: Path) -> None:
     assert Session(str(tmp_path)).folder == tmp_path
     assert Transcript(str(tmp_path / "run.ipynb")).path == tmp_path / "run.ipynb"
+
+
+def test_what_is_as_good_as_a_list_a_number_or_nothing_is_taken() -> None:
+    options = {
+        "model": None,
+        "max_steps": np.int64(3),
+        "data": [Path("a.csv"), "b"],
+        "timeout": np.int32(30),
+        "budget": 1e6,
+        "outputs": np.array(["total"]),
+    }
+    chosen = RunOptions.of(None, options)
+    assert (chosen.model, chosen.max_steps, chosen.data) == ("", 3, ["a.csv", "b"])
+    assert (chosen.timeout, chosen.budget, chosen.outputs) == (30, 1_000_000, ["total"])
+    assert RunOptions.of(None, {"outputs": {"total": 1}.keys()}).outputs == ["total"]
+
+
+@pytest.mark.parametrize("budget", [1.5, np.nan, np.inf, True])
+def test_a_budget_that_is_no_whole_number_is_refused(budget: object) -> None:
+    with pytest.raises(UsageError, match="budget must be a number of tokens"):
+        RunOptions.of(None, {"budget": budget})
+
+
+def test_tools_may_stand_in_a_set() -> None:
+    assert Session(tools={repr})._functions == [repr]
+
+
+@pytest.mark.usefixtures("folder")
+async def test_a_file_is_fetched_to_a_path(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    async with aclosing(session.execute("open('x.csv', 'w').write('1')")) as outputs:
+        assert [output async for output in outputs]
+    assert await session.fetch(Path("x.csv"), Path("y.csv")) == tmp_path / "y.csv"
+    await session.close()

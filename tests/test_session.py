@@ -132,7 +132,7 @@ async def test_bad_input_starts_nothing(session: Session) -> None:
     [
         (
             {"data": "none"},
-            "data must be a list of paths as text, such as ['data.csv'], not 'none' (str)",
+            "data must be a list of paths, such as ['data.csv'], not 'none' (str)",
         ),
         ({"outputs": "x"}, "outputs must be a list of names, such as ['total'], not 'x' (str)"),
         (

@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from jupyter_agent._arguments import check_argument, check_names, is_count, is_list_of_texts
+from jupyter_agent._arguments import (
+    as_list,
+    as_number,
+    check_argument,
+    check_names,
+    is_count,
+    is_list_of_texts,
+)
 from jupyter_agent.exchange.approval import POLICIES
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ __all__ = ["RunOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The options of a run; an option that is left out has the session's value.
+    """The options of a run; one that is left out, or None, has the session's value.
 
     Parameters
     ----------
@@ -70,6 +77,13 @@ class RunOptions:
     asker: Ask | None = None
     permit: Permit | None = None
     replaces: NotebookNode | None = None
+
+    def __post_init__(self) -> None:
+        """Take what is as good as a list, a number or nothing for one."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            plain = _PLAIN.get(field.name, lambda same: same)(value)
+            object.__setattr__(self, field.name, field.default if value is None else plain)
 
     @classmethod
     def of(cls, options: object, named: Mapping[str, object]) -> RunOptions:
@@ -124,10 +138,17 @@ def _is_limit(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
+_PLAIN: dict[str, Callable[[object], object]] = {
+    "max_steps": as_number,
+    "data": as_list,
+    "timeout": as_number,
+    "budget": as_number,
+    "outputs": as_list,
+}
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (lambda value: isinstance(value, str), "a model's name, such as 'ollama:NAME'"),
     "max_steps": (is_count, "a whole number above 0"),
-    "data": (is_list_of_texts, "a list of paths as text, such as ['data.csv']"),
+    "data": (is_list_of_texts, "a list of paths, such as ['data.csv']"),
     "save": (lambda value: isinstance(value, str | PathLike), "the path of a file"),
     "timeout": (_is_limit, "a number of seconds"),
     "budget": (lambda value: _is_limit(value) and isinstance(value, int), "a number of tokens"),

@@ -21,6 +21,7 @@ from traitlets.config import Config
 
 from jupyter_agent import settings
 from jupyter_agent._arguments import (
+    as_list,
     check_argument,
     check_path,
     check_traits,
@@ -111,11 +112,12 @@ class Sandbox(settings.Configured):
         **kwargs: Any,
     ) -> None:
         check_traits(self, kwargs)
-        is_list = data is None or is_list_of_texts(data)
-        check_argument("data", data, fits=is_list, wanted="a list of paths as text")
+        paths = as_list(data)
+        is_list = data is None or is_list_of_texts(paths)
+        check_argument("data", data, fits=is_list, wanted="a list of paths")
         super().__init__(**kwargs)
         self.folder = (Path.cwd() if folder is None else check_path("folder", folder)).resolve()
-        self.data = data
+        self.data: list[str] | None = paths  # type: ignore[assignment]  # it was checked
         self.saved: Path | None = None  # the run's own file, which is not passed in as a late one
         self.execution_count: int | None = None
         self.reply: Reply | None = None

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -311,6 +312,26 @@ def test_a_forked_process_gets_a_server_of_its_own(tiny_file: Path) -> None:
         """,
     ) as process:
         assert process.communicate()[0] == "True False\nTrue True\n"
+
+
+def test_a_forked_process_does_not_keep_the_server(tiny_file: Path) -> None:
+    with script(
+        tiny_file,
+        """
+        ask()
+        child = os.fork()
+        if not child:
+            signal.pause()
+        print(child, server().socket, flush=True)
+        """,
+    ) as process:
+        try:
+            assert process.stdout
+            child, socket = process.stdout.readline().split()
+            process.wait(timeout=20)
+            assert not Path(socket).exists()
+        finally:
+            os.kill(int(child), signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("servers_end")

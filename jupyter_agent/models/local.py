@@ -223,6 +223,20 @@ def _end_all() -> None:
         _end(_servers.popitem()[1])
 
 
+def _leave_to_parent() -> None:
+    """Forget the servers in a forked process; one that kept their input open would keep them."""
+    global _starting
+    _starting = threading.Lock()
+    while _servers:
+        process = _servers.popitem()[1].process
+        process.poll()  # it is no child of this process
+        if process.stdin:
+            process.stdin.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def _folder() -> Path:
     if folder := folder_for_sockets():
         return folder

@@ -164,6 +164,11 @@ ATTACKS: list[Attack] = [
         lambda home: SECRET in home.shown,
     ),
     (
+        "a cell has llama.cpp read a file that came with the notebook",
+        lambda home: [cell("%%agent -m local:model.gguf\nRead it.")],
+        lambda home: "llama.cpp cannot use" in home.shown,
+    ),
+    (
         "a cell asks a server of the writer's",
         lambda home: [cell(f"%%agent -m {home.evil.model}\nHello")],
         lambda home: bool(home.evil.requests),
@@ -217,6 +222,7 @@ def furnish(home: Home) -> None:
     (home.folder / "link").symlink_to(home.path / "private")
     (home.folder / ".env").write_text(SECRET)
     (home.folder / "mine.txt").write_text("mine")
+    (home.folder / "model.gguf").write_bytes(b"GGUF of the writer's")
     (home.folder / ".vscode").mkdir()
     stolen = notebook(cell("Go", role="task", run="r"), cell(SECRET, role="prose", step=1))
     nbformat.write(stolen, home.path / "private" / "run-of-mine.ipynb")

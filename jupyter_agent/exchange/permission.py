@@ -83,14 +83,19 @@ class Permissions:
             yield f"%agent fetch {_shown(path)}"
 
     def to_load(self, model: str) -> Iterator[str]:
-        """Yield the permission that a model needs: for its server, or for a file of replies."""
+        """Yield the permission that a model needs: for its server, its weights or its replies.
+
+        llama.cpp reads weights with the user's rights: those beside the notebook may be hostile.
+        """
         kind, _, rest = model.partition(":")
         if model in self._models:
             return
-        if kind in ("scripted", "local"):
+        if kind == "local" and rest:
+            yield f"-m local:{_shown(self._at(rest))}"
+        elif kind == "scripted":
             path = self._at(rest)
             if rest and (not _below(path, self._readable) or self._is_secret(path)):
-                yield f"-m {kind}:{_shown(path)}"
+                yield f"-m scripted:{_shown(path)}"
         elif (server := _server(model)) and server not in self._servers:
             yield f"-m {visible(server)}"
 

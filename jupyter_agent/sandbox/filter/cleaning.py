@@ -26,7 +26,7 @@ from jupyter_agent.sandbox.filter.markdown import Clean, code_block
 
 __all__ = ["clean_prose", "cleaned", "end"]
 
-# each takes text and returns text
+# each maps text to text
 CLEANERS = {
     "drawing": ("jupyter_agent.sandbox.filter.html", "clean_drawing"),
     "html": ("jupyter_agent.sandbox.filter.html", "clean_html"),
@@ -35,12 +35,12 @@ CLEANERS = {
     "picture": ("jupyter_agent.sandbox.filter.images", "fit_url"),
 }
 MAX_TEXT = 16 << 20  # characters, before and after
-MAX_SECONDS = 2  # of a processor, for one text; the kernel counts whole ones
+MAX_SECONDS = 2  # CPU seconds for one text; the kernel counts whole seconds
 MAX_WAIT = 10.0  # seconds for one text, however busy the machine is
-MAX_MEMORY = 400 << 20  # bytes of addresses
-KEPT_MEMORY = 128 << 20  # bytes; a process that has taken more is ended after its answer
-SHARE = 0.2  # of a processor that cleaning may take for long
-BURST = 4.0  # seconds of a processor that it may take at once
+MAX_MEMORY = 400 << 20  # bytes of address space
+KEPT_MEMORY = 128 << 20  # bytes; a process that uses more is ended after its answer
+SHARE = 0.2  # of a CPU that cleaning may use over time
+BURST = 4.0  # CPU seconds that it may use at once
 _ASKED = struct.Struct("<II")  # bytes of the cleaner's name, and of the text
 _ANSWERED = struct.Struct("<?Idq")  # whether it is clean; its bytes; CPU seconds; peak memory
 
@@ -58,7 +58,7 @@ def cleaned(kind: str, text: str) -> str:
 
 
 def clean_prose(text: str) -> Clean:
-    """Clean Markdown that others may have written; it is shown as it is where that takes too long.
+    """Clean Markdown of any origin; if that takes too long, return it as plain text.
 
     What is clean stays as it is, at no cost.
     """
@@ -71,13 +71,13 @@ def clean_prose(text: str) -> Clean:
 
 
 def end() -> None:
-    """End the process, if there is one; it is started again when it is needed."""
+    """End the process, if there is one; the next text starts it again."""
     with _lock:
         _cleaners.end()
 
 
 class _Cleaners:
-    """The process and the processor time that it may take."""
+    """The process, and the CPU time that it may use."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,14 +98,14 @@ class _Cleaners:
             self.end()
             self._credit -= MAX_SECONDS
             raise NotShown(f"{kind} that takes too long to clean") from None
-        except BaseException:  # an interrupt, which leaves half a message in the pipe
+        except BaseException:  # an interrupt leaves half a message in the pipe
             self.end()
             raise
         self._credit -= seconds
         if memory > KEPT_MEMORY:
             self.end()
         if clean is None:
-            raise NotShown(f"{kind} that cannot be cleaned, or gets too long by it")
+            raise NotShown(f"{kind} that cannot be cleaned, or becomes too long")
         return clean.decode()
 
     def _ask(self, kind: str, text: bytes, until: float) -> tuple[bytes | None, float, int]:
@@ -144,7 +144,7 @@ def _start() -> subprocess.Popen[bytes]:
         bufsize=0,
         cwd="/",
         env={"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
-        start_new_session=True,  # an interrupt of a terminal's is not for it
+        start_new_session=True,  # a terminal's interrupt must not reach it
     )
     for pipe in (process.stdin, process.stdout):
         assert pipe
@@ -173,13 +173,13 @@ def _read(descriptor: int, size: int, until: float) -> bytes:
 
 
 def _forget() -> None:
-    """Forget the process in a fork: it belongs to the parent."""
+    """Forget the process after a fork: it belongs to the parent."""
     global _lock, _cleaners
     process = _cleaners._process
     if process and process.stdin and process.stdout:
         process.stdin.close()
         process.stdout.close()
-        process.returncode = 0  # no child of this one
+        process.returncode = 0  # it is not a child of this process
     _lock, _cleaners = threading.Lock(), _Cleaners()
 
 
@@ -192,7 +192,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _peak() -> int:
-    """Return the bytes of memory that this process has taken, without its parent's."""
+    """Return the bytes of memory that this process has used, without its parent's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
@@ -200,7 +200,7 @@ def _peak() -> int:
 
 
 def _serve() -> None:
-    """Clean what comes in, until the pipe ends; each text within its limits."""
+    """Clean each text that arrives, within the limits, until the pipe ends."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]

@@ -12,10 +12,10 @@ import unicodedata
 
 __all__ = ["JOINER", "MAX_TEX", "harmless_tex", "read_formula"]
 
-JOINER = "\u2060"  # takes no room, and keeps what it stands between from being read as one
+JOINER = "\u2060"  # invisible; keeps two neighbours from being read as one
 MAX_FORMULA = 5_000  # characters
-MAX_TEX = 200_000  # characters of a text; each command in it takes memory
-MAX_BRACES = 30  # in each other
+MAX_TEX = 200_000  # characters of a text; each command in it needs memory
+MAX_BRACES = 30  # levels of nested braces
 
 _LETTERS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda "
@@ -69,22 +69,22 @@ _FONTS = (
     "mathnormal boldsymbol bm pmb bold text textrm textbf textit textsf texttt textnormal textup "
     "mbox hbox mathop mathbin mathrel mathord mathopen mathclose mathpunct mathinner Bbb frak scr"
 )
-_WITH_OPTIONS = frozenset(["cancel", "bcancel", "xcancel"])  # in brackets: styles, addresses too
+_WITH_OPTIONS = frozenset(["cancel", "bcancel", "xcancel"])  # in brackets: styles, addresses
 _COMMANDS = frozenset(" ".join([_LETTERS, _SIGNS, _FUNCTIONS, _FORMS, _FONTS]).split())
 _ENVIRONMENTS = frozenset(
     "align align* aligned alignedat array bmatrix Bmatrix cases dcases rcases eqnarray eqnarray* "
     "equation equation* gather gather* gathered matrix multline multline* pmatrix smallmatrix "
     "split subarray vmatrix Vmatrix".split()
 )
-_SYMBOLS = frozenset("\\ ,;:!>{}|%#&_$\n")  # what may follow a backslash; a space among them
+_SYMBOLS = frozenset("\\ ,;:!>{}|%#&_$\n")  # may follow a backslash
 
-# wherever MathJax may begin to read: also after a backslash that it does not see
+# every place where MathJax may begin to read, also after a backslash that it does not see
 _COMMAND = re.compile(r"\\(?:(begin|end)\s*\{([^{}]{0,40})\}|([A-Za-z]+))")
 _DELIMITER = re.compile(r"\$|\\[(\[]|\\begin|\\(?:eq)?ref")
 
 
 def harmless_tex(text: str) -> str:
-    """Take the commands that are not known to be harmless out of text in which MathJax looks.
+    """Remove the commands not known to be harmless from text that MathJax reads.
 
     Of a text that is too long none stays.
     """
@@ -102,7 +102,7 @@ def _defused(found: re.Match[str]) -> str:
 
 
 def _known(command: str, found: re.Match[str]) -> bool:
-    """Tell whether a command is on the list, and has no options that write styles."""
+    """Tell whether a command is allowed, and has no options that write styles."""
     brief = command not in _WITH_OPTIONS or found.string.startswith("{", found.end())
     return command in _COMMANDS and brief
 
@@ -121,7 +121,7 @@ _TOKEN = re.compile(
 
 
 def read_formula(source: str) -> str | None:
-    """Write a formula anew, on one line; None if it holds what is not known to be harmless."""
+    """Rewrite a formula on one line; None if it holds anything not known to be harmless."""
     if len(source) > MAX_FORMULA:
         return None
     source = _ROW_SPACE.sub(r"\\\\ ", source)
@@ -147,7 +147,7 @@ def read_formula(source: str) -> str | None:
 
 
 def _balances(found: re.Match[str], opened: list[str]) -> bool:
-    """Keep count of what is open; tell whether this may stand here."""
+    """Count what is open; tell whether this token is allowed here."""
     opens, closes = found["edge"] == "begin" or found["brace"] == "{", found["brace"] == "}"
     if opens:
         opened.append(found["environment"] or "{")
@@ -158,7 +158,7 @@ def _balances(found: re.Match[str], opened: list[str]) -> bool:
 
 
 def _token(found: re.Match[str], before: str) -> str | None:
-    """Write a token so that no reader of Markdown finds anything of its own in it."""
+    """Write a token so that Markdown finds no markup in it."""
     text = found[0]
     match found.lastgroup:
         case "command":
@@ -166,7 +166,7 @@ def _token(found: re.Match[str], before: str) -> str | None:
         case "symbol" if text[1] not in _SYMBOLS:
             return None
         case "symbol" if text[1] in "\\ \n":
-            return text.replace("\n", " ").rstrip() + " "  # so that no brace seems to be escaped
+            return text.replace("\n", " ").rstrip() + " "  # else a brace might seem escaped
         case "space":
             return "\\ " if "~" in text else "" if before.endswith(" ") else " "
         case "sign":

@@ -23,7 +23,7 @@ from jupyter_agent.sandbox.filter.svg import (
 
 __all__ = ["clean_drawing", "clean_html", "clean_plain_html"]
 
-MAX_LOOKED_AT = 100_000  # characters of HTML; where there are more, something is shown
+MAX_LOOKED_AT = 100_000  # characters; longer HTML counts as visible without a look
 _PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 _DRAWING = "data:image/svg+xml;base64,"
 _TAGS = set(
@@ -32,7 +32,7 @@ _TAGS = set(
     "meter nav ol p pre progress q s samp section small span strong sub summary sup table tbody td "
     "tfoot th thead tr tt u ul var wbr".split()
 )
-# with what is in them, which is not to be read: a page's own words for who lacks what it wants
+# removed with their contents: words of a page for readers who lack what it needs
 _WITH_CONTENT = set(
     "audio canvas iframe noscript object script select style template textarea title video".split()
 )
@@ -82,17 +82,17 @@ _STYLES = set(
 
 
 def clean_html(html: str) -> str:
-    """Rebuild HTML with the styles of its sheets and its drawings; see `_clean`."""
+    """Rebuild HTML with its style sheets and drawings; see `_clean`."""
     return _clean(_drawings_as_images(_inline_styles(html)), html)
 
 
 def clean_plain_html(html: str) -> str:
-    """Rebuild HTML without what may take long: its sheets of styles and its drawings."""
+    """Rebuild HTML without its style sheets and drawings, which may take long."""
     return _clean(html, html)
 
 
 def clean_drawing(svg: str) -> str:
-    """Put SVG where it neither runs nor fetches: behind an ``<img>``; or say why not, as JSON."""
+    """Put SVG into an ``<img>``, where it neither runs nor fetches; or say why not, as JSON."""
     try:
         return json.dumps({"html": _image(clean_svg(svg))})
     except BadDrawingError as error:
@@ -100,7 +100,7 @@ def clean_drawing(svg: str) -> str:
 
 
 def _clean(html: str, source: str) -> str:
-    """Rebuild HTML from allowed tags and attributes alone; what may not stay is left out.
+    """Rebuild HTML from allowed tags and attributes only.
 
     Returns
     -------
@@ -130,11 +130,11 @@ def _clean(html: str, source: str) -> str:
 
 
 _SHEET = re.compile(r"<style\b[^<]*", re.IGNORECASE)
-_CHECKED = re.compile(r":checked\b")  # of a box that opens what is below it, and is as it was made
+_CHECKED = re.compile(r":checked\b")  # a checkbox that opens what is below it, in its first state
 
 
 def _inline_styles(html: str) -> str:
-    """Put the rules of sheets into the elements they are for; nh3 judges them there."""
+    """Move the rules of style sheets into their elements, where nh3 checks them."""
     if not re.search("<(style|svg)", html, re.IGNORECASE):
         return html
     import css_inline
@@ -148,7 +148,7 @@ def _inline_styles(html: str) -> str:
 
 
 class _Finder(HTMLParser):
-    """Finds where drawings stand in HTML that `css_inline` has written."""
+    """Find the drawings in HTML that `css_inline` has written."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=False)
@@ -168,7 +168,7 @@ class _Finder(HTMLParser):
             self._open.append((self._place(), dict(attrs).get("style") or ""))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Return no place: an empty element draws nothing."""
+        """Skip it: an empty element draws nothing."""
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "svg" and self._open:
@@ -178,7 +178,7 @@ class _Finder(HTMLParser):
 
 
 def _drawings_as_images(html: str) -> str:
-    """Put each drawing behind an ``<img>``; one that cannot be shown says why in its place."""
+    """Put each drawing into an ``<img>``; a reason replaces one that cannot be shown."""
     if "<svg" not in html:
         return html
     pieces, place = [], 0
@@ -186,7 +186,7 @@ def _drawings_as_images(html: str) -> str:
         pieces.append(html[place:start])
         place = end
         try:
-            # what HTML names and XML does not
+            # entities of HTML that XML does not have
             pieces.append(_image(clean_svg(html[start:end].replace("&nbsp;", "&#160;")), style))
         except EmptyDrawingError:
             continue
@@ -204,7 +204,7 @@ def _image(svg: str, style: str = "") -> str:
 _NO_PICTURE = re.compile(r'<img(?! src=)(?: (?!src=)[a-z]+="[^"]*")*>')  # its source was dropped
 
 
-# what a page asks for that cannot run its script here; to follow it would change nothing
+# what a page asks for when its script cannot run; to follow it would change nothing
 _TRUST = re.compile(
     r"(?<=>)[^<>]*\b(?:trust[^<>]{0,20}notebook|notebook[^<>]{0,20}trust)[^<>]*(?=<)",
     re.IGNORECASE,
@@ -212,7 +212,7 @@ _TRUST = re.compile(
 
 
 def _attribute(tag: str, name: str, value: str) -> str | None:
-    """Let pictures come from nowhere but the page, links lead to the web, a class be pandas' own.
+    """Allow pictures in the page itself, links to the web, and the classes of pandas.
 
     A link is followed by a click only. A picture that is a drawing is read as one.
     """
@@ -243,7 +243,7 @@ _VOID = {"br", "col", "hr", "img", "wbr"}
 
 
 class _Reader(HTMLParser):
-    """Looks for what can be seen of HTML that nh3 has written."""
+    """Look for visible content in HTML that nh3 has written."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ def _shows(cleaned: str) -> bool:
 
 
 def _left_out(html: str) -> list[str]:
-    """Name what HTML holds that is not shown; the reader is the one that takes it out."""
+    """Name the parts of HTML that are not shown; the same parser removes them."""
     import nh3
 
     kept = nh3.clean(html, tags=set(_LEFT_OUT), clean_content_tags=set(), attributes={})

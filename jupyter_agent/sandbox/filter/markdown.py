@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Clean", "as_read", "clean_folded", "clean_markdown", "code_block", "folded", "one_line"]
 
-MAX_CHARACTERS = 100_000  # of a text that is more than shown as it is
-MAX_BRACKETS = 5_000  # that open; each takes the parser long
-MAX_LEVELS = 24  # of tokens in each other
+MAX_CHARACTERS = 100_000  # a longer text is shown as plain text
+MAX_BRACKETS = 5_000  # opening brackets; each costs the parser much time
+MAX_LEVELS = 24  # levels of nested tokens
 MAX_TEXT_LINES = 5_000
-MAX_TRIES = 4  # until a text stays as it is
-MAX_LINES = 60  # of a formula
+MAX_TRIES = 4  # rewrites until a text no longer changes
+MAX_LINES = 60  # lines of a formula
 
 _LANGUAGES = frozenset(
     "bash c c++ console cpp cs csharp css csv cypher dart diff dockerfile fortran fsharp go "
@@ -47,18 +47,18 @@ _LANGUAGES = frozenset(
     "shell sql stata swift tcl tex text toml ts tsx tsv txt typescript vb vim xml yaml yml "
     "zig zsh".split()
 )
-_ENDS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")  # what somebody takes for a line's end
+_ENDS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")  # what some reader takes for a line end
 _CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~])?|[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\ufeff]")
 
 
 class Clean(str):
-    """Markdown that has been cleaned; what is made of it is not, until it is cleaned again."""
+    """Markdown that has been cleaned; text that is made of it must be cleaned again."""
 
     __slots__ = ()
 
 
 def clean_markdown(text: str) -> Clean:
-    """Write Markdown anew that every front end reads alike, in which nothing runs or fetches.
+    """Rewrite Markdown so that every front end reads it alike, and nothing in it runs or fetches.
 
     What is not allowed stays as text. What has been cleaned stays as it is.
     """
@@ -79,7 +79,7 @@ def clean_markdown(text: str) -> Clean:
 
 
 def code_block(code: str, language: str = "python") -> Clean:
-    """Put code into a fence that is longer than any in it; only known languages are named."""
+    """Put code into a fence longer than any fence in it; only known languages are named."""
     code = _MARKER.sub(JOINER, _plain_lines(code))
     longest = max(map(len, re.findall(r"`{3,}", code)), default=2)
     fence = "`" * (longest + 1)
@@ -93,18 +93,18 @@ _FOLDED = re.compile(
 
 
 def folded(title: str, inside: Clean) -> Clean:
-    """Put Markdown where the page can fold it, under a title of plain words."""
+    """Wrap Markdown so that the page can fold it, under a plain title."""
     return Clean(f"<details open>\n<summary>{title}</summary>\n\n{inside}\n\n</details>")
 
 
 def clean_folded(text: str, clean: Callable[[str], Clean]) -> Clean:
-    """Clean Markdown that `folded` may have made, or somebody else."""
+    """Clean Markdown of any origin, with the parts that `folded` has made."""
     found = _FOLDED.fullmatch(text)
     return folded(found[1], clean(found[2])) if found else clean(text)
 
 
 def one_line(text: str) -> str:
-    """Write plain text, such as a name or what a server said, as a line that reads as itself."""
+    """Write plain text, such as a name or a server's message, as one line without Markdown."""
     from markdown_it.token import Token
 
     text = " ".join(_plain_lines(text)[:MAX_CHARACTERS].split())
@@ -120,7 +120,7 @@ _ESCAPED = re.compile(
 
 
 def as_read(markdown: str) -> str:
-    """Write what `clean_markdown` has written as somebody reads it who sees no page."""
+    """Write the output of `clean_markdown` as plain text, for a reader without a page."""
     return visible_prose(_ESCAPED.sub(_unescaped, markdown.replace(JOINER, "")))
 
 
@@ -132,7 +132,7 @@ def _unescaped(found: re.Match[str]) -> str:
     return found["code"] or found["dollar"] or found["sign"] or ""
 
 
-# what JupyterLab would take for a mark of its own, for a formula that it has put aside
+# what JupyterLab would take for its own placeholder of a formula
 _MARKER = re.compile(r"(?<=@@)(?=\d+(?:\\begin\{|\\\\[(\[]))")
 _WHOLE = re.compile(r"(?P<fence>`{3,})(?P<label>[a-z+]*)\n(?P<code>.*)\n(?P=fence)", re.DOTALL)
 
@@ -147,12 +147,12 @@ def _plain_lines(text: str) -> str:
     return _CONTROLS.sub("", _ENDS.sub("\n", text))
 
 
-# quotes and lists that one line opens: to read what follows them takes a time for each
+# quotes and lists that one line opens: each adds to the time of reading what follows
 _DEEP = re.compile(rf"^[ \t]*(?:(?:>|[-+*]|\d{{1,9}}[.)])[ \t]*){{{MAX_LEVELS}}}", re.MULTILINE)
 
 
 def _write(text: str, *, plain: bool) -> str | None:
-    """Write a text once; None if it is too long or too deep for it."""
+    """Rewrite a text once; None if it is too long or nested too deep."""
     if len(text) > MAX_CHARACTERS or text.count("\n") > MAX_TEXT_LINES or _DEEP.search(text):
         return None
     if text.count("[") > MAX_BRACKETS:
@@ -174,7 +174,7 @@ def _parser() -> MarkdownIt:
 
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 2 * MAX_LEVELS})
     parser.enable(["table", "strikethrough"]).disable(["html_block", "html_inline"])
-    ends = ["paragraph", "reference", "blockquote", "list"]  # what a formula ends
+    ends = ["paragraph", "reference", "blockquote", "list"]  # blocks that a formula ends
     parser.block.ruler.before("code", "formula", _formula_block, {"alt": ends})
     parser.inline.ruler.before("escape", "formula", _formula_inline)
     return parser
@@ -190,25 +190,25 @@ _FORMULA = re.compile(
 )
 _BEGINS = re.compile(r"\$\$|\\{1,2}\[|\\begin\{")
 _MONEY = re.compile(r"[A-Za-z]{3}|\d\s*[KMBkmb]\b|^[\d.,]+ (?!(?:[+*/=<>]|-.*=) )")
-_NAME = re.compile(r"[A-Za-z_]\w\w|[{(]\w")  # of a variable, or what a shell begins by its dollar
+_NAME = re.compile(r"[A-Za-z_]\w\w|[{(]\w")  # a variable's name, or a shell's after its dollar
 _SIGN_OF_TEX = re.compile(r"[\\^_]")
 _JOINS = frozenset("-+*/=:,;.<>|&(")
 
 
 def _read(found: re.Match[str]) -> tuple[str, bool] | None:
-    """Read what seems to be a formula: how it is written, and whether it is displayed."""
+    """Read what may be a formula: its source, and whether it is a displayed one."""
     kind = "environment" if found.lastgroup == "name" else found.lastgroup or ""
     source = found[kind]
     if kind == "single" and not _is_formula(source, found):
         return None
     if kind == "square" and not re.search(r"[\\^_=<>+]", source):
-        return None  # brackets that are escaped
+        return None  # escaped brackets
     formula = read_formula(source)
     return (formula, kind in ("double", "square", "environment")) if formula else None
 
 
 def _is_formula(source: str, found: re.Match[str]) -> bool:
-    """Tell whether what stands between two dollars is neither prices nor names of variables."""
+    """Tell whether the text between two dollars is a formula, not prices or names of variables."""
     plain = source.replace("\\$", "")
     tex = _SIGN_OF_TEX.search(plain) is not None
     spaces = (source[0].isspace(), source[-1].isspace())
@@ -238,7 +238,7 @@ def _formula_inline(state: StateInline, silent: bool) -> bool:
 
 
 def _formula_block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
-    """Read a formula that has its lines for itself, before they are taken for lists and rules."""
+    """Read a formula on lines of its own before they can be read as lists or rules."""
     if state.is_code_block(first):
         return False
     start = state.bMarks[first] + state.tShift[first]
@@ -274,7 +274,7 @@ class _Node:
 
 
 def _nest(tokens: Sequence[Token]) -> list[_Node]:
-    """Put the tokens of blocks into each other."""
+    """Build the tree of blocks from their tokens."""
     root: list[_Node] = []
     stack = [root]
     for token in tokens:
@@ -293,20 +293,20 @@ def _nest(tokens: Sequence[Token]) -> list[_Node]:
 
 @dataclass(slots=True)
 class _Piece:
-    """A block's lines; code leaves the lists and quotes in which it stood."""
+    """A block's lines; code is moved out of the lists and quotes around it."""
 
     kind: str
     lines: list[str]
 
 
 class _Writer:
-    """Writes blocks; without emphasis where that would be read otherwise."""
+    """Write blocks; without emphasis where renderers would read it differently."""
 
     def __init__(self, *, plain: bool) -> None:
         self._plain = plain
 
     def blocks(self, nodes: Sequence[_Node]) -> list[_Piece]:
-        """Write blocks, each for itself."""
+        """Write each block on its own."""
         pieces = [piece for node in nodes for piece in self._block(node)]
         return [piece for piece in pieces if piece.lines]
 
@@ -404,12 +404,12 @@ def _alignment(token: Token) -> str:
     return f"{':' if left else '-'}-{':' if right else '-'}"
 
 
-# -- writing what stands in a line
+# -- writing inline content
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where text is to stand."""
+    """The place where a text is written."""
 
     one_line: bool = False
     table: bool = False
@@ -417,17 +417,17 @@ class _Place:
 
 @dataclass(slots=True)
 class _Frame:
-    """What is open: how it begins and ends, and what is in it so far."""
+    """An open inline element: its beginning, its end, and its content so far."""
 
     opens: str = ""
     closes: str = ""
-    refused: str = ""  # where a link would have gone
-    pieces: list[tuple[str, str]] = field(default_factory=list)  # what each is, as it is written
+    refused: str = ""  # the address of a link that is not allowed
+    pieces: list[tuple[str, str]] = field(default_factory=list)  # kind and written form of each
 
 
 _MARKS = {"em": "*", "strong": "**", "s": "~~"}
-# Addresses that stand alone, and others. Renderers make a link of what begins like one, each up to
-# an end of its own, and one of them takes the backtick of code that follows along.
+# Bare addresses, and others. Renderers make a link of what begins like one. Each has its own rule
+# for the end, and one of them includes the backtick of code that follows.
 _ADDRESS = re.compile(
     r"(?<!\w)(?:https?://|www\.)(?:[A-Za-z0-9/.:?=%+,#-]|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])"
     r"|&(?!#?\w+;)|(?<!@)@(?!@)){1,1000}(?<=[A-Za-z0-9/])(?=[).,;:!?]*(?:\s|$))"
@@ -448,21 +448,21 @@ _ENTITIES = {sign: f"&#{ord(sign)};" for sign in "`\\[]!)"} | {"<": "&lt;", "&":
 
 
 class _Line:
-    """Writes the inline tokens of one block."""
+    """Write the inline tokens of one block."""
 
     def __init__(self, tokens: Sequence[Token], place: _Place, *, plain: bool) -> None:
         self._tokens = tokens
         self._place = place
         self._plain = plain
         self._frames = [_Frame()]
-        self._starts = True  # a line
-        # where there is code, nothing is struck: marked and mistune would begin or end that in it
+        self._starts = True  # whether the next text begins a line
+        # no strikethrough beside code: marked and mistune would begin or end it inside the code
         self._has_code = any(token.type == "code_inline" for token in tokens)
         dollars = sum(token.content.count("$") + (token.type == "formula") for token in tokens)
-        self._dollar = "\\$" if dollars < 2 else "\\\\$"  # two of them are a formula to MathJax
+        self._dollar = "\\$" if dollars < 2 else "\\\\$"  # MathJax reads two of them as a formula
 
     def lines(self) -> list[str]:
-        """Write the lines."""
+        """Write the lines of the block."""
         following = [*self._tokens[1:], None]
         for token, after in zip(self._tokens, following, strict=False):
             self._write(token, ends=after is None or after.type in ("softbreak", "hardbreak"))
@@ -473,7 +473,7 @@ class _Line:
 
     @property
     def _labels(self) -> bool:
-        """Whether this is within the label of a link."""
+        """Whether the current place is in the label of a link."""
         return any(frame.opens == "[" for frame in self._frames)
 
     def _write(self, token: Token, *, ends: bool) -> None:
@@ -536,7 +536,7 @@ class _Line:
             self._text(code, ends=ends)
         elif code:
             code = code.replace("|", "\\|") if self._place.table else code
-            code += " " if code.endswith("\\") else ""  # or marked takes the backtick for escaped
+            code += " " if code.endswith("\\") else ""  # else marked reads the backtick as escaped
             self._add("code", f"`{_IN_CODE.sub(JOINER, code)}`")
 
     def _formula(self, token: Token, *, ends: bool) -> None:
@@ -585,7 +585,7 @@ class _Line:
     def _sign(
         self, text: str, found: re.Match[str], *, ends: bool, bare: frozenset[int]
     ) -> tuple[str, int]:
-        """Write a sign of Markdown's as text; return where the text goes on."""
+        """Write a character that Markdown reads as markup; return the index after it."""
         start, end = found.span()
         before, after = text[start - 1 : start] if start else "", text[end : end + 1]
         last = not after and not ends
@@ -597,7 +597,7 @@ class _Line:
             case "tex":
                 return f"&#92;{JOINER}{found[0][1:]}", end
         match found[0]:
-            case "@":  # two of them, a number, and then a formula: JupyterLab gives up on the cell
+            case "@":  # JupyterLab fails on a cell with @@, a number and a formula
                 return f"{JOINER}@", end
             case "\\" if after.isascii() and after.isalnum():
                 return "\\", end
@@ -622,7 +622,7 @@ _OPAQUE = ("code", "formula")
 
 
 def _split(pieces: list[tuple[str, str]]) -> Iterator[str]:
-    """Put pieces into lines, with something between those that would be read as one."""
+    """Join pieces into lines, with a separator between those that would be read as one."""
     line: list[str] = []
     before, last = "", ""
     for place, (kind, text) in enumerate(pieces):
@@ -642,7 +642,7 @@ def _split(pieces: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _stands_alone(pieces: Sequence[tuple[str, str]]) -> bool:
-    """Tell whether nothing but the end of a sentence follows, up to a space."""
+    """Tell whether only the end of a sentence follows, up to a space."""
     for kind, text in pieces:
         if kind in ("break", "space"):
             return True
@@ -652,14 +652,14 @@ def _stands_alone(pieces: Sequence[tuple[str, str]]) -> bool:
 
 
 def _linked(address: str) -> str:
-    """Write an address so that it ends where it ends."""
+    """Write an address so that every renderer finds the same end."""
     scheme, rest = re.split(r"(?<=^www)(?=\.)|(?=:)", address, maxsplit=1)
     label = f"{scheme}&#{ord(rest[0])};{rest[1:]}"
     return label if scheme == "www" else f"[{label}]({address})"
 
 
 def _bare_brackets(text: str, *, ends: bool) -> frozenset[int]:
-    """Find the brackets that can be no link's: they close, and nothing of a link follows."""
+    """Find the brackets that cannot be a link's: nothing of a link follows their end."""
     opened: list[int] = []
     bare: set[int] = set()
     for found in re.finditer(r"[\[\]]", text):
@@ -674,7 +674,7 @@ def _bare_brackets(text: str, *, ends: bool) -> frozenset[int]:
 
 
 def _destination(href: str) -> str | None:
-    """Write where a link goes with signs that mean the same to all; None where it may not go."""
+    """Write a link's address in characters that all renderers read alike; None if not allowed."""
     if len(href) > 2000 or not re.match(r"https?://[^/\s]|mailto:\w", href, re.IGNORECASE):
         return None
     quoted = quote(href.encode("utf-8", "replace"), safe="/:?=&%#,+@")

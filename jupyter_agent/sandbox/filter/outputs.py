@@ -22,8 +22,8 @@ __all__ = ["WIDGET_VIEW", "read_output", "weight"]
 
 MAX_CHARACTERS = 16 << 20  # of one value in a mime bundle
 MAX_TRACEBACK = 1 << 20  # characters of an error
-MAX_NAMED = 20  # mime types that were dropped
-MAX_PIXELS = 100_000  # of a picture's width, as it is to be shown
+MAX_NAMED = 20  # dropped mime types that a message names
+MAX_PIXELS = 100_000  # width or height at which a picture is shown
 _KINDS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -31,7 +31,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 def read_output(
     kind: str, content: object, *, admit: Set[str] = frozenset()
 ) -> NotebookNode | None:
-    """Turn a message of the guest's into an nbformat output; None if it is not one.
+    """Turn a message from the guest into an nbformat output; None if it is not an output.
 
     Mime types in ``admit`` pass as they are. A ``update_display_data`` keeps that name, and the
     guest's display id stands at ``output.transient.display_id``, for whoever keeps the notebook to
@@ -91,7 +91,7 @@ def _shortened(text: str, max_characters: int) -> str:
 
 
 def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
-    """Keep what is on the white list; name what was dropped where plain text is read."""
+    """Keep allowed mime types; name the dropped ones in the plain text."""
     kept: dict[str, JSON] = {}
     dropped: dict[str, str] = {}
     for mime, value in data.items():
@@ -113,7 +113,7 @@ def _bundle(data: dict[str, object], admit: Set[str]) -> dict[str, JSON]:
         except NotShown as error:
             dropped["image/svg+xml"] = f"{_STAYS} ({error})"
     if PLOTLY in kept and "text/html" not in admit:
-        kept.pop("text/html", None)  # what is left of the page that would draw it
+        kept.pop("text/html", None)  # the rest of a page that needs the dropped part
     if dropped and set(kept) <= {"text/plain"}:
         kept["text/plain"] = f"{kept.get('text/plain', '')}\n{_note(dropped)}".strip()
     kept.setdefault("text/plain", "<display>")
@@ -128,9 +128,9 @@ _SCRIPTS = re.compile(r"(application/vnd\.\w+)_(load|exec)\.v0\+json")  # bokeh'
 
 
 def _note(dropped: dict[str, str]) -> str:
-    """Say what was dropped, why, and how to let it pass."""
+    """Say what was dropped, why, and how to allow it."""
     scripts = [found for mime in dropped if (found := _SCRIPTS.fullmatch(mime))]
-    if any(found[2] == "load" for found in scripts):  # there is nothing yet that could be drawn
+    if any(found[2] == "load" for found in scripts):  # nothing to draw yet
         return "[scripts that prepare a page for figures are left out]"
     named = [(_text(mime)[:80], why) for mime, why in sorted(dropped.items())[:MAX_NAMED]]
     alike: dict[str, list[str]] = {}
@@ -146,7 +146,7 @@ def _note(dropped: dict[str, str]) -> str:
     if any("holoviews" in found[1] for found in scripts):
         lines.append("[as a picture it does: hv.extension('matplotlib'), then draw it again]")
     admitted = [mime for mime, why in named if why.startswith(_STAYS) and mime != WIDGET_VIEW]
-    if "application/javascript" in admitted:  # such as bokeh's draws into HTML of its own
+    if "application/javascript" in admitted:  # scripts such as bokeh's draw into their own HTML
         admitted = sorted({*admitted, "text/html"})
     admitted += sorted(f"{found[1]}_load.v0+json" for found in scripts)
     if admitted:
@@ -158,7 +158,7 @@ def _note(dropped: dict[str, str]) -> str:
 
 
 def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON]:
-    """Keep of the metadata how large a picture is to be shown."""
+    """Keep only the size at which a picture is shown."""
     metadata = as_object(fields.get("metadata", {}))
     sizes: dict[str, JSON] = {}
     for mime in data.keys() & _READERS.keys():
@@ -176,7 +176,7 @@ def _sizes(fields: dict[str, object], data: dict[str, object]) -> dict[str, JSON
 
 
 def weight(output: NotebookNode) -> int:
-    """Estimate how many bytes of memory an output takes."""
+    """Estimate the bytes of memory of an output."""
     match output.output_type:
         case "stream":
             return _weight(output.text)
@@ -193,14 +193,14 @@ def _weight(value: object) -> int:
             return sum(map(_weight, value)) + 64
         case dict():
             return sum(_weight(key) + _weight(item) for key, item in value.items()) + 320
-    return sys.getsizeof(value)  # of text, as wide as its widest character
+    return sys.getsizeof(value)  # the widest character sets the width of all
 
 
 _HAS_STYLES = re.compile("<(?:style|svg)", re.IGNORECASE)
 
 
 def _html(value: object) -> str:
-    """Rebuild HTML from allowed tags and attributes alone."""
+    """Rebuild HTML from allowed tags and attributes only."""
     text = _text(value)
     try:
         page = json.loads(cleaned("html", text))
@@ -215,7 +215,7 @@ def _html(value: object) -> str:
 
 
 def _drawing(value: object) -> str:
-    """Put SVG behind an ``<img>``."""
+    """Put SVG into an ``<img>``."""
     drawing: dict[str, str] = json.loads(cleaned("drawing", _text(value)))
     if why := drawing.get("why"):
         raise NotShown(why)

@@ -17,7 +17,7 @@ from xml.sax.saxutils import XMLGenerator
 
 __all__ = ["BadDrawingError", "EmptyDrawingError", "as_url", "clean_svg", "from_url", "reaches"]
 
-MAX_DRAWN = 200_000  # elements, with what each of them refers to
+MAX_DRAWN = 200_000  # elements, each with what it refers to
 MAX_DEPTH = 200
 _NAMESPACES = {"xmlns": "http://www.w3.org/2000/svg", "xmlns:xlink": "http://www.w3.org/1999/xlink"}
 _ELEMENTS = frozenset(
@@ -31,7 +31,7 @@ _HIDDEN = frozenset(
     "defs symbol linearGradient radialGradient pattern clipPath mask marker".split()
 )
 _REFERENCE = re.compile(r"url\(\s*[\"']?\s*#([^)\"']*)[\"']?\s*\)", re.IGNORECASE)
-# of styles: neither image-set() nor src() nor what comes after them
+# functions allowed in styles: not image-set(), src() or future ones
 _FUNCTIONS = frozenset(
     "rgb rgba hsl hsla hwb lab lch oklab oklch color-mix var calc min max clamp linear-gradient "
     "radial-gradient conic-gradient repeating-linear-gradient repeating-radial-gradient "
@@ -39,19 +39,19 @@ _FUNCTIONS = frozenset(
 )
 _FUNCTION = re.compile(r"([\w-]*)\(")
 _POINTS = re.compile(r"[A-Za-z,\s-]+")
-# a style that others are made of, by var(): nobody could count what they refer to
+# custom properties, used by var(): what they refer to could not be counted
 _VARIABLE = re.compile(r"--[\w-]*\s*:[^;}]*url\(", re.IGNORECASE)
-# what an animation may not change, nor refer to: it would be another drawing then
+# what an animation may not change or refer to: it would change what is drawn
 _NOT_ANIMATED = frozenset("class href id style xlink:href".split())
 _ANIMATIONS = frozenset("animate set".split())
 
 
 class BadDrawingError(ValueError):
-    """An SVG that cannot be shown; its message says why."""
+    """An SVG that cannot be shown; the message says why."""
 
 
 class EmptyDrawingError(BadDrawingError):
-    """Nothing is drawn: it defines what other drawings of a page refer to, or refers to that."""
+    """An SVG that draws nothing: it only defines parts for other drawings, or refers to theirs."""
 
 
 @dataclass(slots=True)
@@ -62,14 +62,14 @@ class _Element:
 
 
 def reaches(style: str) -> bool:
-    """Tell whether a style, or an attribute that is one, may fetch."""
+    """Tell whether a style, or an attribute that holds one, may fetch."""
     if "@" in style or "\\" in style:
         return True
     return any(name and name.lower() not in _FUNCTIONS for name in _FUNCTION.findall(style))
 
 
 def clean_svg(text: str) -> str:
-    """Write an SVG anew from what draws.
+    """Rewrite an SVG from its drawing elements only.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def clean_svg(text: str) -> str:
     """
     root = _read(text)
     if root.name != "svg":
-        raise BadDrawingError("a drawing that is no SVG")
+        raise BadDrawingError("a drawing that is not SVG")
     if not _draws(root, {each.attributes.get("id") for each in _all(root)}):
         raise EmptyDrawingError("a drawing of nothing")
     if _Drawn(root).total() > MAX_DRAWN:
@@ -95,7 +95,7 @@ def as_url(svg: str) -> str:
 
 
 def from_url(url: str) -> str:
-    """Read what `as_url` has written, or others.
+    """Read a ``data:`` URL of an SVG, from `as_url` or elsewhere.
 
     Raises
     ------
@@ -110,10 +110,10 @@ def from_url(url: str) -> str:
 
 
 def _read(text: str) -> _Element:
-    """Read XML into a tree that has drawing elements and harmless attributes only."""
+    """Read XML into a tree of drawing elements with harmless attributes only."""
     top = _Element("", {})
     stack: list[_Element] = [top]
-    left_out = 0  # how deep within an element that is
+    left_out = 0  # depth inside an element that is left out
 
     def start(name: str, attributes: dict[str, str]) -> None:
         nonlocal left_out
@@ -122,7 +122,7 @@ def _read(text: str) -> _Element:
             left_out += 1
             return
         if len(stack) > MAX_DEPTH:
-            raise BadDrawingError("a drawing with too much in each other")
+            raise BadDrawingError("a drawing that is nested too deep")
         element = _Element(name, dict(_harmless(attributes)))
         if name in _ANIMATIONS and _changes_references(element.attributes):
             left_out += 1
@@ -153,7 +153,7 @@ def _read(text: str) -> _Element:
     try:
         parser.Parse(text.encode("utf-8", "replace"), True)
     except expat.ExpatError as error:
-        raise BadDrawingError(f"a drawing that is no XML ({error})") from None
+        raise BadDrawingError(f"a drawing that is not XML ({error})") from None
     root = next((child for child in top.children if isinstance(child, _Element)), None)
     return root or top
 
@@ -186,7 +186,7 @@ def _draws(element: _Element, names: set[str | None]) -> bool:
 
 
 _BEGUN = -1
-_INHERITED = re.compile(r"fill|stroke|marker")  # by what is drawn below an element that has it
+_INHERITED = re.compile(r"fill|stroke|marker")  # properties that elements inherit
 _LEAVES = _SHAPES | {"use", "tspan", "textPath"}
 _NO_STYLE = frozenset("linearGradient radialGradient stop style title desc".split())
 _RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
@@ -197,7 +197,7 @@ _Reference = tuple[str, str]  # a property, and the id of what it refers to
 
 
 class _Drawn:
-    """Counts what is drawn: each element with all that it refers to, as often as it does.
+    """Count what is drawn: each element, and what it refers to each time it does.
 
     A style may stand in a sheet, or come from an element above; where it cannot be told which
     elements a rule is for, it is taken to be for all.
@@ -228,7 +228,7 @@ class _Drawn:
                     self._sheet.setdefault(_key(selector), []).extend(found)
 
     def _own(self, element: _Element) -> list[_Reference]:
-        """Name what an element refers to by its attributes, its style or a sheet's."""
+        """Name what an element refers to by its attributes, its style or a style sheet."""
         found: list[_Reference] = []
         for name, value in element.attributes.items():
             if name == "style":
@@ -285,7 +285,7 @@ def _references(style: str) -> Iterator[_Reference]:
 
 
 def _key(selector: str) -> str:
-    """Name a part that each element has which a selector is for."""
+    """Name a part that every element has to which a selector applies."""
     *_, last = re.split(r"[\s>+~]+", selector.strip())
     found = _COMPOUND.fullmatch(last)
     if not found or not last:
@@ -294,7 +294,7 @@ def _key(selector: str) -> str:
 
 
 def _points(element: _Element) -> int:
-    """Count where a marker may be drawn."""
+    """Count the places where a marker may be drawn."""
     shape = element.attributes.get("d", "") + element.attributes.get("points", "")
     return 2 + len(_POINTS.findall(shape))
 
@@ -307,14 +307,14 @@ def _all(element: _Element) -> Iterator[_Element]:
 
 
 def _sheet(element: _Element) -> str:
-    """Return a sheet of styles without its comments; nothing if it may fetch."""
+    """Return a style sheet without its comments; an empty one if it may fetch."""
     text = "".join(child for child in element.children if isinstance(child, str))
     text = _COMMENT.sub(" ", text)
     return "" if reaches(_REFERENCE.sub("", text)) or _VARIABLE.search(text) else text
 
 
 def _write(element: _Element, into: XMLGenerator) -> None:
-    if element.name == "style":  # what was counted, and nothing that was taken for a comment
+    if element.name == "style":  # exactly the text that was counted, without comments
         sheet = _sheet(element)
         element = _Element("style", {}, [sheet] if sheet else [])
     into.startElement(element.name, element.attributes)  # type: ignore[arg-type]  # any mapping

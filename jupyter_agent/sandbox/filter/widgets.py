@@ -24,14 +24,14 @@ __all__ = ["PROTOCOL", "TARGET", "VIEW", "Widgets"]
 
 TARGET = "jupyter.widget"
 PROTOCOL = {"version": "2.1.0"}  # the metadata of a comm_open
-MAX_WIDGETS = 1000  # open at once
+MAX_WIDGETS = 1000  # open at the same time
 MAX_CHILDREN = 4000  # of all widgets together
-MAX_VIEWS = 1000  # in one widget, those in its children counted too
-MAX_DEPTH = 30  # of widgets in widgets
+MAX_VIEWS = 1000  # in one widget, including those in its children
+MAX_DEPTH = 30  # levels of widgets in widgets
 MAX_STATE = 4 << 20  # characters of one message
 MAX_PICTURE = 16 << 20  # bytes
-MAX_IN_ALL = 64 << 20  # of the last message of each widget
-MAX_REQUESTS = 256  # whose outputs an Output may still gather
+MAX_IN_ALL = 64 << 20  # characters and bytes of all widgets' last messages
+MAX_REQUESTS = 256  # requests whose outputs an Output widget may still collect
 
 _BASE, _CONTROLS, _OUTPUT = (f"@jupyter-widgets/{name}" for name in ("base", "controls", "output"))
 _VERSIONS = {_BASE: "2.0.0", _CONTROLS: "2.0.0", _OUTPUT: "1.0.0"}
@@ -68,7 +68,7 @@ _KEYS = set(
 _REFERENCE = "IPY_MODEL_"
 _ID = re.compile(r"[0-9a-f]{32}")
 _CSS = re.compile(r"[\w\s#%.,()\"'/+*-]{0,500}")
-_FETCHES = re.compile(r"url|image|src|expression", re.IGNORECASE)  # of a style: out of the page
+_FETCHES = re.compile(r"url|image|src|expression", re.IGNORECASE)  # a style that may fetch
 _ICON = re.compile(r"[a-z0-9-]{0,50}")
 _COLOURS = ("", "primary", "success", "info", "warning", "danger")
 _PICTURES = ("png", "jpeg", "jpg", "gif")
@@ -76,13 +76,13 @@ _PICTURES = ("png", "jpeg", "jpg", "gif")
 
 @dataclass(slots=True)
 class _Widget:
-    """A widget that is open."""
+    """An open widget."""
 
     model: str
-    facts: dict[str, JSON]  # what draws it
+    facts: dict[str, JSON]  # its model and view
     children: list[str] = field(default_factory=list)
     size: int = 0
-    msg_id: str = ""  # whose outputs it gathers
+    msg_id: str = ""  # the request whose outputs it collects
 
 
 class Widgets:
@@ -90,17 +90,17 @@ class Widgets:
 
     def __init__(self) -> None:
         self._open: dict[str, _Widget] = {}
-        self._requests: dict[str, str] = {}  # a client's, by the ids under which the guest has them
+        self._requests: dict[str, str] = {}  # a client's ids, by the guest's
 
     def __contains__(self, comm_id: object) -> bool:
         return comm_id in self._open
 
     def ids(self) -> list[str]:
-        """Return the ids of the widgets that are open."""
+        """Return the ids of the open widgets."""
         return list(self._open)
 
     def asked(self, guests: str, clients: str) -> None:
-        """Remember under which id the guest has a request of a client's."""
+        """Remember which id the guest uses for a client's request."""
         self._requests[guests] = clients
         for old in list(self._requests)[:-MAX_REQUESTS]:
             del self._requests[old]
@@ -110,7 +110,7 @@ class Widgets:
         self._open.pop(comm_id, None)
 
     def read(self, kind: str, content: object, buffers: Sequence[memoryview]) -> NotebookNode:
-        """Turn a comm message of the guest's into one that a page may read.
+        """Turn a comm message from the guest into one that a page may read.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Widgets:
         fields = as_object(content)
         comm_id = fields.get("comm_id")
         if not isinstance(comm_id, str) or not _ID.fullmatch(comm_id):
-            raise ValueError("a comm without a proper id")
+            raise ValueError("a comm without a valid id")
         match kind, fields.get("data"):
             case "comm_open", {"state": dict(state)} if fields.get("target_name") == TARGET:
                 return self._begin(comm_id, state, buffers)
@@ -130,10 +130,10 @@ class Widgets:
             case "comm_close", _ if comm_id in self._open:
                 self.close(comm_id)
                 return NotebookNode(output_type=kind, comm_id=comm_id, data={}, buffers=[])
-        raise ValueError(f"a {kind} that is no widget's")
+        raise ValueError(f"a {kind} that belongs to no widget")
 
     def view(self, value: object, msg_id: str) -> dict[str, JSON]:
-        """Read where a widget is to be drawn, in the outputs of a client's request.
+        """Read the place where a widget is drawn, in the outputs of a client's request.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class Widgets:
             key: self._value(widget, key, value) for key, value in state.items() if key in _KEYS
         }
         kept = {key: value for key, value in kept.items() if value is not _LEFT_OUT}
-        if "_model_name" in state:  # the whole state, which begins a model in a page
+        if "_model_name" in state:  # a complete state, with which a page makes a model
             kept |= widget.facts
         data: dict[str, JSON] = {"state": kept}
         data["buffer_paths"] = [["value"]] if widget.model == "Image" and buffers else []
@@ -211,12 +211,12 @@ class Widgets:
         return _READERS.get(key, _label)(value)
 
     def _referred(self, value: object) -> list[str]:
-        """Find the widgets that a list names, less those that the page does not know."""
+        """Find the widgets that a list names, without those that the page does not know."""
         names = [as_text(name).removeprefix(_REFERENCE) for name in as_list(value, MAX_CHILDREN)]
         return [name for name in names if name in self._open]
 
     def _put_into(self, widget: _Widget, children: list[str]) -> None:
-        """See that a page can draw a widget with these children: it draws each where it stands."""
+        """Check that a page can draw a widget with these children; it draws each at every place."""
         before, widget.children = widget.children, [c for c in children if c in self._open]
         try:
             if sum(len(each.children) for each in self._open.values()) > MAX_CHILDREN:
@@ -231,11 +231,11 @@ class Widgets:
     def _count(self, comm_id: str, counts: dict[str, int], depth: int) -> int:
         if comm_id not in counts:
             if depth > MAX_DEPTH:
-                raise ValueError("a widget in itself, or in too many others")
+                raise ValueError("a widget inside itself, or nested too deep")
             children = [child for child in self._open[comm_id].children if child in self._open]
             count = 1 + sum(self._count(child, counts, depth + 1) for child in children)
             if count > MAX_VIEWS:
-                raise ValueError("a widget with more in it than a page can draw")
+                raise ValueError("a widget with more parts than a page can draw")
             counts[comm_id] = count
         return counts[comm_id]
 
@@ -280,16 +280,16 @@ def _message(
 
 # -- values
 
-_LEFT_OUT: JSON = {"left": "out"}  # told from others by its identity
+_LEFT_OUT: JSON = {"left": "out"}  # compared by identity
 
 
 def _label(value: object) -> JSON:
-    """Read what is shown as text in which MathJax looks for TeX."""
+    """Read text that is shown where MathJax looks for TeX."""
     return as_json(value, lambda text: harmless_tex(as_text(text)))
 
 
 def _html(value: object) -> JSON:
-    """Rebuild HTML: the page takes it as it is."""
+    """Rebuild HTML: the page uses it unchanged."""
     shown = read_output("display_data", {"data": {"text/html": as_text(value)}})
     assert shown is not None
     return str(shown.data.get("text/html", ""))
@@ -306,7 +306,7 @@ def _output(value: object) -> NotebookNode:
     fields = as_object(value)
     output = read_output(str(fields.get("output_type")), fields, admit={VIEW})
     if output is None:
-        raise ValueError("an output of no known kind")
+        raise ValueError("an output of an unknown kind")
     output.pop("transient", None)
     return output
 
@@ -337,7 +337,7 @@ _READERS: dict[str, Callable[[object], JSON]] = {
     "interval": lambda value: max(20, value) if type(value) is int else 100,  # milliseconds
 }
 _VALUES: dict[str, Callable[[object], JSON]] = {
-    "FileUpload": lambda _: [],  # the page has read the file and given it away
+    "FileUpload": lambda _: [],  # the page has read the file and sent it
     "HTML": _html,
     "HTMLMath": _html,
     "Image": lambda _: _LEFT_OUT,  # it comes as bytes

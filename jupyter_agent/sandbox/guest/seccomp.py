@@ -19,11 +19,11 @@ import struct
 
 __all__ = ["ARCHITECTURES", "GROUPS", "numbers", "seccomp_available", "seccomp_filter"]
 
-# The number that a filter knows the processor by (linux/audit.h).
+# The number of each processor in a filter (linux/audit.h).
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 # Each name with its number on x86-64 (asm/unistd_64.h) and on aarch64 (asm-generic/unistd.h), which
-# lacks what a newer call can do as well.
+# lacks calls that a newer call replaces.
 GROUPS = {
     "files": """
         access 21 -, chdir 80 49, close 3 57, close_range 436 436, copy_file_range 326 285,
@@ -71,28 +71,28 @@ GROUPS = {
         nanosleep 35 101, time 201 -, timer_create 222 107, timer_delete 226 111,
         timer_getoverrun 225 109, timer_gettime 224 108, timer_settime 223 110
     """,
-    # without capabilities these change nothing, but programs ask to be who they are
+    # without capabilities these change nothing, but programs set the ids that they have
     "users": """
         capget 125 90, getegid 108 177, geteuid 107 175, getgid 104 176, getgroups 115 158,
         getresgid 120 150, getresuid 118 148, getuid 102 174, setgid 106 144, setregid 114 143,
         setresgid 119 149, setresuid 117 147, setreuid 113 145, setuid 105 146
     """,
-    # of sockets that are there: the kernel's own, and pairs
+    # on existing sockets: the kernel's own, and pairs
     "sockets": """
         accept 43 202, accept4 288 242, getpeername 52 205, getsockname 51 204, getsockopt 55 209,
         recvfrom 45 207, recvmmsg 299 243, recvmsg 47 212, sendmmsg 307 269, sendmsg 46 211,
         sendto 44 206, setsockopt 54 208, shutdown 48 210
     """,
-    # only where the sandbox has namespaces of its own
+    # allowed only if the sandbox has its own namespaces
     "named sockets": "bind 49 200, connect 42 203, listen 50 201",
     "System V": """
         msgctl 71 187, msgget 68 186, msgrcv 70 188, msgsnd 69 189, semctl 66 191, semget 64 190,
         semop 65 193, semtimedop 220 192, shmat 30 196, shmctl 31 195, shmdt 67 197, shmget 29 194
     """,
-    # Elsewhere answered with a success that changes nothing. Landlock does not cover the attributes
-    # of files (its documentation, "Current limitations"): shutil.copy and tar go on, and no file of
-    # the user's is touched. Scheduling is set for a thread by its number, which may be any
-    # process's: libzmq aborts on a refusal.
+    # Without namespaces these succeed and change nothing. Landlock does not cover the attributes of
+    # files (its documentation, "Current limitations"): shutil.copy and tar go on, and no file of
+    # the user changes. Scheduling is set by a thread's number, which may belong to any process;
+    # libzmq aborts on a refusal.
     "attributes": """
         chmod 90 -, chown 92 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, fchown 93 55,
         fchownat 260 54, futimesat 261 -, lchown 94 -, utime 132 -, utimensat 280 88, utimes 235 -
@@ -101,15 +101,15 @@ GROUPS = {
         ioprio_set 251 30, sched_setaffinity 203 122, sched_setattr 314 274, sched_setparam 142 118,
         sched_setscheduler 144 119, setpriority 141 140
     """,
-    # to whom they go is the process namespace's say, or Landlock's from ABI 6 on
+    # the process namespace limits who gets them, or Landlock from ABI 6 on
     "sent signals": """
         kill 62 129, pidfd_send_signal 424 424, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240,
         tgkill 234 131, tkill 200 130
     """,
-    # they would write out all that the machine has not yet written: a success that does nothing
+    # they would flush every disk of the machine: they succeed and do nothing
     "sync": "sync 162 81, syncfs 306 267",
-    # Landlock does not cover them, and their values may be secrets; "not supported" is what a file
-    # system without them answers, so ls -l, cp -a, tar and shutil go on
+    # Landlock does not cover them, and their values may be secrets. A file system without them also
+    # answers "not supported", so ls -l, cp -a, tar and shutil go on.
     "extended attributes": """
         fgetxattr 193 10, flistxattr 196 13, fremovexattr 199 16, fsetxattr 190 7, getxattr 191 8,
         lgetxattr 192 9, listxattr 194 11, llistxattr 195 12, lremovexattr 198 15, lsetxattr 189 6,
@@ -156,12 +156,12 @@ _ARCH_PRCTLS = (
     *(0x1011, 0x1021, 0x1022, 0x1023),  # ARCH_GET_CPUID, ARCH_{GET_XCOMP_SUPP,GET,REQ}_XCOMP_PERM
 )
 
-# Namespaces (CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}), and CLONE_PARENT: a child that the host
-# would have to wait for.
+# Namespaces (CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}), and CLONE_PARENT: it makes a child that
+# the host would have to wait for.
 _REFUSED_CLONES = 0x7E020000 | 0x8000
 _REFUSED_MEMFDS = 0xFFFFFFFF & ~0x1B  # all but MFD_{CLOEXEC,ALLOW_SEALING,NOEXEC_SEAL,EXEC}
 _ASK_PERSONALITY = 0xFFFFFFFF
-_OWN_GROUP = 0  # of kill(2)
+_OWN_GROUP = 0  # for kill(2)
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
 _PROTOCOLS = (0, 6, 17)  # the default one, TCP, UDP
@@ -174,12 +174,12 @@ Program = tuple[Instruction, ...]  # returns on every path
 _LOAD, _JUMP, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
 _KILL, _ERRNO = 0x80000000, 0x00050000
 _ALLOWED: Program = ((_RETURN, 0, 0, 0x7FFF0000),)
-# struct seccomp_data; the lower half of each argument, which is all that these calls look at
+# struct seccomp_data; only the lower half of each argument, which is all that these calls use
 _NUMBER, _ARCHITECTURE, _ARGUMENT_0, _ARGUMENT_1, _ARGUMENT_2 = 0, 4, 16, 24, 32
 
 
 def seccomp_available() -> bool:
-    """Tell whether a filter can be written for this machine."""
+    """Tell whether there is a filter for this machine."""
     return platform.machine() in ARCHITECTURES
 
 
@@ -229,7 +229,7 @@ def seccomp_filter(*, own_namespaces: bool, signals_scoped: bool = True) -> byte
 
 
 def numbers(calls: str, machine: str) -> dict[str, int]:
-    """Read the calls that a processor has from a group such as those above."""
+    """Read a processor's call numbers from one of the groups above."""
     column = 1 + list(ARCHITECTURES).index(machine)
     words = [call.split() for call in calls.split(",")]
     return {word[0]: int(word[column]) for word in words if word[column] != "-"}
@@ -240,7 +240,7 @@ def _numbers(group: str) -> dict[str, int]:
 
 
 def _checks(*, own_namespaces: bool) -> dict[str, Program]:
-    """Write what is asked of the arguments of calls that do many things."""
+    """Write the rules for the arguments of calls that do many things."""
     interfaces = _INTERFACE_IOCTLS if own_namespaces else ()
     pairs = _ALLOWED if own_namespaces else _only(_ARGUMENT_1, _CONNECTED, errno.EPROTONOSUPPORT)
     any_pid = _ALLOWED if own_namespaces else _only(_ARGUMENT_0, (0,), errno.EPERM)
@@ -259,7 +259,7 @@ def _checks(*, own_namespaces: bool) -> dict[str, Program]:
 
 
 def _sockets() -> Program:
-    """Allow what a network namespace keeps inside, without the rarer protocols of the kernel."""
+    """Allow sockets that a network namespace confines, without the kernel's rarer protocols."""
     internet = _only(_ARGUMENT_2, _PROTOCOLS, errno.EPROTONOSUPPORT)
     netlink = _only(_ARGUMENT_2, (_NETLINK_ROUTE,), errno.EAFNOSUPPORT)
     families = {_AF_UNIX: _ALLOWED, _AF_INET: internet, _AF_INET6: internet, _AF_NETLINK: netlink}
@@ -267,7 +267,7 @@ def _sockets() -> Program:
 
 
 def _no_sockets() -> Program:
-    """Refuse every family, by errors on which libzmq and libc go on.
+    """Refuse every family, with errors after which libzmq and libc go on.
 
     libzmq asks for the network interfaces at its start and aborts unless netlink is "not supported"
     (ip_resolver.cpp, resolve_nic_name).
@@ -279,12 +279,12 @@ def _no_sockets() -> Program:
 
 
 def _refuse(error: int) -> Program:
-    """Answer with an error; with error 0, a success that does nothing."""
+    """Answer with an error; error 0 is a success that does nothing."""
     return ((_RETURN, 0, 0, _ERRNO | error),)
 
 
 def _switch(argument: int, cases: dict[int, Program], error: int) -> Program:
-    """Do what stands for the value of an argument, or refuse."""
+    """Apply the rule for the value of an argument, or refuse."""
     program: Program = ((_LOAD, 0, 0, argument),)
     for value, then in cases.items():
         program += ((_EQUAL, 0, len(then), value), *then)
@@ -292,18 +292,18 @@ def _switch(argument: int, cases: dict[int, Program], error: int) -> Program:
 
 
 def _only(argument: int, values: tuple[int, ...], error: int) -> Program:
-    """Allow these values of an argument and no others."""
+    """Allow only these values of an argument."""
     checks = [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
     return ((_LOAD, 0, 0, argument), *checks, *_refuse(error), *_ALLOWED)
 
 
 def _without(argument: int, bits: int, error: int) -> Program:
-    """Allow an argument that has none of these bits."""
+    """Allow an argument with none of these bits."""
     return ((_LOAD, 0, 0, argument), (_ANY_BIT, 0, 1, bits), *_refuse(error), *_ALLOWED)
 
 
 def _ranges(rules: dict[int, Program]) -> list[tuple[int, Program]]:
-    """Write rules as ranges: where each starts, and what holds up to the next; gaps are refused."""
+    """Write rules as ranges: each has a start, and holds up to the next; gaps are refused."""
     unknown = _refuse(errno.ENOSYS)
     found = [(0, unknown)]
     for number in range(max(rules) + 2):
@@ -314,7 +314,7 @@ def _ranges(rules: dict[int, Program]) -> list[tuple[int, Program]]:
 
 
 def _search(ranges: list[tuple[int, Program]]) -> Program:
-    """Find the range of the number that was loaded, by halves."""
+    """Find the range of the loaded number by binary search."""
     if len(ranges) == 1:
         return ranges[0][1]
     middle = len(ranges) // 2

@@ -14,28 +14,28 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-# Beyond these a file or folder is a link to the one that is shared.
+# A file or folder beyond these limits is a link to the shared one.
 MAX_ENTRIES = 2_000
 MAX_LISTED = 20_000
 MAX_SECONDS = 1.0
-MAX_SECONDS_LATER = 0.1  # before a later cell; what is not reached by then stays as it is
+MAX_SECONDS_LATER = 0.1  # before a later cell; what is not reached by then is not updated
 _BLOCK = 1 << 20
 
-# Name in the working folder, real path, whether its contents stand there themselves.
+# Name in the working folder, real path, and whether the folder itself holds the contents.
 Shares = list[tuple[str, str, bool]]
-Links = list[tuple[str, str]]  # name, and the real path of what it leads to; empty if not shared
+Links = list[tuple[str, str]]  # name, and real path of the target; empty if that is not shared
 
 
 class _Made(NamedTuple):
-    """Something that was put into the working folder."""
+    """A file or folder that was put into the working folder."""
 
-    source: tuple[int, ...]  # what tells one state of the user's file from the next
-    own: tuple[int, ...]  # the same of what was put there
-    size: int  # bytes that were copied
+    source: tuple[int, ...]  # the state of the user's file
+    own: tuple[int, ...]  # the state of the copy
+    size: int  # copied bytes
 
 
 class WorkingFolder:
-    """A folder of the guest's that shows the user's files.
+    """The guest's working folder, which shows the user's files.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class WorkingFolder:
         self, folder: str, shares: Shares, max_bytes: int, *, links: Links | None = None
     ) -> None:
         self.folder = folder
-        self.outside: set[str] = set()  # names of links that lead to what is not shared
+        self.outside: set[str] = set()  # names of links to what is not shared
         self._shares = shares
         self._links = links or []
         self._room = max_bytes
@@ -64,7 +64,7 @@ class WorkingFolder:
         self._roots = [(name, os.path.realpath(path)) for name, path, _ in shares if path]
 
     def update(self) -> None:
-        """Follow what has become of the user's files; leave alone what the guest has changed."""
+        """Update the copies of the user's files, except those that the guest has changed."""
         first = not self._made
         self._deadline = time.monotonic() + (MAX_SECONDS if first else MAX_SECONDS_LATER)
         self._there, self.outside = set(), set()
@@ -82,7 +82,7 @@ class WorkingFolder:
         self._remove_gone()
 
     def is_copy(self, name: str) -> bool:
-        """Tell whether a file was put there, and the guest has not changed it."""
+        """Tell whether a file is a copy that the guest has not changed."""
         made = self._made.get(name)
         return made is not None and made.own == _state(self._path(name))
 
@@ -90,16 +90,16 @@ class WorkingFolder:
         return os.path.join(self.folder, name)
 
     def _put(self, name: str, path: str) -> bool:
-        """Show a file or folder of the user's; tell whether it is there."""
+        """Show a file or folder of the user; tell whether it exists."""
         try:
             facts = os.stat(path)
         except OSError:
             return False
         if stat.S_ISDIR(facts.st_mode):
             self._folder(name, path)
-        elif name in self._there:  # another is shown by that name
+        elif name in self._there:  # another file has this name
             return True
-        elif stat.S_ISREG(facts.st_mode) and facts.st_nlink:  # 0: another has taken its place
+        elif stat.S_ISREG(facts.st_mode) and facts.st_nlink:  # 0: it was replaced meanwhile
             self._file(name, path, facts)
         return True
 
@@ -125,7 +125,7 @@ class WorkingFolder:
         return False
 
     def _enter(self, name: str, path: str) -> None:
-        """Show what stands in a folder."""
+        """Show the contents of a folder."""
         try:
             with os.scandir(path) as listed:
                 some = itertools.islice(listed, MAX_LISTED)
@@ -145,7 +145,7 @@ class WorkingFolder:
                 self._put(below, entry.path)
 
     def _replace_by_link(self, name: str, path: str) -> bool:
-        """Put a link in the place of a folder that holds too much; not if it has contents."""
+        """Replace a folder that holds too much by a link, unless it already has contents."""
         try:
             os.rmdir(self._path(name))
         except OSError:
@@ -155,7 +155,7 @@ class WorkingFolder:
         return True
 
     def _follow(self, name: str, target: str) -> None:
-        """Show what a link leads to: a file as a file, a folder as a link to it."""
+        """Show the target of a link: a file as a copy, a folder as a link."""
         if not os.path.isdir(target):
             if not self._put(name, target):
                 self.outside.add(name)
@@ -170,7 +170,7 @@ class WorkingFolder:
         self._link(name, target)
 
     def _is_mixed(self, name: str, root: str) -> bool:
-        """Tell whether another share has something by the name by which a root is shown."""
+        """Tell whether another share already has the name under which a root is shown."""
         places = ((os.path.relpath(name or ".", place or "."), path) for place, path in self._roots)
         others = (os.path.join(path, inside) for inside, path in places if inside[:2] != "..")
         return any(os.path.lexists(path) and os.path.realpath(path) != root for path in others)
@@ -188,7 +188,7 @@ class WorkingFolder:
         """Copy a file if it is new or has changed, and the guest has not changed the copy."""
         self._there.add(name)
         made, source = self._made.get(name), _identity(facts)
-        if made and made.source in (source, ()):  # a link needs no change
+        if made and made.source in (source, ()):  # a link is always up to date
             return
         target = self._path(name)
         before = _state(target)
@@ -204,22 +204,22 @@ class WorkingFolder:
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             size = self._copy(path, target, facts, room)
-        except PermissionError:  # another file has taken its place, or its rights have changed
+        except PermissionError:  # it was replaced, or its permissions have changed
             self._there.discard(name)
             return
-        except OSError:  # there is no room
+        except OSError:  # the disk is full
             self._link(name, path)
             return
         self._room = room - size
         self._made[name] = _Made(source, _state(target), size)
 
     def _copy(self, path: str, target: str, facts: os.stat_result, room: int) -> int:
-        """Copy a file and take the copy's name at once; return its size."""
+        """Copy a file, and rename the copy into place at once; return its size."""
         new = f"{self.folder}.new"
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         with open(path, "rb", opener=lambda p, _: os.open(p, flags), buffering=0) as source:
             if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-                raise OSError("another has taken its place")
+                raise OSError("it was replaced meanwhile")
             with open(new, "wb", buffering=0) as copy:
                 size = 0
                 while size < room and (block := source.read(min(_BLOCK, room - size))):
@@ -234,7 +234,7 @@ class WorkingFolder:
         return len(self._made) >= MAX_ENTRIES or time.monotonic() > self._deadline
 
     def _remove_gone(self) -> None:
-        """Remove the copies of what the user has removed, and then the folders of such."""
+        """Remove the copies of files that the user has removed, then their folders."""
         gone = self._made.keys() - self._there
         for name in sorted(gone, key=len, reverse=True):
             made, path = self._made[name], self._path(name)
@@ -254,11 +254,11 @@ def _identity(facts: os.stat_result) -> tuple[int, ...]:
 
 
 def _state(path: str) -> tuple[int, ...]:
-    """Tell one state of a path from the next; empty if nothing is there."""
+    """Return the state of a path, to compare; empty if nothing is there."""
     try:
         return _identity(os.lstat(path))
     except OSError:
         return ()
 
 
-working_folder: WorkingFolder | None = None  # this process's
+working_folder: WorkingFolder | None = None  # of this process

@@ -446,6 +446,46 @@ async def test_code_that_ignores_interrupts_is_killed_and_the_loss_is_said(
     assert await text(sandbox, "1 + 1") == "2"  # once
 
 
+async def test_a_cell_ends_when_its_kernel_is_replaced_or_closed(sandbox: Sandbox) -> None:
+    for end in (sandbox.restart, sandbox.close):
+        async with aclosing(
+            sandbox.execute("print('on', flush=True); import time; time.sleep(600)")
+        ) as found:
+            await anext(found)
+            await end()
+            async with asyncio.timeout(10):
+                assert [output.get("ename") async for output in found] == ["SandboxDied"]
+    assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_a_request_ends_when_the_cell_beside_it_ignores_its_interrupt(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.grace = 0.3
+    async with aclosing(
+        sandbox.execute(f"{STUBBORN}print('on', flush=True)\nwhile True: pass")
+    ) as found:
+        await anext(found)
+        asking = asyncio.create_task(
+            sandbox.ask("complete_request", {"code": "pri", "cursor_pos": 3})
+        )
+        await asyncio.sleep(0)
+    with pytest.raises(SandboxError):
+        await asyncio.wait_for(asking, 10)
+
+
+async def test_a_cell_whose_kernel_is_replaced_before_it_is_sent_ends_too(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    (folder / ".env").write_text("x")  # so that late files are looked for
+    await sandbox.start()
+    cell = asyncio.create_task(outputs(sandbox, "1 + 1"))
+    await asyncio.sleep(0)
+    await sandbox.restart()
+    async with asyncio.timeout(10):
+        assert await cell
+
+
 async def test_a_cell_over_a_limit_that_ignores_its_interrupt_says_what_is_lost(
     sandbox: Sandbox,
 ) -> None:

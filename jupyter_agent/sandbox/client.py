@@ -353,12 +353,13 @@ class Sandbox(settings.Configured):
         self.reply = None
         await self._await_interrupted()
         await self.start()
-        assert self._kernel
+        kernel = self._kernel  # another request may replace it while files are copied
+        assert kernel
         if self._provisioner and self._provisioner.late_files:
             follow = functools.partial(self._provisioner.late_files.follow, exclude=self.saved)
             await run_in_thread(follow)
         content = execute_request(code, request or UserRequest(), allow_stdin=answer is not None)
-        pending = self._kernel.send("execute_request", content, request=request)
+        pending = kernel.send("execute_request", content, request=request)
         execution = self._read(pending, answer=answer)
         rate = self._rate()
         try:

@@ -223,7 +223,8 @@ class KernelConnection:
             del self._late[old]
 
     async def close(self) -> None:
-        """End the kernel and leave nothing behind."""
+        """End the kernel and leave nothing behind; what still waits for a message is told."""
+        self._end("the sandbox's kernel was ended")
         for wire in self._wires.values():
             wire.close()
         tasks, self._tasks = self._tasks, []

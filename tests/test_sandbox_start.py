@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent import _sockets
+from jupyter_agent._threads import cancel
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.isolation import kernel_sockets
@@ -75,3 +78,25 @@ def test_an_empty_setting_makes_no_folder_a_temporary_one(
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     monkeypatch.chdir(folder)
     assert too_wide(folder) == ""
+
+
+def descriptors_of_guests() -> list[str]:
+    links = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the listing itself
+            links.append(str(path.readlink()))
+    return [link for link in links if link.startswith("/memfd:jupyter-agent")]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_start_that_is_cancelled_before_the_launch_leaves_no_descriptor(
+    tier: str, folder: Path
+) -> None:
+    sandbox = Sandbox(folder, config=Config({"SandboxProvisioner": {"isolation": tier}}))
+    starting = asyncio.create_task(sandbox.start())
+    while not descriptors_of_guests() and not starting.done():
+        await asyncio.sleep(0)
+    await cancel(starting)
+    await sandbox.close()
+    assert starting.cancelled()
+    assert not descriptors_of_guests()

@@ -135,13 +135,13 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 why = settings.unknown_setting(f"SandboxProvisioner.{name}")
                 raise UsageError(f"in the kernelspec's kernel.json: {why}")
         super().__init__(**kwargs)
+        self._descriptors = Descriptors()
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""
         settings.check()
         for line in settings.read().warnings:
             self.log.warning(line)
-        self._descriptors = Descriptors()
         choose = functools.partial(choose_tier, self.isolation, own_sockets=self.socket_folder)
         self.tier = await run_in_thread(choose)
         folder = Path(kwargs.get("cwd") or Path.cwd())
@@ -210,11 +210,15 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         kwargs.setdefault("independent", True)  # no pid of ours in its environment
         launch = functools.partial(super().launch_kernel, cmd, **kwargs)
         loop = asyncio.get_running_loop()
+        launching = loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
         try:
-            facts = await loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
+            facts = await asyncio.shield(launching)
             if self.process and not self._group and self.tier != "none":
                 self._watch = MemoryWatch(self.process.pid, self.memory_bytes, self._end_at_once)
             return facts
+        except asyncio.CancelledError:
+            await asyncio.wait({launching})  # it still passes these descriptors on
+            raise
         finally:
             os.close(write)
             self._descriptors.close()
@@ -252,6 +256,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             await run_in_thread(self._watch.stop)
             self._watch = None
         await super().cleanup(restart)
+        self._descriptors.close()  # the start may have ended before the launch
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None

@@ -123,6 +123,25 @@ def test_what_was_compiled_meanwhile_is_judged_by_its_source(
     assert shown(come) == {"new/a.py": "1", "new/a.pyc": "compiled"}
 
 
+@pytest.mark.parametrize("name", ["__pycache__/backup.txt", "keys.so.txt", "mine.pyc.json"])
+def test_what_only_looks_like_compiled_code_is_judged_itself(
+    folder: Path, place: Path, name: str
+) -> None:
+    come = watch(folder, place)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(KEY)
+    assert shown(come) == {}
+
+
+def test_compiled_code_whose_source_is_exposed_is_passed_in(folder: Path, place: Path) -> None:
+    come = watch(folder, place, exposed={folder / "secrets.py", folder / "mine.py"})
+    (folder / "mine.py").write_text(KEY)
+    (folder / "secrets.py").write_text("1")
+    for name in ("mine", "secrets"):
+        (folder / f"{name}.pyc").write_text("compiled")
+    assert sorted(shown(come)) == ["mine.py", "mine.pyc", "secrets.py", "secrets.pyc"]
+
+
 def test_what_holds_a_secret_stays_out_also_when_it_holds_one_later(
     folder: Path, place: Path
 ) -> None:

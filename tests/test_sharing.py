@@ -509,6 +509,15 @@ def test_compiled_code_is_hidden_where_its_source_is(tmp_path: Path) -> None:
     assert cache / "secrets.cpython-311.pyc" in share.visible()
 
 
+@pytest.mark.parametrize("name", ["__pycache__/backup.txt", "keys.so.txt", "plain.pyc.json"])
+def test_what_only_looks_like_compiled_code_is_looked_into(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plain.py").write_text("")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(f"ghp_{'aB3dE6gH9' * 4}")
+    [share], _ = sharing.resolve(["."], tmp_path)
+    assert tmp_path / name in share.hidden
+
+
 def test_no_depth_of_a_folder_stops_it(tmp_path: Path) -> None:
     deep = tmp_path / "project"
     for _ in range(1100):  # more than Python's own stack takes

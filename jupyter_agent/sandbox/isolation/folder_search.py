@@ -112,7 +112,7 @@ def look_through(
         walk.hide(path)
     elif path.is_dir():
         walk.through(path, typed=typed)
-    elif (source := walk.to_look_into(str(path))) and holds_secret(source):
+    elif any(map(holds_secret, walk.to_look_into(str(path)))):
         walk.hide(path)
     share = Share(path, name, tuple(walk.all_hidden()), walk.note())
     listed = (each for each in share.visible() if each == path or str(each) in walk.listed)
@@ -157,11 +157,11 @@ class _Walk:
         secret = path in self._of_tools or any(named(each.rpartition("/")[2]) for each in paths)
         return secret and not any(map(self.is_exposed, paths))
 
-    def to_look_into(self, path: str) -> str:
-        """Name the file to be looked into to judge a file; empty if there is no need to."""
-        source = source_of(path)
-        exposed = self.is_exposed(path) or self.is_exposed(source)
-        return source if could_hold_secret(source) and not exposed else ""
+    def to_look_into(self, path: str) -> list[str]:
+        """Name the files to look into to judge a file: itself, and the source of compiled code."""
+        judged_by = {path, source_of(path)}
+        exposed = any(map(self.is_exposed, judged_by))
+        return [] if exposed else [*filter(could_hold_secret, judged_by)]
 
     def hide(self, path: Path | str, *, secret: bool = True) -> None:
         """Hide a path; count it if it is for what it may hold."""
@@ -260,8 +260,10 @@ class _Walk:
         if not os.access(entry.path, os.R_OK):
             self.closed += 1
             self.hide(entry.path, secret=False)
-        elif source := self.to_look_into(entry.path):
-            self._to_read.append((entry.path, source))
+        else:
+            self._to_read += [
+                (entry.path, judged_by) for judged_by in self.to_look_into(entry.path)
+            ]
 
     def _hide_unwanted(self, folders: list[str]) -> None:
         """Hide the folders in which no file is asked for, and else such files, deepest first."""
@@ -279,11 +281,11 @@ class _Walk:
     def _read(self) -> None:
         """Look into files while there is time."""
         started = time.monotonic()
-        for done, (path, source) in enumerate(self._to_read):
+        for done, (path, judged_by) in enumerate(self._to_read):
             if time.monotonic() - started > self.budget.reading:
-                self.unread = len(self._to_read) - done
+                self.unread = len({path for path, _ in self._to_read[done:]})
                 break
-            if holds_secret(source):
+            if holds_secret(judged_by):
                 self.hide(path)
         self.budget.reading -= time.monotonic() - started
 

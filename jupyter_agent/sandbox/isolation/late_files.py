@@ -17,7 +17,13 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
-from jupyter_agent.sandbox.isolation.folder_search import Budget, Share, look_through, source_of
+from jupyter_agent.sandbox.isolation.folder_search import (
+    Budget,
+    Share,
+    is_among,
+    look_through,
+    source_of,
+)
 from jupyter_agent.sandbox.isolation.secret_contents import could_hold_secret, holds_secret
 from jupyter_agent.sandbox.isolation.secret_names import is_secret_folder, is_secret_name
 from jupyter_agent.sandbox.isolation.sharing import escaped, is_plain
@@ -130,9 +136,10 @@ class LateFiles:
     def _has_secret_name(self, file: Path, top: Path) -> bool:
         """Tell whether a file that may be newer than the search of its folder has a secret name."""
         *folders, name = file.relative_to(top).parts or ("",)
-        names = {name, Path(source_of(str(file))).name} if name else ()
+        source = Path(source_of(str(file)))
+        names = {name, source.name} if name else ()
         secret = any(map(is_secret_name, names)) or any(map(is_secret_folder, folders))
-        return secret and self._exposed.isdisjoint([file, *file.parents])
+        return secret and not any(is_among(each, self._exposed) for each in (file, source))
 
     def _new_entries(self) -> Iterator[tuple[Path, str, Path]]:
         """Yield each new path, its name in the working folder, and the share that it is in."""
@@ -178,10 +185,10 @@ class LateFiles:
                 return
             copy = self._judged / path.name
             size = _copy(source, copy, self._room)
-        exposed = not self._exposed.isdisjoint([path, *path.parents])
-        judged_by = source_of(str(path))
-        judged = str(copy) if judged_by == str(path) else judged_by
-        if not exposed and could_hold_secret(judged) and holds_secret(judged):
+        code = Path(source_of(str(path)))
+        exposed = any(is_among(each, self._exposed) for each in (path, code))
+        judged_by = {str(copy), str(copy if code == path else code)}
+        if not exposed and any(map(holds_secret, filter(could_hold_secret, judged_by))):
             copy.unlink()
             self._refused[name] = identity
             return

@@ -516,7 +516,7 @@ class Sandbox(settings.Configured):
         finally:
             await self._leave(execution)
         if failure or not value.complete:
-            why = failure or value.fault or "it sent no result; had it memory left?"
+            why = failure or value.fault or "it sent no result; perhaps it ran out of memory"
             raise SandboxError(f"the sandbox could not {function!r}: {why}")
         return value.parts
 

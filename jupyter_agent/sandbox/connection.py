@@ -80,7 +80,7 @@ class KernelConnection:
             match error:
                 case TimeoutError():
                     raise SandboxError(
-                        f"the sandbox did not start within {timeout:g} s: {stderr or 'no word'}"
+                        f"the sandbox did not start within {timeout:g} s: {stderr or 'it printed nothing'}"
                     ) from None
                 case EOFError():
                     raise SandboxError(
@@ -290,7 +290,7 @@ class KernelConnection:
         """Give up a kernel that has broken a connection and goes on living."""
         await asyncio.wait({self._watcher}, timeout=0.5)  # a dead kernel's connection ends too
         if not self._watcher.done():
-            why = self._cause or "had it memory left?"
+            why = self._cause or "perhaps it ran out of memory"
             self._end(f"the sandbox's kernel broke its connection ({why}) and was ended")
 
     async def _watch(self) -> None:

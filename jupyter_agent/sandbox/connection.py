@@ -80,7 +80,8 @@ class KernelConnection:
             match error:
                 case TimeoutError():
                     raise SandboxError(
-                        f"the sandbox did not start within {timeout:g} s: {stderr or 'it printed nothing'}"
+                        f"the sandbox did not start within {timeout:g} s: "
+                        f"{stderr or 'it printed nothing'}"
                     ) from None
                 case EOFError():
                     raise SandboxError(

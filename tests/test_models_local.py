@@ -451,6 +451,11 @@ async def test_a_path_that_names_no_file_is_refused(tmp_path: Path) -> None:
     assert "names no file" in await refusal(tmp_path / "none.gguf")
 
 
+def test_a_home_of_no_user_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"local:~nobody-here/x\.gguf names no file"):
+        load_model("local:~nobody-here/x.gguf")
+
+
 async def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert "names no file" in await refusal(tmp_path)
 

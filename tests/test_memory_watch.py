@@ -14,7 +14,8 @@ from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.isolation import cgroup
-from jupyter_agent.sandbox.isolation.memory_watch import MemoryWatch, processes
+from jupyter_agent.sandbox.isolation.memory_watch import MemoryWatch
+from jupyter_agent.sandbox.isolation.processes import descendants
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .conftest import TIERS
@@ -49,7 +50,7 @@ async def watched(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator
             process, bound = provisioner.process, provisioner._group
             assert process
             for folder_ in bound.folders:
-                for pid in processes(process.pid):
+                for pid in descendants(process.pid):
                     (folder_.parent / "cgroup.procs").write_text(str(pid))
             provisioner._group = None
             provisioner._watch = MemoryWatch(process.pid, 500 << 20, provisioner._end_at_once)
@@ -59,7 +60,21 @@ async def watched(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator
             yield sandbox
 
 
-@pytest.mark.parametrize("code", [MANY, SHARED], ids=["processes", "shared"])
+# processes end while they are looked for, and one has a name that looks like a size
+EVADING = f"""\
+import ctypes, os, threading
+ctypes.CDLL(None).prctl(15, b"x kB")
+def churn():
+    while True:
+        if not (pid := os.fork()):
+            os._exit(0)
+        os.waitpid(pid, 0)
+if os.fork() == 0:
+    churn()
+{MANY}"""
+
+
+@pytest.mark.parametrize("code", [MANY, SHARED, EVADING], ids=["processes", "shared", "evading"])
 async def test_what_is_held_in_all_is_watched_and_the_cause_is_said(
     watched: Sandbox, code: str
 ) -> None:

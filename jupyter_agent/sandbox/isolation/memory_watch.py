@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["MemoryWatch", "gibibytes", "processes"]
+from jupyter_agent.sandbox.isolation.processes import descendants
+
+__all__ = ["MemoryWatch", "gibibytes"]
 
 FASTEST = 4 << 30  # bytes a second that a sandbox can fill
 SOONEST, LATEST = 0.02, 0.5  # seconds between two looks
@@ -50,6 +52,13 @@ class MemoryWatch:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # nothing may go on unwatched
+            self.cause = f"its memory could not be watched ({error})"
+            self._end()
+
+    def _watch(self) -> None:
         pause = 0.0
         while not self._stopped.wait(pause):
             started = time.monotonic()
@@ -82,18 +91,9 @@ def gibibytes(size: int) -> str:
     return f"{size / (1 << 30):.1f} GiB"
 
 
-def processes(pid: int) -> Iterator[int]:
-    """Name a process and all that it has started, directly or not."""
-    waiting = [pid]
-    while waiting:
-        yield (found := waiting.pop())
-        for path in Path(f"/proc/{found}/task").glob("*/children"):
-            waiting += map(int, _read(path).split())
-
-
 def _held(pid: int, name: str) -> int:
     """Add up what all hold, as a file says or, if that may not be read, as ``status`` says."""
-    folders = [Path(f"/proc/{each}") for each in processes(pid)]
+    folders = [Path(f"/proc/{each}") for each in descendants(pid)]
     found = [_facts(_read(each / name) or _read(each / "status")) for each in folders]
     return sum(facts.get(key, 0) for facts in found for key in _HELD)
 
@@ -103,12 +103,12 @@ def _machine(field: str) -> int:
 
 
 def _facts(text: str) -> dict[str, int]:
-    """Read lines such as ``VmSwap:  4 kB``, as bytes."""
+    """Read lines such as ``VmSwap:  4 kB``, as bytes; a process may be named ``x kB``."""
     lines = (line.split() for line in text.splitlines())
     return {
         line[0].removesuffix(":"): int(line[1]) << 10
         for line in lines
-        if len(line) == 3 and line[2] == "kB"
+        if len(line) == 3 and line[1].isdecimal() and line[2] == "kB"
     }
 
 

@@ -5,17 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["count_tasks", "grandchildren", "wait_for_end"]
+__all__ = ["count_tasks", "descendants", "grandchildren", "wait_for_end"]
 
 
 def grandchildren(pid: int) -> list[int]:
     """Find what bubblewrap's first process has started: the kernel."""
-    found = [pid]
-    for _ in range(2):
-        lists = [path for each in found for path in Path(f"/proc/{each}/task").glob("*/children")]
-        found = [int(child) for path in lists for child in path.read_text().split()]
+    return [found for child in _children(pid) for found in _children(child)]
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield a process and all that it has started, directly or not."""
+    waiting = [pid]
+    while waiting:
+        yield (found := waiting.pop())
+        waiting += _children(found)
+
+
+def _children(pid: int) -> list[int]:
+    """Find what a process has started; nothing if it has ended, which it may at any moment.
+
+    Not by `Path.glob`: that raises if a folder goes away while it is read.
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
     return found
 
 

@@ -54,8 +54,13 @@ class SpareKernel:
     async def take(self) -> KernelConnection | None:
         """Return the kernel, once it has started; None if there is none or it could not start."""
         starting, self.starting = self.starting, None
+        if starting is None:
+            return None
         try:
-            return await starting if starting else None
+            return await starting
+        except asyncio.CancelledError:  # it may have started at the same moment
+            self._end_in_background(_end_started(starting))
+            raise
         except SandboxError:  # the cause may have gone, or the next start says it
             return None
 

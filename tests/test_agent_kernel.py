@@ -64,13 +64,13 @@ class Kernel:
 
     def shell(self, kind: str) -> dict[str, Any]:
         """Wait for a reply of this kind."""
-        while (message := self.client.get_shell_msg(timeout=20))["msg_type"] != kind:
+        while (message := self.client.get_shell_msg(timeout=60))["msg_type"] != kind:
             pass
         return message
 
     def iopub(self, key: str, text: str) -> dict[str, Any]:
         """Wait until a message says this."""
-        while text not in (m := self.client.get_iopub_msg(timeout=20))["content"].get(key, ""):
+        while text not in (m := self.client.get_iopub_msg(timeout=60))["content"].get(key, ""):
             pass
         return m
 
@@ -520,7 +520,7 @@ def test_an_interrupt_ends_a_cell_as_a_plain_kernel_does(plain: Kernel, confined
 
 def test_an_interrupt_ends_a_question(confined: Kernel) -> None:
     confined.client.execute("input('who? ')", allow_stdin=True)
-    assert confined.client.get_stdin_msg(timeout=20)["content"]["prompt"] == "who? "
+    assert confined.client.get_stdin_msg(timeout=60)["content"]["prompt"] == "who? "
     confined.manager.interrupt_kernel()
     assert confined.shell("execute_reply")["content"]["ename"] == "KeyboardInterrupt"
     confined.client.input("too late")

@@ -272,7 +272,7 @@ async def test_a_run_is_stopped_from_a_subshell(folder: Path) -> None:
     async with started("python3", folder) as client:
         control = client.session.msg("create_subshell_request")
         client.control_channel.send(control)
-        subshell = (await client.get_control_msg(timeout=20))["content"]["subshell_id"]
+        subshell = (await client.get_control_msg(timeout=60))["content"]["subshell_id"]
         assert "No run is going on" in await typed(client, "%agent stop")
         run = client.execute("%%agent -m scripted:s.md\nGo")
         stop = client.session.msg(
@@ -289,9 +289,9 @@ async def test_a_run_is_stopped_from_a_subshell(folder: Path) -> None:
                 client.shell_channel.send(stop)
                 stop = {}
         assert "Stopped." in shown
-        reply = await client.get_shell_msg(timeout=20)
+        reply = await client.get_shell_msg(timeout=60)
         while reply["parent_header"]["msg_id"] != run:
-            reply = await client.get_shell_msg(timeout=20)
+            reply = await client.get_shell_msg(timeout=60)
         assert reply["content"]["status"] == "error"
 
 

@@ -205,17 +205,17 @@ class Protocol:
         shell.send(session.msg("comm_open", opened))
         message = session.msg("comm_msg", {"comm_id": "c1", "data": {"x": 1}})
         session.send(shell.socket, message, buffers=[b"\0bytes"])
-        reply = self.kc.get_iopub_msg(timeout=10)
+        reply = self.kc.get_iopub_msg(timeout=60)
         while reply["msg_type"] != "comm_msg":
-            reply = self.kc.get_iopub_msg(timeout=10)
+            reply = self.kc.get_iopub_msg(timeout=60)
         assert reply["content"]["data"] == {"x": 1}
         assert bytes(reply["buffers"][0]) == b"\0bytes"
         shell.send(session.msg("comm_close", {"comm_id": "c1", "data": {}}))
         info = session.msg("comm_info_request", {"target_name": "echo"})
         shell.send(info)
-        answer = self.kc.get_shell_msg(timeout=10)
+        answer = self.kc.get_shell_msg(timeout=60)
         while answer["parent_header"]["msg_id"] != info["header"]["msg_id"]:
-            answer = self.kc.get_shell_msg(timeout=10)
+            answer = self.kc.get_shell_msg(timeout=60)
         assert answer["content"]["comms"] == {}
 
     def test_expressions_of_the_user_are_evaluated(self) -> None:
@@ -227,26 +227,26 @@ class Protocol:
             pytest.skip("this ipykernel has no subshells (it is older than 7)")
         control, session = self.kc.control_channel, self.kc.session
         control.send(session.msg("create_subshell_request", {}))
-        subshell = self.kc.get_control_msg(timeout=10)["content"]["subshell_id"]
+        subshell = self.kc.get_control_msg(timeout=60)["content"]["subshell_id"]
         busy = self.kc.execute("import time; time.sleep(600)")
         request = session.msg("execute_request", {"code": "z = 1", "silent": False})
         request["header"]["subshell_id"] = subshell
         self.kc.shell_channel.send(request)
-        reply = self.kc.get_shell_msg(timeout=10)
+        reply = self.kc.get_shell_msg(timeout=60)
         while reply["msg_type"] != "execute_reply":
-            reply = self.kc.get_shell_msg(timeout=10)
+            reply = self.kc.get_shell_msg(timeout=60)
         assert reply["parent_header"]["msg_id"] != busy
         self.km.interrupt_kernel()
-        assert self.kc.get_shell_msg(timeout=10)["parent_header"]["msg_id"] == busy
+        assert self.kc.get_shell_msg(timeout=60)["parent_header"]["msg_id"] == busy
         control.send(session.msg("delete_subshell_request", {"subshell_id": subshell}))
-        while self.kc.get_control_msg(timeout=10)["msg_type"] != "delete_subshell_reply":
+        while self.kc.get_control_msg(timeout=60)["msg_type"] != "delete_subshell_reply":
             pass
 
     def _features(self) -> list[str]:
         msg_id = self.kc.kernel_info()
-        reply = self.kc.get_shell_msg(timeout=10)
+        reply = self.kc.get_shell_msg(timeout=60)
         while reply["parent_header"]["msg_id"] != msg_id:
-            reply = self.kc.get_shell_msg(timeout=10)
+            reply = self.kc.get_shell_msg(timeout=60)
         features: list[str] = reply["content"].get("supported_features", [])
         return features
 
@@ -279,7 +279,7 @@ def test_an_interrupt_goes_by_message_and_variables_live_on(tier: str) -> None:
         client.execute(SPIN, stop_on_error=False)  # else the next request is dropped for a while
         wait_for(client, "text", "going")
         manager.interrupt_kernel()
-        assert client.get_shell_msg(timeout=10)["content"]["ename"] == "KeyboardInterrupt"
+        assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
         wait_for(client, "execution_state", "idle")  # until then ipykernel drops what is sent
         assert execute(client, "print(kept)") == "7"
 
@@ -430,7 +430,7 @@ def test_what_the_kernel_writes_reaches_nobodys_terminal(tier: str) -> None:
 
 
 def wait_for(client: BlockingKernelClient, key: str, text: str) -> None:
-    while text not in client.get_iopub_msg(timeout=20)["content"].get(key, ""):
+    while text not in client.get_iopub_msg(timeout=60)["content"].get(key, ""):
         pass
 
 

@@ -155,12 +155,12 @@ class _Server(NamedTuple):
 
     process: subprocess.Popen[bytes]
     socket: str
-    changed: int
+    version: tuple[int, ...]
 
-    def serves(self, changed: int) -> bool:
+    def serves(self, version: tuple[int, ...]) -> bool:
         """Tell whether it can still be asked, and what it has loaded is the file of today."""
         alive = self.process.poll() is None and Path(self.socket).exists()
-        return alive and self.changed == changed
+        return alive and self.version == version
 
 
 _servers: dict[Path, _Server] = {}
@@ -171,15 +171,16 @@ def _serve(file: Path) -> str:
     """Return the socket of the file's server; start it if none runs or the file has changed."""
     with _starting:
         try:
-            changed = file.stat().st_mtime_ns
+            facts = file.stat()
         except OSError as error:
             raise UsageError(f"the local model cannot read {file}: {error.strerror}") from error
         server = _servers.get(file)
-        if server and server.serves(changed):
+        version = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        if server and server.serves(version):
             return server.socket
         if server:
             _end(_servers.pop(file))
-        server = _servers[file] = _Server(*_start_server(file), changed)
+        server = _servers[file] = _Server(*_start_server(file), version)
         return server.socket
 
 

@@ -74,7 +74,26 @@ if os.fork() == 0:
 {MANY}"""
 
 
-@pytest.mark.parametrize("code", [MANY, SHARED, EVADING], ids=["processes", "shared", "evading"])
+# the first thread of each process has ended: what the others hold is not in /proc/PID/status
+LEADERLESS = """\
+import ctypes, os, threading, time
+def hold():
+    time.sleep(0.5)
+    block = bytearray(os.urandom(1) * (150 << 20))
+    time.sleep(60)
+for _ in range(6):
+    if os.fork() == 0:
+        threading.Thread(target=hold).start()
+        ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [MANY, SHARED, EVADING, LEADERLESS],
+    ids=["processes", "shared", "evading", "leaderless"],
+)
 async def test_what_is_held_in_all_is_watched_and_the_cause_is_said(
     watched: Sandbox, code: str
 ) -> None:
@@ -85,6 +104,12 @@ async def test_what_is_held_in_all_is_watched_and_the_cause_is_said(
         "GiB of memory, and may hold 0.5 GiB: c.SandboxProvisioner.memory_mib" in found[-1].evalue
     )
     assert await text(watched, "1 + 1") == "2"
+
+
+async def test_a_name_that_is_no_text_ends_nothing(watched: Sandbox) -> None:
+    code = "import ctypes, time\nctypes.CDLL(None).prctl(15, 'nach-prüfungé'.encode())\n"
+    code += "ctypes.CDLL(None).prctl(15, b'\\xff\\rVmSwap: 9 kB')\ntime.sleep(2)\nprint('through')"
+    assert await text(watched, code) == "through"
 
 
 async def test_what_children_share_with_their_parent_counts_once(watched: Sandbox) -> None:

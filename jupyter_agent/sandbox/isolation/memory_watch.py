@@ -7,6 +7,7 @@ they ever fill. What many processes hold together, or in shared memory, is count
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -93,9 +94,23 @@ def gibibytes(size: int) -> str:
 
 def _held(pid: int, name: str) -> int:
     """Add up what all hold, as a file says or, if that may not be read, as ``status`` says."""
-    folders = [Path(f"/proc/{each}") for each in descendants(pid)]
-    found = [_facts(_read(each / name) or _read(each / "status")) for each in folders]
-    return sum(facts.get(key, 0) for facts in found for key in _HELD)
+    return sum(_held_by(Path(f"/proc/{each}"), name) for each in descendants(pid))
+
+
+def _held_by(process: Path, name: str) -> int:
+    """Return what one process holds; if its first thread has ended, only the others know it."""
+    if held := _sum(_read(process / name) or _read(process / "status")):
+        return held
+    with contextlib.suppress(OSError):  # it has ended
+        for thread in (process / "task").iterdir():
+            if held := _sum(_read(thread / name) or _read(thread / "status")):
+                return held
+    return 0
+
+
+def _sum(text: str) -> int:
+    facts = _facts(text)
+    return sum(facts.get(key, 0) for key in _HELD)
 
 
 def _machine(field: str) -> int:
@@ -104,7 +119,7 @@ def _machine(field: str) -> int:
 
 def _facts(text: str) -> dict[str, int]:
     """Read lines such as ``VmSwap:  4 kB``, as bytes; a process may be named ``x kB``."""
-    lines = (line.split() for line in text.splitlines())
+    lines = (line.split() for line in text.split("\n"))  # a name may hold any other end of line
     return {
         line[0].removesuffix(":"): int(line[1]) << 10
         for line in lines
@@ -114,6 +129,6 @@ def _facts(text: str) -> dict[str, int]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_bytes().decode("utf-8", "replace")  # a process's name need be no text
     except OSError:  # it has ended, or is not ours to read
         return ""

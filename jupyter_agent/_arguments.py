@@ -12,6 +12,7 @@ from pathlib import Path
 
 from traitlets import HasTraits
 
+from jupyter_agent._unicode import visible
 from jupyter_agent.errors import UsageError
 
 __all__ = [
@@ -41,8 +42,15 @@ def check_argument(name: str, value: object, *, fits: bool, wanted: str) -> None
         It does not fit.
     """
     if not fits:
-        shown = " ".join(reprlib.repr(value).split())
-        raise UsageError(f"{name} must be {wanted}, not {shown} ({type(value).__name__})")
+        shown = " ".join(visible(f"{_short(value)} ({type(value).__name__})").split())
+        raise UsageError(f"{name} must be {wanted}, not {shown}")
+
+
+def _short(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a value that is too long"
 
 
 def check_path(name: str, path: object) -> Path:
@@ -104,7 +112,10 @@ def as_number(value: object) -> object:
     """Return a number of numpy's, or a whole one such as 1e6, as one of Python's."""
     if isinstance(value, int) or not isinstance(value, Real):
         return value
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return value
     return int(number) if number.is_integer() else number
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: TRANSCRIPT(3), "path must be a path, not 3 (int)"),
     (lambda: TRANSCRIPT.open(3), "path must be a path, not 3 (int)"),
     (lambda: TOOL(3), "function must be a function, not 3 (int)"),
+    (lambda: SESSION(10**5000), "folder must be a path, not a value that is too long (int)"),
+    (
+        lambda: SESSION(type("\x1b[2J\n", (), {"__repr__": lambda _: "\x1b]"})()),
+        r"folder must be a path, not \x1b] (\x1b[2J )",
+    ),
+    (lambda: RunOptions.of(None, {"budget": Fraction(10**400)}), "budget must be a number"),
     (lambda: TOOL(ask="yes"), "ask must be True or False, not 'yes' (str)"),
 ]
 

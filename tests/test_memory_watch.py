@@ -13,7 +13,7 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import cgroup
+from jupyter_agent.sandbox.isolation import cgroup, memory_watch
 from jupyter_agent.sandbox.isolation.memory_watch import MemoryWatch
 from jupyter_agent.sandbox.isolation.processes import descendants
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
@@ -172,6 +172,21 @@ def test_a_watch_that_was_stopped_ends_nothing() -> None:
         watch._limit = 1
         process.send_signal(signal.SIGKILL)
     assert not ended.is_set()
+
+
+def test_a_look_that_takes_long_keeps_nobody_from_seeing_that_the_machine_runs_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = {"MemAvailable": 8 << 30, "MemTotal": 8 << 30}
+    monkeypatch.setattr(memory_watch, "_machine", sizes.__getitem__)
+    ended, done = threading.Event(), threading.Event()
+    monkeypatch.setattr(memory_watch, "_held", lambda *_: int(done.wait(60)))
+    watch = MemoryWatch(0, 1 << 30, ended.set)
+    sizes["MemAvailable"] = 1 << 20
+    assert ended.wait(20)
+    assert watch.cause == "the machine was about to run out of memory"
+    done.set()
+    watch.stop()
 
 
 def test_by_default_a_part_of_what_a_container_has_may_be_held() -> None:

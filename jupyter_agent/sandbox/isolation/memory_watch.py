@@ -44,22 +44,37 @@ class MemoryWatch:
         self._pid, self._limit, self._end = pid, limit, end
         self._available = _machine("MemAvailable")
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="jupyter_agent memory", daemon=True)
-        self._thread.start()
+        self._ending = threading.Lock()
+        # the guest has a say in how long it takes to add up what it holds; the other is never late
+        loops = (self._watch_processes, self._watch_machine)
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(loop,), name="jupyter_agent memory", daemon=True
+            )
+            for loop in loops
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop watching; nothing is ended after this."""
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
+    def _run(self, loop: Callable[[], str]) -> None:
+        """Run a loop that returns why the sandbox is to be ended, if it is."""
         try:
-            self._watch()
+            cause = loop()
         except Exception as error:  # nothing may go on unwatched
-            self.cause = f"its memory could not be watched ({error})"
-            self._end()
+            cause = f"its memory could not be watched ({error})"
+        with self._ending:
+            if cause and not self._stopped.is_set():
+                self._stopped.set()
+                self.cause = cause
+                self._end()
 
-    def _watch(self) -> None:
+    def _watch_processes(self) -> str:
         pause = 0.0
         while not self._stopped.wait(pause):
             started = time.monotonic()
@@ -67,15 +82,20 @@ class MemoryWatch:
             if held > self._limit:  # those who have forked count what they share twice
                 held = _held(self._pid, "smaps_rollup")
             if held > self._limit:
-                self.cause = f"it held {gibibytes(held)} of memory, and may hold "
-                self.cause += f"{gibibytes(self._limit)}: c.SandboxProvisioner.memory_mib"
-            elif self._starves():
-                self.cause = "the machine was about to run out of memory"
-            if self.cause:
-                self._end()
-                return
-            pause = min(LATEST, max(SOONEST, (self._limit - held) / FASTEST))
-            pause = max(pause, REST * (time.monotonic() - started))
+                return (
+                    f"it held {gibibytes(held)} of memory, and may hold "
+                    f"{gibibytes(self._limit)}: c.SandboxProvisioner.memory_mib"
+                )
+            pause = max(_pause(self._limit - held), REST * (time.monotonic() - started))
+        return ""
+
+    def _watch_machine(self) -> str:
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            if self._starves():
+                return "the machine was about to run out of memory"
+            pause = _pause(_machine("MemAvailable") - _little())
+        return ""
 
     def _starves(self) -> bool:
         """Tell whether memory that is in no process (a memfd, a file in memory) may have gone here.
@@ -84,7 +104,16 @@ class MemoryWatch:
         """
         available = _machine("MemAvailable")
         lost = self._available - available
-        return available < _machine("MemTotal") // MIN_AVAILABLE_PART and lost > self._limit // 2
+        return available < _little() and lost > self._limit // 2
+
+
+def _little() -> int:
+    return _machine("MemTotal") // MIN_AVAILABLE_PART
+
+
+def _pause(room: int) -> float:
+    """Return the seconds until the next look, if so many bytes are left to be filled."""
+    return min(LATEST, max(SOONEST, room / FASTEST))
 
 
 def gibibytes(size: int) -> str:

@@ -28,8 +28,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 # files that take longest: whoever runs files side by side begins with them
-LONGEST = """test_live_cells test_escape test_lab_saved_notebook test_live_bar test_sandbox_kernel
-test_agent_kernel test_host_memory test_fuzz_markdown test_lab test_saved_notebook
+LONGEST = """test_live_cells test_escape test_lab_saved_notebook test_live_bar test_client
+test_agent_kernel test_host_memory test_fuzz_markdown test_lab test_saved_notebook test_confinement
 test_lab_agent_kernel test_cli test_settings test_notebooks test_sandboxed_kernel test_values
 test_models_faults test_magics test_sandbox_libraries test_path_policy test_models_local
 test_end_to_end test_same_notebook test_memory_watch""".split()

@@ -19,7 +19,7 @@ from jupyter_agent.sandbox.isolation.processes import descendants
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .conftest import TIERS
-from .test_sandbox_kernel import outputs, text
+from .run_code import outputs, text
 
 MANY = """\
 import os, time

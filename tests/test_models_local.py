@@ -28,8 +28,8 @@ from jupyter_agent.sandbox.client import Sandbox
 
 from .conftest import counted_turns
 from .gguf_files import write_header, write_model
+from .run_code import text
 from .servers import ChatServer
-from .test_sandbox_kernel import text
 
 DEMO = "How many rows in penguins.csv have species Adelie?"
 CODE = fenced("print(6 * 7)")

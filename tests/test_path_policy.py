@@ -22,7 +22,7 @@ from jupyter_agent.sandbox.isolation.folder_search import Share
 from jupyter_agent.sandbox.isolation.path_policy import Policy
 
 from .conftest import ROOT, TIERS
-from .test_sandbox_kernel import attempt, text
+from .run_code import attempt, text
 
 pytestmark = pytest.mark.parametrize("tier", TIERS)
 REFUSED = ("FileNotFoundError", "PermissionError", "")

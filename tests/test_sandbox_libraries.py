@@ -13,7 +13,7 @@ from jupyter_agent.sandbox.__main__ import LIMITS
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.connection import UserRequest
 
-from .test_sandbox_kernel import attempt, outputs, text
+from .run_code import attempt, outputs, text
 
 
 async def test_a_program_finds_no_words_of_the_launcher(sandbox: Sandbox) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from jupyter_agent.sandbox.isolation import kernel_sockets
 from jupyter_agent.sandbox.isolation.never_shared import too_wide
 
 from .conftest import TIERS
-from .test_sandbox_kernel import text
+from .run_code import text
 
 
 @pytest.fixture
@@ -100,3 +103,72 @@ async def test_a_start_that_is_cancelled_before_the_launch_leaves_no_descriptor(
     await sandbox.close()
     assert starting.cancelled()
     assert not descriptors_of_guests()
+
+
+# -- when it cannot start
+
+
+async def test_no_tier_means_no_start_and_the_remedies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    config = Config({"SandboxProvisioner": {"isolation": "bubblewrap"}})
+    sandbox = Sandbox(folder, config=config)
+    with pytest.raises(SandboxError, match=r"not installed.*apt install bubblewrap") as caught:
+        await sandbox.start()
+    assert "\n" not in str(caught.value)
+    assert not sandbox.alive
+
+
+def test_where_no_tier_works_the_reasons_and_the_remedies_are_one_line(folder: Path) -> None:
+    program = f"""
+import asyncio, errno
+from pathlib import Path
+from jupyter_agent.sandbox.guest import lockdown
+from jupyter_agent.sandbox.client import Sandbox
+
+refused = [(0x20, 0, 0, 0)]  # as a kernel without Landlock and user namespaces answers
+for number in (444, 272):
+    refused += [(0x15, 0, 1, number), (6, 0, 0, 0x50000 | errno.ENOSYS)]
+refused.append((6, 0, 0, 0x7FFF0000))
+lockdown.install_filter(b"".join(lockdown.struct.pack("=HBBI", *step) for step in refused))
+try:
+    asyncio.run(Sandbox(Path({str(folder)!r})).start())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PATH": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = (
+        "SandboxError no sandbox can start here (bubblewrap: not installed; landlock: this kernel"
+    )
+    assert done.stdout.startswith(said), done
+    assert done.stdout.count("\n") == 1
+    for remedy in ("apt install bubblewrap", "Docker", "isolation"):
+        assert remedy in done.stdout
+
+
+async def test_without_bubblewrap_landlock_takes_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    async with Sandbox(folder) as sandbox:
+        assert sandbox.tier == "landlock"
+
+
+async def test_no_isolation_is_only_for_who_types_it_and_is_named(folder: Path) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": "none"}})
+    async with Sandbox(folder, config=config) as sandbox:
+        assert sandbox.describe() == "NO SANDBOX: your files, keys and network"
+        assert await text(sandbox, "1 + 1") == "2"
+
+
+async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
+    config = Config({"Sandbox": {"kernel_name": "no-such-kernel"}})
+    with pytest.raises(SandboxError, match="there is no kernelspec 'no-such-kernel'"):
+        await Sandbox(folder, config=config).start()

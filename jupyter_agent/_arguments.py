@@ -59,12 +59,10 @@ def check_path(name: str, path: object) -> Path:
     Raises
     ------
     UsageError
-        It is none.
+        It is not a path.
     """
-    if isinstance(path, str | os.PathLike):
-        return Path(path)
-    check_argument(name, path, fits=False, wanted="a path")
-    raise AssertionError
+    check_argument(name, path, fits=isinstance(path, str | os.PathLike), wanted="a path")
+    return Path(path)  # type: ignore[arg-type]  # it was checked
 
 
 def check_names(function: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -79,7 +79,7 @@ class RunOptions:
     replaces: NotebookNode | None = None
 
     def __post_init__(self) -> None:
-        """Take what is as good as a list, a number or nothing for one."""
+        """Convert arrays, sets and numpy's numbers to Python's own; None is the default."""
         for field in fields(self):
             value = getattr(self, field.name)
             plain = _PLAIN.get(field.name, lambda same: same)(value)

@@ -135,7 +135,7 @@ class LocalModel(HubModel):
 
 
 def _socket_client(socket: str) -> Any:
-    """Return an HTTP client that asks at a Unix socket, of the library that the Hub's is of."""
+    """Return a client for a Unix socket, of huggingface_hub's HTTP library (httpx or httpx2)."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it is documented
         get_async_session,
     )

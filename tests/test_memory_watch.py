@@ -89,10 +89,21 @@ time.sleep(20)
 """
 
 
+# a page table of 4 KiB for each 2 MiB that are read, of pages that take no memory themselves
+TABLES = """\
+import mmap, time
+places = range(0, 300_000 << 21, 1 << 21)
+block = mmap.mmap(-1, places.stop, flags=mmap.MAP_PRIVATE | 0x4020, prot=mmap.PROT_READ)
+for place in places:
+    block[place]
+time.sleep(20)
+"""
+
+
 @pytest.mark.parametrize(
     "code",
-    [MANY, SHARED, EVADING, LEADERLESS],
-    ids=["processes", "shared", "evading", "leaderless"],
+    [MANY, SHARED, EVADING, LEADERLESS, TABLES],
+    ids=["processes", "shared", "evading", "leaderless", "tables"],
 )
 async def test_what_is_held_in_all_is_watched_and_the_cause_is_said(
     watched: Sandbox, code: str
@@ -186,6 +197,19 @@ def test_a_look_that_takes_long_keeps_nobody_from_seeing_that_the_machine_runs_o
     assert ended.wait(20)
     assert watch.cause == "the machine was about to run out of memory"
     done.set()
+    watch.stop()
+
+
+def test_a_sandbox_is_ended_too_where_little_was_free_at_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = {"MemAvailable": 2 << 30, "MemTotal": 8 << 30}
+    monkeypatch.setattr(memory_watch, "_machine", sizes.__getitem__)
+    ended = threading.Event()
+    watch = MemoryWatch(0, 6 << 30, ended.set)
+    sizes["MemAvailable"] = 1 << 20
+    assert ended.wait(20)
+    assert watch.cause == "the machine was about to run out of memory"
     watch.stop()
 
 

@@ -104,7 +104,7 @@ class MemoryWatch:
         """
         available = _machine("MemAvailable")
         lost = self._available - available
-        return available < _little() and lost > self._limit // 2
+        return available < _little() and lost > min(self._limit, self._available) // 2
 
 
 def _little() -> int:
@@ -128,18 +128,22 @@ def _held(pid: int, name: str) -> int:
 
 def _held_by(process: Path, name: str) -> int:
     """Return what one process holds; if its first thread has ended, only the others know it."""
-    if held := _sum(_read(process / name) or _read(process / "status")):
+    if held := _sum(process, name):
         return held
     with contextlib.suppress(OSError):  # it has ended
         for thread in (process / "task").iterdir():
-            if held := _sum(_read(thread / name) or _read(thread / "status")):
+            if held := _sum(thread, name):
                 return held
     return 0
 
 
-def _sum(text: str) -> int:
-    facts = _facts(text)
-    return sum(facts.get(key, 0) for key in _HELD)
+def _sum(process: Path, name: str) -> int:
+    """Add up what a file says, and the page tables, which are in ``status`` only."""
+    facts = _facts(_read(process / "status"))
+    tables = facts.get("VmPTE", 0)  # they grow with what is only read, too
+    if name != "status":
+        facts = _facts(_read(process / name)) or facts
+    return tables + sum(facts.get(key, 0) for key in _HELD)
 
 
 def _machine(field: str) -> int:

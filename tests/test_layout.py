@@ -115,6 +115,16 @@ def test_no_imports_form_a_circle() -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
+def test_no_two_classes_have_one_name() -> None:
+    names = [
+        node.name
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_what_runs_in_the_sandbox_imports_nothing_of_ours_but_itself() -> None:
     for name in filter(runs_in_the_sandbox, MODULES):
         assert all(map(runs_in_the_sandbox, imported(name))), name

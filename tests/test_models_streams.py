@@ -280,7 +280,7 @@ def deltas_of(reader: Any, *sent: Any) -> list[Delta]:
     ],
 )  # fmt: skip
 def test_thoughts_are_counted_once_and_kept(delta: Any, kept: Any) -> None:
-    deltas = deltas_of(chat_completions._Reply(), chunk(delta), chunk(delta), chunk(call(CODE)))
+    deltas = deltas_of(chat_completions._ChatReply(), chunk(delta), chunk(delta), chunk(call(CODE)))
     assert sum(each.thought for each in deltas) == 4
     assert [each.kept for each in deltas if each.kept] == ([kept] if kept else [])
     assert text_of(deltas) == ""
@@ -341,7 +341,7 @@ async def test_a_refusal_is_told_once_and_as_what_it_is(
 
 
 def responses(*sent: Any) -> list[Delta]:
-    return deltas_of(openai_responses._Reply(), *sent)
+    return deltas_of(openai_responses._ResponsesReply(), *sent)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
@@ -408,7 +408,9 @@ def test_a_signature_is_kept_where_the_thought_is_not_told() -> None:
     signed = [{"type": "signature_delta", "signature": part} for part in ("ab", "c")]
     redacted = {"type": "redacted_thinking", "data": "xyz"}
     sent = [*thinking(0, *signed), *block(1, redacted)]
-    kept = [each.kept for each in deltas_of(anthropic_messages._Reply(), *sent) if each.kept]
+    kept = [
+        each.kept for each in deltas_of(anthropic_messages._AnthropicReply(), *sent) if each.kept
+    ]
     assert kept == [{"type": "thinking", "thinking": "", "signature": "abc"}, redacted]
 
 
@@ -422,14 +424,16 @@ def test_what_a_servers_own_tool_is_given_is_no_call_of_ours() -> None:
         *block(2, result),
         *spoken(3, "Do", "ne."),
     ]
-    deltas = deltas_of(anthropic_messages._Reply(), *sent, {"type": "ping"}, {"type": "new_event"})
+    deltas = deltas_of(
+        anthropic_messages._AnthropicReply(), *sent, {"type": "ping"}, {"type": "new_event"}
+    )
     assert [each.call for each in deltas if each.call] == []
     assert text_of(deltas) == "I look.\n\nDone."
 
 
 def test_blocks_of_text_are_one_sentence_and_others_part_them() -> None:
     sent = [*spoken(0, "It is "), *spoken(1, "42."), *thinking(2), *spoken(3, "So", ".")]
-    assert text_of(deltas_of(anthropic_messages._Reply(), *sent)) == "It is 42.\n\nSo."
+    assert text_of(deltas_of(anthropic_messages._AnthropicReply(), *sent)) == "It is 42.\n\nSo."
 
 
 # -- Responses' calls
@@ -465,7 +469,9 @@ def test_text_that_comes_only_when_it_is_whole_is_read_once() -> None:
 def test_a_reply_that_is_as_long_as_it_may_be_is_not_whole_whatever_its_end_is_called() -> None:
     """llama.cpp says ``completed`` of a reply that it has cut off."""
     end = {"type": "response.completed", "response": {"usage": {"output_tokens": 20}}}
-    ends = [deltas_of(openai_responses._Reply(most), end)[-1].end for most in (20, 21, None)]
+    ends = [
+        deltas_of(openai_responses._ResponsesReply(most), end)[-1].end for most in (20, 21, None)
+    ]
     assert ends == ["max_output_tokens", "", ""]
     short = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     assert (
@@ -549,9 +555,9 @@ WHOLE: dict[str, list[Any]] = {
 }  # fmt: skip
 LINES = [b"data: ", b"data:{}", b"event: error", b"\n", b"\r\n", b"\r", b"error:", b"[DONE]", b"{", b"}", b'"', b":"]  # fmt: skip
 READERS = {
-    "hf:org/x": chat_completions._Reply,
-    "openai:x": openai_responses._Reply,
-    "anthropic:x": anthropic_messages._Reply,
+    "hf:org/x": chat_completions._ChatReply,
+    "openai:x": openai_responses._ResponsesReply,
+    "anthropic:x": anthropic_messages._AnthropicReply,
 }
 
 

@@ -68,7 +68,7 @@ class AnthropicModel(RemoteModel):
             ) as response,
             aclosing(events(response.iter_bytes())) as told,
         ):
-            reply = _Reply()
+            reply = _AnthropicReply()
             async for event in told:
                 for delta in reply.read(event):
                     yield delta
@@ -82,7 +82,7 @@ class AnthropicModel(RemoteModel):
         return super()._learn(problem)
 
 
-class _Reply:
+class _AnthropicReply:
     """Read the events of one reply; a thought is collected until it is complete."""
 
     def __init__(self) -> None:

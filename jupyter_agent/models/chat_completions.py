@@ -165,7 +165,7 @@ class HubModel(RemoteModel):
             client.stream("POST", self._url, json=body, timeout=None) as response,
             aclosing(events(response.raise_for_status().aiter_bytes())) as chunks,
         ):
-            reply = _Reply()
+            reply = _ChatReply()
             chunk: dict[str, Any] = {}
             async for chunk in chunks:
                 for delta in reply.read(chunk):
@@ -204,7 +204,7 @@ class HubModel(RemoteModel):
         return fields
 
 
-class _Reply:
+class _ChatReply:
     """Read the chunks of one reply; thoughts are collected until they end."""
 
     def __init__(self) -> None:

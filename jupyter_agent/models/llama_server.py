@@ -1,6 +1,6 @@
 """Serve one GGUF file by llama.cpp at a Unix socket, for as long as standard input is open.
 
-`jupyter_agent.models.local` runs this as a script, with the fields of `Settings` as JSON in its
+`jupyter_agent.models.local` runs this as a script, with `ServerSettings` as JSON in its
 argument. It prints the socket's path when the model is ready. llama.cpp gets a process of its own
 because in the user's it would hold the GIL while it loads a model, could not be stopped while it
 reads a prompt, and would end the kernel where it meets a fault of its own.
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, TypedDict
 
-__all__ = ["Settings", "main"]
+__all__ = ["ServerSettings", "main"]
 
 ERRORS_ONLY = 1  # of what llama.cpp logs
 MIN_CONTEXT = 4096  # tokens, however little memory there is
@@ -25,7 +25,7 @@ BATCH = 256  # tokens of a prompt that are read at once: a cancelled request goe
 MAX_CACHED_PROMPTS = 512  # MiB for prompts that come again after others
 
 
-class Settings(TypedDict):
+class ServerSettings(TypedDict):
     """What to serve, and with what."""
 
     file: str
@@ -36,7 +36,7 @@ class Settings(TypedDict):
 
 def main() -> None:
     """Serve until standard input ends, then be killed."""
-    settings: Settings = json.loads(sys.argv[1])
+    settings: ServerSettings = json.loads(sys.argv[1])
     folder = tempfile.mkdtemp(prefix="llama-", dir=settings["folder"])  # mode 700
     _end_with_input(folder)
     socket = str(Path(folder, "s.sock"))  # llama.cpp knows a socket by this ending
@@ -63,7 +63,7 @@ def _end_with_input(folder: str) -> None:
     os._exit(0)
 
 
-def _serve(settings: Settings, socket: str) -> Any:
+def _serve(settings: ServerSettings, socket: str) -> Any:
     from xllamacpp import CommonParams, Server
 
     params = CommonParams()

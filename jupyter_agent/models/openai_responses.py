@@ -63,13 +63,13 @@ class OpenAIModel(RemoteModel):
             ) as response,
             aclosing(events(response.iter_bytes())) as told,
         ):
-            reply = _Reply(most=number(fields.get("max_output_tokens")))
+            reply = _ResponsesReply(most=number(fields.get("max_output_tokens")))
             async for event in told:
                 for delta in reply.read(event):
                     yield delta
 
 
-class _Reply:
+class _ResponsesReply:
     """Read the events of one reply.
 
     Most servers send pieces, and what they make once more as a whole; some send only the whole.

@@ -17,7 +17,7 @@ from typing import Any
 
 from jupyter_agent.models.code_blocks import MAX_JUDGED, is_python, is_statement, label, parses
 
-__all__ = ["Call", "Mark", "find_mark", "is_python_tool", "read_call", "read_text"]
+__all__ = ["Mark", "TextCall", "find_mark", "is_python_tool", "read_call", "read_text"]
 
 MAX_MARKS = 20  # marks of one line that are checked
 
@@ -33,7 +33,7 @@ def is_python_tool(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TextCall:
     """A call that was read; ``code`` is None if it is not for our tool."""
 
     name: str
@@ -121,7 +121,7 @@ _MAX_NESTING = 20  # levels of YAML collections
 _CODE = ("code", "python_code", "source", "script", "cell", "query", "input", "__arg1")
 
 
-def read_call(text: str, mark: Mark) -> Call | None:
+def read_call(text: str, mark: Mark) -> TextCall | None:
     """Read a call from its mark on; None if the text is not a call.
 
     Parameters
@@ -145,10 +145,10 @@ def read_call(text: str, mark: Mark) -> Call | None:
         return call
     has_form = body or not inside or inside[0] in "{[<"
     before = re.split(r"[{(]", text, maxsplit=1)[0] if "{" in text else text
-    return Call(_name_in(mark.text + before), None) if has_form else None
+    return TextCall(_name_in(mark.text + before), None) if has_form else None
 
 
-def read_text(text: str) -> Call | None:
+def read_text(text: str) -> TextCall | None:
     """Read a text that is a call and nothing else, with or without a mark at its beginning."""
     text = text.strip()
     mark = find_mark(text.split("\n", 1)[0])
@@ -174,7 +174,7 @@ def _name_in(before: str) -> str:
     return names[-1].removeprefix("functions.") if names else ""
 
 
-def _read_tags(text: str, before: str) -> Call | None:
+def _read_tags(text: str, before: str) -> TextCall | None:
     """Read a call with a tag for each argument."""
     name = _NAME.search(text)
     named = name[1] if name else _name_in(before)
@@ -182,11 +182,11 @@ def _read_tags(text: str, before: str) -> Call | None:
         if (argument[1] or argument[2]) in _CODE and is_python_tool(named):
             closed = _CLOSE_ARGUMENT.search(text, argument.end())
             code = text[argument.end() : closed.start()] if closed else None
-            return Call(named, code.strip("\n") if code else None)
-    return Call(named, None)
+            return TextCall(named, code.strip("\n") if code else None)
+    return TextCall(named, None)
 
 
-def _read_bare(mark: Mark, text: str) -> Call | None:
+def _read_bare(mark: Mark, text: str) -> TextCall | None:
     """Read plain code that follows a mark; a Markdown fence around it is left out."""
     header, _, code = text.partition("<|message|>")
     if not code:
@@ -202,10 +202,10 @@ def _read_bare(mark: Mark, text: str) -> Call | None:
     is_html = "<code" in mark.text.lower()
     if is_html and not parses(code) and not re.search(r"^\s*[%!]", code, re.MULTILINE):
         return None
-    return Call(name, code.strip("\n") if is_python_tool(name) and code.strip() else None)
+    return TextCall(name, code.strip("\n") if is_python_tool(name) and code.strip() else None)
 
 
-def _read_python(text: str) -> Call | None:
+def _read_python(text: str) -> TextCall | None:
     """Read a call that is written in Python, as in ``[python(code="...")]``."""
     if len(text) > MAX_JUDGED * 10 or not re.match(r"\[?\s*[A-Za-z_][\w.]*\(", text):
         return None
@@ -223,10 +223,10 @@ def _read_python(text: str) -> Call | None:
     values = [each.value for each in call.keywords if each.arg in _CODE] + call.args[:1]
     code = values[0].value if values and isinstance(values[0], ast.Constant) else None
     ours = isinstance(code, str) and code.strip() and is_python_tool(name)
-    return Call(name, str(code) if ours else None)
+    return TextCall(name, str(code) if ours else None)
 
 
-def _read_yaml(text: str) -> Call | None:
+def _read_yaml(text: str) -> TextCall | None:
     """Read a call that is written in YAML; without code it is not a call, but settings."""
     import yaml  # type: ignore[import-untyped]
 
@@ -245,7 +245,7 @@ def _read_yaml(text: str) -> Call | None:
     return next((each for each in calls if each.name and is_statement(each.code or "")), None)
 
 
-def _read_json(text: str, name: str = "", *, whole: bool = False) -> Call | None:
+def _read_json(text: str, name: str = "", *, whole: bool = False) -> TextCall | None:
     """Read a call from the JSON at the beginning of a text; None if it is not a call.
 
     Parameters
@@ -262,7 +262,7 @@ def _read_json(text: str, name: str = "", *, whole: bool = False) -> Call | None
     return next((call for call in calls if call.code), calls[0] if calls else None)
 
 
-def _calls_in(value: Any, name: str, deepest: int = 4) -> Iterator[Call]:
+def _calls_in(value: Any, name: str, deepest: int = 4) -> Iterator[TextCall]:
     """Yield the calls in a value; lists and objects may be wrapped around each."""
     if isinstance(value, dict) and (call := _called(value, name)):
         yield call
@@ -278,7 +278,7 @@ _BESIDE_CODE = frozenset(("code", "thought", "thoughts", "language", "name", "to
 _ARGUMENTS = ("arguments", "parameters", "args", "action_input", "tool_input", "input", "kwargs")
 
 
-def _called(value: dict[str, Any], name: str) -> Call | None:
+def _called(value: dict[str, Any], name: str) -> TextCall | None:
     """Read a call from an object that holds its arguments as one member, or as its members."""
     named = next((value[key] for key in _NAMES if isinstance(value.get(key), str)), "")
     inner = next((value[key] for key in _ARGUMENTS if key in value and named), value)
@@ -294,7 +294,7 @@ def _called(value: dict[str, Any], name: str) -> Call | None:
         language = arguments.get("language") or value.get("language") or "python"
         found = [arguments[key] for key in _CODE if isinstance(arguments.get(key), str)]
         code = found[0] if found and is_python(str(language)) else None
-    return Call(name, code if code and code.strip() and is_python_tool(name) else None)
+    return TextCall(name, code if code and code.strip() and is_python_tool(name) else None)
 
 
 def _value(text: str) -> tuple[Any, str]:

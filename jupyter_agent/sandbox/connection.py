@@ -20,7 +20,7 @@ from jupyter_agent.sandbox.channels import Frame, Wire
 from jupyter_agent.sandbox.filter.replies import Reply, read_reply
 from jupyter_agent.sandbox.filter.widgets import Widgets
 from jupyter_agent.sandbox.guest.nodes import Buffer
-from jupyter_agent.sandbox.messages import TOO_LARGE, Message, read_message
+from jupyter_agent.sandbox.messages import TOO_LARGE, KernelMessage, read_message
 
 __all__ = ["END_OF_FILE", "KernelConnection", "PendingRequest", "UserRequest", "execute_request"]
 
@@ -30,7 +30,7 @@ END_OF_FILE = "\x04"  # as an answer it raises EOFError in the guest (ipykernel,
 _ADAPT = "__import__('jupyter_agent.sandbox.guest.display', fromlist=['']).install()"
 _COMMS = ("comm_msg", "comm_open", "comm_close")
 # Takes a message of a cell that is over; tells whether the next one is wanted too.
-TakeLate = Callable[[Message], bool]
+TakeLate = Callable[[KernelMessage], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class KernelConnection:
             if over.takes(message) and not take(message):
                 del self._late[message.parent]
 
-    def release(self, message: Message) -> None:
+    def release(self, message: KernelMessage) -> None:
         """Note that a message waits no longer."""
         self._wires[message.channel].release(message.size)
 
@@ -266,9 +266,9 @@ class KernelConnection:
         if channel == "stdin":
             self.reply(END_OF_FILE)
         for pending in {id(pending): pending for pending in self._pending.values()}.values():
-            pending.put(Message(channel, TOO_LARGE))
+            pending.put(KernelMessage(channel, TOO_LARGE))
 
-    def pass_comm(self, message: Message, request: UserRequest) -> None:
+    def pass_comm(self, message: KernelMessage, request: UserRequest) -> None:
         """Pass a widget's message on to the page.
 
         Raises
@@ -317,13 +317,13 @@ class PendingRequest:
         self.request = request
         self._takes_comms = value or bool(request and request.widgets)
         self.msg_ids = [msg_id]
-        self._messages: asyncio.Queue[Message | None] = asyncio.Queue()  # the wires bound it
+        self._messages: asyncio.Queue[KernelMessage | None] = asyncio.Queue()  # the wires bound it
 
-    def takes(self, message: Message) -> bool:
+    def takes(self, message: KernelMessage) -> bool:
         """Tell whether a message is wanted: most that come by comm are not."""
         return self._takes_comms or message.kind not in _COMMS
 
-    def put(self, message: Message) -> None:
+    def put(self, message: KernelMessage) -> None:
         """Add a message."""
         self._messages.put_nowait(message)
 
@@ -331,7 +331,7 @@ class PendingRequest:
         """Make `next` look whether the kernel has ended."""
         self._messages.put_nowait(None)
 
-    async def next(self) -> Message:
+    async def next(self) -> KernelMessage:
         """Return the next message.
 
         Raises

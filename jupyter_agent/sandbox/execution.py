@@ -13,7 +13,7 @@ from jupyter_agent.sandbox.filter.figures import NotShown
 from jupyter_agent.sandbox.filter.outputs import read_output
 from jupyter_agent.sandbox.filter.rate import Displays
 from jupyter_agent.sandbox.filter.replies import Reply, read_reply
-from jupyter_agent.sandbox.messages import TOO_LARGE, Message
+from jupyter_agent.sandbox.messages import TOO_LARGE, KernelMessage
 
 __all__ = ["Answer", "Execution", "OutputCounter", "ValueParts"]
 
@@ -102,7 +102,7 @@ class Execution:
             take = LateOutputs(request.late, read=self._read, counter=self.counter).take
             self.kernel.keep_listening(self._pending, take)
 
-    def _read(self, message: Message) -> NotebookNode | None:
+    def _read(self, message: KernelMessage) -> NotebookNode | None:
         """Return the output that a message holds; drop what is malformed."""
         try:
             return self._output(message)
@@ -113,7 +113,7 @@ class Execution:
             self.kernel.dropped += 1
             return None
 
-    def _output(self, message: Message) -> NotebookNode | None:
+    def _output(self, message: KernelMessage) -> NotebookNode | None:
         content = message.content()
         request = self._pending.request
         match message.kind, content:
@@ -148,7 +148,7 @@ class Questions:
         self._answer = answer
         self._answering: asyncio.Task[None] | None = None
 
-    def take(self, message: Message) -> None:
+    def take(self, message: KernelMessage) -> None:
         """Take a message on stdin; drop what is no question, or one too many."""
         try:
             content = message.content()
@@ -249,13 +249,13 @@ class LateOutputs:
         self,
         show: Callable[[NotebookNode], None],
         *,
-        read: Callable[[Message], NotebookNode | None],
+        read: Callable[[KernelMessage], NotebookNode | None],
         counter: OutputCounter,
     ) -> None:
         self._show, self._read = show, read
         self._counter = counter
 
-    def take(self, message: Message) -> bool:
+    def take(self, message: KernelMessage) -> bool:
         """Take a message; tell whether the next one may be shown too."""
         if message.kind in ("status", "execute_reply", "clear_output"):  # they mean nothing now
             return True

@@ -17,7 +17,7 @@ from jupyter_agent.sandbox.channels import Frame
 from jupyter_agent.sandbox.filter.figures import NotShown
 from jupyter_agent.sandbox.guest.json_cost import costs_more
 
-__all__ = ["MAX_COST", "TOO_LARGE", "Message", "read_message"]
+__all__ = ["MAX_COST", "TOO_LARGE", "KernelMessage", "read_message"]
 
 MAX_HEADER = 1 << 16  # bytes
 MAX_COST = 64 << 20  # bytes of memory that the JSON of one message may become
@@ -26,7 +26,7 @@ _BUSY = b'{"execution_state": "busy"}'
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class KernelMessage:
     """One message.
 
     Parameters
@@ -57,7 +57,7 @@ class Message:
         return read_json(self._content, MAX_COST)
 
 
-def read_message(channel: str, frames: list[Frame], session: Session) -> Message | None:
+def read_message(channel: str, frames: list[Frame], session: Session) -> KernelMessage | None:
     """Check a message's form and signature; return None for a kind that nobody needs.
 
     Raises
@@ -76,7 +76,7 @@ def read_message(channel: str, frames: list[Frame], session: Session) -> Message
     kind, asked = _object(header).get("msg_type"), _object(parent).get("msg_id")
     if not isinstance(kind, str):
         raise ValueError("a message of no type")
-    return Message(
+    return KernelMessage(
         channel,
         kind,
         asked if isinstance(asked, str) else "",

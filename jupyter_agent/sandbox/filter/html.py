@@ -147,7 +147,7 @@ def _inline_styles(html: str) -> str:
         return html
 
 
-class _Finder(HTMLParser):
+class _DrawingFinder(HTMLParser):
     """Find the drawings in HTML that `css_inline` has written."""
 
     def __init__(self, html: str) -> None:
@@ -182,7 +182,7 @@ def _drawings_as_images(html: str) -> str:
     if "<svg" not in html:
         return html
     pieces, place = [], 0
-    for start, end, style in _Finder(html).found:
+    for start, end, style in _DrawingFinder(html).found:
         pieces.append(html[place:start])
         place = end
         try:
@@ -242,7 +242,7 @@ def _source(value: str) -> str | None:
 _VOID = {"br", "col", "hr", "img", "wbr"}
 
 
-class _Reader(HTMLParser):
+class _ContentFinder(HTMLParser):
     """Look for visible content in HTML that nh3 has written."""
 
     def __init__(self, html: str) -> None:
@@ -268,7 +268,7 @@ class _Reader(HTMLParser):
 
 def _shows(cleaned: str) -> bool:
     """Tell whether anything can be seen."""
-    return len(cleaned) > MAX_LOOKED_AT or _Reader(cleaned).shows
+    return len(cleaned) > MAX_LOOKED_AT or _ContentFinder(cleaned).shows
 
 
 def _left_out(html: str) -> list[str]:

@@ -67,7 +67,7 @@ def use_pipes(shell: InteractiveShell) -> None:
     shell.getoutput = getoutput  # type: ignore[method-assign]
 
 
-class UsageError(Exception):
+class MagicError(Exception):
     """An error of a cell that is shown in one line."""
 
     def _render_traceback_(self) -> list[str]:
@@ -79,7 +79,7 @@ def name_magics(shell: InteractiveShell) -> None:
 
     def agent(line: str, cell: str | None = None) -> None:  # noqa: ARG001
         sign = "%agent" if cell is None else "%%agent"
-        raise UsageError(
+        raise MagicError(
             f"{sign} does not work here: use the kernel Python 3 (agent), in a cell of its own, or "
             "%load_ext jupyter_agent in a kernel that is not sandboxed"
         )

@@ -116,7 +116,7 @@ def _read_figure(figure: dict[str, Any]) -> str:
     return f"[a Plotly figure{named} of {len(figure['data'])} traces: {', '.join(traces)}]"
 
 
-class _Reader(HTMLParser):
+class _TextReader(HTMLParser):
     """Reads HTML as text: a line for each row or block, cells divided by bars."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class _Reader(HTMLParser):
 
 
 def _read_html(html: str) -> str:
-    reader = _Reader()
+    reader = _TextReader()
     reader.feed(html[:MAX_READ])
     lines = (" ".join(line.split()).removeprefix("| ") for line in reader.text.split("\n"))
     return "\n".join(filter(None, lines))

@@ -92,7 +92,7 @@ def write_header(path: Path, fields: dict[str, str], *, version: int = 3) -> Pat
     """Write a GGUF file with these fields and no weights."""
 
     def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
+        return struct.pack("<Q", len(value.encode())) + value.encode()
 
     string = struct.pack("<I", 8)
     content = b"".join(text(key) + string + text(value) for key, value in fields.items())

@@ -218,6 +218,22 @@ async def test_cancelling_while_a_long_request_is_read_frees_the_model(tmp_path:
     assert (await ask(model, asking("c")))[0] == CODE
 
 
+@pytest.mark.usefixtures("servers_end")
+async def test_cancelling_a_load_ends_it_and_frees_the_way_for_another_file(tmp_path: Path) -> None:
+    endless = "{% for x in range(1000000) %}{% for y in range(1000000) %}"
+    template = f"{endless}{'{% endfor %}' * 2}"
+    file = write_model(tmp_path / "endless.gguf", REPLIES, template=template)
+    other = load_model(f"local:{write_model(tmp_path / 'other.gguf', REPLIES)}")
+    loading = [asyncio.create_task(load_model(f"local:{file}").check()) for _ in range(2)]
+    await asyncio.wait(loading, timeout=1)
+    for task in loading:
+        task.cancel()
+    await asyncio.wait(loading)
+    assert all(task.cancelled() for task in loading)
+    async with asyncio.timeout(20):
+        await other.check()
+
+
 # -- the server
 
 
@@ -459,6 +475,20 @@ def test_a_home_of_no_user_is_refused() -> None:
         load_model("local:~nobody-here/x.gguf")
 
 
+async def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    assert "File name too long" in await refusal(tmp_path / ("x" * 300))
+
+
+@pytest.mark.usefixtures("servers_end")
+async def test_a_model_in_several_files_of_which_one_has_gone_is_refused(tmp_path: Path) -> None:
+    file = write_model(tmp_path / "x.gguf", REPLIES, tensors_in_a_file=8)
+    first, second, *_ = sorted(tmp_path.glob("*.gguf"))
+    second.unlink()
+    second.symlink_to(tmp_path / "gone")
+    assert file != first
+    await refusal(first)
+
+
 async def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert "names no file" in await refusal(tmp_path)
 
@@ -485,6 +515,14 @@ async def test_a_gguf_file_without_its_last_bytes_is_refused(damaged: Path) -> N
 async def test_an_unknown_architecture_is_refused_by_its_name(damaged: Path) -> None:
     write_header(damaged, {"general.architecture": "nosuch"})
     assert "unknown model architecture: 'nosuch'" in await refusal(damaged)
+
+
+async def test_what_a_file_holds_is_a_short_harmless_line_in_the_error(damaged: Path) -> None:
+    write_header(damaged, {"general.architecture": "\x1b]0;x\x07\r\u202ered" + "x" * 2_000_000})
+    message = await refusal(damaged)
+    assert "unknown model architecture: ']0;x redxxx" in message
+    assert message.isprintable()
+    assert len(message) < 500
 
 
 async def test_a_gguf_file_of_an_unknown_version_is_refused(damaged: Path) -> None:

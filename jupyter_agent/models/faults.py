@@ -15,7 +15,7 @@ from typing import Any
 
 from jupyter_agent.errors import Kind, ModelError
 
-__all__ = ["NoEventsError", "StreamError", "broken_off", "cut_short", "fault"]
+__all__ = ["NoEventsError", "StreamError", "broken_off", "cut_short", "fault", "tidy"]
 
 _WINDOW = re.compile(  # how servers say that a request is longer than the model can read
     r"""context[ _](?:length|window)[ _]exceeded | exceed_context_size | context\ window
@@ -250,11 +250,11 @@ def _error(body: Any) -> dict[str, Any]:
 
 def _line(body: Any, key: str) -> str:
     """Take the one line that matters from what a server said."""
-    return _tidy(_words(body, _MAX_NESTING), key)
+    return tidy(_words(body, _MAX_NESTING), key)
 
 
-def _tidy(text: str, key: str) -> str:
-    """Make a short, harmless line of a server's text."""
+def tidy(text: str, key: str = "") -> str:
+    """Make a short, harmless line of a server's text, without a key."""
     text = " ".join(text[:_MAX_OF_A_BODY].split())
     line = "".join(c for c in text if c.isprintable())  # it may be a terminal's
     line = _without(key, line)  # before it is cut, which might leave half of it
@@ -308,7 +308,7 @@ def _explain(error: BaseException, key: str) -> tuple[Kind, str]:
     names = _names(error) | _names(error.__cause__)
     if "APIConnectionError" in names and error.__cause__:  # which says no more than that
         error = error.__cause__
-    text = _tidy(str(error), key) or type(error).__name__
+    text = tidy(str(error), key) or type(error).__name__
     if "OfflineModeIsEnabled" in names:
         return "bad_request", "HF_HUB_OFFLINE is set, which forbids every request; unset it"
     if names & {"UnsupportedProtocol", "TooManyRedirects"} or "location header" in text:

@@ -7,6 +7,7 @@ it gets only the simplest of tasks right.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import glob
@@ -29,6 +30,7 @@ from jupyter_agent._threads import run_in_thread
 from jupyter_agent.errors import UsageError
 from jupyter_agent.models.chat_completions import NO_KEY, HubModel
 from jupyter_agent.models.examples import EXAMPLES
+from jupyter_agent.models.faults import tidy
 from jupyter_agent.models.limits import bounded
 from jupyter_agent.models.parser import ReplyReader
 from jupyter_agent.models.protocol import Delta, Form, Message, Usage, fenced
@@ -41,6 +43,7 @@ _ERROR = re.compile(r" E \S+: *(?:error loading model: )?(.+)")  # in the log of
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 _MAGIC = b"GGUF"
 _PART = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")  # the end of a name, where a model is several files
+MAX_LOG = 1 << 20  # bytes; what a file holds may be part of it
 MAX_CONTEXT_MEMORY = 4 << 30  # bytes; 32,000 tokens of a model of 8B, which take minutes to read
 
 # threads that wait do not spin; a failed assertion starts no debugger
@@ -89,9 +92,9 @@ def find_weights(path: str = "") -> Path:
 
 
 def _checked(file: Path, name: str) -> Path:
-    if not file.is_file():
-        raise UsageError(f"{name} names no file; give the path of a GGUF file")
     try:
+        if not file.is_file():
+            raise UsageError(f"{name} names no file; give the path of a GGUF file")
         with file.open("rb") as content:
             magic = content.read(len(_MAGIC))
     except OSError as error:
@@ -128,7 +131,12 @@ class LocalModel(HubModel):
                 yield delta
 
     async def _start(self) -> None:
-        self._socket = await run_in_thread(functools.partial(_serve, self._file))
+        load = _Load()
+        try:
+            self._socket = await run_in_thread(functools.partial(_serve, self._file, load))
+        except asyncio.CancelledError:
+            load.cancel()
+            raise
 
     def _client(self) -> Any:
         return bounded(_socket_client(self._socket))
@@ -163,11 +171,29 @@ class _Server(NamedTuple):
         return alive and self.version == version
 
 
+class _Load:
+    """The start of a server, which can be cancelled from another thread before it begins, too."""
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        if self._cancelled:
+            self.cancel()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+
+
 _servers: dict[Path, _Server] = {}
 _starting = threading.Lock()
 
 
-def _serve(file: Path) -> str:
+def _serve(file: Path, load: _Load) -> str:
     """Return the socket of the file's server; start it if none runs or the file has changed."""
     with _starting:
         try:
@@ -180,11 +206,11 @@ def _serve(file: Path) -> str:
             return server.socket
         if server:
             _end(_servers.pop(file))
-        server = _servers[file] = _Server(*_start_server(file), version)
+        server = _servers[file] = _Server(*_start_server(file, load), version)
         return server.socket
 
 
-def _start_server(file: Path) -> tuple[subprocess.Popen[bytes], str]:
+def _start_server(file: Path, load: _Load) -> tuple[subprocess.Popen[bytes], str]:
     """Start a server and wait until it is ready.
 
     It ends when its standard input does, so with this process, however that ends. A session of its
@@ -205,13 +231,14 @@ def _start_server(file: Path) -> tuple[subprocess.Popen[bytes], str]:
             env=os.environ | _ENVIRONMENT,
             start_new_session=True,
         )
+        load.begin(process)
         assert process.stdout
         if socket := os.fsdecode(process.stdout.readline()).strip():
             return process, socket
         with process:
             code = process.wait()
         log.seek(0)
-        reason = _reason(log.read().decode(errors="replace"), code)
+        reason = _reason(log.read(MAX_LOG).decode(errors="replace"), code)
     raise UsageError(f"llama.cpp cannot use {file} ({reason}); choose another GGUF file")
 
 
@@ -258,7 +285,7 @@ def _memory(file: Path) -> int:
     import psutil
 
     parts = file.parent.glob(_PART.sub(r"-*\1", glob.escape(file.name)))
-    weights = sum(part.stat().st_size for part in parts)
+    weights = sum(part.stat().st_size for part in parts if part.is_file())
     free = min([psutil.virtual_memory().available, *memory_limits()])
     return weights + max(0, min((free - weights) // 2, MAX_CONTEXT_MEMORY))
 
@@ -266,11 +293,11 @@ def _memory(file: Path) -> int:
 def _reason(log: str, code: int) -> str:
     """Find in a server's log why it has ended."""
     if found := _ERROR.search(log):
-        return found[1]
+        return tidy(found[1])
     if code == -signal.SIGKILL:
         return "it was killed, which happens where memory is used up"
     ended = f"it ended: {signal.strsignal(-code)}" if code < 0 else f"it ended with code {code}"
-    return log.strip().rpartition("\n")[2] or ended
+    return tidy(log.strip().rpartition("\n")[2]) or ended
 
 
 # -- SmolLM2-135M

@@ -80,6 +80,38 @@ async def test_a_key_that_a_server_repeats_is_neither_shown_nor_saved(
     assert key in str(everywhere.requests[0].headers)
 
 
+@pytest.mark.parametrize("where", ["no reply", "redirect", "refusal"])
+async def test_no_part_of_a_key_is_left_where_a_text_is_cut(
+    everywhere: ChatServer, where: str
+) -> None:
+    name = "http://URL/v1#x"
+    key = KEYS[name]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        said, there = "x" * 96 + key, "http://localhost:1/"
+        match where:
+            case "redirect":
+                handler.send_response(307)
+                handler.send_header("location", there + "x" * (196 - len(there)) + key)
+                said = ""
+            case "refusal":
+                handler.send_response(401)
+                said = " " * 9_996 + key
+            case _:
+                handler.send_response(200)
+        handler.send_header("content-length", str(len(said)))
+        handler.end_headers()
+        handler.wfile.write(said.encode())
+
+    everywhere.answer = answer
+    agent = agent_for(name, everywhere, retries=0)
+    with pytest.raises(ModelError) as caught:
+        await run(agent)
+    assert key in str(everywhere.requests[0].headers)
+    assert key[:4] not in str(caught.value)
+    assert key[:4] not in json.dumps(agent.transcript.notebook)
+
+
 @pytest.mark.parametrize(
     "url",
     [

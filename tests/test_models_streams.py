@@ -90,9 +90,12 @@ async def test_an_error_is_read_wherever_it_stands(body: str, said: object) -> N
         ("", "the server sent an empty reply; try again"),
         (": ping\n\n", "the server sent an empty reply; try again"),
         ("data: [DONE]\n\n", "the server sent an empty reply; try again"),
-        ("<html>\n<p>Log in", "the server sent no reply but a page; is that the right URL?"),
-        ("data: 5\n\n", "the server sent no reply but '5'; is that the right URL?"),
-        ("upstream\x1b failed", "the server sent no reply but 'upstream\\x1b failed'; is that"),
+        ("<html>\n<p>Log in", "the server sent no reply; is that the right URL? It sent a page"),
+        ("data: 5\n\n", "the server sent no reply; is that the right URL? It sent '5'"),
+        (
+            "upstream\x1b failed",
+            "the server sent no reply; is that the right URL? It sent 'upstream\\x1b failed'",
+        ),
     ],
 )
 async def test_what_is_no_stream_is_named(body: str, said: str) -> None:

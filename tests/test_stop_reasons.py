@@ -51,6 +51,7 @@ def test_a_limit_is_not_reached_twice(end: str) -> None:
             "I can't help\nwith that.",
             "m refused to reply: I can't help with that; rephrase",
         ),
+        ("stop", "\x1b[2JNo\u202e.", "m refused to reply: [2JNo; rephrase"),
         (
             "content_filter",
             "",

@@ -19,6 +19,7 @@ __all__ = ["DONE", "as_dict", "as_list", "as_text", "events"]
 DONE: dict[str, Any] = {"type": "[DONE]"}  # the event that ends chat completions
 _BODY = "body"  # stands for lines that are not events
 _MAX_LINES, _MAX_LINE = 1_000, 65_536  # of a body without events; characters of a line
+_MAX_OF_A_TEXT = 10_000  # characters; cut to a line once no key is in it
 _MAX_NESTING = 20  # levels of parts in parts
 
 
@@ -81,8 +82,9 @@ def _whole_reply(text: str) -> dict[str, Any]:
 
 
 def _no_reply(text: str) -> NoEventsError:
-    says = "a page" if text.lstrip().startswith("<") else f"{text.strip()[:100]!a}"
-    return NoEventsError(f"the server sent no reply but {says}; is that the right URL?")
+    line = " ".join(text.split())[:_MAX_OF_A_TEXT]
+    says = "a page" if line.startswith("<") else f"{line!a}"
+    return NoEventsError(f"the server sent no reply; is that the right URL? It sent {says}")
 
 
 async def _frames(

@@ -255,9 +255,10 @@ def _line(body: Any, key: str) -> str:
 
 def tidy(text: str, key: str = "") -> str:
     """Make a short, harmless line of a server's text, without a key."""
+    text = _without(key, text)  # before it is cut, which might leave half of it
     text = " ".join(text[:_MAX_OF_A_BODY].split())
     line = "".join(c for c in text if c.isprintable())  # it may be a terminal's
-    line = _without(key, line)  # before it is cut, which might leave half of it
+    line = _without(key, line)  # which may have had such a character in it
     return line if len(line) <= 200 else f"{line[:200]}…"
 
 

@@ -49,7 +49,7 @@ def _stays() -> Callable[[Any], Awaitable[None]]:
         url = request.url
         servers.update({(url.scheme, url.host, url.port)} if not servers else ())
         if (url.scheme, url.host, url.port) not in servers:
-            raise ElsewhereError(str(url)[:200])
+            raise ElsewhereError(str(url))
 
     return stays
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jupyter_agent.errors import ModelError
-from jupyter_agent.models.faults import cut_short
+from jupyter_agent.models.faults import cut_short, tidy
 
 __all__ = ["unfinished"]
 
@@ -53,8 +53,7 @@ def unfinished(
 
 
 def _refused(name: str, refusal: str, word: str) -> ModelError:
-    said = " ".join(refusal.split())
-    words = f"{said[:200]}…" if len(said) > 200 else said
+    words = tidy(refusal)
     who = (
         f"{name} refused to reply"
         if words or word == "refusal"

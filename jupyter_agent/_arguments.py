@@ -54,7 +54,7 @@ def _short(value: object) -> str:
 
 
 def check_path(name: str, path: object) -> Path:
-    """Return an argument as a path.
+    """Return an argument as a path, with the home folder that a ~ stands for.
 
     Raises
     ------
@@ -62,7 +62,13 @@ def check_path(name: str, path: object) -> Path:
         It is not a path.
     """
     check_argument(name, path, fits=isinstance(path, str | os.PathLike), wanted="a path")
-    return Path(path)  # type: ignore[arg-type]  # it was checked
+    try:
+        expanded = Path(path).expanduser()  # type: ignore[arg-type]  # it was checked
+        with suppress(OSError):  # using it fails later, with the reason
+            expanded.lstat()
+    except (RuntimeError, ValueError) as error:  # no such user, a null
+        raise UsageError(f"{name} {str(path)!r} is not a valid path: {error}") from None
+    return expanded
 
 
 def check_names(function: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -462,13 +462,7 @@ class Session(settings.Configured):
         return await run_in_thread(functools.partial(Transcript.open, path))
 
     def _path(self, typed: str) -> Path:
-        try:
-            path = (self.folder / Path(typed).expanduser()).absolute()
-            path.lstat()
-        except OSError:
-            pass  # opening it fails later, with the reason
-        except (RuntimeError, ValueError) as error:  # no such user, a null
-            raise UsageError(f"{typed!r} is not a valid path: {error}") from None
+        path = (self.folder / check_path("the name", typed)).absolute()
         if typed and os.path.basename(typed) in ("", ".", "..") and not path.is_dir():  # noqa: PTH119  # a Path has no slash at its end
             raise UsageError(f"there is no folder {typed!r}; create it first, or name a file")
         return path

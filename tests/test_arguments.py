@@ -58,6 +58,10 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: SANDBOX(foldr="."), "Sandbox has no argument 'foldr'; "),
     (lambda: TRANSCRIPT(3), "path must be a path, not 3 (int)"),
     (lambda: TRANSCRIPT.open(3), "path must be a path, not 3 (int)"),
+    (lambda: TRANSCRIPT.open("~no-such-user/x"), "path '~no-such-user/x' is not a valid path: "),
+    (lambda: TRANSCRIPT("a\0b"), r"path 'a\x00b' is not a valid path: "),
+    (lambda: SESSION("~no-such-user"), "folder '~no-such-user' is not a valid path: "),
+    (lambda: SANDBOX("~no-such-user"), "folder '~no-such-user' is not a valid path: "),
     (lambda: TOOL(3), "function must be a function, not 3 (int)"),
     (lambda: SESSION(10**5000), "folder must be a path, not a value that is too long (int)"),
     (

@@ -52,6 +52,15 @@ for data in ([], ["."]):
 """
 
 
+@pytest.mark.parametrize("typed", ["~no-such-user/x", "loop", "a\0b", ""])
+def test_what_is_no_path_is_refused_in_one_line(folder: Path, typed: str) -> None:
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(UsageError) as refused:
+        sharing.check([typed], folder)
+    assert repr(typed) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_folder_is_shared_by_its_contents_less_its_secrets(folder: Path) -> None:
     [share], reason = sharing.resolve(["."], folder)
     assert (share.path, share.name, reason) == (folder, "", "")

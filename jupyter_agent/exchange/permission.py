@@ -16,7 +16,7 @@ from jupyter_agent._unicode import visible
 from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.approval import POLICIES
 from jupyter_agent.models.http import origin
-from jupyter_agent.sandbox.isolation.sharing import resolve, too_wide
+from jupyter_agent.sandbox.isolation.sharing import absolute, resolve, too_wide
 
 __all__ = ["Permissions", "Permit"]
 
@@ -92,9 +92,9 @@ class Permissions:
             return
         if kind == "local" and rest:
             yield f"-m local:{_shown(self._at(rest))}"
-        elif kind == "scripted":
+        elif kind == "scripted" and rest:
             path = self._at(rest)
-            if rest and (not _below(path, self._readable) or self._is_secret(path)):
+            if not _below(path, self._readable) or self._is_secret(path):
                 yield f"-m scripted:{_shown(path)}"
         elif (server := _server(model)) and server not in self._servers:
             yield f"-m {visible(server)}"
@@ -105,10 +105,7 @@ class Permissions:
             yield f"--ask {policy}"
 
     def _at(self, typed: str) -> Path:
-        try:
-            return (self._folder / Path(typed).expanduser()).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop, a null
-            raise UsageError(f"{typed!r} is not a valid path: {error}") from None
+        return absolute(typed, self._folder)
 
     def _plain(self, path: Path) -> bool:
         """Tell whether a path is in the folder, and not in a hidden part of it."""

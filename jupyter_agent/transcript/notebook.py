@@ -132,7 +132,7 @@ class Transcript:
         UsageError
             The folder does not exist, or the file is not a saved run. It is not overwritten.
         """
-        path = check_path("path", path).expanduser().absolute()
+        path = check_path("path", path).absolute()
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -25,6 +25,7 @@ from jupyter_agent.sandbox.isolation.secret_names import is_secret_folder, is_se
 
 __all__ = [
     "above",
+    "absolute",
     "all_exposed",
     "check",
     "describe",
@@ -114,7 +115,7 @@ def check(
     found, reason = [], ""
     open_to_all = all_exposed(exposed, folder)
     for typed in data:
-        path = _absolute(typed, folder)
+        path = absolute(typed, folder)
         why = too_wide(path)
         secret = _in_secret(path) and not is_among(path, open_to_all)
         if typed == "." and (why or secret):
@@ -177,19 +178,31 @@ def above(data: Sequence[str], folder: Path) -> list[tuple[str, str]]:
     """Return each path that was typed with ``..``, and the real path."""
     typed = {os.path.normpath(each): each for each in data}
     return [
-        (name, str(_absolute(each, folder)))
+        (name, str(absolute(each, folder)))
         for name, each in typed.items()
         if name.startswith("../") and name.count("../") <= MAX_UP
     ]
 
 
-def _absolute(typed: str, folder: Path) -> Path:
-    return (folder / Path(typed).expanduser()).resolve()
+def absolute(typed: str, folder: Path) -> Path:
+    """Return the real path that the user has typed.
+
+    Raises
+    ------
+    UsageError
+        It is empty, or no file can have it.
+    """
+    if not typed:
+        raise UsageError(f"the path {typed!r} is empty; is a variable empty?")
+    try:
+        return (folder / Path(typed).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop, a null
+        raise UsageError(f"{typed!r} is not a valid path: {error}") from None
 
 
 def all_exposed(exposed: Sequence[str], folder: Path) -> set[Path]:
     """Return the paths that the user has said are not secret."""
-    return {_absolute(typed, folder) for typed in exposed}
+    return {absolute(typed, folder) for typed in exposed}
 
 
 def _in_secret(path: Path) -> bool:

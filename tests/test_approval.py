@@ -382,6 +382,7 @@ def test_what_is_typed_before_there_is_a_question_answers_none(folder: Path) -> 
 def test_ctrl_c_at_a_question_ends_the_run(terminal: Terminal) -> None:
     terminal.wait_for("[e]dit: ")
     terminal.process.send_signal(2)
+    terminal.wait_for("\n[agent] stopped")  # not behind the question
     terminal.wait_for("interrupted")
     assert terminal.process.wait(20) == 130
 

@@ -168,6 +168,10 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
         (["run", "x", "--budgt", "5", "-m", "scripted:s.md"], "unknown option --budgt; see jupyter agent run --help"),
         (["run"], "the following arguments are required: task; write it first, in quotes"),
         (["walk"], "invalid choice: 'walk'"),
+        ([], "name a command: run or doctor"),
+        (["doctor", "all"], "unknown arguments: all; jupyter agent doctor takes none"),
+        (["run", "x", "--Agent.max_steps", "3"], "unknown option --Agent.max_steps; write it as --Agent.max_steps=VALUE"),
+        (["run", "x", "-m", "scripted:s.md", "--data", ""], "the path '' is empty"),
         (["run", "x", "-m", "scripted:s.md", "--Agent.max_steps=no"], "max_steps"),
         (["run", "x", "-m", "scripted:s.md", "--Agent.token_budgt=5"], "no setting Agent.token_budgt; is it Agent.token_budget?"),
         (["run", "x", "-m", "scripted:s.md", "--Nosuch.thing=5"], "no setting Nosuch.thing; docs/settings.md lists them"),
@@ -351,13 +355,20 @@ def test_a_reader_that_leaves_is_no_traceback(folder: Path, script: str) -> None
 
 
 @pytest.mark.parametrize(
-    "words", ["run Go -m scripted:s.md", "run Go -m scripted:s.md -q", "doctor"]
+    "words",
+    ["run Go -m scripted:s.md", "run Go -m scripted:s.md -q", "doctor", "run --help", "--version"],
 )
 def test_a_stdout_that_is_full_is_one_line_and_no_fault_of_ours(folder: Path, words: str) -> None:
     (folder / "s.md").write_text("344\n")
     command = f"exec {shlex.join(COMMAND)} {words} > /dev/full"
     done = subprocess.run(
-        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=50, check=False
+        ["sh", "-c", command],
+        cwd=folder,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]

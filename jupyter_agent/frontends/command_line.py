@@ -41,29 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream, io.TextIOWrapper
         ):  # a model's "é" must not end a run on an ASCII terminal
             stream.reconfigure(errors="backslashreplace")
+    debug = False
     try:
-        options, rest = _parser().parse_known_args(argv)
-    except UsageError as error:
-        return _fail(error, MISUSED)
-    try:
-        _check(rest)
+        with _printing():  # --help and --version
+            options, rest = _parser().parse_known_args(argv)
+        debug = options.debug
+        _check(options.command, rest)
         if options.command == "doctor":
             return _doctor()
         with _Signals() as signals:
             return asyncio.run(_run(options, _configuration(rest), signals))
     except (UsageError, TraitError) as error:
-        return _fail(error, MISUSED, debug=options.debug)
+        return _fail(error, MISUSED, debug=debug)
     except AgentError as error:
         if isinstance(error, _StdoutError) and isinstance(
             error.__cause__, BrokenPipeError
         ):  # the reader has ended, as head does
             return FAILED
-        return _fail(error, FAILED, debug=options.debug)
+        return _fail(error, FAILED, debug=debug)
     except (KeyboardInterrupt, asyncio.CancelledError):
         _say("interrupted")
         return INTERRUPTED
     except Exception as error:  # a bug
-        if options.debug:
+        if debug:
             raise
         return _fail(Defect.of(error, "Use --debug to see the traceback"), FAILED)
 
@@ -111,8 +111,10 @@ class _StdoutError(AgentError):
 @contextlib.contextmanager
 def _printing() -> Iterator[None]:
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:  # argparse exits after --help
+            sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise _StdoutError(f"cannot write to stdout: {error.strerror}") from error
@@ -124,6 +126,8 @@ class _CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.endswith("required: task"):
             message += "; write it first, in quotes"
+        if message.endswith("required: COMMAND"):
+            message = "name a command: run or doctor"
         raise UsageError(message)
 
 
@@ -155,15 +159,20 @@ def _parser() -> _CommandParser:
     return parser
 
 
-def _check(rest: list[str]) -> None:
+def _check(command: str, rest: list[str]) -> None:
     """Refuse unknown options and settings: a misspelt limit would have no effect."""
     from jupyter_agent import settings
 
     unknown = [word for word in rest if not _TRAIT.match(word)]
     if unknown and unknown[0].startswith("-"):
-        raise UsageError(f"unknown option {unknown[0]}; see jupyter agent run --help")
+        is_setting = unknown[0].removeprefix("--") in settings.known()
+        better = f"write it as {unknown[0]}=VALUE"
+        advice = better if is_setting else f"see jupyter agent {command} --help"
+        raise UsageError(f"unknown option {unknown[0]}; {advice}")
     if unknown:
-        raise UsageError(f"unknown arguments: {' '.join(unknown)}; put the task in quotes")
+        none = f"jupyter agent {command} takes none"
+        advice = "put the task in quotes" if command == "run" else none
+        raise UsageError(f"unknown arguments: {' '.join(unknown)}; {advice}")
     for word in rest:
         name = word.removeprefix("--").partition("=")[0]
         if name not in settings.known():
@@ -239,6 +248,9 @@ async def _read_line(prompt: str) -> str:
     loop.add_reader(sys.stdin, ready.set)
     try:
         await ready.wait()
+    except asyncio.CancelledError:
+        sys.stderr.write("\n")
+        raise
     finally:
         loop.remove_reader(sys.stdin)
     line = sys.stdin.readline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_without_any_model_the_ways_to_get_one_are_named() -> None:
         choose_model()
 
 
-@pytest.mark.parametrize("name", ["gpt", "hf:", "foo:bar", "scripted:", "", "local-x"])
+@pytest.mark.parametrize("name", ["gpt", "hf:", "foo:bar", "scripted:", "local:", "", "local-x"])
 def test_an_unknown_model_string_names_the_forms(name: str) -> None:
     with pytest.raises(UsageError, match=f"unknown model '{name}': use one of hf:ORG/NAME"):
         load_model(name)
@@ -55,6 +56,13 @@ async def test_a_script_is_played_reply_by_reply(tmp_path: Path) -> None:
     assert "".join([d.text async for d in model.stream([])]) == "two\nlines"
     with pytest.raises(ModelError, match="has 2 replies and was asked for one more"):
         await anext(model.stream([]))
+
+
+@pytest.mark.parametrize("name", ["fifo", "/dev/zero", "."])
+def test_a_script_that_may_never_end_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="cannot read the script '.*': it is no regular file"):
+        ScriptedModel.load(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("text", ["", "do\n\n```python\n1\n```\n", "a\n<!-- next reply -->\n"])

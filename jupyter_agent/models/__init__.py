@@ -94,7 +94,7 @@ def load_model(
             from jupyter_agent.models import anthropic_messages
 
             return anthropic_messages.load(name, **settings)
-        case "local":
+        case "local" if rest or name == "local":
             from jupyter_agent.models import local
 
             return local.load(rest, **settings)

@@ -42,7 +42,10 @@ class ScriptedModel:
             for one more reply than there is.
         """
         try:
-            text = Path(path).expanduser().read_text(encoding="utf-8")
+            file = Path(path).expanduser()
+            if file.exists() and not file.is_file():  # a pipe or a device may never end
+                raise UsageError(f"cannot read the script {path!r}: it is no regular file")
+            text = file.read_text(encoding="utf-8")
         except (OSError, RuntimeError, UnicodeError) as error:  # or a ~ of no user
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"cannot read the script {path!r}: {reason}") from None

@@ -170,5 +170,5 @@ async def test_no_isolation_is_only_for_who_types_it_and_is_named(folder: Path) 
 
 async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
     config = Config({"Sandbox": {"kernel_name": "no-such-kernel"}})
-    with pytest.raises(SandboxError, match="there is no kernelspec 'no-such-kernel'"):
+    with pytest.raises(SandboxError, match="no-such-kernel'; correct c.Sandbox.kernel_name"):
         await Sandbox(folder, config=config).start()

@@ -908,7 +908,12 @@ async def test_a_run_in_the_place_of_another_shows_what_went_in_once(session: Se
 
 
 async def test_what_cannot_go_in_starts_nothing(session: Session) -> None:
-    for options in ({"inputs": {"f": len}}, {"inputs": {"a b": 1}}, {"outputs": ["a.b"]}):
+    for options in (
+        {"inputs": {"f": len}},
+        {"inputs": {"a b": 1}},
+        {"outputs": ["a.b"]},
+        {"outputs": ["class"]},
+    ):
         with pytest.raises(UsageError):
             await run(session, script("1", "!Done."), **options)
     assert not session.sandbox.alive

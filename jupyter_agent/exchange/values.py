@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import keyword
 import reprlib
 import time
 import warnings
@@ -33,7 +34,7 @@ def check_name(name: str) -> str:
     UsageError
         A variable cannot have this name.
     """
-    if not name.isidentifier():
+    if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(f"{name!r} is not a variable name; write names, as in -i df,limit")
     return name
 

@@ -287,8 +287,8 @@ class Sandbox(settings.Configured):
             await kernel.start(self.folder, self.start_timeout)
         except NoSuchKernel:
             raise SandboxError(
-                f"there is no kernelspec {self.kernel_name!r}; reinstall jupyter-agent-kernel, "
-                "or see: jupyter agent doctor"
+                f"there is no kernelspec {self.kernel_name!r}; correct c.Sandbox.kernel_name, or "
+                "reinstall jupyter-agent-kernel"
             ) from None
         return kernel
 

@@ -703,7 +703,7 @@ def _descendants(pid: int) -> list[int]:
     children = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = path.read_bytes().rpartition(b")")[2].split()  # a name need be no text
             children[int(path.parent.name)] = int(fields[1])
     found, waiting = [], [pid]
     while waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from jupyter_agent._threads import cancel
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.isolation import kernel_sockets
+from jupyter_agent.sandbox.isolation.bubblewrap import MAX_BINDS
 from jupyter_agent.sandbox.isolation.never_shared import too_wide
 
 from .conftest import TIERS
@@ -172,3 +174,22 @@ async def test_an_unknown_kernelspec_is_one_line(folder: Path) -> None:
     config = Config({"Sandbox": {"kernel_name": "no-such-kernel"}})
     with pytest.raises(SandboxError, match="no-such-kernel'; correct c.Sandbox.kernel_name"):
         await Sandbox(folder, config=config).start()
+
+
+async def test_a_sandbox_starts_though_a_hidden_file_goes_away_meanwhile(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(MAX_BINDS + 1):  # so many that the folder is bound, and the secret covered
+        (folder / f"{number}.txt").write_text("data")
+    secret = folder / ".env"
+    secret.write_text("secret")
+    program = tmp_path / "bwrap"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --args ] && rm -f {secret}\nexec {shutil.which("bwrap")} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    config = Config({"SandboxProvisioner": {"isolation": "bubblewrap"}})
+    async with Sandbox(folder, config=config) as sandbox:
+        assert not secret.exists()
+        assert await text(sandbox, "open('1.txt').read()") == "'data'"

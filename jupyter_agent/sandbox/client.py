@@ -56,6 +56,7 @@ _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
 HELD_CHECK = 0.1  # seconds after which outputs that are held back may pass
+MAX_STARTS = 3  # while files change that are to be hidden
 INTERRUPT_WAIT = 0.5  # seconds to wait for the end of a cell that was left early
 LOST = "its variables and files are gone"
 _CALLS = "jupyter_agent.sandbox.guest.calls"
@@ -280,7 +281,7 @@ class Sandbox(settings.Configured):
             self._end_in_background(kernel.close())
         await self.start()
 
-    async def _launch(self) -> KernelConnection:
+    async def _launch(self, starts: int = MAX_STARTS) -> KernelConnection:
         settings.check()
         kernel = KernelConnection(AsyncKernelManager(**self._settings()), self.log)
         try:
@@ -290,6 +291,10 @@ class Sandbox(settings.Configured):
                 f"there is no kernelspec {self.kernel_name!r}; correct c.Sandbox.kernel_name, or "
                 "reinstall jupyter-agent-kernel"
             ) from None
+        except SandboxError:
+            if starts == 1 or not kernel.is_outdated:
+                raise
+            return await self._launch(starts - 1)
         return kernel
 
     def _settings(self) -> dict[str, Any]:

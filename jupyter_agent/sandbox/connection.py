@@ -59,6 +59,7 @@ class KernelConnection:
         self.execution_count = 0  # of the last cell
         self.widgets = Widgets()
         self.ended = ""  # how it ended, once it has
+        self.is_outdated = False  # whether a new start may succeed where this one did not
         self.used = False  # whether code has run in it
         self.log = log
         self._pending: dict[str, PendingRequest] = {}  # by msg_id
@@ -76,6 +77,8 @@ class KernelConnection:
                 await self._adapt()
         except BaseException as error:
             stderr = getattr(self.manager.provisioner, "stderr_tail", str)()
+            is_outdated = getattr(self.manager.provisioner, "is_outdated", bool)
+            self.is_outdated = isinstance(error, EOFError) and is_outdated()
             await self.close()
             match error:
                 case TimeoutError():

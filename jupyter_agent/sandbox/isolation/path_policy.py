@@ -6,6 +6,7 @@ several of them the nearest one decides, so no root uncovers what another one hi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import site
@@ -70,6 +71,7 @@ class Policy:
         self.reads_all = os.geteuid() == 0 and self._needs_to_read_all(reaches)
         if self.reads_all:
             self.hidden |= _private_paths_of_the_system()
+        self._changed = _changed(self.hidden)
         self._above = {parent for path in self.hidden for parent in path.parents}
         # What the user has typed is shown though another share hides it. A folder for which there
         # was no time to look through it hides itself, and is not shown.
@@ -97,6 +99,11 @@ class Policy:
         """Return what is hidden of a root, as real paths."""
         real = root.resolve()
         return {path for path in self.hidden if real in path.parents}
+
+    def is_outdated(self) -> bool:
+        """Tell whether something that is to be hidden went away: bubblewrap cannot cover that."""
+        now = _changed(self.hidden)
+        return len(now) < len(self.hidden) or now != self._changed
 
     def links(self, share: Share) -> list[tuple[str, str, bool]]:
         """Say where what is visible of a share stands below the folder that it is linked into.
@@ -166,6 +173,15 @@ def _target(link: Path) -> Path | None:
         return link.resolve(strict=True)
     except (OSError, RuntimeError):  # it leads nowhere, or in a circle
         return None
+
+
+def _changed(paths: Iterable[Path]) -> dict[Path, int]:
+    """Return when each path that is there was last changed, in ns; an inode may be used again."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found[path] = os.lstat(path).st_ctime_ns
+    return found
 
 
 def _hidden(share: Share) -> list[Path]:

@@ -111,6 +111,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
     late_files: LateFiles | None = None
     reason = ""  # why nothing is shared, if so
     _above: Sequence[tuple[str, str]] = ()  # what is shared by a path that begins with ..
+    _policy: Policy | None = None
     _sockets: KernelSockets | None = None
     _descriptors: Descriptors
     _log = -1
@@ -281,6 +282,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         # how long it takes is up to the guest, and other kernels share this loop
         await run_in_thread(end)
 
+    def is_outdated(self) -> bool:
+        """Tell whether files have changed so that the start may have failed for it."""
+        return self._policy is not None and self._policy.is_outdated()
+
     def stderr_tail(self) -> str:
         """Return the last line on stderr, which says why the process did not start."""
         try:
@@ -405,7 +410,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         assert self.parent
         assert self._sockets
         programs = [*self.programs, self.kernel_spec.resource_dir] if self.socket_folder else []
-        policy = Policy(self.shares, self.modules, programs=programs)
+        self._policy = policy = Policy(self.shares, self.modules, programs=programs)
         search = search_path()
         home = bubblewrap.HOME
         inherited = inherited_path({path: path for path in search})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pty
 import re
@@ -9,7 +10,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -301,10 +302,10 @@ async def test_a_run_is_stopped_from_a_subshell(folder: Path) -> None:
 class Terminal:
     """A command in a terminal of its own."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, command: Sequence[str] = COMMAND) -> None:
         self._end, inner = pty.openpty()
         self.process = subprocess.Popen(
-            [*COMMAND, *words], cwd=folder, stdin=inner, stdout=inner, stderr=inner,
+            [*command, *words], cwd=folder, stdin=inner, stdout=inner, stderr=inner,
             start_new_session=True,
         )  # fmt: skip
         os.close(inner)
@@ -353,6 +354,19 @@ def test_in_a_terminal_each_cell_is_asked_for(terminal: Terminal) -> None:
     terminal.wait_for("\nother")
     terminal.wait_for("The answer.")
     assert terminal.process.wait(20) == 0
+
+
+def test_in_ipython_in_a_terminal_too(folder: Path, script: str) -> None:
+    code = f"""
+    get_ipython().run_line_magic("load_ext", "jupyter_agent")
+    get_ipython().run_cell_magic("agent", "-m {script} --ask always", "Go")
+    """
+    command = [sys.executable, "-m", "IPython", "--simple-prompt", "-c", inspect.cleandoc(code)]
+    terminal = Terminal(folder, command=command)
+    try:
+        terminal.wait_for("\nRun this? [y]es, [n]o and why, [e]dit: ")  # not behind the code
+    finally:
+        terminal.close()
 
 
 def test_what_is_typed_before_there_is_a_question_answers_none(folder: Path) -> None:

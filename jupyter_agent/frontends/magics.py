@@ -134,7 +134,7 @@ class AgentMagics(Magics):
             outputs=options.output or (),
             tools=self._tools(options.tool),
             # live cells may be far away from the question
-            asker=self._asker(shown=not (options.quiet or note.cell_id)),
+            asker=self._asker(view, shown=not (options.quiet or note.cell_id)),
             replaces=self._runs.task(note.run),
         )
         changes = self.session.run(task, asked)
@@ -186,10 +186,11 @@ class AgentMagics(Magics):
             tools[name.rpartition(".")[2]] = value
         return tools
 
-    def _asker(self, *, shown: bool) -> Ask | None:
+    def _asker(self, view: object, *, shown: bool) -> Ask | None:
         """Return a function that asks the user, if the front end can."""
         from jupyter_agent.exchange.approval import asker
         from jupyter_agent.frontends.event_loop import shared_loop
+        from jupyter_agent.views.terminal import TerminalView
 
         kernel = getattr(self.shell, "kernel", None)
         if kernel is None:
@@ -199,6 +200,8 @@ class AgentMagics(Magics):
             able = parent.get("content", {}).get("allow_stdin", False)
 
         async def read(prompt: str) -> str:
+            if isinstance(view, TerminalView):
+                view.end_line()
             return await shared_loop().call_in_main_thread(functools.partial(input, prompt))
 
         return asker(read, shown=shown) if able else None

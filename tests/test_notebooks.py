@@ -41,6 +41,7 @@ def test_the_first_run_shows_table_error_plot_and_answer(tmp_path: Path) -> None
 def test_your_data_come_and_go_and_the_key_stays(tmp_path: Path) -> None:
     work = tmp_path / "notebooks"
     shutil.copytree(ROOT / "notebooks", work)
+    (work / "summary.csv").write_text("from the run before")
     notebook = nbformat.read(work / "02-your-data.ipynb", as_version=4)
     NotebookClient(notebook, timeout=50, resources={"metadata": {"path": str(work)}}).execute()
     outputs = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}

@@ -289,6 +289,24 @@ def test_a_server_that_loads_ends_with_its_process(
             os.sched_yield()
 
 
+def test_a_process_ends_its_server_though_what_watches_its_input_was_killed(
+    tiny_file: Path,
+) -> None:
+    with script(
+        tiny_file,
+        """
+        ask()
+        pid = server().process.pid
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            os.kill(int(children.read()), signal.SIGKILL)
+        print(server().socket)
+        """,
+    ) as process:
+        path = Path(process.communicate(timeout=20)[0].strip())
+    assert path.name == "s.sock"
+    shutil.rmtree(path.parent)  # which else is the watcher's to remove
+
+
 def test_an_interrupt_is_not_for_the_server_and_nothing_is_written(tiny_file: Path) -> None:
     with script(
         tiny_file,

@@ -244,7 +244,7 @@ def _start_server(file: Path, load: _Load) -> tuple[subprocess.Popen[bytes], str
 
 def _end(server: _Server) -> None:
     with server.process:  # closes its input, and waits until it has ended
-        pass
+        server.process.kill()  # what watches its input may have been killed
 
 
 @atexit.register

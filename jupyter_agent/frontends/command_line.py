@@ -14,6 +14,7 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from difflib import get_close_matches
 from types import FrameType
 from typing import Literal, NoReturn, Self, TextIO
 
@@ -22,7 +23,7 @@ from traitlets.config import Application, Config
 
 from jupyter_agent import __version__
 from jupyter_agent.errors import AgentError, Defect, Unsaved, UsageError
-from jupyter_agent.frontends.options import add_run_options, run_options
+from jupyter_agent.frontends.options import RUN_OPTIONS, add_run_options, run_options
 
 __all__ = ["flush_stderr", "main"]
 
@@ -165,9 +166,13 @@ def _check(command: str, rest: list[str]) -> None:
 
     unknown = [word for word in rest if not _TRAIT.match(word)]
     if unknown and unknown[0].startswith("-"):
-        is_setting = unknown[0].removeprefix("--") in settings.known()
-        better = f"write it as {unknown[0]}=VALUE"
-        advice = better if is_setting else f"see jupyter agent {command} --help"
+        flags = ["--output", *(flag for flags, _ in RUN_OPTIONS for flag in flags)]
+        if unknown[0].removeprefix("--") in settings.known():
+            advice = f"write it as {unknown[0]}=VALUE"
+        elif command == "run" and (near := get_close_matches(unknown[0], flags, 1)):
+            advice = f"is it {near[0]}?"
+        else:
+            advice = f"see jupyter agent {command} --help"
         raise UsageError(f"unknown option {unknown[0]}; {advice}")
     if unknown:
         none = f"jupyter agent {command} takes none"

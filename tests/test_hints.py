@@ -112,6 +112,21 @@ def test_what_cannot_be_written_is_said_to(work: Path, number: int) -> None:
         assert hint(work, missing(path, number)) == READ_ONLY
 
 
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_shared_file_that_is_written_by_its_own_path_can_only_be_read(
+    folder: Path, tier: str
+) -> None:
+    config = Config({"SandboxProvisioner": {"isolation": tier}})
+    code = f"open('{folder}/penguins.csv', 'a')"
+    async with (
+        Sandbox(folder, config=config) as sandbox,
+        aclosing(sandbox.execute(code)) as outputs,
+    ):
+        said = str([output async for output in outputs])
+    assert READ_ONLY in said
+    assert "not shared" not in said
+
+
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize("path", ["/usr/share/x", "/etc/x", "/proc/1/environ"])
 def test_of_the_system_the_same_is_said_whatever_a_tier_makes_of_a_path(

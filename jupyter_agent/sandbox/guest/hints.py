@@ -111,6 +111,8 @@ class Hints:
         prefixes = {sys.prefix, sys.base_prefix}  # below /tmp, or /usr, or neither
         if _is_below(full, [path for path in prefixes if not _is_below(path, _SYSTEM)]):
             return READ_ONLY if forbidden else ""
+        if forbidden and not _is_below(full, _SYSTEM) and _can_be_read(full):
+            return READ_ONLY
         if _is_below(full, _TEMPORARY):
             said = [READ_ONLY] if forbidden else []
             return "; ".join([*said, self._not_shared(full)])
@@ -176,6 +178,14 @@ def no_chmod() -> str:
     """Say how to run what cannot be made executable."""
     loaders = [*glob.glob("/lib64/ld-linux*.so.*"), *glob.glob("/lib/ld-linux*.so.*")]
     return NO_CHMOD.format(loader=loaders[0] if loaders else "ld.so")
+
+
+def _can_be_read(path: str) -> bool:
+    try:  # access(2) does not ask Landlock
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def _is_below(path: str, tops: list[str]) -> bool:

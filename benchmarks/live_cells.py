@@ -37,7 +37,8 @@ UPDATES = 2000
 FEED = """
 import time
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.views.output_area import DisplayView, KernelPublisher
+from jupyter_agent.views.live import DisplayView
+from jupyter_agent.views.publishers import KernelPublisher
 from jupyter_agent.views.page_requests import KnownRuns
 from nbformat.v4 import new_output
 

@@ -201,7 +201,8 @@ def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None
 GROWS = """
 import time
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.views.output_area import DisplayView, KernelPublisher
+from jupyter_agent.views.live import DisplayView
+from jupyter_agent.views.publishers import KernelPublisher
 from nbformat.v4 import new_output
 
 kernel, transcript = get_ipython().kernel, Transcript()

@@ -19,7 +19,8 @@ from jupyter_agent.resume import finished_run
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown, folded
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.views.output_area import AnswerView, DisplayView
+from jupyter_agent.views.live import DisplayView
+from jupyter_agent.views.output_area import AnswerView
 
 from .servers import ChatServer, Reply
 from .test_agent_kernel import kernel

@@ -24,7 +24,7 @@ from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.models.protocol import Call, Delta, Form, Message, Usage
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript
-from jupyter_agent.views.output_area import DisplayView
+from jupyter_agent.views.live import DisplayView
 from jupyter_agent.views.terminal import TerminalView
 
 from .test_usage import Screen

@@ -111,9 +111,7 @@ def throw(kernel: Kernel, told: Path, layer: str) -> None:
     kernel.client.kernel_info(reply=True, timeout=20)  # it has heard the signal by now
 
 
-@pytest.mark.parametrize(
-    "layer", [*LAYERS, "host_commands.py:read_command", "output_area.py:__call__"]
-)
+@pytest.mark.parametrize("layer", [*LAYERS, "host_commands.py:read_command", "live.py:__call__"])
 def test_a_cell_of_the_agent_kernel_is_answered(throwing: tuple[Kernel, Path], layer: str) -> None:
     kernel, told = throwing
     throw(kernel, told, layer)

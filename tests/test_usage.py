@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.transcript.usage import TotalUsage
-from jupyter_agent.views.output_area import DisplayView
+from jupyter_agent.views.live import DisplayView
 from jupyter_agent.views.terminal import TerminalView
 
 STEPS = [

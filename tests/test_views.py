@@ -16,14 +16,13 @@ from jupyter_agent.errors import LimitReached, ModelError
 from jupyter_agent.sandbox.filter.markdown import clean_markdown
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, Transcript, temporary_cell
+from jupyter_agent.views.live import INTERVAL, DisplayView
 from jupyter_agent.views.output_area import (
-    INTERVAL,
     MAX_LINE,
     MAX_OUTPUTS,
     MAX_TEXT,
     MIME,
     NOT_SHOWN,
-    DisplayView,
     ending,
     show_recorded,
 )
@@ -107,7 +106,7 @@ class Run:
     def end(self, cell: NotebookNode) -> None:
         self.transcript.finish(cell)
         self.view(Change(cell, done=True))
-        while self.view._timer:  # what comes last needs no change after it
+        while self.view._pace.timer:  # what comes last needs no change after it
             time.sleep(0.01)
         time.sleep(2 * INTERVAL)
 

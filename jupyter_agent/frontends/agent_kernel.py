@@ -37,14 +37,10 @@ from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
 from jupyter_agent.sandbox.filter.widgets import PROTOCOL, TARGET, VIEW
 from jupyter_agent.session import Session
-from jupyter_agent.views.output_area import (
-    AnswerView,
-    DisplayView,
-    KernelPublisher,
-    ending,
-    show_recorded,
-)
+from jupyter_agent.views.live import DisplayView
+from jupyter_agent.views.output_area import AnswerView, ending, show_recorded
 from jupyter_agent.views.page_requests import REPLACED, KnownRuns, Note, digest
+from jupyter_agent.views.publishers import KernelPublisher
 
 __all__ = ["AgentKernel"]
 

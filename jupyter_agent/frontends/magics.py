@@ -26,7 +26,8 @@ from jupyter_agent.views.page_requests import KnownRuns, Note, digest
 if TYPE_CHECKING:
     from jupyter_agent.exchange.approval import Ask
     from jupyter_agent.session import Session
-    from jupyter_agent.views.output_area import AnswerView, DisplayView
+    from jupyter_agent.views.live import DisplayView
+    from jupyter_agent.views.output_area import AnswerView
     from jupyter_agent.views.terminal import TerminalView
 
 __all__ = ["AgentMagics", "register"]
@@ -122,7 +123,8 @@ class AgentMagics(Magics):
 
         note = self._note()
         if self._runs.held(note) and not (options.quiet or options.rerun):
-            from jupyter_agent.views.output_area import KernelPublisher, show_recorded
+            from jupyter_agent.views.output_area import show_recorded
+            from jupyter_agent.views.publishers import KernelPublisher
 
             show_recorded(KernelPublisher(self._kernel), note, header=self._runs.header(note))
             return
@@ -221,12 +223,9 @@ class AgentMagics(Magics):
             from jupyter_agent.views.terminal import TerminalView
 
             return TerminalView(quiet=quiet)
-        from jupyter_agent.views.output_area import (
-            AnswerView,
-            DisplayView,
-            IPythonPublisher,
-            KernelPublisher,
-        )
+        from jupyter_agent.views.live import DisplayView
+        from jupyter_agent.views.output_area import AnswerView
+        from jupyter_agent.views.publishers import IPythonPublisher, KernelPublisher
 
         if quiet:
             return AnswerView(IPythonPublisher())
@@ -250,8 +249,9 @@ class AgentMagics(Magics):
         from jupyter_agent.errors import CodeError, Interrupted
         from jupyter_agent.frontends.event_loop import shared_loop
         from jupyter_agent.transcript.notebook import Transcript
-        from jupyter_agent.views.output_area import IPythonPublisher, OutputView
+        from jupyter_agent.views.output_area import OutputView
         from jupyter_agent.views.page_requests import REPLACED
+        from jupyter_agent.views.publishers import IPythonPublisher
 
         if line.strip():
             raise UsageError(f"%%sandbox takes no options; remove {line.strip()!r}")

@@ -30,7 +30,7 @@ _KEY = "jupyter_agent"
 
 
 class ShownRun(Protocol):
-    """A run that a view has shown (`views.output_area.DisplayView`)."""
+    """A run that a view has shown (`views.live.DisplayView`)."""
 
     run: str
     task: NotebookNode | None  # its task cell

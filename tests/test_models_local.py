@@ -394,6 +394,20 @@ async def test_the_sandbox_reaches_neither_the_server_nor_its_files(
         assert refused in ("FileNotFoundError", "PermissionError")
 
 
+@pytest.mark.usefixtures("servers_end")
+async def test_a_server_gets_none_of_the_hosts_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "PASSWORD", "LLAMA_API_KEY"):
+        monkeypatch.setenv(name, "decoy")
+    file = write_model(tmp_path / "keyless.gguf", REPLIES)
+    await cast(LocalModel, load_model(f"local:{file}")).check()
+    pid = local._servers[file].process.pid
+    seen = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"decoy" not in seen
+    assert b"PATH=" in seen
+
+
 # -- SmolLM2
 
 

@@ -46,6 +46,10 @@ _PART = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")  # the end of a name, where a mo
 MAX_LOG = 1 << 20  # bytes; what a file holds may be part of it
 MAX_CONTEXT_MEMORY = 4 << 30  # bytes; 32,000 tokens of a model of 8B, which take minutes to read
 
+# variables that the server gets: none of them is a key
+_PASSED = re.compile(
+    "HOME|LANG|PATH|TMPDIR|LD_LIBRARY_PATH|(?:LC|PYTHON|CUDA|HIP|ROCR|GGML|OMP)_?[A-Z_]*"
+)
 # threads that wait do not spin; a failed assertion starts no debugger
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
 
@@ -222,13 +226,14 @@ def _start_server(file: Path, load: _Load) -> tuple[subprocess.Popen[bytes], str
         "threads": _threads(),
         "memory": _memory(file),
     }
+    environment = {name: text for name, text in os.environ.items() if _PASSED.fullmatch(name)}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-P", str(_SERVER), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=os.environ | _ENVIRONMENT,
+            env=environment | _ENVIRONMENT,
             start_new_session=True,
         )
         load.begin(process)

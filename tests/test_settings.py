@@ -131,6 +131,12 @@ def test_no_file_of_the_current_folder_is_read(
     assert not (folder / "ran").exists()
 
 
+def test_a_limit_with_which_no_kernel_starts_is_refused(configure: Callable[[str], Path]) -> None:
+    configure("c.SandboxProvisioner.memory_mib = 149")
+    with pytest.raises(UsageError, match=r"memory_mib is 149; set it to 150 or more, or to 0"):
+        settings.check()
+
+
 def test_a_file_is_read_again_when_it_has_changed(configure: Callable[[str], Path]) -> None:
     path = configure("c.SandboxProvisioner.memory_mib = 4000")
     assert SandboxProvisioner().memory_mib == 4000

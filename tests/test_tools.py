@@ -415,6 +415,11 @@ async def test_a_secret_of_a_tool_is_nowhere_in_the_sandbox(
         await session.close()
 
 
+async def test_a_tool_and_an_input_of_one_name_are_refused(session: Session) -> None:
+    with pytest.raises(UsageError, match="'read' is a tool and an input; rename one of them"):
+        await run(session, LOOK, tools={"read": len}, inputs={"read": 1})
+
+
 async def test_tools_in_a_sandbox_are_like_functions(session: Session) -> None:
     async def later(n: int) -> int:
         return n + 1

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
 from jupyter_agent._nbformat import NotebookNode
-from jupyter_agent.errors import SandboxError
+from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.exchange.tools import Tools
 from jupyter_agent.exchange.values import Inputs, check_name, unpack
 from jupyter_agent.sandbox.client import Sandbox
@@ -26,6 +26,11 @@ class Workspace:
         Values that code in the sandbox finds as variables.
     outputs
         Names of variables that are copied out when the run ends.
+
+    Raises
+    ------
+    UsageError
+        A tool and an input have one name, or what is to be copied out cannot be a name.
     """
 
     def __init__(
@@ -36,6 +41,8 @@ class Workspace:
         inputs: Inputs,
         outputs: Sequence[str],
     ) -> None:
+        for name in tools.tools.keys() & inputs.packed.keys():
+            raise UsageError(f"{name!r} is a tool and an input; rename one of them")
         self.results: dict[str, object] = {}
         self.missing: list[str] = []  # a line for each result that could not be copied out
         self._sandbox = sandbox

@@ -25,7 +25,7 @@ from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Bool, Enum, Int, List, Unicode
+from traitlets import Bool, Enum, Int, List, TraitError, Unicode, validate
 
 from jupyter_agent import settings
 from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
@@ -53,6 +53,7 @@ REMEDIES = (
     "and network"
 )
 MIN_MEMORY = 1 << 30  # bytes
+MIN_MEMORY_MIB = 150  # a kernel does not start with less
 PART_OF_COPIES = 8  # an eighth of the private folder may hold copies of the user's files
 END_TIMEOUT = 5.0  # seconds for the supervisor to end all processes, before it is killed itself
 # A sandbox dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): this one lives on.
@@ -137,6 +138,16 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                 raise UsageError(f"in the kernelspec's kernel.json: {why}")
         super().__init__(**kwargs)
         self._descriptors = Descriptors()
+
+    @validate("memory_mib")
+    def _check_memory(self, proposal: dict[str, Any]) -> int:
+        value: int = proposal["value"]
+        if 0 < value < MIN_MEMORY_MIB:
+            raise TraitError(
+                f"c.SandboxProvisioner.memory_mib is {value}; set it to {MIN_MEMORY_MIB} or more, "
+                "or to 0 for 3/4 of the machine's memory"
+            )
+        return value
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Bind the sockets, choose the tier and write the command that confines the kernel."""

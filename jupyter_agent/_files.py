@@ -8,8 +8,8 @@ import hashlib
 import itertools
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,13 @@ def write_whole(path: Path, content: bytes) -> None:
         It cannot be written.
     """
     path = Path(os.path.realpath(path))
-    with _open_temporary(path) as file:
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
+    with _open_temporary(path, 0o666 if mode is None else 0o600) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-        Path(file.name).chmod(_mode(path))
+        if mode is not None:
+            Path(file.name).chmod(mode)
         Path(file.name).replace(path)
 
 
@@ -108,15 +110,6 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _mode(path: Path) -> int:
-    """Return the mode that a file has, or the one a new file has."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
 # -- beside the file that is written
 
 
@@ -125,15 +118,14 @@ def _prefix(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_temporary(path: Path) -> Iterator[IO[bytes]]:
-    """Make a file beside one that is to be written; after an error it is gone.
+def _open_temporary(path: Path, mode: int) -> Iterator[IO[bytes]]:
+    """Make a file, of a mode less the umask, beside one that is to be written.
 
-    It is locked while it is open, so that `clear_left_over` leaves it.
+    After an error it is gone. It is locked while it is open, so that `clear_left_over` leaves it.
     """
     while True:
-        file = tempfile.NamedTemporaryFile(  # noqa: SIM115
-            dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX, delete=False
-        )
+        name = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{_SUFFIX}")
+        file = open(name, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:  # else that was quicker than the lock
@@ -141,7 +133,7 @@ def _open_temporary(path: Path) -> Iterator[IO[bytes]]:
         file.close()
     try:
         with file:
-            yield file.file
+            yield file
     except BaseException:
         Path(file.name).unlink(missing_ok=True)
         raise

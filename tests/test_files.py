@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import subprocess
@@ -37,11 +38,14 @@ def written(path: Path, *command: str, before: str = "") -> subprocess.Completed
 
 def test_a_file_is_new_or_takes_the_others_place_and_mode(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 250 + ".csv")
+    mask = os.umask(0o027)
     write_whole(path, b"one")
-    path.chmod(0o640)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o604)
     write_whole(path, b"two")
     assert path.read_bytes() == b"two"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
     assert list(tmp_path.iterdir()) == [path]
 
 

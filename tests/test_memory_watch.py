@@ -19,7 +19,7 @@ from jupyter_agent.sandbox.isolation.processes import descendants
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .conftest import TIERS
-from .run_code import outputs, text
+from .run_code import attempt, outputs, text
 
 MANY = """\
 import os, time
@@ -58,6 +58,15 @@ async def watched(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator
             bound.end()
         else:
             yield sandbox
+
+
+async def test_linux_ends_the_sandbox_first_where_memory_runs_out(watched: Sandbox) -> None:
+    assert watched._provisioner
+    assert watched._provisioner.process
+    *_, kernel = descendants(watched._provisioner.process.pid)
+    assert Path(f"/proc/{kernel}/oom_score_adj").read_text() == "1000\n"
+    took_back = await attempt(watched, "open('/proc/self/oom_score_adj', 'w').write('0')")
+    assert took_back in ("PermissionError", "FileNotFoundError")
 
 
 # processes end while they are looked for, and one has a name that looks like a size

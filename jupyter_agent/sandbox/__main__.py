@@ -7,6 +7,7 @@ process before any code of the agent's has run, with one line on stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -63,6 +64,8 @@ def confine(plan: dict[str, Any]) -> None:
         os.setpgid(0, 0)  # so that an interrupt reaches the children too
     for name, value in (plan["limits"] | SHARED_LIMITS).items():
         _limit(getattr(resource, f"RLIMIT_{name}"), value)
+    with contextlib.suppress(OSError):  # where memory runs out, this ends before Jupyter does
+        Path("/proc/self/oom_score_adj").write_text("1000")
     if plan["uid"]:
         lockdown.become(plan["uid"], reads_all=plan["reads_all"])
     namespaces = plan["namespaces"]

@@ -16,7 +16,7 @@ from traitlets.config import Config
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.filter import cleaning
 
-from .servers import ChatServer
+from .servers import ChatServer, descendants
 
 ROOT = Path(__file__).parent.parent
 PENGUINS = ROOT / "notebooks" / "data" / "penguins.csv"
@@ -140,3 +140,13 @@ async def sandbox(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator
     config = Config({"SandboxProvisioner": {"isolation": request.param}})
     async with Sandbox(folder, config=config) as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def new_processes() -> Callable[[], list[int]]:
+    """Return a function that names the processes which this test has started.
+
+    A model's server, or the process that cleans HTML, may be there for other tests.
+    """
+    before = descendants(os.getpid())
+    return lambda: [pid for pid in descendants(os.getpid()) if pid not in before]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.isolation import late_files
 
 from .run_code import attempt, text
-from .servers import ChatServer, descendants
+from .servers import ChatServer
 
 
 async def test_no_variable_of_the_hosts_environment_is_inside(
@@ -272,13 +272,13 @@ async def test_memory_is_limited(folder: Path) -> None:
             assert await text(sandbox, "1 + 1") == "2"
 
 
-async def test_processes_are_limited(folder: Path) -> None:
+async def test_processes_are_limited(folder: Path, new_processes: Callable[[], list[int]]) -> None:
     bomb = "import os\nfor _ in range(300):\n    if os.fork() == 0:\n        os.pause() if hasattr(os, 'pause') else __import__('signal').pause()"
     for tier in ("bubblewrap", "landlock"):
         limits = {"isolation": tier, "processes": 100}
         async with Sandbox(folder, config=Config({"SandboxProvisioner": limits})) as sandbox:
             assert await text(sandbox, bomb) == "BlockingIOError", tier
-            guests = descendants(os.getpid())
+            guests = new_processes()
         deadline = time.monotonic() + 20
         while alive := [pid for pid in guests if Path(f"/proc/{pid}").exists()]:
             assert time.monotonic() < deadline, alive

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.spare_kernel import SpareKernel
 
 from .run_code import text
-from .servers import descendants
 
 
 class Kernel:
@@ -81,7 +79,7 @@ async def test_a_spare_kernel_that_could_not_start_hinders_nothing(folder: Path)
 
 
 async def test_a_sandbox_that_is_closed_while_it_restarts_stays_closed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, new_processes: Callable[[], list[int]]
 ) -> None:
     looks, may_go_on = threading.Event(), threading.Event()
 
@@ -100,7 +98,7 @@ async def test_a_sandbox_that_is_closed_while_it_restarts_stays_closed(
     may_go_on.set()
     await asyncio.gather(restarting, closing)
     assert not sandbox.alive
-    assert not descendants(os.getpid())
+    assert not new_processes()
 
 
 async def spare_of(sandbox: Sandbox) -> Any:
@@ -110,7 +108,9 @@ async def spare_of(sandbox: Sandbox) -> Any:
     return await asyncio.shield(sandbox._spare.starting)
 
 
-async def test_a_spare_kernel_takes_over(folder: Path) -> None:
+async def test_a_spare_kernel_takes_over(
+    folder: Path, new_processes: Callable[[], list[int]]
+) -> None:
     sandbox = Sandbox(folder, spare=True)
     try:
         await text(sandbox, "x = 1")
@@ -123,22 +123,24 @@ async def test_a_spare_kernel_takes_over(folder: Path) -> None:
         assert sandbox._kernel is following
     finally:
         await sandbox.close()
-    assert not descendants(os.getpid())
+    assert not new_processes()
 
 
-async def test_a_spare_kernel_is_ended_when_nothing_runs_for_long(folder: Path) -> None:
+async def test_a_spare_kernel_is_ended_when_nothing_runs_for_long(
+    folder: Path, new_processes: Callable[[], list[int]]
+) -> None:
     sandbox = Sandbox(folder, spare=True, spare_seconds=6)
     try:
         await text(sandbox, "1")
-        alone = len(descendants(os.getpid()))
+        alone = len(new_processes())
         await spare_of(sandbox)
-        assert len(descendants(os.getpid())) > alone
-        while len(descendants(os.getpid())) > alone:
+        assert len(new_processes()) > alone
+        while len(new_processes()) > alone:
             await asyncio.sleep(0.05)
         assert sandbox._spare.starting is None
     finally:
         await sandbox.close()
-    assert not descendants(os.getpid())
+    assert not new_processes()
 
 
 SECRETS_THAT_COME = {
@@ -166,7 +168,7 @@ for top, _, names in os.walk({!r}):
 @pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
 @pytest.mark.parametrize("comes", SECRETS_THAT_COME)
 async def test_a_spare_kernel_that_could_read_a_new_secret_is_not_used(
-    tmp_path: Path, tier: str, comes: str
+    tmp_path: Path, tier: str, comes: str, new_processes: Callable[[], list[int]]
 ) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "data.txt").write_text("harmless")
@@ -183,7 +185,7 @@ async def test_a_spare_kernel_that_could_read_a_new_secret_is_not_used(
         assert sandbox._kernel is not spare
     finally:
         await sandbox.close()
-    assert not descendants(os.getpid())
+    assert not new_processes()
 
 
 async def test_a_spare_kernel_that_has_missed_a_file_is_not_used(folder: Path) -> None:

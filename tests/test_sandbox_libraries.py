@@ -159,7 +159,8 @@ def fill(lock, counted, queue, memory, room):
         with lock:
             counted.value += 1
     shared = shared_memory.SharedMemory(memory)
-    shared.buf[0] += 1
+    with lock:
+        shared.buf[0] += 1
     shared.close()
     queue.put(room.acquire())
 

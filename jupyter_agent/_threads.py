@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["cancel", "run_in_thread", "run_in_thread_to_its_end"]
+__all__ = ["await_to_its_end", "cancel", "run_in_thread", "run_in_thread_to_its_end"]
 
 T = TypeVar("T")
 
@@ -52,12 +52,22 @@ async def run_in_thread(function: Callable[[], T]) -> T:
 
 async def run_in_thread_to_its_end(function: Callable[[], T]) -> T:
     """Do the same, and where this is cancelled wait for the end of what must not go on alone."""
-    work = asyncio.ensure_future(run_in_thread(function))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait({work})
-        raise
+    return await await_to_its_end(asyncio.ensure_future(run_in_thread(function)))
+
+
+async def await_to_its_end(work: asyncio.Future[T]) -> T:
+    """Await what must not go on alone: a cancellation, or several, come after its end."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        if not work.cancelled():
+            work.exception()  # else the loop would say that nobody has asked
+        raise cancelled
+    return work.result()
 
 
 async def cancel(task: asyncio.Task[T]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from nbformat import NotebookNode
 
 from jupyter_agent.errors import SandboxError
-from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.client import INTERRUPT_WAIT, Sandbox
 from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.sandbox.filter.outputs import weight
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
@@ -202,6 +202,23 @@ async def test_a_request_ends_when_the_cell_beside_it_ignores_its_interrupt(
         await asyncio.sleep(0)
     with pytest.raises(SandboxError):
         await asyncio.wait_for(asking, 10)
+
+
+async def test_closing_waits_for_the_end_of_a_kernel_that_is_being_ended(sandbox: Sandbox) -> None:
+    """The sandbox is closed at the moment when a cell that ignored its interrupt is given up."""
+    async with a_stubborn_cell(sandbox):
+        kernel = sandbox._kernel
+        assert kernel
+        asking = asyncio.create_task(sandbox.ask("is_complete_request", {"code": "1"}))
+        await asyncio.sleep(0)  # so that it is sent
+        sandbox.grace = INTERRUPT_WAIT + 0.1  # the cell is left before it is given up
+    with pytest.raises(SandboxError):
+        await asyncio.wait_for(asking, 10)
+    await sandbox.close()
+    provisioner = kernel.manager.provisioner
+    assert isinstance(provisioner, SandboxProvisioner)
+    assert provisioner.process is None
+    assert provisioner.run_folder is None  # nor are its sockets
 
 
 async def test_a_cell_whose_kernel_is_replaced_before_it_is_sent_ends_too(

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,17 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     yield monkeypatch
     monkeypatch.undo()
     tempfile.tempdir = None
+
+
+@pytest.fixture
+def place(temporary: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The only folder in which a sandbox makes its own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        for variable in ("TMPDIR", "XDG_RUNTIME_DIR"):
+            temporary.setenv(variable, name)
+        tempfile.tempdir = None
+        yield Path(name)
 
 
 def long(tmp_path: Path) -> str:
@@ -105,6 +116,31 @@ async def test_a_start_that_is_cancelled_before_the_launch_leaves_no_descriptor(
     await sandbox.close()
     assert starting.cancelled()
     assert not descriptors_of_guests()
+
+
+@pytest.mark.parametrize("turns", [1, 5])
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_start_that_is_cancelled_twice_leaves_nothing(
+    tier: str,
+    turns: int,
+    folder: Path,
+    place: Path,
+    new_processes: Callable[[], list[int]],
+) -> None:
+    """A user interrupts a second time while the first interrupt ends the kernel."""
+    sandbox = Sandbox(folder, config=Config({"SandboxProvisioner": {"isolation": tier}}))
+    starting = asyncio.create_task(sandbox.start())
+    while not new_processes() and not starting.done():
+        await asyncio.sleep(0)
+    starting.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled()
+    await sandbox.close()
+    assert not new_processes()
+    assert not [*place.iterdir()]
 
 
 # -- when it cannot start

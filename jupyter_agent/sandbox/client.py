@@ -266,11 +266,12 @@ class Sandbox(settings.Configured):
         if self._kernel is None:
             self._spare.start()
 
-    def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
+    def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """End a kernel while the next one is already used."""
         task = asyncio.create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+        return task
 
     async def restart(self) -> None:
         """End the kernel and start a new one."""
@@ -286,15 +287,17 @@ class Sandbox(settings.Configured):
         kernel = KernelConnection(AsyncKernelManager(**self._settings()), self.log)
         try:
             await kernel.start(self.folder, self.start_timeout)
-        except NoSuchKernel:
-            raise SandboxError(
-                f"there is no kernelspec {self.kernel_name!r}; correct c.Sandbox.kernel_name, or "
-                "reinstall jupyter-agent-kernel"
-            ) from None
-        except SandboxError:
-            if starts == 1 or not kernel.is_outdated:
-                raise
-            return await self._launch(starts - 1)
+        except BaseException as error:
+            await asyncio.shield(self._end_in_background(kernel.close()))
+            match error:
+                case NoSuchKernel():
+                    raise SandboxError(
+                        f"there is no kernelspec {self.kernel_name!r}; correct "
+                        "c.Sandbox.kernel_name, or reinstall jupyter-agent-kernel"
+                    ) from None
+                case SandboxError() if starts > 1 and kernel.is_outdated:
+                    return await self._launch(starts - 1)
+            raise
         return kernel
 
     def _settings(self) -> dict[str, Any]:
@@ -323,14 +326,17 @@ class Sandbox(settings.Configured):
                 await self._end(self._kernel)
         self.loss = ""
         self._spare.end()
-        await asyncio.gather(*self._ending)
+        await asyncio.shield(asyncio.gather(*self._ending))
         cleaning.end()
 
     async def _end(self, kernel: KernelConnection) -> None:
-        """End a kernel, unless another request has ended it already."""
+        """End a kernel, unless another request has ended it already.
+
+        If this is cancelled, the kernel is ended in the background, and `close` waits for that.
+        """
         if kernel is self._kernel:
             self._kernel = None
-            await kernel.close()
+            await asyncio.shield(self._end_in_background(kernel.close()))
 
     async def _end_dead(self, kernel: KernelConnection) -> None:
         """Clean up after a kernel that has died; the next cell says so if code has run in it."""

@@ -68,7 +68,13 @@ class KernelConnection:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, folder: Path, timeout: float) -> None:
-        """Start it and wait until it answers; leave nothing behind if it does not."""
+        """Start it and wait until it answers; if this raises, `close` is still to be called.
+
+        Raises
+        ------
+        SandboxError
+            It cannot start, or does not answer in time.
+        """
         try:
             await self.manager.start_kernel(cwd=str(folder))
             self._connect()
@@ -79,7 +85,6 @@ class KernelConnection:
             stderr = getattr(self.manager.provisioner, "stderr_tail", str)()
             is_outdated = getattr(self.manager.provisioner, "is_outdated", bool)
             self.is_outdated = isinstance(error, EOFError) and is_outdated()
-            await self.close()
             match error:
                 case TimeoutError():
                     raise SandboxError(
@@ -235,7 +240,8 @@ class KernelConnection:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self.manager.kernel_spec:  # so that it is not interrupted by a socket of libzmq's
+        if self.manager.has_kernel:  # so that it is not interrupted by a socket of libzmq's
+            assert self.manager.kernel_spec
             self.manager.kernel_spec.interrupt_mode = "signal"
         await self.manager.shutdown_kernel(now=True)
 

@@ -29,7 +29,7 @@ class SpareKernel:
     def __init__(
         self,
         launch: Callable[[], Coroutine[Any, Any, KernelConnection]],
-        end_in_background: Callable[[Coroutine[Any, Any, None]], None],
+        end_in_background: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self.starting: asyncio.Task[KernelConnection] | None = None
         self._launch, self._end_in_background = launch, end_in_background

@@ -28,7 +28,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Enum, Int, List, TraitError, Unicode, validate
 
 from jupyter_agent import settings
-from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
+from jupyter_agent._threads import await_to_its_end, run_in_thread, run_in_thread_to_its_end
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.sandbox.guest import lockdown
 from jupyter_agent.sandbox.isolation import bubblewrap, cgroup, landlock, sharing
@@ -224,13 +224,10 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         loop = asyncio.get_running_loop()
         launching = loop.run_in_executor(_spawner, lambda: asyncio.run(launch()))
         try:
-            facts = await asyncio.shield(launching)
+            facts = await await_to_its_end(launching)  # it passes these descriptors on
             if self.process and not self._group and self.tier != "none":
                 self._watch = MemoryWatch(self.process.pid, self.memory_bytes, self._end_at_once)
             return facts
-        except asyncio.CancelledError:
-            await asyncio.wait({launching})  # it still passes these descriptors on
-            raise
         finally:
             os.close(write)
             self._descriptors.close()

@@ -108,6 +108,29 @@ async def spare_of(sandbox: Sandbox) -> Any:
     return await asyncio.shield(sandbox._spare.starting)
 
 
+@pytest.mark.parametrize("turns", [1, 2, 5])
+async def test_all_kernels_end_though_closing_is_cancelled(folder: Path, turns: int) -> None:
+    """A user interrupts a run that has changed to a new sandbox and closes the one before."""
+    sandbox = Sandbox(folder)
+    kernel = await started(sandbox)
+    sandbox._spare.start()
+    spare = await spare_of(sandbox)
+    cell = sandbox.execute("print('on', flush=True); import time; time.sleep(600)")
+    await anext(cell)
+    leaving = asyncio.create_task(cell.aclose())
+    while not sandbox._interrupted:
+        await asyncio.sleep(0)
+    leaving.cancel()
+    closing = asyncio.create_task(sandbox.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({leaving, closing})
+    await asyncio.gather(*sandbox._ending)
+    assert kernel.manager.provisioner.process is None
+    assert spare.manager.provisioner.process is None
+
+
 async def test_a_spare_kernel_takes_over(
     folder: Path, new_processes: Callable[[], list[int]]
 ) -> None:

@@ -317,15 +317,20 @@ class Sandbox(settings.Configured):
         return config
 
     async def close(self) -> None:
-        """End the kernel and the spare one, and all that belongs to them."""
+        """End the kernel and the spare one, and all that belongs to them.
+
+        If this is cancelled while they are being ended, they are ended in the background.
+        """
         interrupted, self._interrupted = self._interrupted, None
+        try:
+            async with self._starting:  # a kernel that is about to be there is ended too
+                if self._kernel:
+                    await self._end(self._kernel)
+        finally:
+            self.loss = ""
+            self._spare.end()
         if interrupted:
             await cancel(interrupted)
-        async with self._starting:  # a kernel that is about to be there is ended too
-            if self._kernel:
-                await self._end(self._kernel)
-        self.loss = ""
-        self._spare.end()
         await asyncio.shield(asyncio.gather(*self._ending))
         cleaning.end()
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
+from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
+from .conftest import TIERS
 from .run_code import text
 from .servers import descendants
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 async def test_nothing_is_left_when_a_sandbox_ends(folder: Path) -> None:
@@ -70,6 +80,52 @@ def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path, tier: str) ->
         assert time.monotonic() < deadline, alive
 
 
+@pytest.fixture
+def orphans_are_ours() -> Iterator[None]:
+    """Make processes whose parents have ended children of this one (prctl(2))."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    yield
+    assert prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+
+
+@pytest.mark.usefixtures("orphans_are_ours")
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_sandbox_that_is_ended_while_it_is_set_up_leaves_nothing(
+    tier: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_processes: Callable[[], list[int]],
+) -> None:
+    """Bubblewrap is killed before what it has begun to set up is bound to end with it."""
+    launch, cleanup = SandboxProvisioner.launch_kernel, SandboxProvisioner.cleanup
+
+    async def launch_and_end(
+        self: SandboxProvisioner, cmd: list[str], **kwargs: Any
+    ) -> KernelConnectionInfo:
+        facts = await launch(self, cmd, **kwargs)
+        await self.send_signal(signal.SIGKILL)
+        return facts
+
+    async def clean_up_late(self: SandboxProvisioner, restart: bool = False) -> None:
+        await asyncio.sleep(1)  # as on a busy machine
+        await cleanup(self, restart)
+
+    monkeypatch.setattr(SandboxProvisioner, "launch_kernel", launch_and_end)
+    monkeypatch.setattr(SandboxProvisioner, "cleanup", clean_up_late)
+    sandbox = Sandbox(folder, config=Config({"SandboxProvisioner": {"isolation": tier}}))
+    for _ in range(3):
+        with pytest.raises(SandboxError):
+            await sandbox.start()
+    await sandbox.close()
+    async with asyncio.timeout(10):
+        while left := new_processes():
+            for pid in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            await asyncio.sleep(0.05)
+
+
 def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:
     lifeline, held = os.pipe()
     plan: dict[str, object] = {
@@ -96,7 +152,7 @@ def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:
     )
     os.close(read)
     os.close(lifeline)
-    assert done.stderr == "jupyter_agent.sandbox: the host has ended\n"
+    assert done.stderr == "jupyter_agent.sandbox: the host has ended, or has ended this\n"
     assert done.returncode == 1
 
 

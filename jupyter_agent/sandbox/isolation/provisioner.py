@@ -248,6 +248,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self._told_to_end = time.monotonic()
             os.write(self._lifeline, b"!")  # its supervisor knows what is to be killed
         elif self.process:
+            if self._lifeline is not None:
+                with contextlib.suppress(OSError):  # it is closed where the kernel has started
+                    os.write(self._lifeline, b"!")  # what bubblewrap still sets up outlives it
             self.process.kill()
 
     async def wait(self) -> int | None:

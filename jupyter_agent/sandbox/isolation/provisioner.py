@@ -43,7 +43,12 @@ from jupyter_agent.sandbox.isolation.memory_watch import MemoryWatch, gibibytes
 from jupyter_agent.sandbox.isolation.never_shared import whose_home
 from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
 from jupyter_agent.sandbox.isolation.private_folders import Folder
-from jupyter_agent.sandbox.isolation.processes import count_tasks, grandchildren, wait_for_end
+from jupyter_agent.sandbox.isolation.processes import (
+    count_tasks,
+    descendants,
+    grandchildren,
+    wait_for_end,
+)
 
 __all__ = ["SandboxProvisioner", "choose_tier"]
 
@@ -251,6 +256,9 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             if self._lifeline is not None:
                 with contextlib.suppress(OSError):  # it is closed where the kernel has started
                     os.write(self._lifeline, b"!")  # what bubblewrap still sets up outlives it
+            for pid in [*descendants(self.process.pid)][1:]:  # or waits for it for ever
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.kill()
 
     async def wait(self) -> int | None:

@@ -152,7 +152,7 @@ def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:
     )
     os.close(read)
     os.close(lifeline)
-    assert done.stderr == "jupyter_agent.sandbox: the host has ended, or has ended this\n"
+    assert done.stderr == "jupyter_agent.sandbox: the host has ended\n"
     assert done.returncode == 1
 
 

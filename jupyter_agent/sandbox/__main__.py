@@ -35,7 +35,7 @@ def main() -> None:
         if not plan["namespaces"]:
             supervisor.supervise(plan["lifeline"])
         confine(plan)
-        _see_that_the_host_wants_it(plan["lifeline"])
+        _see_that_the_host_lives(plan["lifeline"])
     except OSError as error:
         sys.exit(f"jupyter_agent.sandbox: {error}")
     from jupyter_agent.sandbox.guest import confined_kernel, working_folder
@@ -107,15 +107,15 @@ def _limits_of_own_groups() -> list[str]:
     return found
 
 
-def _see_that_the_host_wants_it(lifeline: int) -> None:
-    """End if the host ended, or ended bubblewrap, before this process was bound to end with it.
+def _see_that_the_host_lives(lifeline: int) -> None:
+    """End if the host ended before this process was bound to end with it.
 
-    The host holds the other end of a pipe: readable means that it is closed, or says "end".
+    The host holds the other end of a pipe and never writes: readable means that it is closed.
     """
     readable, _, _ = select.select([lifeline], [], [], 0)
     os.close(lifeline)
     if readable:
-        sys.exit("jupyter_agent.sandbox: the host has ended, or has ended this")
+        sys.exit("jupyter_agent.sandbox: the host has ended")
 
 
 def _limit(kind: int, value: int) -> None:

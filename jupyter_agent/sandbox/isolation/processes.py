@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["count_tasks", "descendants", "grandchildren", "wait_for_end"]
+__all__ = ["children", "count_tasks", "descendants", "grandchildren", "wait_for_end"]
 
 
 def grandchildren(pid: int) -> list[int]:
     """Find what bubblewrap's first process has started: the kernel."""
-    return [found for child in _children(pid) for found in _children(child)]
+    return [found for child in children(pid) for found in children(child)]
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -21,10 +21,10 @@ def descendants(pid: int) -> Iterator[int]:
     waiting = [pid]
     while waiting:
         yield (found := waiting.pop())
-        waiting += _children(found)
+        waiting += children(found)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Find what a process has started; nothing if it has ended, which it may at any moment.
 
     Not by `Path.glob`: that raises if a folder goes away while it is read.

@@ -44,8 +44,8 @@ from jupyter_agent.sandbox.isolation.never_shared import whose_home
 from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
 from jupyter_agent.sandbox.isolation.private_folders import Folder
 from jupyter_agent.sandbox.isolation.processes import (
+    children,
     count_tasks,
-    descendants,
     grandchildren,
     wait_for_end,
 )
@@ -253,13 +253,12 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
             self._told_to_end = time.monotonic()
             os.write(self._lifeline, b"!")  # its supervisor knows what is to be killed
         elif self.process:
-            if self._lifeline is not None:
-                with contextlib.suppress(OSError):  # it is closed where the kernel has started
-                    os.write(self._lifeline, b"!")  # what bubblewrap still sets up outlives it
-            for pid in [*descendants(self.process.pid)][1:]:  # or waits for it for ever
+            # what bubblewrap has begun to set up may not be bound to end with it yet
+            begun = children(self.process.pid) if self.tier == "bubblewrap" else []
+            self.process.kill()
+            for pid in begun:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            self.process.kill()
 
     async def wait(self) -> int | None:
         """Wait for the end of the process; kill it if it was told to end and does not."""

@@ -24,6 +24,7 @@ from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.isolation import processes
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .conftest import TIERS
@@ -124,6 +125,49 @@ async def test_a_sandbox_that_is_ended_while_it_is_set_up_leaves_nothing(
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
             await asyncio.sleep(0.05)
+
+
+def in_bubblewrap(process: subprocess.Popen[bytes]) -> SandboxProvisioner:
+    provisioner = SandboxProvisioner()
+    provisioner.tier, provisioner.process = "bubblewrap", process
+    return provisioner
+
+
+@pytest.mark.usefixtures("orphans_are_ours")
+async def test_what_is_started_while_the_end_comes_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch, new_processes: Callable[[], list[int]]
+) -> None:
+    look = processes.children
+
+    def look_slowly(pid: int) -> list[int]:
+        found = look(pid)
+        time.sleep(0.2)  # as on a busy machine
+        return found
+
+    monkeypatch.setattr(processes, "children", look_slowly)
+    many = ["sh", "-c", "while sleep 0.01; do sleep 100 & done"]
+    with subprocess.Popen(many) as process:
+        while len(new_processes()) < 5:
+            await asyncio.sleep(0.01)
+        await in_bubblewrap(process).send_signal(signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while left := new_processes():
+            for pid in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            await asyncio.sleep(0.05)
+
+
+async def test_the_number_of_a_process_that_has_ended_may_be_anothers() -> None:
+    """Jupyter asks now and then whether a kernel is alive, and kills it much later."""
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    ended.pid = os.getpid()
+    with subprocess.Popen(["sleep", "100"]) as bystander:
+        await in_bubblewrap(ended).send_signal(signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        assert bystander.poll() is None
+        bystander.kill()
 
 
 def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["children", "count_tasks", "descendants", "grandchildren", "wait_for_end"]
+__all__ = ["count_tasks", "descendants", "grandchildren", "kill_with_children", "wait_for_end"]
 
 
 def grandchildren(pid: int) -> list[int]:
@@ -35,6 +37,25 @@ def children(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += map(int, (task / "children").read_text().split())
     return found
+
+
+def kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process of ours, and what it has started.
+
+    It is stopped first: it then starts nothing more, and no other process gets the number of a
+    child that ends, as nobody else takes note of that end.
+    """
+    if process.poll() is not None:  # its number may be another's by now
+        return
+    try:
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(ChildProcessError):  # another thread has seen its end
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            for child in children(process.pid):
+                with contextlib.suppress(OSError):
+                    os.kill(child, signal.SIGKILL)
+    finally:
+        process.kill()
 
 
 def count_tasks(uid: int) -> int:

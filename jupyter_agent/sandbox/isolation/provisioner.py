@@ -44,9 +44,9 @@ from jupyter_agent.sandbox.isolation.never_shared import whose_home
 from jupyter_agent.sandbox.isolation.path_policy import Policy, closed_above
 from jupyter_agent.sandbox.isolation.private_folders import Folder
 from jupyter_agent.sandbox.isolation.processes import (
-    children,
     count_tasks,
     grandchildren,
+    kill_with_children,
     wait_for_end,
 )
 
@@ -249,16 +249,14 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                     os.killpg(kernel, signum)
 
     def _end_at_once(self) -> None:
+        process = self.process  # this may be another thread than that which sets it
         if self.tier == "landlock" and self._lifeline is not None:
             self._told_to_end = time.monotonic()
             os.write(self._lifeline, b"!")  # its supervisor knows what is to be killed
-        elif self.process:
-            # what bubblewrap has begun to set up may not be bound to end with it yet
-            begun = children(self.process.pid) if self.tier == "bubblewrap" else []
-            self.process.kill()
-            for pid in begun:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+        elif process and self.tier == "bubblewrap":
+            kill_with_children(process)  # what it sets up may not be bound to end with it yet
+        elif process:
+            process.kill()
 
     async def wait(self) -> int | None:
         """Wait for the end of the process; kill it if it was told to end and does not."""

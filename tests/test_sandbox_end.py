@@ -66,19 +66,27 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("tier", ["bubblewrap", "landlock"])
 def test_the_sandbox_dies_with_a_host_that_is_killed(folder: Path, tier: str) -> None:
-    host = subprocess.Popen(
-        [sys.executable, "-c", HOST, tier, str(folder)], stdout=subprocess.PIPE, text=True
-    )
-    assert host.stdout
-    assert host.stdout.readline() == "started\n"
-    guests = descendants(host.pid)
-    assert guests
-    host.kill()
-    host.wait()
-    host.stdout.close()
-    deadline = time.monotonic() + 20
-    while alive := [pid for pid in guests if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, alive
+    with tempfile.TemporaryDirectory() as temporary:  # where root's guests can go too
+        Path(temporary).chmod(0o711)
+        host = subprocess.Popen(
+            [sys.executable, "-c", HOST, tier, str(folder)],
+            env={**os.environ, "TMPDIR": temporary},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert host.stdout
+        assert host.stdout.readline() == "started\n"
+        guests = descendants(host.pid)
+        assert guests
+        host.kill()
+        host.wait()
+        host.stdout.close()
+        deadline = time.monotonic() + 20
+        while alive := [pid for pid in guests if Path(f"/proc/{pid}").exists()]:
+            assert time.monotonic() < deadline, alive
+        # the next sandbox sweeps such folders
+        left = [path.name for path in Path(temporary).iterdir()]
+        assert not [name for name in left if not name.startswith("jupyter-agent-")]
 
 
 @pytest.fixture

@@ -32,6 +32,11 @@ class KernelSockets:
         return str(self.folder / "s")
 
     @property
+    def connection_file(self) -> str:
+        """The path of the kernel's connection file, if nobody else has chosen one."""
+        return str(self.run_folder.path / "connection.json")
+
+    @property
     def descriptors(self) -> dict[int, int]:
         """The descriptors of the sockets that listen, by port."""
         return {port: listener.fileno() for port, listener in self._listeners.items()}

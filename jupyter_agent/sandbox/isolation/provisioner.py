@@ -170,6 +170,8 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
         if self._sockets is None:
             self._sockets = KernelSockets()
             manager.transport, manager.ip = "ipc", self._sockets.ip
+            # else in a file of its own, which a host that is killed leaves for good
+            manager.connection_file = manager.connection_file or self._sockets.connection_file
         kwargs = await super().pre_launch(**kwargs)
         if self.tier != "none":
             await run_in_thread_to_its_end(functools.partial(self._await_late_files, folder))

@@ -20,6 +20,10 @@ async def run_in_thread(function: Callable[[], T]) -> T:
     If this is cancelled, the thread runs on alone. It delays neither other calls (a thread pool
     would fill) nor the end of the process. SystemExit and the like become a RuntimeError.
     """
+    return await _begin_in_thread(function)
+
+
+def _begin_in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -47,12 +51,12 @@ async def run_in_thread(function: Callable[[], T]) -> T:
 
     context = contextvars.copy_context()
     threading.Thread(target=work, name="jupyter_agent thread", daemon=True).start()
-    return await done
+    return done
 
 
 async def run_in_thread_to_its_end(function: Callable[[], T]) -> T:
     """Do the same, and where this is cancelled wait for the end of what must not go on alone."""
-    return await await_to_its_end(asyncio.ensure_future(run_in_thread(function)))
+    return await await_to_its_end(_begin_in_thread(function))  # no task: those may all be cancelled
 
 
 async def await_to_its_end(work: asyncio.Future[T]) -> T:

@@ -24,7 +24,7 @@ from traitlets.config import Config
 
 from jupyter_agent.errors import SandboxError
 from jupyter_agent.sandbox.client import Sandbox
-from jupyter_agent.sandbox.isolation import processes
+from jupyter_agent.sandbox.isolation import private_folders, processes
 from jupyter_agent.sandbox.isolation.provisioner import SandboxProvisioner
 
 from .conftest import TIERS
@@ -176,6 +176,28 @@ async def test_the_number_of_a_process_that_has_ended_may_be_anothers() -> None:
         await asyncio.sleep(0.1)
         assert bystander.poll() is None
         bystander.kill()
+
+
+def test_folders_are_removed_though_all_tasks_are_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``asyncio.run`` does at its end, after which no thread of the host's goes on."""
+    remove = private_folders.remove
+
+    def remove_slowly(folder: Path) -> None:
+        time.sleep(0.3)
+        remove(folder)
+
+    async def end_while_it_is_cleaned_up() -> None:
+        cleaning = asyncio.create_task(provisioner.cleanup())
+        await asyncio.sleep(0.1)
+        assert not cleaning.done()
+
+    monkeypatch.setattr(private_folders, "remove", remove_slowly)
+    provisioner = SandboxProvisioner()
+    provisioner._private = private_folders.Folder(tmp_path)
+    asyncio.run(end_while_it_is_cleaned_up())
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_launcher_whose_host_has_ended_starts_nothing(tmp_path: Path) -> None:

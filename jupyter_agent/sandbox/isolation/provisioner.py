@@ -298,7 +298,7 @@ class SandboxProvisioner(  # type: ignore[metaclass]  # its bases' is computed w
                     folder.close()
 
         # how long it takes is up to the guest, and other kernels share this loop
-        await run_in_thread(end)
+        await run_in_thread_to_its_end(end)
 
     def is_outdated(self) -> bool:
         """Tell whether files have changed so that the start may have failed for it."""

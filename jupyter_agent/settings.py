@@ -216,9 +216,16 @@ def _validate(owner: type[HasTraits], name: str, value: object) -> None:
 def unknown_setting(name: str) -> str:
     """Return the message about a name that is not a setting, with the most similar one."""
     advice = _OLD_NAMES.get(name, "docs/settings.md lists them")
-    if name not in _OLD_NAMES and (near := get_close_matches(name, [*known(), *_owners()], 1)):
+    near = get_close_matches(name, [*known(), *_owners()], 1)
+    # the name of the class alone makes Session.budget similar to Session.model
+    similar = near and get_close_matches(_last(name), [_last(near[0])])
+    if name not in _OLD_NAMES and similar:
         advice = f"is it {near[0]}?"
     return f"there is no setting {name}; {advice}"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 @functools.cache

@@ -179,6 +179,8 @@ def test_json_is_read_too(configure: Callable[[str], Path]) -> None:
         ("c.SandboxProvisioner.debugger = True", "no setting SandboxProvisioner.debugger; it was removed"),
         ("c.max_steps = 5", "no setting max_steps; is it"),
         ("c.Agnet", "no setting Agnet; is it Agent?"),
+        ("c.Session.budget = 5", "no setting Session.budget; docs/settings.md lists them"),
+        ("c.Sandbox.memory = 5", "no setting Sandbox.memory; docs/settings.md lists them"),
     ],
 )  # fmt: skip
 def test_a_misspelt_name_is_said(text: str, line: str, configure: Callable[[str], Path]) -> None:

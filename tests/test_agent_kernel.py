@@ -770,7 +770,8 @@ def test_an_interrupt_ends_a_run_and_keeps_the_variables(folder: Path, server: C
         mine.client.execute(f"%%agent -m {server.model}\nGo on.")
         wait_until(lambda: len(server.requests) == 2)
         mine.manager.interrupt_kernel()
-        assert mine.shell("execute_reply")["content"]["ename"] == "Interrupted"
+        reply = mine.shell("execute_reply")["content"]
+        assert (reply["ename"], reply["evalue"]) == ("Interrupted", "the cell was stopped")
         assert server.hung_up.wait(20)
         mine.late()
         assert said(mine.run("made")[1]) == "5"

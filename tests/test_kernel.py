@@ -85,6 +85,11 @@ async def test_errors_and_bad_input_are_error_replies(client: AsyncKernelClient)
         ("1/0", "ZeroDivisionError", "division by zero"),
         ("%%agent -m gpt\nx", "UsageError", "unknown model 'gpt'"),
         ("%%agent --what\nx", "UsageError", "write the task below this line"),
+        (
+            "%%agent --budget 0\nx",
+            "UsageError",
+            "a whole number above 0; %%agent? lists the options",
+        ),
         ("%agent what", "UsageError", "its commands are status, files, fetch"),
     ):
         reply = await client.execute_interactive(code, output_hook=lambda _: None, timeout=40)

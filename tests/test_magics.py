@@ -149,6 +149,7 @@ def test_a_failed_run_raises_one_line_and_stops_the_notebook(folder: Path, scrip
         ("%%agent What's the heaviest?\nx", "No closing quotation; write the task below"),
         ("%%agent count them all\nx", "unrecognized arguments: count them all"),
         ("%%agent --budgt 5\nx", "--budgt 5; write the task below this line; %%agent? lists"),
+        ("%%agent --budget 0\nx", "'0' is not a whole number above 0; %%agent? lists the options"),
         ("%agent count", "a task is written below a line %%agent"),
         ("%%sandbox -x\n1", "takes no options"),
         ("%%sandbox\n1/0", "division by zero"),

@@ -31,7 +31,7 @@ from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, 
 from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
 from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, JupyterMessage
-from jupyter_agent.frontends.options import CELL_OPTIONS, USAGE_HINT, run_options
+from jupyter_agent.frontends.options import CELL_OPTIONS, run_options, wrong_line
 from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
@@ -52,7 +52,7 @@ class _CellParser(argparse.ArgumentParser):
     """Parses the options of a ``%%agent`` line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"%%agent: {message}; {USAGE_HINT}")
+        raise UsageError(wrong_line(message))
 
 
 def _parser() -> _CellParser:
@@ -173,7 +173,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         try:
             return await self._running
         except asyncio.CancelledError:
-            return self._failed(Interrupted("stopped"), cell)
+            return self._failed(Interrupted("the cell was stopped"), cell)
         except AgentError as error:
             return self._failed(error, cell)
         except Exception as error:  # without a reply the cell would seem to run for ever
@@ -322,7 +322,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         try:
             options = _parser().parse_args(shlex.split(line))
         except ValueError as error:  # a quotation mark is missing
-            raise UsageError(f"%%agent: cannot read {line!r}: {error}; {USAGE_HINT}") from None
+            raise UsageError(wrong_line(f"cannot read {line!r}: {error}")) from None
         note, publisher = Note.of(cell.parent), KernelPublisher(self)
         if self._runs.held(note) and not (options.quiet or options.rerun):
             show_recorded(publisher, note, header=self._runs.header(note))

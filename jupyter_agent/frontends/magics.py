@@ -20,7 +20,7 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets.log import get_logger
 
-from jupyter_agent.frontends.options import CELL_OPTIONS, USAGE_HINT, VALUE_OPTIONS, run_options
+from jupyter_agent.frontends.options import CELL_OPTIONS, VALUE_OPTIONS, run_options, wrong_line
 from jupyter_agent.views.page_requests import KnownRuns, Note, digest
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class AgentMagics(Magics):
                     shlex.split(line)
                 )  # shlex removes the quotes
             except (UsageError, ValueError) as error:
-                raise UsageError(f"%%agent: {error}; {USAGE_HINT}") from None
+                raise UsageError(wrong_line(error)) from None
             self._run(options, cell.removesuffix("\n"))
 
     def _command(self, command: str) -> None:

@@ -12,10 +12,10 @@ __all__ = [
     "CELL_OPTIONS",
     "LINE_HELP",
     "RUN_OPTIONS",
-    "USAGE_HINT",
     "VALUE_OPTIONS",
     "add_run_options",
     "run_options",
+    "wrong_line",
 ]
 
 LINE_HELP = """\
@@ -27,8 +27,6 @@ LINE_HELP = """\
 %agent stop      stop a run, from a subshell console that was open before the run
 %agent reset     start a new sandbox and forget the session's runs
 %agent help      show this list"""
-USAGE_HINT = "write the task below this line; %%agent? lists the options"
-
 
 _MAX_DIGITS = 18  # in a count
 
@@ -144,6 +142,12 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         },
     ),
 ]
+
+
+def wrong_line(what: object) -> str:
+    """Return the message about a ``%%agent`` line that cannot be parsed."""
+    below = "" if str(what).startswith("argument ") else "write the task below this line; "
+    return f"%%agent: {what}; {below}%%agent? lists the options"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -342,3 +342,14 @@ def test_the_command_explains_every_flag() -> None:
         "--program",
     ):
         assert flag in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["python3"], ["1", "install"]])
+def test_the_module_without_its_command_says_how_it_is_used(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter_agent.sandbox", *words],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: python -m jupyter_agent.sandbox install KERNEL")
+    assert done.stderr.count("\n") == 1

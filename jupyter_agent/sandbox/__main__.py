@@ -22,6 +22,8 @@ from jupyter_agent.sandbox.guest import lockdown, seccomp, supervisor
 # What the kernel counts for each user: an ordinary user's sandbox takes it from the host. No
 # priority above that of others, either.
 SHARED_LIMITS = {"MEMLOCK": 1 << 16, "MSGQUEUE": 0, "NICE": 0, "RTPRIO": 0, "SIGPENDING": 256}
+USAGE = "usage: python -m jupyter_agent.sandbox install KERNEL (its options: install --help)"
+MISUSED = 2
 
 
 def main() -> None:
@@ -29,6 +31,9 @@ def main() -> None:
     if sys.argv[1:2] == ["install"]:  # on the host; nothing of it is imported in a sandbox
         del sys.argv[1]
         runpy.run_module("jupyter_agent.frontends.wrap_kernelspec", run_name="__main__")
+    if not "".join(sys.argv[1:]).isdecimal():
+        print(USAGE, file=sys.stderr)  # noqa: T201
+        sys.exit(MISUSED)
     with os.fdopen(int(sys.argv[1])) as file:
         plan = json.load(file)
     try:

@@ -130,6 +130,26 @@ async def test_a_question_does_not_hide_the_kernels_death(sandbox: Sandbox) -> N
 
 # -- interrupts and death
 
+# What an interrupt does that comes when the cell's code is over.
+LATE_INTERRUPT = """
+import sys
+flush = sys.stdout.flush
+
+def interrupted():
+    sys.stdout.flush = flush
+    raise KeyboardInterrupt
+
+sys.stdout.flush = interrupted
+"""
+
+
+async def test_an_interrupt_after_the_code_loses_no_reply(sandbox: Sandbox) -> None:
+    async with asyncio.timeout(20):
+        assert [output async for output in sandbox.execute(LATE_INTERRUPT)] == []
+    assert sandbox.reply
+    assert sandbox.reply["ename"] == "KeyboardInterrupt"
+    assert await text(sandbox, "sys.stdout.flush == flush") == "True"
+
 
 @pytest.mark.parametrize(
     "code",

@@ -124,7 +124,27 @@ def start_app(connection: dict[str, Any], sockets: dict[int, int]) -> IPKernelAp
     with _no_debugger():
         app.initialize([])
     app.kernel._send_interrupt_children = lambda: _interrupt(app.kernel)
+    _reply_in_any_case(app.kernel)
     return app
+
+
+def _reply_in_any_case(kernel: Any) -> None:
+    """Reply to a cell also if an interrupt comes when its code is over.
+
+    ipykernel then sends no reply, for which a client waits without end.
+    """
+    execute = kernel.shell_handlers["execute_request"]
+
+    async def execute_request(stream: Any, ident: Any, parent: Any) -> None:
+        try:
+            await execute(stream, ident, parent)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ipykernel sets it after each message
+            error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+            reply = {"status": "error", "execution_count": kernel.execution_count, **error}
+            kernel.session.send(stream, "execute_reply", reply, parent, ident=ident)
+
+    kernel.shell_handlers["execute_request"] = execute_request
 
 
 def _interrupt(kernel: Any) -> None:

@@ -24,7 +24,7 @@ LINE_HELP = """\
 %agent status    show the model, the sandbox, the limits and the tokens used
 %agent files     list what the agent has written to its working folder
 %agent fetch     copy one of them out: %agent fetch NAME [DEST] [--force]
-%agent stop      stop a run, from a subshell console that was open before the run
+%agent stop      stop a run (in your own kernel, from a subshell console that was open before)
 %agent reset     start a new sandbox and forget the session's runs
 %agent help      show this list"""
 

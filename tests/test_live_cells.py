@@ -197,6 +197,31 @@ def test_prose_and_code_stream(notebook: NotebookPage, chat: ChatServer) -> None
     saved(notebook)
 
 
+# the page is idle right after each change, before it draws a frame
+IDLE_AT_ONCE = """() => {
+    window.idle_of = window.requestIdleCallback;
+    window.requestIdleCallback = async call => {
+        for (let i = 0; i < 9; i++) await null;  // JupyterLab has asked for its frame
+        call({didTimeout: false, timeRemaining: () => 50});
+    };
+}"""
+
+
+def test_a_new_cell_stays_drawn_when_the_page_is_idle(
+    notebook: NotebookPage, chat: ChatServer
+) -> None:
+    """Nothing else changes in the notebook that would have JupyterLab draw it later."""
+    gate = threading.Event()
+    chat.replies = [Reply("```python\nprint('step one')\n```"), Reply("ok", gate=gate)]
+    notebook.page.evaluate(IDLE_AT_ONCE)
+    notebook.start(1)
+    expect(notebook.cells.nth(2)).to_contain_text("step one", timeout=PATIENCE)
+    expect(notebook.cells.nth(2).locator(".jp-InputPrompt")).to_have_text("[1]:")
+    notebook.page.evaluate("() => { window.requestIdleCallback = window.idle_of; }")
+    gate.set()
+    is_over(notebook)
+
+
 # a run published as fast as can be: a cell comes with the first of its output
 GROWS = """
 import time

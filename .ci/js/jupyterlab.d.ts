@@ -259,6 +259,7 @@ declare namespace Lab {
     dispose(): void;
     hide(): void;
     setHidden(hidden: boolean): void;
+    update(): void;
     static attach(widget: Widget, host: HTMLElement): void;
   }
 

@@ -26,7 +26,7 @@ import { Views } from './views.js';
 import { Writer } from './writer.js';
 
 // milliseconds in which messages are gathered, to change the document once; by a timer, as
-// JupyterLab 4.2 does not show a cell that is inserted in an animation frame
+// JupyterLab 4.2 shows a cell late that is inserted in an animation frame (`Views.drawInserted`)
 const GATHER_MS = 8;
 const EDIT_PAUSE_MS = 250; // without a key before an edit is told
 

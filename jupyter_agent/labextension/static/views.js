@@ -106,6 +106,18 @@ export class Views {
     });
   }
 
+  /** Have JupyterLab draw cells that have just been inserted. With `windowingMode: full`, the default
+   * of JupyterLab 4.2, it draws a new cell when the page is idle, to measure it, and hides it in the
+   * next frame (`StaticNotebook._runOnIdleTime`), even if that frame has found it to be on the screen.
+   * This update shows it again in the frame after that. */
+  drawInserted() {
+    requestAnimationFrame(() => {
+      for (const panel of this.panels) {
+        panel.content.update();
+      }
+    });
+  }
+
   /** A run that this page has asked for has begun.
    * @param {Lab.Cell} anchor */
   begin(anchor) {

@@ -42,6 +42,7 @@ export class Writer {
       this.cells.insert(at, cells);
       this.cells.note(anchorCell, { last: run.last });
     });
+    this.views.drawInserted();
     for (const state of states) {
       const cell = /** @type {Lab.Cell} */ (this.cells.find(state.id));
       run.held.set(cell.id, cell.sharedModel.getSource());

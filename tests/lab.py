@@ -421,7 +421,8 @@ def _keep(lab: Lab, notebook: NotebookPage) -> None:
     """Close a notebook and keep its page for the next, if it is as JupyterLab loads it."""
     context = notebook.page.context
     spare = any(page.context == context for page in lab.loaded)
-    if "/doc/tree/" in notebook.page.url and not notebook.routed and not spare:
+    usable = not (notebook.page.is_closed() or notebook.routed)
+    if usable and "/doc/tree/" in notebook.page.url and not spare:
         notebook.close()
         lab.loaded.append(notebook.page)
 

@@ -151,6 +151,30 @@ async def test_an_interrupt_after_the_code_loses_no_reply(sandbox: Sandbox) -> N
     assert await text(sandbox, "sys.stdout.flush == flush") == "True"
 
 
+# It comes while the reply is sent.
+INTERRUPT_IN_SEND = """
+import os, signal
+session = get_ipython().kernel.session
+serialize = session.serialize
+
+def interrupted(message, ident=None):
+    if message["msg_type"] == "execute_reply":
+        session.serialize = serialize
+        os.kill(0, signal.SIGINT)
+    return serialize(message, ident)
+
+session.serialize = interrupted
+"""
+
+
+async def test_an_interrupt_does_not_cut_a_reply(sandbox: Sandbox) -> None:
+    async with asyncio.timeout(20):
+        assert [output async for output in sandbox.execute(INTERRUPT_IN_SEND)] == []
+    assert sandbox.reply
+    assert sandbox.reply["status"] == "ok"
+    assert await text(sandbox, "session.serialize == serialize") == "True"
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -131,20 +131,26 @@ def start_app(connection: dict[str, Any], sockets: dict[int, int]) -> IPKernelAp
 def _reply_in_any_case(kernel: Any) -> None:
     """Reply to a cell also if an interrupt comes when its code is over.
 
-    ipykernel then sends no reply, for which a client waits without end.
+    ipykernel then sends no reply, or the first frames of one, with which the next one is lost. A
+    client waits for it without end.
     """
-    execute = kernel.shell_handlers["execute_request"]
+    execute, send = kernel.shell_handlers["execute_request"], kernel.session.send
 
     async def execute_request(stream: Any, ident: Any, parent: Any) -> None:
         try:
             await execute(stream, ident, parent)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ipykernel sets it after each message
             error = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
             reply = {"status": "error", "execution_count": kernel.execution_count, **error}
             kernel.session.send(stream, "execute_reply", reply, parent, ident=ident)
 
+    def send_whole(stream: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
+        if message == "execute_reply" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ipykernel sets it after each message
+        return send(stream, message, *args, **kwargs)
+
     kernel.shell_handlers["execute_request"] = execute_request
+    kernel.session.send = send_whole
 
 
 def _interrupt(kernel: Any) -> None:

@@ -98,6 +98,15 @@ def orphans_are_ours() -> Iterator[None]:
     assert prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
+async def all_have_ended(new_processes: Callable[[], list[int]]) -> None:
+    async with asyncio.timeout(10):
+        while left := new_processes():
+            for pid in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.usefixtures("orphans_are_ours")
 @pytest.mark.parametrize("tier", TIERS)
 async def test_a_sandbox_that_is_ended_while_it_is_set_up_leaves_nothing(
@@ -127,12 +136,7 @@ async def test_a_sandbox_that_is_ended_while_it_is_set_up_leaves_nothing(
         with pytest.raises(SandboxError):
             await sandbox.start()
     await sandbox.close()
-    async with asyncio.timeout(10):
-        while left := new_processes():
-            for pid in left:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-            await asyncio.sleep(0.05)
+    await all_have_ended(new_processes)
 
 
 def in_bubblewrap(process: subprocess.Popen[bytes]) -> SandboxProvisioner:
@@ -158,12 +162,7 @@ async def test_what_is_started_while_the_end_comes_is_ended_too(
         while len(new_processes()) < 5:
             await asyncio.sleep(0.01)
         await in_bubblewrap(process).send_signal(signal.SIGKILL)
-    async with asyncio.timeout(10):
-        while left := new_processes():
-            for pid in left:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-            await asyncio.sleep(0.05)
+    await all_have_ended(new_processes)
 
 
 async def test_the_number_of_a_process_that_has_ended_may_be_anothers() -> None:

@@ -155,7 +155,7 @@ class Session(settings.Configured):
         self.sandbox.saved = self.transcript.path
         if plan.agent:
             changes = self._carry_out(
-                task, plan.agent, plan.workspace, opened=opened, replaces=options.replaces
+                task, plan.agent, plan.workspace, opened=opened, options=options
             )
         else:
             changes = self._replay(plan.recorded, plan.workspace)
@@ -247,20 +247,21 @@ class Session(settings.Configured):
         workspace: Workspace,
         *,
         opened: bool,
-        replaces: NotebookNode | None,
+        options: RunOptions,
     ) -> AsyncGenerator[Change, None]:
         """Have the agent carry out a task."""
-        if replaces:
-            mark_replaced(self.transcript, replaces)
+        if options.replaces:
+            mark_replaced(self.transcript, options.replaces)
         move = functools.partial(self._user_cells.move_to, fresh=self._fresh() or opened)
         fresh = await run_in_thread_to_its_end(functools.partial(move, self.transcript))
         note = "\n\n".join(filter(None, [self._note(fresh), workspace.note()]))
-        if given := workspace.preview:
+        if given := "\n\n".join(filter(None, [options.context, workspace.preview])):
             show_given(self.transcript, given)
         async with aclosing(agent.run(task, note=note, lacks=workspace.collect)) as changes:
             async for change in changes:
                 if change.cell.metadata[KEY]["role"] == "task":
-                    facts = {"model": agent.model.name, "sandbox": self.sandbox.describe()}
+                    where = " · ".join(filter(None, [self.sandbox.describe(), options.told]))
+                    facts = {"model": agent.model.name, "sandbox": where}
                     change.cell.metadata[KEY].update(facts)
                 yield change
 

@@ -46,6 +46,7 @@ NAME = "jupyter_agent_config"
 CLASSES = {
     "Agent": "agent.loop",
     "AgentKernel": "frontends.agent_kernel",
+    "AgentMagics": "frontends.magics",
     "Sandbox": "sandbox.client",
     "SandboxProvisioner": "sandbox.isolation.provisioner",
     "Session": "session",

@@ -24,7 +24,14 @@ from .test_layout import LAYERS, MODULES, PACKAGE, code_lines
 ROOT = PACKAGE.parent
 EXTENSION = PACKAGE / "labextension" / "static"
 WIDTH = 22  # characters that the name of a module may take before what it does begins
-ORDER = ["Session", "Agent", "Sandbox", "SandboxProvisioner", "AgentKernel"]  # of the settings
+ORDER = [
+    "Session",
+    "Agent",
+    "Sandbox",
+    "SandboxProvisioner",
+    "AgentMagics",
+    "AgentKernel",
+]  # of the settings
 UNITS = {"_mib": "MiB", "_seconds": "seconds"}  # by how a name ends
 
 

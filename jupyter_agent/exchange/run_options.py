@@ -61,6 +61,10 @@ class RunOptions:
         everything is allowed.
     replaces
         The task cell of an earlier run that this run replaces.
+    context
+        A text that the model reads before the task, such as what the user's notebook holds.
+    told
+        What that text holds, in a few words; the run's header says it.
     """
 
     model: str = ""
@@ -77,6 +81,8 @@ class RunOptions:
     asker: Ask | None = None
     permit: Permit | None = None
     replaces: NotebookNode | None = None
+    context: str = ""
+    told: str = ""
 
     def __post_init__(self) -> None:
         """Convert arrays, sets and numpy's numbers to Python's own; None is the default."""
@@ -160,4 +166,6 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "asker": (callable, "an async function that asks the user"),
     "permit": (callable, "an async function that asks for a permission"),
     "replaces": (lambda value: isinstance(value, dict), "the cell of a task"),
+    "context": (lambda value: isinstance(value, str), "a text"),
+    "told": (lambda value: isinstance(value, str), "a text"),
 }

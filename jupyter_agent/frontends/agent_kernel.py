@@ -31,7 +31,19 @@ from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, 
 from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
 from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, JupyterMessage
-from jupyter_agent.frontends.options import CELL_OPTIONS, run_options, wrong_line
+from jupyter_agent.frontends.mending import (
+    NO_ERROR,
+    NO_MENDED_CELL,
+    fix_options,
+    fix_task,
+    mended_cell,
+)
+from jupyter_agent.frontends.options import (
+    CELL_OPTIONS,
+    CONTEXT_OPTION,
+    run_options,
+    wrong_line,
+)
 from jupyter_agent.sandbox.connection import UserRequest
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
@@ -61,7 +73,14 @@ def _parser() -> _CellParser:
     )
     for flags, facts in CELL_OPTIONS:
         parser.add_argument(*flags, **facts)
+    parser.add_argument(
+        *CONTEXT_OPTION[0], nargs="?", type=_no_context, const="", help=argparse.SUPPRESS
+    )
     return parser
+
+
+def _no_context(_: str) -> NoReturn:
+    raise argparse.ArgumentTypeError("the agent reads your cells here anyway; leave it out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         self._typed_commands: set[str] = set()  # all commands so far, as typed
         self._tasks: set[asyncio.Task[None]] = set()
         self._warned = False  # of unknown settings
+        self._failed_cell: _CellRequest | None = None  # of the user's own, the last one
         self._runs = KnownRuns()
         self._runs.listen(self)
         self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
@@ -203,7 +223,12 @@ class AgentKernel(settings.Configured, FrontKernel):
                 self.stream("stderr", f"{line}\n")
         match command:
             case Command("agent" | "prose", line, task):
-                return await self._counted(cell, self._agent(cell, line, task))
+                return await self._counted(cell, self._task(cell, line, task))
+            case Command("line", words) if words.split()[:1] == ["fix"]:
+                offers = list[dict[str, Any]]()
+                line = words.removeprefix("fix")
+                reply = await self._counted(cell, self._fix(cell, line, offers))
+                return reply | {"payload": offers}
             case Command("line", words):
                 return await self._counted(cell, self._command(cell, words))
             case Command("help"):
@@ -233,6 +258,7 @@ class AgentKernel(settings.Configured, FrontKernel):
                 async for output in outputs:
                     if output.output_type == "error":
                         error = output
+                        self._failed_cell = self._failed_cell if again else cell
                     self._publish(output, cell.parent)
                     if again:
                         self._session.transcript.add_output(again, output)
@@ -318,15 +344,37 @@ class AgentKernel(settings.Configured, FrontKernel):
 
     # -- the agent
 
-    async def _agent(self, cell: _CellRequest, line: str, task: str) -> None:
+    async def _task(self, cell: _CellRequest, line: str, task: str) -> None:
         try:
             options = _parser().parse_args(shlex.split(line))
         except ValueError as error:  # a quotation mark is missing
             raise UsageError(wrong_line(f"cannot read {line!r}: {error}")) from None
-        note, publisher = Note.of(cell.parent), KernelPublisher(self)
+        await self._agent(cell, options, task, note=Note.of(cell.parent))
+
+    async def _fix(self, cell: _CellRequest, line: str, offers: list[dict[str, Any]]) -> None:
+        """Have the user's last error mended, and offer the mended cell below."""
+        options, words = fix_options(line, _parser())
+        if self._failed_cell is None:
+            raise UsageError(NO_ERROR)
+        note = Note.of(cell.parent)
+        # another error is another task
+        note = replace(note, source=f"{note.source}\n{self._failed_cell.code}")
+        task = fix_task(self._failed_cell.count, words)
+        if not await self._agent(cell, options, task, note=note):
+            return
+        if mended := mended_cell(self._session.transcript.answer):
+            offers.append({"source": "set_next_input", "text": mended, "replace": False})
+        else:
+            self.stream("stdout", f"{NO_MENDED_CELL}\n")
+
+    async def _agent(
+        self, cell: _CellRequest, options: argparse.Namespace, task: str, *, note: Note
+    ) -> bool:
+        """Carry out a task; tell whether a model was asked."""
+        publisher = KernelPublisher(self)
         if self._runs.held(note) and not (options.quiet or options.rerun):
             show_recorded(publisher, note, header=self._runs.header(note))
-            return
+            return False
         view: AnswerView | DisplayView = AnswerView(publisher)
         if not options.quiet:
             view = DisplayView(
@@ -357,6 +405,7 @@ class AgentKernel(settings.Configured, FrontKernel):
             raise
         finally:
             view.finish(state, why)
+        return True
 
     async def _command(self, cell: _CellRequest, words: str) -> None:
         if words == "stop":
@@ -366,6 +415,7 @@ class AgentKernel(settings.Configured, FrontKernel):
             said = await carry_out(self._session, words, permit=permit)
         if words == "reset":
             self._runs.forget()
+            self._failed_cell = None
         self.stream("stdout", f"{said}\n")
 
     async def _permit(self, cell: _CellRequest, permission: str) -> None:

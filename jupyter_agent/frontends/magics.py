@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -18,13 +19,22 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
+from traitlets import Enum, Int, Union
 from traitlets.log import get_logger
 
-from jupyter_agent.frontends.options import CELL_OPTIONS, VALUE_OPTIONS, run_options, wrong_line
+from jupyter_agent.frontends.options import (
+    CELL_OPTIONS,
+    CONTEXT_CELLS,
+    VALUE_OPTIONS,
+    context_cells,
+    run_options,
+    wrong_line,
+)
 from jupyter_agent.views.page_requests import KnownRuns, Note, digest
 
 if TYPE_CHECKING:
     from jupyter_agent.exchange.approval import Ask
+    from jupyter_agent.frontends.own_notebook import OwnError
     from jupyter_agent.session import Session
     from jupyter_agent.views.live import DisplayView
     from jupyter_agent.views.output_area import AnswerView
@@ -63,8 +73,17 @@ def _one_line_errors(function: Callable[P, None]) -> Callable[P, None]:
 class AgentMagics(Magics):
     """Magics that share one session."""
 
+    context = Union(
+        [Int(min=0), Enum(["all"])],
+        default_value=0,
+        help="How many of your last cells the agent is told with each task, or 'all', as by -c.",
+    ).tag(config=True)
+
     def __init__(self, shell: InteractiveShell) -> None:
+        from jupyter_agent.frontends.own_notebook import OwnNotebook
+
         super().__init__(shell)
+        self._own = OwnNotebook(shell)
         self._runs = KnownRuns()
         self._runs.listen(getattr(shell, "kernel", None))
 
@@ -77,6 +96,8 @@ class AgentMagics(Magics):
 
         for line in settings.read().warnings:
             print(line, file=sys.stderr)  # noqa: T201
+        assert self.shell
+        self.update_config(settings.merge_with_files(self.shell.config))
         session = Session(parent=self.shell, keep_spare=True)
         atexit.register(lambda: shared_loop().call(session.close()))
         return session
@@ -90,7 +111,7 @@ class AgentMagics(Magics):
 
         A model writes cells, which run in a sandboxed kernel of their own. You see each step as it
         happens. The model reads the task exactly as you type it. The line magic has commands:
-        ``%agent status``, ``files``, ``fetch``, ``stop``, ``reset``, ``help``.
+        ``%agent fix``, ``status``, ``files``, ``fetch``, ``stop``, ``reset``, ``help``.
         """
         if cell is None:
             self._command(line.strip())
@@ -101,13 +122,15 @@ class AgentMagics(Magics):
                 )  # shlex removes the quotes
             except (UsageError, ValueError) as error:
                 raise UsageError(wrong_line(error)) from None
-            self._run(options, cell.removesuffix("\n"))
+            self._run(options, cell.removesuffix("\n"), note=self._note())
 
     def _command(self, command: str) -> None:
         from jupyter_agent.frontends.commands import carry_out
         from jupyter_agent.frontends.event_loop import shared_loop
 
-        if command == "stop":
+        if command.split()[:1] == ["fix"]:
+            self._fix(command.removeprefix("fix").strip())
+        elif command == "stop":
             stopped = shared_loop().stop()
             print("Stopped." if stopped else "No run is going on.")  # noqa: T201
         else:
@@ -115,20 +138,75 @@ class AgentMagics(Magics):
         if command == "reset":
             self._runs.forget()
 
-    def _run(self, options: argparse.Namespace, task: str) -> None:
+    def _fix(self, line: str) -> None:
+        """Have the user's last error mended, and offer the mended cell below."""
+        from jupyter_agent.frontends.mending import (
+            NO_ERROR,
+            NO_MENDED_CELL,
+            fix_options,
+            fix_task,
+            mended_cell,
+        )
+
+        options, words = fix_options(line, self.agent.parser)
+        note, error = self._note(), self._own.error
+        if error is None:
+            raise UsageError(NO_ERROR)
+        if options.context is None:
+            options.context = CONTEXT_CELLS
+        # another error is another task
+        about = f"{note.source}\n{error.source}\n{type(error.error).__name__}"
+        task = fix_task(error.count, words)
+        if not self._run(options, task, note=replace(note, source=about), error=error):
+            return
+        assert self.shell
+        if mended := mended_cell(self.session.transcript.answer):
+            self.shell.set_next_input(mended)
+        else:
+            print(NO_MENDED_CELL)  # noqa: T201
+
+    def _told(
+        self, options: argparse.Namespace, error: OwnError | None, *, again: bool
+    ) -> dict[str, str]:
+        """Describe the user's notebook, as far as they want it told.
+
+        Parameters
+        ----------
+        again
+            Whether the run replaces another one, and with it what that was told.
+        """
+        from jupyter_agent.frontends.own_notebook import given_before
+
+        self.session  # noqa: B018  # with it the settings are read
+        cells = context_cells(str(self.context)) if options.context is None else options.context
+        if not (cells or error):
+            return {}
+        before = [] if again else self.session.transcript.cells_in_context()
+        told = self._own.tell(cells, error, known=given_before(before))
+        return {"context": told.text, "told": f"told: {told.summary}"}
+
+    def _run(
+        self,
+        options: argparse.Namespace,
+        task: str,
+        *,
+        note: Note,
+        error: OwnError | None = None,
+    ) -> bool:
+        """Carry out a task; tell whether a model was asked."""
         from jupyter_agent.errors import Interrupted
         from jupyter_agent.frontends.event_loop import shared_loop
         from jupyter_agent.transcript.metadata import KEY
         from jupyter_agent.views.output_area import ending
 
-        note = self._note()
         if self._runs.held(note) and not (options.quiet or options.rerun):
             from jupyter_agent.views.output_area import show_recorded
             from jupyter_agent.views.publishers import KernelPublisher
 
             show_recorded(KernelPublisher(self._kernel), note, header=self._runs.header(note))
-            return
+            return False
         view = self._view(note, quiet=options.quiet)
+        replaces = self._runs.task(note.run)
         asked = run_options(
             options,
             replay=not (options.rerun or note.again),
@@ -137,7 +215,8 @@ class AgentMagics(Magics):
             tools=self._tools(options.tool),
             # live cells may be far away from the question
             asker=self._asker(view, shown=not (options.quiet or note.cell_id)),
-            replaces=self._runs.task(note.run),
+            replaces=replaces,
+            **self._told(options, error, again=replaces is not None),
         )
         changes = self.session.run(task, asked)
         state, why, begun, stand = "done", "", False, ""
@@ -157,6 +236,7 @@ class AgentMagics(Magics):
         finally:
             view.finish(state, why)
             self._variables.update(self.session.results if begun else {})
+        return True
 
     @property
     def _variables(self) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from jupyter_agent.exchange.approval import POLICIES
@@ -10,10 +11,13 @@ from jupyter_agent.exchange.run_options import RunOptions
 
 __all__ = [
     "CELL_OPTIONS",
+    "CONTEXT_CELLS",
+    "CONTEXT_OPTION",
     "LINE_HELP",
     "RUN_OPTIONS",
     "VALUE_OPTIONS",
     "add_run_options",
+    "context_cells",
     "run_options",
     "wrong_line",
 ]
@@ -21,6 +25,7 @@ __all__ = [
 LINE_HELP = """\
 %%agent          the cell's text is the task; %%agent? lists its options
 %%sandbox        run your own code in the agent's sandbox
+%agent fix       explain and mend your last error: %agent fix [WORDS] [-m MODEL ...]
 %agent status    show the model, the sandbox, the limits and the tokens used
 %agent files     list what the agent has written to its working folder
 %agent fetch     copy one of them out: %agent fetch NAME [DEST] [--force]
@@ -28,6 +33,7 @@ LINE_HELP = """\
 %agent reset     start a new sandbox and forget the session's runs
 %agent help      show this list"""
 
+CONTEXT_CELLS = 5  # of the user's own that -c tells
 _MAX_DIGITS = 18  # in a count
 
 
@@ -50,6 +56,17 @@ def _seconds(text: str) -> float:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def context_cells(text: str) -> int:
+    """Read a number of cells; ``all`` is more than there can be.
+
+    Raises
+    ------
+    ArgumentTypeError
+        It is neither.
+    """
+    return sys.maxsize if text == "all" else 0 if text == "0" else _count(text)
 
 
 RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -113,6 +130,18 @@ CELL_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     ),
 ]
 
+CONTEXT_OPTION: tuple[tuple[str, ...], dict[str, Any]] = (
+    ("-c", "--context"),
+    {
+        "metavar": "N",
+        "nargs": "?",
+        "type": context_cells,
+        "const": CONTEXT_CELLS,
+        "help": "tell the agent your last N cells (5, or 'all') with their outputs, your last "
+        "error, and the names and types of your variables, but no values (default "
+        "c.AgentMagics.context)",
+    },
+)
 VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (
         ("-i", "--input"),
@@ -141,6 +170,7 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "help": "your functions that the agent may call, besides those marked @tool",
         },
     ),
+    CONTEXT_OPTION,
 ]
 
 

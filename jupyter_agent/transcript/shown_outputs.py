@@ -87,9 +87,9 @@ def record_user_cell(cell: NotebookNode) -> None:
     """Record what the model reads of a user's cell."""
     facts = cell.metadata[KEY]
     shown = describe_outputs(cell.outputs)
-    code, text = (cut(each, MAX_READ_OF_ONE) for each in (cell.source, shown["text"]))
-    left_out = facts.get("left_out", 0)
-    said = [f"[{left_out} earlier cells of mine are left out]"] if left_out else []
+    most = MAX_CHARACTERS if facts.get("given") else MAX_READ_OF_ONE
+    code, text = (cut(each, most) for each in (cell.source, shown["text"]))
+    said = [f"[{n} earlier cells of mine are left out]"] if (n := facts.get("left_out")) else []
     said += [_NEW] if facts.get("fresh") else []
     text = "\n".join([*said, "I ran:", fenced(code), text])
     pictures = shown["pictures"][: facts.get("pictures", MAX_PICTURES)]

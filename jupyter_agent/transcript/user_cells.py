@@ -97,8 +97,8 @@ def _write(ran: UserCell, transcript: Transcript) -> NotebookNode:
 
 
 def show_given(transcript: Transcript, text: str) -> None:
-    """Add a cell whose output shows the user's values; clearing outputs clears it."""
-    cell = transcript.add("own", "# the variables that were given with the task", given=True)
+    """Add a cell whose output shows what the user gives; clearing outputs clears it."""
+    cell = transcript.add("own", "# what I give you with the task", given=True)
     transcript.add_output(cell, new_output("stream", name="stdout", text=f"{text}\n"))
     transcript.finish(cell)
     record_user_cell(cell)

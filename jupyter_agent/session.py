@@ -19,6 +19,7 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._one_at_a_time import OneAtATime
 from jupyter_agent._threads import run_in_thread, run_in_thread_to_its_end
 from jupyter_agent._unicode import visible
+from jupyter_agent.agent.budget import TokenBudget
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import ModelFacts
 from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
@@ -114,6 +115,7 @@ class Session(settings.Configured):
         self._shared = [*confined.data, *confined.exposed]  # as configured, before any --data
         self.transcript = Transcript()
         self.model_facts = ModelFacts()
+        self.budget: TokenBudget | None = None  # of the current run, or the last one
         self.sandbox = self._new_sandbox(None)
         self._user_cells = UserCells()
         self._known: object = None  # the kernel that has the transcript's variables
@@ -147,7 +149,7 @@ class Session(settings.Configured):
         if not plan.sandbox.alive:
             yield Change(temporary_cell("*Starting the sandbox*"))
         await self._change_to(plan.sandbox, plan.workspace)
-        self.results = {}
+        self.results, self.budget = {}, None
         opened = plan.transcript is not self.transcript
         self.transcript = plan.transcript
         if plan.saved is not plan.transcript:
@@ -259,6 +261,7 @@ class Session(settings.Configured):
             show_given(self.transcript, given)
         async with aclosing(agent.run(task, note=note, lacks=workspace.collect)) as changes:
             async for change in changes:
+                self.budget = agent.budget
                 if change.cell.metadata[KEY]["role"] == "task":
                     where = " · ".join(filter(None, [self.sandbox.describe(), options.told]))
                     facts = {"model": agent.model.name, "sandbox": where}

@@ -362,4 +362,4 @@ async def test_thoughts_without_end_are_ended_by_the_budget(
     agent = agent_for(name, everywhere, token_budget=3_000)
     with pytest.raises(LimitReached, match="of 3,000 tokens are used"):
         await run(agent)
-    assert agent.transcript.total_usage.tokens == agent.budget.spent > 2_990
+    assert agent.transcript.total_usage.tokens == agent.budget.used.tokens > 2_990

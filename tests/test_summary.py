@@ -131,7 +131,7 @@ async def test_a_summary_that_failed_counts_in_the_budget_and_on_the_bill() -> N
     [failed] = cell.metadata[KEY]["failed"]
     assert failed["completion"] == 40
     assert failed["prompt"] > WINDOW // 4
-    assert transcript.total_usage.tokens == agent.budget.spent
+    assert transcript.total_usage.tokens == agent.budget.used.tokens
 
 
 async def test_a_summary_without_end_is_given_up() -> None:

@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from jupyter_agent.agent.reply import Reply
-from jupyter_agent.agent.request import characters
 from jupyter_agent.agent.summary import CHARACTERS_A_TOKEN
 from jupyter_agent.errors import LimitReached
 from jupyter_agent.models.protocol import Usage
+from jupyter_agent.transcript.usage import TotalUsage
 
 __all__ = ["Deadline", "TokenBudget"]
 
@@ -83,16 +83,24 @@ class TokenBudget:
     """
 
     def __init__(self, limit: int) -> None:
-        self.spent = 0
-        self._limit = limit
+        self.used = TotalUsage()
+        self.limit = limit
+        self.asked, self.written = 0, 0  # estimates of the try that goes on, until it is recorded
         self._tries: list[dict[str, Any]] = []  # the costs that no cell records yet
 
-    def check(self, more: int) -> None:
-        """Raise LimitReached if the run would need more tokens than its limit."""
-        if self._limit and self.spent + more > self._limit:
+    def check(self, asked: int, written: int = 0) -> None:
+        """Note the size of a request and of its reply so far.
+
+        Raises
+        ------
+        LimitReached
+            The run would need more tokens than its limit.
+        """
+        self.asked, self.written = asked, written
+        if self.limit and self.used.tokens + asked + written > self.limit:
             raise LimitReached(
-                f"{self.spent:,} of {self._limit:,} tokens are used and the next reply "
-                f"needs at least {more:,}; raise --budget (c.Agent.token_budget)"
+                f"{self.used.tokens:,} of {self.limit:,} tokens are used and the next reply "
+                f"needs at least {asked + written:,}; raise --budget (c.Agent.token_budget)"
             )
 
     def spend(self, reply: Reply, *, whole: bool) -> None:
@@ -100,18 +108,17 @@ class TokenBudget:
 
         A reply that broke off, or was empty, is paid for, too.
         """
-        messages, reply.asked = reply.asked, None
-        if messages is None or not (whole or reply.begun):
+        asked, self.asked, self.written = self.asked, 0, 0
+        if not asked or not (whole or reply.begun):
             return
         usage = reply.usage or Usage()
         counted = whole and usage.prompt > 0  # some servers report a count of 0
         if not counted:
-            prompt = usage.prompt or characters(messages) // CHARACTERS_A_TOKEN
             completion = max(usage.completion, reply.paid // CHARACTERS_A_TOKEN)
-            usage = replace(usage, prompt=prompt, completion=completion)
-        self.spent += usage.total
+            usage = replace(usage, prompt=usage.prompt or asked, completion=completion)
         known = {name: value for name, value in asdict(usage).items() if value is not None}
         self._tries.append(known | ({} if counted else {"estimated": True}))
+        self.used.add({"usage": self._tries[-1]})
 
     def take(self) -> dict[str, Any]:
         """Return the cost of the last try, and of the failed ones before it, for its cell."""

@@ -339,7 +339,7 @@ class Agent(LoggingConfigurable):
         """Send the next request, or one about these cells; yield the reply, within limits."""
         messages, asked = self._requests.sized(cells)
         self.budget.check(asked)
-        reply.asked, whole = messages, False
+        whole = False
         try:
             async with aclosing(self.model.stream(messages)) as deltas:
                 async for delta in _in_pieces(deltas):
@@ -347,7 +347,7 @@ class Agent(LoggingConfigurable):
                     if reply.length > self.reply_length:
                         limit = f"c.Agent.reply_length ({self.reply_length:,} characters)"
                         raise cut_short(self.model.name, limit)
-                    self.budget.check(asked + reply.paid // CHARACTERS_A_TOKEN)
+                    self.budget.check(asked, reply.paid // CHARACTERS_A_TOKEN)
             whole = True
         finally:
             self.budget.spend(reply, whole=whole)

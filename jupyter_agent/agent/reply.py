@@ -11,7 +11,7 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._unicode import visible_prose
 from jupyter_agent.models.native_calls import CallReader
 from jupyter_agent.models.parser import LOOK_AHEAD, Problem, ReplyReader, unread_call
-from jupyter_agent.models.protocol import Delta, Form, Kept, Message, Usage, fenced
+from jupyter_agent.models.protocol import Delta, Form, Kept, Usage, fenced
 from jupyter_agent.models.text_calls import is_python_tool
 from jupyter_agent.sandbox.filter.host_commands import agents_code
 from jupyter_agent.sandbox.filter.markdown import Clean, clean_markdown
@@ -49,7 +49,6 @@ class Reply:
         self.length = 0  # characters read
         self.rest = 0.0  # seconds to wait before the next write
         self.paid = 0  # characters, with the model's thoughts
-        self.asked: list[Message] | None = None  # the request, until its cost is recorded
         self.end: str | None = None  # the stop reason that the server gave
         self.refusal = ""  # the text with which the model declined
         self.problem: Problem | None = None  # why a complete reply may not be an answer

@@ -383,6 +383,7 @@ class AgentKernel(settings.Configured, FrontKernel):
                 digest=digest(note.source),
                 replaces=note.run,
                 session=note.session,
+                spending=lambda: self._session.budget,
             )
             self._runs.add(view)
         read = functools.partial(self._ask_user, cell, password=False)

@@ -318,6 +318,7 @@ class AgentMagics(Magics):
             replaces=note.run,
             first_line="%%sandbox\n",
             session=note.session,
+            spending=lambda: self.session.budget,
         )
         self._runs.add(view)
         return view

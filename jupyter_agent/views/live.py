@@ -23,6 +23,7 @@ from jupyter_agent.sandbox.filter.markdown import Clean, code_block, folded, one
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, clean_source
 from jupyter_agent.transcript.usage import TotalUsage
+from jupyter_agent.views.meter import Spending, usage_facts
 from jupyter_agent.views.output_area import MIME, OutputView, bundle, line_bundle
 from jupyter_agent.views.publishers import Publisher, Tag
 
@@ -75,6 +76,7 @@ class _Progress:
     sandbox: str = ""
     step: int = 0
     usage: TotalUsage = field(default_factory=TotalUsage)
+    spending: Callable[[], Spending | None] = lambda: None
     # then working, then done, stopped or failed; unstarted if the run never began
     state: str = "starting"
     doing: str = "thinking"
@@ -96,12 +98,11 @@ class _Progress:
     def facts(self) -> dict[str, Any]:
         names = ("model", "sandbox", "step", "state", "doing", "why", "waiting", "wait")
         facts = {name: getattr(self, name) for name in names}
-        used = {
-            "tokens": self.usage.tokens,
-            "estimated": self.usage.estimated,
-            "used": str(self.usage),
-        }
+        used = {**self.used(), "used": str(self.usage)}
         return {**facts, **used, "seconds": round(time.monotonic() - self.started, 1)}
+
+    def used(self) -> dict[str, Any]:
+        return usage_facts(self.usage, self.spending())
 
 
 class _Pace:
@@ -148,6 +149,8 @@ class DisplayView:
         The first line of code cells in a kernel of the user's own.
     session
         The session of the page that asked for the run. Of pages that share a document, it writes.
+    spending
+        Returns what the run has used so far, if an agent carries it out.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class DisplayView:
         replaces: str = "",
         first_line: str = "",
         session: str = "",
+        spending: Callable[[], Spending | None] = lambda: None,
     ) -> None:
         self.run = ""
         self.task: NotebookNode | None = None
@@ -171,7 +175,7 @@ class DisplayView:
         self._session = session
         self._sent = 0  # the count of messages, so that a page notices a lost one
         self._cells: dict[str, _ShownCell] = {}
-        self._progress = _Progress()
+        self._progress = _Progress(spending=spending)
         self._header: dict[str, Any] = {}
         self._header_at = 0.0
         self._waiting: dict[str, Change] = {}  # what is not shown yet, by cell
@@ -226,10 +230,10 @@ class DisplayView:
         return self._replaces if self._progress.state not in ("starting", "unstarted") else ""
 
     def _beat(self) -> None:
-        """Tell pages at intervals that this kernel is alive."""
+        """Tell pages at intervals that this kernel is alive, and what the run has used."""
         tag = {"op": "beat", "run": self.run, "anchor": self._anchor}
         while not self._ended.wait(BEAT):
-            self._publisher.busy(tag)
+            self._publisher.busy({**tag, "used": self._progress.used()})
 
     # -- what pages ask
 

@@ -30,6 +30,7 @@ from jupyter_agent.exchange.tools import Tool, Tools, find
 from jupyter_agent.exchange.values import Inputs, read
 from jupyter_agent.exchange.workspace import Workspace
 from jupyter_agent.models import choose_model, load_model
+from jupyter_agent.models.priced import with_price
 from jupyter_agent.models.protocol import Form, Model
 from jupyter_agent.resume import choose_transcript, finished_run, replay
 from jupyter_agent.sandbox.client import Sandbox
@@ -74,6 +75,10 @@ class Session(settings.Configured):
     model = Unicode("", help="The model to use, as -m names it.").tag(config=True)
     model_options = Dict(
         help="Fields added to each request to the model's server, such as {'temperature': 0}."
+    ).tag(config=True)
+    prices = Dict(
+        help="US dollars for a million tokens in and out (and cached), by model, such as "
+        "{'openai:gpt-5': [1.25, 10]}; for services that do not say what a reply costs."
     ).tag(config=True)
     reply_form: Enum[Form | None] = Enum(  # type: ignore[assignment]  # it knows no literals
         ("text", "tool"),
@@ -233,9 +238,10 @@ class Session(settings.Configured):
 
     def _model(self, named: str) -> Model:
         name = choose_model(named or self.model)
-        return load_model(
+        model = load_model(
             name, configured=self.model, options=self.model_options, form=self.reply_form
         )
+        return with_price(model, name, self.prices)
 
     def _permissions(self) -> Permissions:
         """Return what cells may do without a question, from the settings."""

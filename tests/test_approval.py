@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -41,6 +42,11 @@ def script(folder: Path) -> str:
         (["n"], Verdict(allowed=False, reason="the user said no")),
         (["no, use the median"], Verdict(allowed=False, reason="use the median")),
         (["e", "a = 1", "", "a", "."], Verdict(allowed=True, edited="a = 1\n\na")),
+        (['e "a = 1\\na"'], Verdict(allowed=True, edited="a = 1\na")),
+        (['e "\\ud800"'], Verdict(allowed=True, edited="?")),
+        (["r"], Verdict(allowed=True, run_all=True)),
+        (["run all"], Verdict(allowed=True, run_all=True)),
+        (['r ""'], Verdict(allowed=True, edited="", run_all=True)),
         (["", "what?", "y"], Verdict(allowed=True)),
         (["", "", ""], Verdict(allowed=False, reason="the user gave no answer")),
         ([], Verdict(allowed=False, reason=NOBODY)),
@@ -57,7 +63,7 @@ async def test_what_is_typed_is_understood(lines: list[str], verdict: Verdict) -
         return lines.pop(0)
 
     assert await asker(read, shown=False)(Question("code", "print(1)")) == verdict
-    assert prompts[0].startswith("print(1)\n\nRun this? [y]es, [n]o and why, [e]dit: ")
+    assert prompts[0].startswith("print(1)\n\nRun this? [y]es, [n]o and why, [e]dit, [r]un all: ")
 
 
 async def prompts_for(question: Question, *lines: str, shown: bool = False) -> list[str]:
@@ -71,6 +77,46 @@ async def prompts_for(question: Question, *lines: str, shown: bool = False) -> l
     await asker(read, shown=shown)(question)
     assert not waiting
     return prompts
+
+
+async def test_a_page_is_told_what_is_asked_and_names_it_in_its_answer() -> None:
+    told: list[dict[str, Any]] = []
+    prompts = []
+
+    async def read(prompt: str) -> str:
+        prompts.append(prompt)
+        return f"#{told[-1]['number']} y" if len(prompts) == 3 else "#0000 y"
+
+    ask = asker(read, shown=False, tell=told.append)
+    assert (await ask(Question("code", "print(1)", "cell"))).allowed
+    assert len(prompts) == 3  # two answers were to another question
+    asked, over = told
+    assert over == {}
+    assert {**asked, "number": ""} == {
+        "kind": "code", "id": "cell", "number": "", "text": "", "code": "print(1)"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["code", "tool", "permission"])
+async def test_a_page_is_told_all_that_cannot_be_seen_in_the_cell(kind: str) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def read(_prompt: str) -> str:
+        return "n"
+
+    async def text_of(code: str) -> str:
+        await asker(read, shown=False, tell=told.append)(Question(kind, code))  # type: ignore[arg-type]
+        text: str = told[-2]["text"]
+        return text
+
+    only_long = ("lines of nearly nothing", "few empty lines again and again")  # a cell shows all
+    for name, code in OUT_OF_SIGHT.items():
+        text = await text_of(code)
+        assert "wipe()" in text or (kind == "code" and name in only_long)
+        assert not re.search(" {40}|\n{6}", text)
+    call = f"send({'a' * 5000!r})"
+    assert (await text_of(call)).count("a" * 80) >= 50
+    assert kind == "code" or await text_of(call) == call
 
 
 async def test_a_long_question_says_how_much_of_it_is_not_shown() -> None:
@@ -174,7 +220,7 @@ def written(code: str) -> str:
 @pytest.mark.parametrize("name", ORDINARY)
 async def test_of_ordinary_code_on_the_screen_the_question_says_nothing(name: str) -> None:
     assert await prompts_for(Question("code", ORDINARY[name]), "n", shown=True) == [
-        "Run this? [y]es, [n]o and why, [e]dit: "
+        "Run this? [y]es, [n]o and why, [e]dit, [r]un all: "
     ]
 
 
@@ -230,6 +276,17 @@ async def typed(client: AsyncKernelClient, code: str, *answers: str) -> str:
     )
     assert lines == []
     return "\n".join(shown)
+
+
+@pytest.mark.parametrize("kernel", DOORS)
+async def test_the_rest_of_a_run_needs_no_question_and_the_next_run_does(
+    kernel: str, folder: Path, script: str
+) -> None:
+    run = f"%%agent -m {script} --ask always\nGo"
+    async with started(kernel, folder) as client:
+        shown = await typed(client, run, "r")
+        assert "cell 3\n" in shown
+        assert "the user did not let" in await typed(client, run, "n", "n", "r")
 
 
 @pytest.mark.parametrize("kernel", DOORS)
@@ -340,13 +397,13 @@ def terminal(folder: Path, script: str) -> Iterator[Terminal]:
 
 
 def test_in_a_terminal_each_cell_is_asked_for(terminal: Terminal) -> None:
-    terminal.wait_for("\nRun this? [y]es, [n]o and why, [e]dit: ")  # not behind the code
+    terminal.wait_for("\nRun this? [y]es, [n]o and why, [e]dit, [r]un all: ")  # not behind the code
     terminal.type_in("y")
     terminal.wait_for("\ncell 1")
-    terminal.wait_for("[e]dit: ")
+    terminal.wait_for("[r]un all: ")
     terminal.type_in("n too early")
     terminal.wait_for("Refused: the user did not let this cell run: too early")
-    terminal.wait_for("[e]dit: ")
+    terminal.wait_for("[r]un all: ")
     terminal.type_in("e")
     terminal.wait_for("a line with only a full stop ends it")
     terminal.type_in("print('ot' + 'her')")
@@ -364,7 +421,9 @@ def test_in_ipython_in_a_terminal_too(folder: Path, script: str) -> None:
     command = [sys.executable, "-m", "IPython", "--simple-prompt", "-c", inspect.cleandoc(code)]
     terminal = Terminal(folder, command=command)
     try:
-        terminal.wait_for("\nRun this? [y]es, [n]o and why, [e]dit: ")  # not behind the code
+        terminal.wait_for(
+            "\nRun this? [y]es, [n]o and why, [e]dit, [r]un all: "
+        )  # not behind the code
     finally:
         terminal.close()
 
@@ -381,12 +440,12 @@ def test_what_is_typed_before_there_is_a_question_answers_none(folder: Path) -> 
     )
     terminal = Terminal(folder, "run", "Go", "-m", "scripted:s.md", "--ask", "always")
     try:
-        terminal.wait_for("[e]dit: ")
+        terminal.wait_for("[r]un all: ")
         terminal.type_in("y")
         terminal.wait_for("Run this? [y]es: ")
         terminal.type_in("y")
         (folder / "go.txt").write_text("on")
-        terminal.wait_for("[e]dit: ")
+        terminal.wait_for("[r]un all: ")
         terminal.type_in("n never")
         terminal.wait_for("the user did not let this cell run: never")
     finally:
@@ -394,7 +453,7 @@ def test_what_is_typed_before_there_is_a_question_answers_none(folder: Path) -> 
 
 
 def test_ctrl_c_at_a_question_ends_the_run(terminal: Terminal) -> None:
-    terminal.wait_for("[e]dit: ")
+    terminal.wait_for("[r]un all: ")
     terminal.process.send_signal(2)
     terminal.wait_for("\n[agent] stopped")  # not behind the question
     terminal.wait_for("interrupted")

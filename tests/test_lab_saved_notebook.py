@@ -485,9 +485,8 @@ def test_a_cell_that_is_run_again_is_drawn_untrusted(
             notebook.run(1)
         else:  # which asks before it goes to a server that is not configured
             notebook.start(1)
-            box = notebook.page.locator(".jp-Stdin-input")
-            box.fill("y", timeout=PATIENCE)
-            box.press("Enter")
+            allow = notebook.page.get_by_role("button", name="Allow", exact=True)
+            allow.click(timeout=PATIENCE)
             notebook.done(1)
         expect(bars(notebook)).to_have_attribute("data-state", "done", timeout=PATIENCE)
         for _ in range(2):

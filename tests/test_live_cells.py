@@ -266,13 +266,9 @@ def test_the_agent_kernel_has_plain_cells(
     path = lab.write("plain.ipynb", task(chat), "total", kernel="jupyter-agent")
     with opened(lab, browser, path, height=TALL) as notebook:
         notebook.start(0)
-        box = notebook.page.locator(".jp-Stdin-input")
-        box.fill("y", timeout=PATIENCE)
-        server = chat.url.removesuffix("/v1")
-        assert (
-            f"-m {server}\n\nAllow this?" in notebook.page.locator(".jp-Stdin-prompt").inner_text()
-        )
-        box.press("Enter")
+        asked = notebook.page.get_by_role("group", name="The agent asks")
+        expect(asked).to_contain_text(f"-m {chat.url.removesuffix('/v1')}", timeout=PATIENCE)
+        asked.get_by_role("button", name="Allow", exact=True).click()
         is_over(notebook, index=0)
         notebook.run(4)
         file = saved(notebook)

@@ -79,6 +79,8 @@ class Page:
             self.tags.append({"op": "busy"})
         elif tag["op"] == "beat":
             self.beats.set()
+        else:
+            self.tags.append(tag)
 
 
 class Run:
@@ -230,6 +232,34 @@ def test_a_deleted_cell_is_not_run_and_not_read_until_it_is_back() -> None:
     assert "I deleted a cell of yours" in str(messages)
     run.view.edit(ran.id, "print('secret')")  # the deletion was undone
     assert "secret" in str(run.transcript.messages())
+
+
+def test_pages_are_told_of_a_question_after_its_cell_and_of_its_end() -> None:
+    run = Run(first_line="%%sandbox\n")
+    cell = run.begin("1")
+    run.execute(cell)
+    run.view.ask({"kind": "tool", "id": "", "number": "7", "text": "drop()", "code": ""})
+    *_, last, header, asked = run.page.tags
+    assert (last["op"], last["id"], header["op"]) == ("cell", cell.id, "run")
+    assert run.view.header[MIME]["doing"] == "asking"
+    assert (asked["op"], asked["id"], asked["text"]) == ("ask", cell.id, "drop()")
+    assert (asked["anchor"], asked["first_line"]) == ("anchor", "%%sandbox\n")
+    assert run.view.snapshot()["asks"] == asked
+    run.view.ask({})
+    assert run.page.tags[-1]["op"] == "answered"
+    assert run.view.header[MIME]["doing"] == "running"
+    assert run.view.snapshot()["asks"] is None
+
+
+def test_a_cell_that_is_deleted_while_the_user_is_asked_does_not_run() -> None:
+    run = Run()
+    cell = run.begin("1")
+    run.execute(cell)
+    run.view.delete(cell.id)
+    assert "refused" not in cell.metadata[KEY]  # it runs already
+    run.view.ask({"kind": "code", "id": cell.id, "number": "7", "text": "", "code": "1"})
+    run.view.delete(cell.id)
+    assert cell.metadata[KEY]["refused"] == "deleted"
 
 
 def test_the_header_comes_before_the_sandbox_is_up() -> None:

@@ -83,6 +83,27 @@ declare namespace Lab {
   interface Snapshot extends Tag {
     header: Bundle;
     cells: CellState[];
+    /** The question that is open. */
+    asks?: Question | null;
+  }
+
+  /** A question to the user. */
+  interface Question {
+    /** Empty where a cell needs a permission before it has a run. */
+    run: string;
+    anchor: string;
+    /** The cell that it is about. */
+    id: string;
+    /** What the answer names. */
+    number: string;
+    kind: 'code' | 'tool' | 'permission';
+    /** What is not in sight otherwise. */
+    text: string;
+    /** Of a cell: its code, and what stands before it. */
+    code: string;
+    first_line: string;
+    /** Whether this page has asked for the question, and may have missed the request for input. */
+    again?: boolean;
   }
 
   /** What a kernel knows of a run. */
@@ -164,6 +185,7 @@ declare namespace Lab {
       expectReply: boolean,
       disposeOnDone: boolean
     ): { onReply: (reply: Message) => void; done: Promise<unknown> };
+    sendInputReply(content: object, header: object): void;
     requestExecute(content: object): { done: Promise<{ content: { status: string } }> };
     interrupt(): Promise<void>;
   }
@@ -260,6 +282,8 @@ declare namespace Lab {
     hide(): void;
     setHidden(hidden: boolean): void;
     update(): void;
+    activate(): void;
+    constructor(options?: { node: HTMLElement });
     static attach(widget: Widget, host: HTMLElement): void;
   }
 
@@ -277,7 +301,13 @@ declare namespace Lab {
 
   interface CellWidget extends Widget {
     placeholder: boolean;
+    /** Once it is drawn. */
+    ready: Promise<void>;
     inputHidden: boolean;
+    layout: { widgets: readonly Widget[]; insertWidget(index: number, widget: Widget): void };
+    editor: { focus(): void } | null;
+    /** Of a code cell. */
+    outputArea?: { widgets: readonly Widget[] };
     rendered?: boolean;
     renderer?: { renderModel(model: object): Promise<void> };
     setPrompt?(text: string): void;
@@ -288,6 +318,8 @@ declare namespace Lab {
       widgets: CellWidget[];
       outerNode: HTMLElement;
       activeCellIndex: number;
+      mode: string;
+      scrollToItem(index: number, align: string): Promise<void>;
       deselectAll(): void;
       rendermime: {
         sanitizer: { sanitize(html: string): string };

@@ -1,14 +1,21 @@
-"""Ask the user before a cell runs or a marked tool is called (``--ask``)."""
+r"""Ask the user before a cell runs or a marked tool is called (``--ask``).
+
+The answer is a line of text, typed or sent by a page that shows the question on the cell
+(docs/live-cells.md). A page names the question that it answers, and writes edited code as JSON, on
+the one line: ``#1fa2 e "x = 1\ny = 2"``.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import secrets
 import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from jupyter_agent._unicode import visible, visible_blanks
 from jupyter_agent.transcript.metadata import KEY
@@ -42,23 +49,36 @@ class Question:
 
     kind: Literal["code", "tool", "permission"]
     text: str
+    cell_id: str = ""  # of the cell that is to run
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The user's answer; ``edited`` is the code that runs instead."""
+    """The user's answer; ``edited`` is the code that runs instead.
+
+    With ``run_all`` the later cells of this run need no question.
+    """
 
     allowed: bool
     reason: str = ""
     edited: str | None = None
+    run_all: bool = False
 
 
 Ask = Callable[[Question], Awaitable[Verdict]]
 # Shows a prompt and returns the typed line; raises EOFError where nobody can type
 ReadLine = Callable[[str], Awaitable[str]]
+# Tells pages of an open question, as JSON; an empty one when it is open no more
+Tell = Callable[[dict[str, Any]], None]
 
 
-def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: None) -> Ask:
+def asker(
+    read: ReadLine,
+    *,
+    shown: bool,
+    discard: Callable[[], None] = lambda: None,
+    tell: Tell = lambda _: None,
+) -> Ask:
     """Make an `Ask` from a function that reads a line; where nobody can answer, it says no.
 
     Parameters
@@ -67,6 +87,8 @@ def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: 
         Whether a cell's code is already shown right above the question.
     discard
         Drops what was typed before the question was shown.
+    tell
+        Tells pages of the question.
     """
 
     async def ask(question: Question) -> Verdict:
@@ -74,29 +96,43 @@ def asker(read: ReadLine, *, shown: bool, discard: Callable[[], None] = lambda: 
         if len(text) > MAX_ASKED:
             why = f"it is {len(text):,} characters long, too long to check; make it shorter"
             return Verdict(allowed=False, reason=why)
-        rows = text.expandtabs().split("\n")
-        if not _seen_whole(rows):
-            again = [_AGAIN] if shown and question.kind == "code" else []
-            rows = [*again, *_numbered(rows)]
-        elif shown and question.kind == "code":
-            rows = []
+        lines, is_code = text.expandtabs().split("\n"), question.kind == "code"
+        rows = [*[_AGAIN] * (shown and is_code), *_numbered(lines)]
+        if _seen_whole(lines):
+            rows = [] if shown and is_code else lines
+        number = secrets.token_hex(4)
         discard()
+        tell({**_for_page(question, lines), "number": number})
         try:
-            return await _converse(question.kind, rows, read)
+            return await _converse(question.kind, rows, read, number=number)
         except (EOFError, NotImplementedError, OSError):
             return Verdict(allowed=False, reason=NOBODY)
+        finally:
+            tell({})
 
     return ask
 
 
-async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
+def _for_page(question: Question, lines: list[str]) -> dict[str, Any]:
+    """Describe a question to a page, which shows it below the cell and wraps all but code."""
+    is_code = question.kind == "code"
+    rows = [*[_AGAIN] * is_code, *_numbered(lines)]
+    if _in_order(lines) and is_code and _as_wide_as_a_page(lines):
+        rows = []
+    elif _in_order(lines) and not is_code:
+        rows = lines
+    facts = {"kind": question.kind, "id": question.cell_id, "text": "\n".join(rows)}
+    return {**facts, "code": question.text if is_code else ""}
+
+
+async def _converse(kind: str, rows: list[str], read: ReadLine, *, number: str) -> Verdict:
     asked, choices = ("Allow" if kind == "permission" else "Run"), "[y]es, [n]o and why"
-    choices += ", [e]dit" * (kind == "code")
+    choices += ", [e]dit, [r]un all" * (kind == "code")
     shown = _cut(rows)
     for _ in range(MAX_TRIES):
         said, more = "\n".join(shown), ", [a]ll of it" * (shown != rows)
         line = (await read(f"{said}{said and _BELOW}{asked} this? {choices}{more}: ")).strip()
-        word, _, rest = line.partition(" ")
+        word, _, rest = _addressed(line, number).partition(" ")
         match word.lower().rstrip(":,."):
             case "a" | "all" if more:
                 shown = rows
@@ -104,9 +140,29 @@ async def _converse(kind: str, rows: list[str], read: ReadLine) -> Verdict:
                 return Verdict(allowed=True)
             case "n" | "no":
                 return Verdict(allowed=False, reason=rest.strip() or "the user said no")
+            case "r" | "run" if kind == "code":
+                return Verdict(allowed=True, edited=_sent(rest), run_all=True)
             case "e" | "edit" if kind == "code":
-                return Verdict(allowed=True, edited=await _edited(read))
+                code = _sent(rest)
+                return Verdict(allowed=True, edited=await _edited(read) if code is None else code)
     return Verdict(allowed=False, reason="the user gave no answer")
+
+
+def _addressed(line: str, number: str) -> str:
+    """Return an answer without the question's number; an empty one if it is to another question."""
+    if not line.startswith("#"):
+        return line
+    to, _, answer = line.partition(" ")
+    return answer if to == f"#{number}" else ""
+
+
+def _sent(text: str) -> str | None:
+    """Return the code that a page sends as JSON; None if there is none."""
+    try:
+        code = json.loads(text)
+    except ValueError:
+        return None
+    return code.encode("utf-8", "replace").decode() if isinstance(code, str) else None
 
 
 _BELOW = "\n\n"
@@ -126,11 +182,18 @@ def _cut(rows: list[str]) -> list[str]:
 
 
 def _seen_whole(lines: list[str]) -> bool:
-    """Tell whether a page shows the whole of each line, in the right order."""
+    """Tell whether a page shows the whole of each line at once, in the right order."""
+    return len(lines) <= MAX_ROWS and _as_wide_as_a_page(lines) and _in_order(lines)
+
+
+def _as_wide_as_a_page(lines: list[str]) -> bool:
+    return all(sum(map(_columns, line)) <= MAX_COLUMNS for line in lines)
+
+
+def _in_order(lines: list[str]) -> bool:
+    """Tell whether nothing in the lines is drawn out of its place, or easily overlooked."""
     return (
-        len(lines) <= MAX_ROWS
-        and all(sum(map(_columns, line)) <= MAX_COLUMNS for line in lines)
-        and not any(_GAP.search(line) or _is_stacked(line) or _turns(line) for line in lines)
+        not any(_GAP.search(line) or _is_stacked(line) or _turns(line) for line in lines)
         and all(line == visible_blanks(line) for line in lines)
         and not any(empty and len(few) >= TALL_GAP for empty, few in _grouped(lines))
     )
@@ -221,16 +284,19 @@ async def with_approval(
     """Ask for approval of each code cell after it is shown and before it runs.
 
     Code that the user edits runs as edited. A refused cell does not run, and the model reads why.
+    Nothing is asked after an answer with `Verdict.run_all`.
     """
-    asked = set()
+    asked, run_all = set(), False
     async with aclosing(changes):
         async for change in changes:
             yield change
             cell = change.cell
-            if change.done or cell.id in asked or not cell.metadata[KEY].get("running"):
+            known = run_all or change.done or cell.id in asked
+            if known or not cell.metadata[KEY].get("running"):
                 continue
             asked.add(cell.id)
-            verdict = await ask(Question("code", cell.source))
+            verdict = await ask(Question("code", cell.source, cell.id))
+            run_all = verdict.run_all
             if not verdict.allowed:
                 cell.metadata[KEY]["refused"] = verdict.reason
             elif verdict.edited is not None:

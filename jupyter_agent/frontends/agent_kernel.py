@@ -49,7 +49,7 @@ from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.filter.host_commands import NAMES, Command, inert, read_command
 from jupyter_agent.sandbox.filter.widgets import PROTOCOL, TARGET, VIEW
 from jupyter_agent.session import Session
-from jupyter_agent.views.live import DisplayView
+from jupyter_agent.views.live import DisplayView, question_tag
 from jupyter_agent.views.output_area import AnswerView, ending, show_recorded
 from jupyter_agent.views.page_requests import REPLACED, KnownRuns, Note, digest
 from jupyter_agent.views.publishers import KernelPublisher
@@ -376,6 +376,8 @@ class AgentKernel(settings.Configured, FrontKernel):
             show_recorded(publisher, note, header=self._runs.header(note))
             return False
         view: AnswerView | DisplayView = AnswerView(publisher)
+        read = functools.partial(self._ask_user, cell, password=False)
+        ask = asker(read, shown=False)
         if not options.quiet:
             view = DisplayView(
                 publisher,
@@ -386,12 +388,12 @@ class AgentKernel(settings.Configured, FrontKernel):
                 spending=lambda: self._session.budget,
             )
             self._runs.add(view)
-        read = functools.partial(self._ask_user, cell, password=False)
-        shown = not (options.quiet or note.cell_id)  # live cells may be far below the question
+            # live cells may be far below the input box
+            ask = asker(read, shown=not note.cell_id, tell=view.ask)
         asked = run_options(
             options,
             replay=not (options.rerun or note.again),
-            asker=asker(read, shown=shown) if cell.allow_stdin else None,
+            asker=ask if cell.allow_stdin else None,
             permit=functools.partial(self._permit, cell),
             replaces=self._runs.task(note.run),
         )
@@ -426,7 +428,8 @@ class AgentKernel(settings.Configured, FrontKernel):
             return
         verdict = Verdict(allowed=False, reason="the user cannot be asked here")
         if cell.allow_stdin:
-            ask = asker(functools.partial(self._ask_user, cell, password=False), shown=True)
+            read = functools.partial(self._ask_user, cell, password=False)
+            ask = asker(read, shown=True, tell=functools.partial(self._tell_pages, cell))
             verdict = await ask(Question("permission", f"{_PERMISSION_INTRO}\n\n    {permission}"))
         if not verdict.allowed:
             raise UsageError(
@@ -434,6 +437,12 @@ class AgentKernel(settings.Configured, FrontKernel):
                 f"c.AgentKernel.allowed = [{glob.escape(permission)!r}]"
             )
         self._granted.add(permission)
+
+    def _tell_pages(self, cell: _CellRequest, question: dict[str, Any]) -> None:
+        """Tell pages of a question about a cell of the user's."""
+        if where := Note.of(cell.parent).cell_id:
+            there = {**question, "id": where} if question else {}
+            KernelPublisher(self).busy(question_tag(there, anchor=where))
 
     async def _nothing(self) -> None:
         pass

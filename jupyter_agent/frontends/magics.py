@@ -272,6 +272,7 @@ class AgentMagics(Magics):
         """Return a function that asks the user, if the front end can."""
         from jupyter_agent.exchange.approval import asker
         from jupyter_agent.frontends.event_loop import shared_loop
+        from jupyter_agent.views.live import DisplayView
         from jupyter_agent.views.terminal import TerminalView
 
         kernel = getattr(self.shell, "kernel", None)
@@ -286,7 +287,11 @@ class AgentMagics(Magics):
                 view.end_line()
             return await shared_loop().call_in_main_thread(functools.partial(input, prompt))
 
-        return asker(read, shown=shown) if able else None
+        if not able:
+            return None
+        if isinstance(view, DisplayView):
+            return asker(read, shown=shown, tell=view.ask)
+        return asker(read, shown=shown)
 
     @property
     def _kernel(self) -> Any:

@@ -27,7 +27,7 @@ from jupyter_agent.views.meter import Spending, usage_facts
 from jupyter_agent.views.output_area import MIME, OutputView, bundle, line_bundle
 from jupyter_agent.views.publishers import Publisher, Tag
 
-__all__ = ["DisplayView"]
+__all__ = ["DisplayView", "question_tag"]
 
 INTERVAL = 0.04  # seconds between two updates; Jupyter Server drops messages that come faster
 BEAT = 0.5  # seconds between two signs of life; a page waits for several
@@ -179,6 +179,7 @@ class DisplayView:
         self._header: dict[str, Any] = {}
         self._header_at = 0.0
         self._waiting: dict[str, Change] = {}  # what is not shown yet, by cell
+        self._question: Tag = {}  # that the user is asked, as `question_tag` makes it
         self._pace = _Pace(self._show)
         self._ended = threading.Event()
         self._lock = threading.RLock()  # a timer shows changes, and a page may ask at any time
@@ -224,6 +225,27 @@ class DisplayView:
         if self._live and self.run and self._progress.state in ("starting", "working"):
             self._publisher.busy()
 
+    def ask(self, question: Tag) -> None:
+        """Tell pages what the user is asked; an empty question says that none is open any more."""
+        if not self._live:
+            return
+        with self._lock:
+            self._question = self._tagged(question) if question else {}
+            self._progress.doing = "asking" if question else "running"
+            for shown in self._cells.values():
+                if shown.started and not shown.done:
+                    shown.started = time.monotonic()  # the wait is no part of the time it takes
+            self._show(force=True)  # the cell first
+            over = question_tag({}, run=self.run, anchor=self._anchor)
+            self._publisher.busy(self._question or over)
+
+    def _tagged(self, question: Tag) -> Tag:
+        """Say which cell a question is about: a tool's is the one that runs."""
+        running = [each.cell.id for each in self._cells.values() if each.started and not each.done]
+        place = {"id": question["id"] or (running or [self._anchor])[-1]}
+        first_line = {"first_line": self._first_line}
+        return question_tag({**question, **place, **first_line}, run=self.run, anchor=self._anchor)
+
     @property
     def replaces(self) -> str:
         """The run that this one replaces; empty before it has begun."""
@@ -241,7 +263,8 @@ class DisplayView:
         """Return the whole run, for a page that has missed messages."""
         with self._lock:
             cells = [self._snapshot(each) for each in self._kept()]
-            return {**self._facts(), "sent": self._sent, "header": self._header, "cells": cells}
+            facts = {**self._facts(), "sent": self._sent, "header": self._header}
+            return {**facts, "cells": cells, "asks": self._question or None}
 
     @property
     def header(self) -> dict[str, Any]:
@@ -291,7 +314,8 @@ class DisplayView:
             if shown := self._cells.get(cell_id):
                 facts = shown.cell.metadata[KEY]
                 facts["deleted"] = True
-                if not shown.done and not facts.get("running"):
+                asked = self._question.get("id") == cell_id
+                if not shown.done and (asked or not facts.get("running")):
                     facts["refused"] = "deleted"
 
     def cell(self, cell_id: str) -> NotebookNode | None:
@@ -458,6 +482,12 @@ class DisplayView:
             display_id, update = change.cell.id, shown.displayed
             self._publisher.display(data, {}, display_id=display_id, update=update, tag=tag)
             shown.source, shown.label, shown.displayed = source, label, True
+
+
+def question_tag(question: Tag, *, run: str = "", anchor: str = "") -> Tag:
+    """Make the tag that tells a page of a question, or that none is open any more."""
+    where = {"run": run, "anchor": anchor}
+    return {"op": "ask", **where, **question} if question else {"op": "answered", **where}
 
 
 def _new_id() -> str:

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { countdown, folding, numbers, status } from '../../jupyter_agent/labextension/static/words.js';
 
-const WORKING = { known: true, working: true, silent: false, asks: false };
+const WORKING = { known: true, working: true, silent: false };
 const ENDED = { ...WORKING, working: false };
 
 test('a run that works says what it does', () => {
@@ -21,11 +21,11 @@ test('what a run waits for comes before what it does', () => {
 });
 
 test('a question to the user comes before that', () => {
-  assert.equal(status({ waiting: 'Starting' }, { ...WORKING, asks: true }), 'Waiting for your answer…');
+  assert.equal(status({ waiting: 'Starting', doing: 'asking' }, WORKING), 'Waiting for you');
 });
 
 test('a kernel that gives no sign is said not to answer', () => {
-  assert.equal(status({ doing: 'running' }, { ...WORKING, silent: true, asks: true }), 'The kernel does not answer…');
+  assert.equal(status({ doing: 'asking' }, { ...WORKING, silent: true }), 'The kernel does not answer…');
   assert.equal(status({ state: 'done' }, { ...ENDED, silent: true }), 'Done');
 });
 

@@ -100,6 +100,8 @@ export function barClass(Widget) {
       this.left = span('left', text); // beside what a screen reader is told: it changes each second
       this.numbers = span('facts', text);
       this.where = span('where', text);
+      this.seek = this.button('show', 'Show', 'Show the question');
+      this.doing.addEventListener('click', () => !this.seek.hidden && this.seek.click());
       this.stop = this.button('stop', '■ Stop', 'Stop the agent');
       this.again = this.button('again', '↻ Run again', 'Ask the model again');
       this.folder = this.button('fold', '', '');
@@ -161,14 +163,8 @@ export function barClass(Widget) {
         problem: problems.get(run),
         known: known.has(run),
         working,
-        silent: isSilent(run),
-        asks: working && this.asks
+        silent: isSilent(run)
       });
-    }
-
-    /** Whether the kernel asks the user: about nothing but what it runs. */
-    get asks() {
-      return Boolean(this.node.closest('.jp-NotebookPanel')?.querySelector('.jp-Stdin-input'));
     }
 
     draw() {
@@ -183,6 +179,8 @@ export function barClass(Widget) {
       this.count();
       this.where.textContent = [model, sandbox].filter(Boolean).join(' · ');
       this.node.title = [this.says, this.where.textContent].filter(Boolean).join('\n');
+      this.seek.hidden = !going || this.facts.doing !== 'asking';
+      this.doing.style.cursor = this.seek.hidden ? '' : 'pointer';
       // where Stop was nothing else answers yet
       this.stop.hidden = !going && !ended;
       this.stop.setAttribute('aria-disabled', String(ended));

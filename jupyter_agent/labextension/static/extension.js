@@ -4,6 +4,7 @@
 import { barClass, STYLE } from './bar.js';
 import { MIME } from './messages.js';
 import { LiveNotebook } from './notebook.js';
+import { QUESTION_STYLE } from './question.js';
 
 /** A module that JupyterLab shares with extensions.
  * @param {Lab.ShareScope} scope
@@ -30,7 +31,7 @@ async function loadActions(scope) {
  * @param {Promise<Lab.BarKit>} kit */
 function activate(app, scope, kit) {
   const style = document.createElement('style');
-  style.textContent = STYLE;
+  style.textContent = STYLE + QUESTION_STYLE;
   document.head.append(style);
   /** @type {Map<Lab.Context, LiveNotebook>} */
   const notebooks = new Map();

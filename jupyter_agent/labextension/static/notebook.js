@@ -13,6 +13,7 @@
  * page of it (`Lab.Run.held`), and a bar that no kernel has vouched for says so (`known`). What
  * the agent wrote is drawn untrusted. */
 
+import { Asking } from './asking.js';
 import { PRESSED } from './bar.js';
 import { headerOf, NotebookCells, showHeader } from './cells.js';
 import { Confinement } from './confinement.js';
@@ -46,6 +47,7 @@ export class LiveNotebook {
     this.cells = new NotebookCells(context);
     this.views = new Views(this.cells, this.runs, kit);
     this.trust = new Trust(this.cells, html => this.views.sanitize(html));
+    this.asking = new Asking(this.cells, this.views, kit);
     this.writer = new Writer(this.cells, this.trust, this.views);
     this.confinement = new Confinement(this.cells);
     this.pages = new Pages(context, () => this.takeTurns());
@@ -90,6 +92,7 @@ export class LiveNotebook {
    * @param {Lab.Panel} panel */
   add(panel) {
     this.views.add(panel);
+    this.asking.add(panel);
     panel.node.addEventListener(PRESSED, event => {
       const { action, run } = /** @type {CustomEvent<{action: string, run: string}>} */ (event).detail;
       this.press(panel, this.views.indexOf(panel, event.target), action, run);
@@ -126,6 +129,7 @@ export class LiveNotebook {
       return;
     }
     this.kernel = kernel;
+    this.asking.listenTo(kernel);
     this.requests.clear();
     this.executed.clear();
     this.confinement.byKernel = undefined;
@@ -143,6 +147,7 @@ export class LiveNotebook {
       } else if (direction === 'send' && msg.header.msg_type === 'execute_request') {
         this.sent(msg.header.msg_id, String(msg.metadata.cellId));
       }
+      this.asking.hear(msg);
     });
     const ended = () => {}; // it ended before it said what it is
     void kernel.info.then(info => {
@@ -185,7 +190,9 @@ export class LiveNotebook {
     }
     const request = msg.parent_header;
     const tag = /** @type {Lab.Tag | undefined} */ (msg.metadata?.[KEY]);
-    if (tag?.op && typeof tag.run === 'string') {
+    if (tag?.op === 'ask' || tag?.op === 'answered') {
+      this.hearOfQuestion(kernel, tag, msg);
+    } else if (tag?.op && typeof tag.run === 'string') {
       this.hearOfRun(kernel, tag, msg);
     } else if (msg.header.msg_type === 'execute_input') {
       const cell = this.cells.find(this.executed.get(request.msg_id) ?? '');
@@ -206,6 +213,25 @@ export class LiveNotebook {
       if (run && isWorking(run)) {
         this.sync(run); // the server drops messages of a kernel that sends too many
       }
+    }
+  }
+
+  /** The kernel asks the user, or asks no more.
+   * @param {Lab.Kernel} kernel
+   * @param {Lab.Tag} tag
+   * @param {Lab.Message} msg */
+  hearOfQuestion(kernel, tag, msg) {
+    const run = this.runs.get(tag.run);
+    if (!this.owns(kernel, tag, msg.parent_header) || (run && !this.pages.writes(run))) {
+      return;
+    }
+    if (run) {
+      this.flush(run); // the cell first
+    }
+    if (tag.op === 'ask') {
+      this.asking.ask(/** @type {Lab.Question} */ (/** @type {unknown} */ (tag)), { again: false });
+    } else {
+      this.asking.close();
     }
   }
 
@@ -446,6 +472,9 @@ export class LiveNotebook {
     }
     this.writer.insert(run, snapshot.anchor, fresh);
     this.writer.givePlace(run);
+    if (snapshot.asks) {
+      this.asking.ask(snapshot.asks, { again: true });
+    }
   }
 
   /** Note that a run will never end: its kernel knows nothing of it.
@@ -471,6 +500,7 @@ export class LiveNotebook {
   /** The kernel is gone, and with it its runs. */
   loseAll() {
     this.requests.clear();
+    this.asking.over();
     for (const run of this.runs.values()) {
       if (isWorking(run.id)) {
         this.lose(run);
@@ -550,6 +580,8 @@ export class LiveNotebook {
     const run = this.runs.get(id);
     if (action === 'again') {
       void this.runAgain(panel, index, id);
+    } else if (action === 'show') {
+      this.asking.reveal(panel, { jump: true });
     } else if (run && action === 'stop' && isWorking(id) && (index < 0 || run.anchor === anchor?.id)) {
       interrupt(this.kernel);
     } else if (!run || run.anchor !== anchor?.id) {
@@ -605,6 +637,7 @@ export class LiveNotebook {
       this.confinement.mend(cell);
     }
     this.confinement.confineAll();
+    this.asking.draw();
     for (const run of this.runs.values()) {
       const anchor = this.cells.find(run.anchor);
       if (anchor && run.model && anchor !== run.model && this.isLatest(run)) {

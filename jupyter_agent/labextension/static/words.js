@@ -26,9 +26,8 @@ function ending({ state, why, model }) {
  * @param {boolean} how.known Whether a kernel has told this page of the run.
  * @param {boolean} how.working Whether it has said that the run goes on.
  * @param {boolean} how.silent Whether it has given no sign for a while.
- * @param {boolean} how.asks Whether a question to the user is open.
  * @param {string} [how.problem] Why a button could not do what it is for. */
-export function status(facts, { known, working, silent, asks, problem }) {
+export function status(facts, { known, working, silent, problem }) {
   if (problem) {
     return problem;
   }
@@ -41,8 +40,8 @@ export function status(facts, { known, working, silent, asks, problem }) {
   if (silent) {
     return 'The kernel does not answer…';
   }
-  if (asks) {
-    return 'Waiting for your answer…';
+  if (facts.doing === 'asking') {
+    return 'Waiting for you';
   }
   const doing = facts.doing ?? '';
   return `${facts.waiting || (Object.hasOwn(DOING, doing) ? DOING[doing] : 'Working')}…`;

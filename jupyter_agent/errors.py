@@ -4,6 +4,7 @@
 
     AgentError
     ├── UsageError         a request cannot be carried out as typed; nothing was started or spent
+    │   └── NoModel        no model is named or configured
     ├── SandboxError       the sandbox could not start, or has ended
     ├── ModelError         the model could not be asked, or its reply could not be used
     ├── TranscriptError    a notebook could not be read or written
@@ -30,6 +31,7 @@ __all__ = [
     "Kind",
     "LimitReached",
     "ModelError",
+    "NoModel",
     "ResultError",
     "SandboxError",
     "TranscriptError",
@@ -48,6 +50,10 @@ class AgentError(Exception):
 
 class UsageError(AgentError):
     """A request cannot be carried out as typed; nothing was started or spent."""
+
+
+class NoModel(UsageError):
+    """No model is named or configured; front ends show what could be."""
 
 
 class SandboxError(AgentError):

@@ -113,6 +113,8 @@ class Session(settings.Configured):
         offered = _checked_tools(tools)
         super().__init__(**kwargs)
         self.results: dict[str, object] = {}  # the last run's outputs, by name
+        self.chosen = ""  # the model that `use` has chosen; no server's key is for it
+        self.used: list[str] = []  # the models of the runs so far, by name
         self._functions = [*self.tools, *offered]
         self._workspace: Workspace | None = None  # of the last run: its values and tools stay
         self.folder = _current_folder() if folder is None else check_path("folder", folder)
@@ -199,6 +201,7 @@ class Session(settings.Configured):
         if model:
             await run_in_thread(saved.check_writable)
             await model.check()
+            self.used = [model.name, *(name for name in self.used if name != model.name)]
         policy = options.ask or self.ask
         if policy == "always" and options.asker is None:
             raise UsageError(f"cannot ask before each cell: {NOBODY}")
@@ -237,7 +240,7 @@ class Session(settings.Configured):
             raise UsageError(str(error).rstrip(".")) from None
 
     def _model(self, named: str) -> Model:
-        name = choose_model(named or self.model)
+        name = choose_model(named or self.chosen or self.model)
         model = load_model(
             name, configured=self.model, options=self.model_options, form=self.reply_form
         )
@@ -336,6 +339,18 @@ class Session(settings.Configured):
         before, self._known = self._known, (self.sandbox, self.sandbox.generation)
         return before != self._known
 
+    async def use(self, model: str, *, permit: Permit | None = None) -> None:
+        """Choose the model of later runs.
+
+        Raises
+        ------
+        UsageError
+            It cannot be used; the model so far stays.
+        """
+        await _allow(permit, self._permissions().to_load(model))
+        self._model(model)
+        self.chosen = model
+
     async def files(self) -> list[tuple[str, int]]:
         """List the files in the agent's working folder, with their sizes in bytes."""
         async with self._one_at_a_time.hold("a look at its files"):
@@ -425,7 +440,7 @@ class Session(settings.Configured):
     def status(self) -> dict[str, str]:
         """Describe the session, a line for each subject."""
         try:
-            model = choose_model(self.model)
+            model = choose_model(self.chosen or self.model)
         except UsageError as error:
             model = str(error)
         sandbox = self.sandbox.describe() if self.sandbox.alive else "starts with the next run"

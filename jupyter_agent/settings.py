@@ -1,4 +1,4 @@
-"""Read ``jupyter_agent_config.py``, which every front end and both kernels obey.
+"""Read ``jupyter_agent_config.py``, which every front end and both kernels obey, and save to it.
 
 Only Jupyter's configuration folders are searched (``jupyter --paths``): the file is code, and
 somebody else may have written one in a notebook's folder. Settings from elsewhere, such as
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.paths import jupyter_config_dir, jupyter_config_path
+from jupyter_core.utils import ensure_dir_exists
 from traitlets import HasTraits, TraitError
 from traitlets.config import Config, LoggingConfigurable
 from traitlets.config.loader import (
@@ -27,6 +29,7 @@ from traitlets.config.loader import (
     PyFileConfigLoader,
 )
 
+from jupyter_agent._files import write_whole
 from jupyter_agent.errors import UsageError
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "known",
     "merge_with_files",
     "read",
+    "save",
     "unknown_setting",
 ]
 
@@ -177,6 +181,30 @@ def _one_line(error: BaseException, path: Path) -> str:
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     where = f" (line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {error}{where}".replace("\n", " ")
+
+
+def save(section: str, name: str, value: object) -> Path:
+    """Set a setting for good, in the user's own folder; everything else there stays as it is.
+
+    It goes to the JSON file, which overrides the Python file beside it.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read or written, or another one overrides it.
+    """
+    check()
+    path = Path(jupyter_config_dir(), f"{NAME}.json")
+    try:
+        whole = json.loads(path.read_text()) if path.exists() else {}
+        whole.setdefault(section, {})[name] = value
+        ensure_dir_exists(str(path.parent), mode=0o700)
+        write_whole(path, f"{json.dumps(whole, indent=2, ensure_ascii=False)}\n".encode())
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"cannot save to {path}: {error}; mend the file, or remove it") from None
+    if (found := read()).config[section].get(name) != value:
+        raise UsageError(f"{path} has {section}.{name} now, but {found.files[-1]} overrides it")
+    return path
 
 
 # -- names and values

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
+from jupyter_agent.models import available
 from jupyter_agent.sandbox.client import Sandbox
 from jupyter_agent.sandbox.filter import cleaning
 
@@ -132,6 +133,15 @@ def everywhere(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServe
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("JUPYTER_AGENT_MODEL", server.model)
     return server
+
+
+@pytest.fixture
+def no_ollama(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No Ollama of this machine's, no list that an earlier test has asked for."""
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    available._questions.clear()
+    yield
+    available._questions.clear()
 
 
 @pytest.fixture(params=TIERS)

@@ -760,6 +760,25 @@ def test_the_line_magic_answers_out_here(agent: Kernel) -> None:
     assert "%%agent" in reply_to(agent, "complete_request", {"code": "%%ag", "cursor_pos": 4})["matches"]  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_ollama")
+def test_a_cell_chooses_a_model_with_the_users_permission_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Path(os.environ["JUPYTER_CONFIG_DIR"])
+    with kernel(folder) as mine:
+        for words, asked in {
+            "use http://127.0.0.1:9/v1#x": "-m http://127.0.0.1:9",
+            "use ollama:x --save": "%agent use --save ollama:x",
+        }.items():
+            reply, _ = mine.run(f"%agent {words}", allow_stdin=False)
+            assert reply["evalue"].startswith(f"{asked} was not allowed")
+            assert "ollama:x" not in said(mine.run("%agent status")[1])
+        assert not config.exists()
+        reply, published = mine.run("%%agent\nCount.")
+        assert reply["ename"] == "NoModel"
+        assert "run hf auth login in a terminal" in said(published)
+
+
 def test_an_interrupt_ends_a_run_and_keeps_the_variables(folder: Path, server: ChatServer) -> None:
     server.replies = [
         Reply(f"x\n{fence('made = 5')}"),

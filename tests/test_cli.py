@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -147,8 +148,8 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["run", "x", "-m", "gpt-5"], "unknown model 'gpt-5': is it openai:gpt-5?"),
         (["run", "x", "-m", "gpt"], "unknown model 'gpt': use one of hf:ORG/NAME"),
-        (["run", "x"], "no model is named: use -m MODEL or set JUPYTER_AGENT_MODEL"),
         (["run", "x", "-m", "openai:x"], "openai:x needs a key: set OPENAI_API_KEY"),
         (["run", "x", "-m", "hf:a/b"], "hf:a/b needs a Hugging Face token"),
         (["run", "x", "-m", "http://127.0.0.1:9/v1#x"], "no server answers at http://127.0.0.1:9"),
@@ -169,7 +170,7 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
         (["run", "x", "--frobnicate", "-m", "scripted:s.md"], "unknown option --frobnicate; see jupyter agent run --help"),
         (["run"], "the following arguments are required: task; write it first, in quotes"),
         (["walk"], "invalid choice: 'walk'"),
-        ([], "name a command: run or doctor"),
+        ([], "name a command: run, models or doctor"),
         (["doctor", "all"], "unknown arguments: all; jupyter agent doctor takes none"),
         (["run", "x", "--Agent.max_steps", "3"], "unknown option --Agent.max_steps; write it as --Agent.max_steps=VALUE"),
         (["run", "x", "-m", "scripted:s.md", "--data", ""], "the path '' is empty"),
@@ -192,6 +193,23 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert done.stdout == ""
     assert (folder / "bad.ipynb").read_text() == "{"
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_without_a_model_the_ways_to_one_are_listed(folder: Path) -> None:
+    done = agent(folder, "run", "x", OLLAMA_HOST="127.0.0.1:1", OPENAI_API_KEY="sk-decoy")
+    assert done.returncode == 2
+    *table, _, said = done.stderr.splitlines()
+    assert said.startswith("jupyter agent: no model is named: use -m MODEL")
+    assert table[0].split() == ["model", "here", "to", "use", "it"]
+    assert any(line.endswith("is set    -m openai:NAME") for line in map(squeezed, table))
+    assert "sk-decoy" not in done.stderr
+    listed = agent(folder, "models", OLLAMA_HOST="127.0.0.1:1", OPENAI_API_KEY="sk-decoy")
+    assert (listed.returncode, listed.stdout.splitlines()) == (0, table)
+
+
+def squeezed(line: str) -> str:
+    """A table's line with columns of one width."""
+    return re.sub(r" {2,}", "    ", line)
 
 
 def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from jupyter_agent.agent.loop import Agent
-from jupyter_agent.models import HUB_DEFAULT, load_model
+from jupyter_agent.models import load_model
+from jupyter_agent.models.chat_completions import HUB_DEFAULT
 from jupyter_agent.models.protocol import Form
 from jupyter_agent.transcript.metadata import KEY
 

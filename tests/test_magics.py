@@ -136,6 +136,20 @@ def test_a_failed_run_raises_one_line_and_stops_the_notebook(folder: Path, scrip
     assert "site-packages" not in error.traceback
 
 
+@pytest.mark.usefixtures("no_ollama")
+def test_without_a_model_a_table_says_what_to_copy(folder: Path) -> None:
+    task = "try:\n    get_ipython().run_cell_magic('agent', '', 'Count.')\nexcept Exception as error:\n    print(error)"
+    notebook = run(folder, LOAD, task, "%agent models")
+    for cell in notebook.cells[1:]:
+        [shown] = [
+            o.data
+            for o in cell.outputs
+            if o.output_type == "display_data" and "text/html" in o.data
+        ]
+        assert "<code>hf auth login</code> in a terminal" in shown["text/html"]
+    assert "no model is named: use -m MODEL" in str(notebook.cells[1].outputs)
+
+
 @pytest.mark.parametrize(
     ("cell", "said"),
     [

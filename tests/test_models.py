@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_agent.errors import ModelError, UsageError
-from jupyter_agent.models import HUB_DEFAULT, choose_model, load_model
+from jupyter_agent.errors import ModelError, NoModel, UsageError
+from jupyter_agent.models import choose_model, load_model
+from jupyter_agent.models.chat_completions import HUB_DEFAULT
 from jupyter_agent.models.scripted import ScriptedModel
 
 
@@ -23,10 +24,11 @@ def test_the_model_asked_for_wins_then_the_environment_then_the_hub(
 
 
 def test_without_any_model_the_ways_to_get_one_are_named() -> None:
-    with pytest.raises(UsageError, match=r"-m MODEL.*JUPYTER_AGENT_MODEL.*hf:.*openai:.*local"):
+    with pytest.raises(NoModel, match=r"-m MODEL.*JUPYTER_AGENT_MODEL.*%agent models.*lists"):
         choose_model()
 
 
+@pytest.mark.usefixtures("no_ollama")
 @pytest.mark.parametrize("name", ["gpt", "hf:", "foo:bar", "scripted:", "local:", "", "local-x"])
 def test_an_unknown_model_string_names_the_forms(name: str) -> None:
     with pytest.raises(UsageError, match=f"unknown model '{name}': use one of hf:ORG/NAME"):

@@ -520,7 +520,7 @@ def test_what_the_guest_offers_is_no_command_and_replaces_nothing(home: Home) ->
         kinds = completed["metadata"]["_jupyter_types_experimental"]
         assert [kind["text"] for kind in kinds] == ["fine"]
         within = {"code": "%%agent --da", "cursor_pos": 12}
-        assert reply_to(mine, "complete_request", within)["matches"] == []
+        assert reply_to(mine, "complete_request", within)["matches"] == ["--data"]
         mine.run("%agent status")
         mine.run(
             "from IPython.core.history import HistoryManager\n"

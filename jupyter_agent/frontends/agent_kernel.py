@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import glob
+import re
 import shlex
 import signal
 from collections.abc import Coroutine
@@ -27,9 +28,24 @@ from traitlets import Bool, List, Unicode
 
 from jupyter_agent import __version__, settings
 from jupyter_agent._nbformat import NotebookNode
-from jupyter_agent.errors import AgentError, Defect, Interrupted, SandboxError, UsageError
+from jupyter_agent._threads import run_in_thread
+from jupyter_agent.errors import (
+    AgentError,
+    Defect,
+    Interrupted,
+    NoModel,
+    SandboxError,
+    UsageError,
+)
 from jupyter_agent.exchange.approval import Question, Verdict, asker
 from jupyter_agent.frontends.commands import carry_out
+from jupyter_agent.frontends.completion import (
+    Completions,
+    Sources,
+    complete,
+    known_models,
+    working_files,
+)
 from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, JupyterMessage
 from jupyter_agent.frontends.mending import (
     NO_ERROR,
@@ -38,6 +54,7 @@ from jupyter_agent.frontends.mending import (
     fix_task,
     mended_cell,
 )
+from jupyter_agent.frontends.model_table import model_table
 from jupyter_agent.frontends.options import (
     CELL_OPTIONS,
     CONTEXT_OPTION,
@@ -53,6 +70,7 @@ from jupyter_agent.views.live import DisplayView, question_tag
 from jupyter_agent.views.output_area import AnswerView, ending, show_recorded
 from jupyter_agent.views.page_requests import REPLACED, KnownRuns, Note, digest
 from jupyter_agent.views.publishers import KernelPublisher
+from jupyter_agent.views.tables import Bundle
 
 __all__ = ["AgentKernel"]
 
@@ -405,6 +423,8 @@ class AgentKernel(settings.Configured, FrontKernel):
                     view(change)
         except BaseException as error:
             state, why = ending(error)
+            if isinstance(error, NoModel):
+                self._show(await model_table(self._session.model))
             raise
         finally:
             view.finish(state, why)
@@ -412,14 +432,21 @@ class AgentKernel(settings.Configured, FrontKernel):
 
     async def _command(self, cell: _CellRequest, words: str) -> None:
         if words == "stop":
-            said = "No run is going on. The stop button stops one."
+            said = {"text/plain": "No run is going on. The stop button stops one."}
         else:
             permit = functools.partial(self._permit, cell)
             said = await carry_out(self._session, words, permit=permit)
         if words == "reset":
             self._runs.forget()
             self._failed_cell = None
-        self.stream("stdout", f"{said}\n")
+        self._show(said)
+
+    def _show(self, bundle: Bundle) -> None:
+        """Show text as text, and a table as one."""
+        if len(bundle) == 1:
+            self.stream("stdout", f"{bundle['text/plain']}\n")
+        else:
+            self.publish("display_data", {"data": bundle, "metadata": {}, "transient": {}})
 
     async def _permit(self, cell: _CellRequest, permission: str) -> None:
         """Ask the user once for a permission: somebody else may have written the notebook."""
@@ -539,17 +566,30 @@ class AgentKernel(settings.Configured, FrontKernel):
     # -- other requests
 
     async def do_complete(self, code: str, cursor_pos: int | None) -> Reply:
-        """Complete in the sandbox; a command has no completions."""
+        """Complete in the sandbox, and a command's line here."""
         return await self._answer(self._complete(code, cursor_pos))
 
     async def _complete(self, code: str, cursor_pos: int | None) -> Reply:
         command = read_command(code)
         if command and command.kind != "sandbox":
             place = len(code) if cursor_pos is None else cursor_pos
-            found = {"matches": [], "cursor_start": place, "cursor_end": place, "metadata": {}}
-            return {"status": "ok", **found}
+            found = await self._complete_command(code, place)
+            return _completions(found or Completions(place), place)
         reply = await self._ask("complete_request", code=code, cursor_pos=cursor_pos)
         return _without_commands(code, reply, prose=self.prose)
+
+    async def _complete_command(self, code: str, place: int) -> Completions | None:
+        files = list[str]()
+        if re.match(r"\s*%agent\s+fetch\s", code):
+            files = await working_files(self._session)
+        sources = Sources(
+            CELL_OPTIONS,
+            self._session.folder,
+            models=known_models(self._session, self._session.model),
+            configured=self._session.model,
+            files=lambda: files,
+        )
+        return await run_in_thread(functools.partial(complete, code, place, sources))
 
     async def do_inspect(
         self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Any = ()
@@ -660,6 +700,19 @@ def _without_commands(code: str, reply: Reply, *, prose: bool) -> Reply:
         for name, kinds in reply["metadata"].items()
     }
     return reply | {"matches": matches, "metadata": metadata}
+
+
+def _completions(found: Completions, end: int) -> Reply:
+    """Write completions as ipykernel does."""
+    place = {"start": found.start, "end": end, "signature": ""}
+    kinds = [place | {"text": one.text, "type": one.kind} for one in found.choices]
+    return {
+        "status": "ok",
+        "matches": [one.text for one in found.choices],
+        "cursor_start": found.start,
+        "cursor_end": end,
+        "metadata": {"_jupyter_types_experimental": kinds} if kinds else {},
+    }
 
 
 def _help() -> Reply:

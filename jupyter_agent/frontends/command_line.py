@@ -1,4 +1,4 @@
-"""``jupyter agent run`` and ``jupyter agent doctor``."""
+"""``jupyter agent run``, ``models`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from traitlets import TraitError
 from traitlets.config import Application, Config
 
 from jupyter_agent import __version__
-from jupyter_agent.errors import AgentError, Defect, Unsaved, UsageError
+from jupyter_agent.errors import AgentError, Defect, NoModel, Unsaved, UsageError
 from jupyter_agent.frontends.options import RUN_OPTIONS, add_run_options, run_options
 
 __all__ = ["flush_stderr", "main"]
@@ -50,8 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(options.command, rest)
         if options.command == "doctor":
             return _doctor()
+        if options.command == "models":
+            return _list_models()
         with _Signals() as signals:
             return asyncio.run(_run(options, _configuration(rest), signals))
+    except NoModel as error:
+        return _fail_with_models(error, debug=options.debug)
     except (UsageError, TraitError) as error:
         return _fail(error, MISUSED, debug=debug)
     except AgentError as error:
@@ -128,7 +132,7 @@ class _CommandParser(argparse.ArgumentParser):
         if message.endswith("required: task"):
             message += "; write it first, in quotes"
         if message.endswith("required: COMMAND"):
-            message = "name a command: run or doctor"
+            message = "name a command: run, models or doctor"
         raise UsageError(message)
 
 
@@ -155,7 +159,8 @@ def _parser() -> _CommandParser:
         help="save the run as a notebook after every cell; an existing one is continued",
     )
     doctor = commands.add_parser("doctor", help="check what works on this machine")
-    for command in (run, doctor):
+    models = commands.add_parser("models", help="list the models that can be used here")
+    for command in (run, models, doctor):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -271,6 +276,23 @@ def _fail(error: AgentError | TraitError, code: int, *, debug: bool = False) -> 
     return code
 
 
+def _fail_with_models(error: NoModel, *, debug: bool) -> int:
+    """List the models that could be named, and the error below that."""
+    from jupyter_agent.frontends.model_table import IN_TERMINAL
+
+    with contextlib.suppress(OSError):
+        print(f"{_models(IN_TERMINAL)}\n", file=sys.stderr)  # noqa: T201
+    return _fail(error, MISUSED, debug=debug)
+
+
+def _models(line: str) -> str:
+    from jupyter_agent import settings
+    from jupyter_agent.frontends.model_table import model_table
+
+    configured = str(settings.read().config.Session.get("model", ""))
+    return asyncio.run(model_table(configured, line=line))["text/plain"]
+
+
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # stderr cannot be written to either
         print(f"jupyter agent: {text}", file=sys.stderr)  # noqa: T201
@@ -282,6 +304,15 @@ def flush_stderr() -> None:
         sys.stderr.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _list_models() -> int:
+    from jupyter_agent.frontends.model_table import IN_TERMINAL
+
+    listed = _models(IN_TERMINAL)
+    with _printing():
+        print(listed)  # noqa: T201
+    return ANSWERED
 
 
 def _doctor() -> int:

@@ -1,19 +1,26 @@
-"""``%agent status``, ``files``, ``fetch``, ``stop``, ``reset``, for both kinds of notebook."""
+"""``%agent models``, ``use``, ``status``, ``files`` ..., for both kinds of notebook."""
 
 from __future__ import annotations
 
+import functools
 import shlex
+from pathlib import Path
 
+from jupyter_agent import settings
+from jupyter_agent._threads import run_in_thread
+from jupyter_agent._unicode import visible
 from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.permission import Permit
-from jupyter_agent.frontends.options import LINE_HELP
+from jupyter_agent.frontends.model_table import model_table
+from jupyter_agent.frontends.options import COMMANDS, LINE_HELP
 from jupyter_agent.session import Session
+from jupyter_agent.views.tables import Bundle, table
 
 __all__ = ["carry_out"]
 
 
-async def carry_out(session: Session, command: str, *, permit: Permit | None = None) -> str:
-    """Carry out a command and return what to show.
+async def carry_out(session: Session, command: str, *, permit: Permit | None = None) -> Bundle:
+    """Carry out a command and return what to show, as text and where it is a table as HTML too.
 
     Parameters
     ----------
@@ -30,11 +37,19 @@ async def carry_out(session: Session, command: str, *, permit: Permit | None = N
     except ValueError as error:
         raise UsageError(f"cannot read {command!r}: {error}") from None
     match words:
+        case ["status"]:
+            return table(["", ""], list(session.status().items()))
+        case ["models"]:
+            return await model_table(session.model)
+    return {"text/plain": await _text(session, words, command, permit)}
+
+
+async def _text(session: Session, words: list[str], command: str, permit: Permit | None) -> str:
+    match words:
         case [] | ["help"]:
             return LINE_HELP
-        case ["status"]:
-            lines = [f"{name:<8} {value}" for name, value in session.status().items()]
-            return "\n".join(lines)
+        case ["use", *rest]:
+            return await _use(session, rest, permit)
         case ["reset"]:
             await session.reset()
             return "The sandbox is new. The session's runs are forgotten."
@@ -48,6 +63,32 @@ async def carry_out(session: Session, command: str, *, permit: Permit | None = N
             path = await session.fetch(*places, overwrite=len(places) < len(rest), permit=permit)
             return f"{path}: {path.stat().st_size:,} bytes"
     raise UsageError(
-        f"%agent has no command {command!r}; its commands are status, files, fetch, stop, reset "
-        "and help; a task is written below a line %%agent"
+        f"%agent has no command {command!r}; its commands are {', '.join(COMMANDS)}; a task is "
+        "written below a line %%agent"
     )
+
+
+async def _use(session: Session, words: list[str], permit: Permit | None) -> str:
+    """Choose a model for the session, with ``--save`` also in the user's settings."""
+    names = [word for word in words if word != "--save"]
+    if len(names) != 1 or len(words) > 2:
+        raise UsageError("write it as: %agent use MODEL [--save]; %agent models lists models")
+    model, is_saved = names[0], len(words) == 2
+    if is_saved:
+        model = _from_anywhere(model)
+        if permit:
+            await permit(f"%agent use --save {visible(model)}")
+    await session.use(model, permit=permit)
+    if not is_saved:
+        return f"The next runs use {model}."
+    path = await run_in_thread(functools.partial(settings.save, "Session", "model", model))
+    session.model = model
+    return f"The next runs use {model}, in every notebook from now on (saved in {path})."
+
+
+def _from_anywhere(model: str) -> str:
+    """Write the path of a model's file so that it is found from every folder."""
+    kind, _, path = model.partition(":")
+    if kind not in ("local", "scripted") or not path or path.startswith("~"):
+        return model
+    return f"{kind}:{Path(path).absolute()}"

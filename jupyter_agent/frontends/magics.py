@@ -22,6 +22,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Enum, Int, Union
 from traitlets.log import get_logger
 
+from jupyter_agent.frontends.lazy_magics import add_completer
 from jupyter_agent.frontends.options import (
     CELL_OPTIONS,
     CONTEXT_CELLS,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from jupyter_agent.session import Session
     from jupyter_agent.views.live import DisplayView
     from jupyter_agent.views.output_area import AnswerView
+    from jupyter_agent.views.tables import Bundle
     from jupyter_agent.views.terminal import TerminalView
 
 __all__ = ["AgentMagics", "register"]
@@ -111,7 +113,8 @@ class AgentMagics(Magics):
 
         A model writes cells, which run in a sandboxed kernel of their own. You see each step as it
         happens. The model reads the task exactly as you type it. The line magic has commands:
-        ``%agent fix``, ``status``, ``files``, ``fetch``, ``stop``, ``reset``, ``help``.
+        ``%agent fix``, ``models``, ``use``, ``status``, ``files``, ``fetch``, ``stop``, ``reset``,
+        ``help``.
         """
         if cell is None:
             self._command(line.strip())
@@ -134,9 +137,18 @@ class AgentMagics(Magics):
             stopped = shared_loop().stop()
             print("Stopped." if stopped else "No run is going on.")  # noqa: T201
         else:
-            print(shared_loop().call(carry_out(self.session, command)))  # noqa: T201
+            self._show(shared_loop().call(carry_out(self.session, command)))
         if command == "reset":
             self._runs.forget()
+
+    def _show(self, bundle: Bundle) -> None:
+        """Show text as text, and a table where a page can draw it as one."""
+        if len(bundle) == 1 or self._kernel is None:
+            print(bundle["text/plain"])  # noqa: T201
+        else:
+            from IPython.display import publish_display_data
+
+            publish_display_data(bundle)
 
     def _fix(self, line: str) -> None:
         """Have the user's last error mended, and offer the mended cell below."""
@@ -194,8 +206,9 @@ class AgentMagics(Magics):
         error: OwnError | None = None,
     ) -> bool:
         """Carry out a task; tell whether a model was asked."""
-        from jupyter_agent.errors import Interrupted
+        from jupyter_agent.errors import Interrupted, NoModel
         from jupyter_agent.frontends.event_loop import shared_loop
+        from jupyter_agent.frontends.model_table import model_table
         from jupyter_agent.transcript.metadata import KEY
         from jupyter_agent.views.output_area import ending
 
@@ -232,6 +245,8 @@ class AgentMagics(Magics):
             raise Interrupted(f"the run was stopped{stand}") from None
         except BaseException as error:
             state, why = ending(error)
+            if isinstance(error, NoModel):
+                self._show(shared_loop().call(model_table(self.session.model)))
             raise
         finally:
             view.finish(state, why)
@@ -383,6 +398,7 @@ def register(ipython: InteractiveShell) -> None:
             "pip uninstall jupyter-agent, then pip install --force-reinstall jupyter-agent-kernel"
         )
     ipython.register_magics(AgentMagics)
+    add_completer(ipython)
     # loading takes half a second, while the user types the task
     threading.Thread(target=import_module, args=("jupyter_agent.session",), daemon=True).start()
 

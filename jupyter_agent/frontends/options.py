@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ from jupyter_agent.exchange.run_options import RunOptions
 
 __all__ = [
     "CELL_OPTIONS",
+    "COMMANDS",
     "CONTEXT_CELLS",
     "CONTEXT_OPTION",
     "LINE_HELP",
@@ -26,12 +28,15 @@ LINE_HELP = """\
 %%agent          the cell's text is the task; %%agent? lists its options
 %%sandbox        run your own code in the agent's sandbox
 %agent fix       explain and mend your last error: %agent fix [WORDS] [-m MODEL ...]
+%agent models    list the models that can be used here, and what the others need
+%agent use       choose the model of the next runs: %agent use MODEL [--save]
 %agent status    show the model, the sandbox, the limits and the tokens used
 %agent files     list what the agent has written to its working folder
 %agent fetch     copy one of them out: %agent fetch NAME [DEST] [--force]
 %agent stop      stop a run (in your own kernel, from a subshell console that was open before)
 %agent reset     start a new sandbox and forget the session's runs
 %agent help      show this list"""
+COMMANDS = tuple(re.findall(r"^%agent (\w+)", LINE_HELP, re.MULTILINE))
 
 CONTEXT_CELLS = 5  # of the user's own that -c tells
 _MAX_DIGITS = 18  # in a count

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from jupyter_agent.errors import UsageError
+from jupyter_agent.errors import NoModel, UsageError
 from jupyter_agent.models.http import server_url
 from jupyter_agent.models.protocol import Form, Model
 
@@ -27,7 +27,6 @@ FORMS = {
     "local": "SmolLM2-135M on this machine, to try the machinery",
     "scripted:FILE": "replies read from a Markdown file, for tests and demos",
 }
-HUB_DEFAULT = "hf:Qwen/Qwen3-Coder-480B-A35B-Instruct"
 
 
 def choose_model(asked: str = "") -> str:
@@ -35,8 +34,10 @@ def choose_model(asked: str = "") -> str:
 
     Raises
     ------
+    NoModel
+        There is none.
     UsageError
-        There is none, and the message says how to name one; or the name holds a key.
+        The name holds a key.
     """
     if chosen := asked or os.environ.get("JUPYTER_AGENT_MODEL", ""):
         if not chosen.isprintable():
@@ -46,13 +47,13 @@ def choose_model(asked: str = "") -> str:
         return chosen
     from huggingface_hub import get_token
 
+    from jupyter_agent.models.chat_completions import HUB_DEFAULT
+
     if get_token():
         return HUB_DEFAULT
-    raise UsageError(
-        "no model is named: use -m MODEL or set JUPYTER_AGENT_MODEL, for example "
-        "hf:ORG/NAME after `hf auth login`, openai:NAME with OPENAI_API_KEY, anthropic:NAME with "
-        "ANTHROPIC_API_KEY, ollama:NAME, "
-        "http://HOST/v1#NAME, local:FILE.gguf, or local (a small demo model)"
+    raise NoModel(
+        "no model is named: use -m MODEL or set JUPYTER_AGENT_MODEL; %agent models (in a terminal "
+        "jupyter agent models) lists what can be used"
     )
 
 
@@ -102,4 +103,8 @@ def load_model(
             from jupyter_agent.models.scripted import ScriptedModel
 
             return ScriptedModel.load(rest)
-    raise UsageError(f"unknown model {name!r}: use one of {', '.join(FORMS)}")
+    from jupyter_agent.models.available import suggestion
+
+    near = suggestion(name)
+    advice = f"is it {near}?" if near else f"use one of {', '.join(FORMS)}"
+    raise UsageError(f"unknown model {name!r}: {advice}")

@@ -39,6 +39,11 @@ class AnthropicModel(RemoteModel):
     unasked = ("cache_control",)
     _max_tokens = MAX_TOKENS
 
+    def list_request(self) -> tuple[str, dict[str, str]]:
+        """Return the URL of the server's list of models, and the headers that it wants."""
+        headers = {"x-api-key": self._key, "anthropic-version": "2023-06-01"}
+        return f"{self._url}/v1/models", headers
+
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 

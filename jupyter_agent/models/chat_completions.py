@@ -22,12 +22,13 @@ from jupyter_agent.models.limits import bounded
 from jupyter_agent.models.native_calls import Calls
 from jupyter_agent.models.protocol import TOOL, Delta, Message, Usage, number
 
-__all__ = ["HubModel", "load"]
+__all__ = ["HUB_DEFAULT", "HubModel", "load", "ollama_url"]
 
 NO_KEY = "none"  # the client sends the user's Hub token unless it is given a key
 HUB_URL = "https://router.huggingface.co/v1"
 HUB_DOMAINS = ("huggingface.co", "hf.co")  # hf.space runs anybody's code
-OLLAMA_URL = "http://127.0.0.1:11434"
+OLLAMA_PORT = 11434
+HUB_DEFAULT = "hf:Qwen/Qwen3-Coder-480B-A35B-Instruct"
 _WINDOWS = ("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx")
 _SIGNATURES = ("extra_content",)  # fields of a call that Gemini wants back
 # Fields that hold thoughts, which some servers want back with calls; the first holds the most.
@@ -56,9 +57,7 @@ def load(name: str, *, configured: str = "", **settings: Any) -> HubModel:
             key = _hub_token(name)
             return HubModel(name, model=rest, url=url, key=key, bill_to=bill_to, **settings)
         case "ollama":
-            host = os.environ.get("OLLAMA_HOST") or OLLAMA_URL
-            base = host if "://" in host else f"http://{host}"
-            return HubModel(name, model=rest, url=_chat_url(base), key=NO_KEY, **settings)
+            return HubModel(name, model=rest, url=_chat_url(ollama_url()), key=NO_KEY, **settings)
     base, _, model = name.partition("#")
     server_url(base)  # checked before an error shows it
     if not model:
@@ -72,6 +71,24 @@ def load(name: str, *, configured: str = "", **settings: Any) -> HubModel:
     if _is_hub(url) or (origin(url) == owner and _runs_on_the_hub(url)):
         return HubModel(name, key=_hub_token(name), **settings)
     return HubModel(name, key=NO_KEY, keyless=_why_keyless(url, owner) if ours else "", **settings)
+
+
+def ollama_url() -> str:
+    """Return where Ollama is: OLLAMA_HOST, read as Ollama reads it, or this machine.
+
+    Without a scheme the port is 11434, and an address to listen at, such as 0.0.0.0, is here.
+    """
+    host = os.environ.get("OLLAMA_HOST", "").strip()
+    if "://" in host:
+        return host
+    parts = urlsplit(f"http://{host}")
+    try:
+        name, port = parts.hostname or "", parts.port or OLLAMA_PORT
+    except ValueError:  # refused as an address, with its text
+        return f"http://{host}"
+    here = name in ("", "0.0.0.0", "::")
+    shown = "127.0.0.1" if here else f"[{name}]" if ":" in name else name
+    return f"http://{shown}:{port}{parts.path}"
 
 
 def _key_owner(configured: str) -> str:
@@ -142,8 +159,12 @@ class HubModel(RemoteModel):
 
     async def _listed(self) -> Any:
         async with self._client() as client:
-            url = self._url.replace("/chat/completions", "/models")
-            return (await client.get(url)).raise_for_status().json()
+            return (await client.get(self.list_request()[0])).raise_for_status().json()
+
+    def list_request(self) -> tuple[str, dict[str, str]]:
+        """Return the URL of the server's list of models, and the headers that it wants."""
+        headers = {} if self._key == NO_KEY else {"authorization": f"Bearer {self._key}"}
+        return self._url.replace("/chat/completions", "/models"), headers
 
     def _client(self) -> Any:
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # both are documented

@@ -155,6 +155,10 @@ class RemoteModel:
             where = (self._url, self._model)
             _fitted[where] = max(_fitted[where], delta.usage.total)
 
+    def list_request(self) -> tuple[str, dict[str, str]]:
+        """Return the URL of the server's list of models, and the headers that it wants."""
+        raise NotImplementedError
+
     def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         """Ask once, by this server's client; raise what the client raises."""
         raise NotImplementedError

@@ -37,6 +37,10 @@ class OpenAIModel(RemoteModel):
     optional = ("tools", "include")
     unasked = ("include",)
 
+    def list_request(self) -> tuple[str, dict[str, str]]:
+        """Return the URL of the server's list of models, and the headers that it wants."""
+        return f"{self._url}/models", {"authorization": f"Bearer {self._key}"}
+
     async def _deltas(self, messages: list[Message]) -> AsyncGenerator[Delta, None]:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 

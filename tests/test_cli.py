@@ -170,7 +170,7 @@ def test_options_of_the_configuration_can_be_given(folder: Path, script: str) ->
         (["run", "x", "--frobnicate", "-m", "scripted:s.md"], "unknown option --frobnicate; see jupyter agent run --help"),
         (["run"], "the following arguments are required: task; write it first, in quotes"),
         (["walk"], "invalid choice: 'walk'"),
-        ([], "name a command: run, models or doctor"),
+        ([], "name a command: run, models, setup or doctor"),
         (["doctor", "all"], "unknown arguments: all; jupyter agent doctor takes none"),
         (["run", "x", "--Agent.max_steps", "3"], "unknown option --Agent.max_steps; write it as --Agent.max_steps=VALUE"),
         (["run", "x", "-m", "scripted:s.md", "--data", ""], "the path '' is empty"),

@@ -1,4 +1,4 @@
-"""``jupyter agent run``, ``models`` and ``doctor``."""
+"""``jupyter agent run``, ``models``, ``setup`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _doctor()
         if options.command == "models":
             return _list_models()
+        if options.command == "setup":
+            return _set_up(undo=options.undo)
         with _Signals() as signals:
             return asyncio.run(_run(options, _configuration(rest), signals))
     except NoModel as error:
@@ -132,7 +134,7 @@ class _CommandParser(argparse.ArgumentParser):
         if message.endswith("required: task"):
             message += "; write it first, in quotes"
         if message.endswith("required: COMMAND"):
-            message = "name a command: run, models or doctor"
+            message = "name a command: run, models, setup or doctor"
         raise UsageError(message)
 
 
@@ -160,7 +162,14 @@ def _parser() -> _CommandParser:
     )
     doctor = commands.add_parser("doctor", help="check what works on this machine")
     models = commands.add_parser("models", help="list the models that can be used here")
-    for command in (run, models, doctor):
+    setup = commands.add_parser(
+        "setup",
+        help="have every IPython kernel know %%%%agent without %%load_ext",
+        description="Write a file that IPython runs when a kernel of yours starts, so that "
+        "%%%%agent, %%agent and %%%%sandbox are loaded when they are first used.",
+    )
+    setup.add_argument("--undo", action="store_true", help="remove that file")
+    for command in (run, models, setup, doctor):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -312,6 +321,15 @@ def _list_models() -> int:
     listed = _models(IN_TERMINAL)
     with _printing():
         print(listed)  # noqa: T201
+    return ANSWERED
+
+
+def _set_up(*, undo: bool) -> int:
+    from jupyter_agent.frontends import startup_file
+
+    done = startup_file.remove() if undo else startup_file.write()
+    with _printing():
+        print(done)  # noqa: T201
     return ANSWERED
 
 

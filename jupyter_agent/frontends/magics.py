@@ -22,7 +22,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Enum, Int, Union
 from traitlets.log import get_logger
 
-from jupyter_agent.frontends.lazy_magics import add_completer
+from jupyter_agent.frontends.ipython_completer import add_completer
 from jupyter_agent.frontends.options import (
     CELL_OPTIONS,
     CONTEXT_CELLS,

@@ -1,7 +1,4 @@
-"""Declare the magics to IPython without loading them, and have it complete their lines.
-
-What this imports is there in every IPython: `jupyter agent setup` has it run when a kernel starts.
-"""
+"""Have IPython complete the lines of the magics, without Python's names among them."""
 
 from __future__ import annotations
 
@@ -22,16 +19,9 @@ if TYPE_CHECKING:
     from jupyter_agent.frontends.completion import Sources
     from jupyter_agent.session import Session
 
-__all__ = ["add_completer", "declare"]
+__all__ = ["add_completer"]
 
-NAMES = ("agent", "sandbox")
-
-
-def declare(shell: InteractiveShell) -> None:
-    """Have IPython load the extension when one of its magics is first used."""
-    for name in NAMES:
-        shell.magics_manager.register_lazy(name, "jupyter_agent")
-    add_completer(shell)
+_ID = "jupyter_agent"  # also of the completer in the startup file, which this one replaces
 
 
 def add_completer(shell: InteractiveShell) -> None:
@@ -39,7 +29,7 @@ def add_completer(shell: InteractiveShell) -> None:
     others = [
         each
         for each in shell.Completer.custom_matchers
-        if getattr(each, "matcher_identifier", "") != "jupyter_agent"
+        if getattr(each, "matcher_identifier", "") != _ID
     ]
     shell.Completer.custom_matchers = [_matcher, *others]
 
@@ -54,7 +44,7 @@ class _NoChoice:
         return iter(())
 
 
-@context_matcher(identifier="jupyter_agent")
+@context_matcher(identifier=_ID)
 def _matcher(context: CompletionContext) -> SimpleMatcherResult:
     """Complete the lines of our magics, and keep Python's names out of them."""
     lines = context.full_text.split("\n")

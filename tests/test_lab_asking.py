@@ -89,7 +89,7 @@ def test_the_question_is_on_the_cell_and_its_answer_leaves_no_trace(
     notebook.screenshot("asking-refuse")
     notebook.page.keyboard.press("Enter")
     is_over(notebook)
-    file = saved(notebook)
+    file = notebook.save()
     assert "seen" in json.dumps(file.cells[3].outputs)
     assert "the user did not let this cell run: too daring" in json.dumps(file.cells[5].outputs)
     assert len(file.cells[1].outputs) == 1  # the bar
@@ -123,24 +123,23 @@ def test_a_question_takes_no_focus_from_who_types_and_the_bar_leads_to_it(
     notebook: NotebookPage, chat: ChatServer
 ) -> None:
     lines = "\n\n".join(f"line {number}" for number in range(90))
-    hold = threading.Event()
-    chat.replies = [Reply(step(lines, "1"), hold=hold), Reply("Done.")]
+    gate = threading.Event()
+    chat.replies = [Reply(step(lines, "1"), gate=gate), Reply("Done.")]
     notebook.start(1)
-    is_at = notebook.cells.last.locator(".cm-content")
-    expect(notebook.cells).to_have_count(5, timeout=PATIENCE)  # prose, and half of the code
+    says = bar(notebook).get_by_role("status")
+    expect(says).to_contain_text("Thinking", timeout=PATIENCE)
+    is_at = notebook.cells.first.locator(".cm-content")
     is_at.click()
-    notebook.page.keyboard.type("# I ")
-    hold.set()
-    ask = question(notebook)
-    expect(ask).to_have_count(1, timeout=PATIENCE)
-    expect(ask.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+    notebook.page.keyboard.press("End")
+    notebook.page.keyboard.type("  # I ")
+    gate.set()
+    expect(says).to_have_text("Waiting for you", timeout=PATIENCE)
+    notebook.page.wait_for_timeout(1000)  # longer than the buttons rest
     notebook.page.keyboard.type("write")
     expect(is_at).to_contain_text("# I write")
-    notebook.page.locator(".jp-WindowedPanel-outer").first.evaluate("pane => pane.scrollTop = 0")
+    ask = question(notebook)
     expect(ask).not_to_be_in_viewport()
-    foot = bar(notebook)
-    expect(foot.get_by_role("status")).to_have_text("Waiting for you")
-    foot.get_by_text("Waiting for you").click()
+    says.click()
     run = ask.get_by_role("button", name="Run", exact=True)
     expect(run).to_be_focused()
     expect(run).to_be_in_viewport()

@@ -87,6 +87,14 @@ declare namespace Lab {
     asks?: Question | null;
   }
 
+  /** A cell that was run, and what it held. */
+  interface Ran {
+    id: string;
+    source: string;
+    /** The id of the request that has run it. */
+    request: string;
+  }
+
   /** A question to the user. */
   interface Question {
     /** Empty where a cell needs a permission before it has a run. */
@@ -186,7 +194,10 @@ declare namespace Lab {
       disposeOnDone: boolean
     ): { onReply: (reply: Message) => void; done: Promise<unknown> };
     sendInputReply(content: object, header: object): void;
-    requestExecute(content: object): { done: Promise<{ content: { status: string } }> };
+    requestExecute(content: object): {
+      // biome-ignore lint/suspicious/noExplicitAny: mime bundles hold any JSON
+      done: Promise<{ content: { status: string; user_expressions?: Record<string, any> } }>;
+    };
     interrupt(): Promise<void>;
   }
 
@@ -199,6 +210,9 @@ declare namespace Lab {
     name?: string;
     text?: string;
     execution_count?: number | null;
+    ename?: string;
+    evalue?: string;
+    traceback?: string[];
   }
 
   interface Output {
@@ -246,6 +260,7 @@ declare namespace Lab {
       contentChanged: Signal<unknown, void>;
       /** Whether the server shares the document between pages. */
       collaborative?: boolean;
+      defaultKernelLanguage: string;
       sharedModel: {
         /** What the pages say of themselves that have this document open. */
         awareness: {
@@ -305,7 +320,7 @@ declare namespace Lab {
     ready: Promise<void>;
     inputHidden: boolean;
     layout: { widgets: readonly Widget[]; insertWidget(index: number, widget: Widget): void };
-    editor: { focus(): void } | null;
+    editor: { focus(): void; lineCount: number; setCursorPosition(place: object): void } | null;
     /** Of a code cell. */
     outputArea?: { widgets: readonly Widget[] };
     rendered?: boolean;
@@ -314,6 +329,7 @@ declare namespace Lab {
   }
 
   interface Panel extends Widget {
+    context: Context;
     content: Widget & {
       widgets: CellWidget[];
       outerNode: HTMLElement;
@@ -335,9 +351,17 @@ declare namespace Lab {
     cell: { model: Cell };
   }
 
+  interface Palette {
+    addItem(item: { command: string; category: string }): unknown;
+  }
+
   interface App {
-    shell: { activateById(id: string): void };
-    commands: { execute(command: string): Promise<unknown> };
+    shell: { activateById(id: string): void; currentWidget: Widget | null };
+    commands: {
+      execute(command: string): Promise<unknown>;
+      addCommand(id: string, options: object): unknown;
+      notifyCommandChanged(id: string): void;
+    };
     docRegistry: {
       addWidgetExtension(
         factory: string,

@@ -35,7 +35,7 @@ export class Asking {
      * @type {Lab.Message | null} */
     this.request = null;
     /** Where the question is drawn, by view.
-     * @type {Map<Lab.Panel, {widget: Lab.Widget, cell: Lab.CellWidget}>} */
+     * @type {Map<Lab.Panel, {widget: Lab.Widget, cell: Lab.CellWidget, anchor?: Lab.CellWidget}>} */
     this.drawn = new Map();
     this.since = 0;
     this.editing = false;
@@ -53,8 +53,13 @@ export class Asking {
         this.left = event.relatedTarget;
       }
     });
-    panel.node.addEventListener('keydown', event => this.pressed(panel, event), { capture: true });
-    panel.disposed.connect(() => this.drawn.delete(panel));
+    // before the shortcuts, which Notebook 7 looks at before any other node
+    const pressed = /** @param {KeyboardEvent} event */ event => this.pressed(panel, event);
+    window.addEventListener('keydown', pressed, { capture: true });
+    panel.disposed.connect(() => {
+      window.removeEventListener('keydown', pressed, { capture: true });
+      this.drawn.delete(panel);
+    });
     void this.cells.context.ready.then(() => this.draw());
   }
 
@@ -111,15 +116,13 @@ export class Asking {
     const had = [...this.drawn].filter(([, { widget }]) => widget.node.contains(document.activeElement));
     this.open = null;
     this.editing = false;
-    for (const { widget } of this.drawn.values()) {
+    for (const { widget, anchor } of this.drawn.values()) {
       widget.dispose();
+      anchor?.node.classList.remove(ASKED);
     }
     this.drawn.clear();
     for (const [panel] of had) {
       panel.content.activate(); // the keyboard stays in the notebook
-    }
-    for (const node of document.querySelectorAll(`.${ASKED}`)) {
-      node.classList.remove(ASKED);
     }
   }
 
@@ -155,15 +158,18 @@ export class Asking {
       anchor?.node.classList.remove(ASKED); // the box is there
       return;
     }
-    if (cell.placeholder) {
+    if (cell.placeholder) { // far away
       void cell.ready.then(() => this.draw());
+      if (!this.isTyping(panel)) {
+        void this.bring(panel, cell);
+      }
       return;
     }
     const widget = new Widget({ node: this.nodeFor(panel, question, cell) });
     const { layout } = cell;
     const input = layout.widgets.findIndex(each => each.node.matches('.jp-Cell-inputWrapper'));
     layout.insertWidget(input + 1, widget);
-    this.drawn.set(panel, { widget, cell });
+    this.drawn.set(panel, { widget, cell, anchor });
     const typing = this.isTyping(panel);
     anchor?.node.classList.add(ASKED);
     if (typing && this.left instanceof HTMLElement) {
@@ -241,21 +247,31 @@ export class Asking {
    * @param {Lab.Panel} panel
    * @param {{jump: boolean}} how Whether the user asks for it, wherever they are. */
   reveal(panel, { jump }) {
-    const drawn = this.drawn.get(panel);
-    const index = this.cells.all.findIndex(cell => cell.id === this.open?.id);
-    if (!drawn) {
+    const cell = this.widgetOf(panel, this.open?.id ?? '');
+    if (!cell || cell.isHidden) {
       panel.node.querySelector('.jp-Stdin-input')?.scrollIntoView({ block: 'nearest' });
       return;
     }
-    const show = () => {
-      const fits = this.scrollTo(panel);
-      const run = drawn.widget.node.querySelector('button');
-      (fits ? run : drawn.widget.node)?.focus({ preventScroll: true });
-    };
-    show();
+    this.focus(panel);
     if (jump) {
-      void panel.content.scrollToItem(index, 'smart').then(show, () => {}); // it may not be drawn yet
+      this.views.handled.delete(panel); // that was for us
+      void this.bring(panel, cell).then(() => this.focus(panel));
     }
+  }
+
+  /** Have JupyterLab scroll to a cell and draw it, wherever it is.
+   * @param {Lab.Panel} panel
+   * @param {Lab.CellWidget} cell */
+  async bring(panel, cell) {
+    await panel.content.scrollToItem(panel.content.widgets.indexOf(cell), 'smart').catch(() => {});
+    await cell.ready;
+  }
+
+  /** @param {Lab.Panel} panel */
+  focus(panel) {
+    const node = this.drawn.get(panel)?.widget.node;
+    const fits = this.scrollTo(panel);
+    (fits ? node?.querySelector('button') : node)?.focus({ preventScroll: true });
   }
 
   /** Scroll to a question and its cell; tell whether all of them are seen.

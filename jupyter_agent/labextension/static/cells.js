@@ -71,6 +71,13 @@ export class NotebookCells {
     this.silently(() => this.context.model.sharedModel.insertCells(index, cells));
   }
 
+  /** Insert cells as the user does.
+   * @param {number} index
+   * @param {object[]} cells */
+  insertUndoably(index, cells) {
+    this.context.model.sharedModel.insertCells(index, cells);
+  }
+
   /** Delete a cell outside the user's undo.
    * @param {number} index */
   delete(index) {

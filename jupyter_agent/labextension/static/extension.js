@@ -3,6 +3,7 @@
 
 import { barClass, STYLE } from './bar.js';
 import { MIME } from './messages.js';
+import { Entries } from './entries.js';
 import { LiveNotebook } from './notebook.js';
 import { QUESTION_STYLE } from './question.js';
 
@@ -28,7 +29,8 @@ async function loadActions(scope) {
 
 /** @param {Lab.App} app
  * @param {Lab.ShareScope} scope
- * @param {Promise<Lab.BarKit>} kit */
+ * @param {Promise<Lab.BarKit>} kit
+ * @returns {(panel: Lab.Panel) => LiveNotebook | undefined} */
 function activate(app, scope, kit) {
   const style = document.createElement('style');
   style.textContent = STYLE + QUESTION_STYLE;
@@ -55,6 +57,7 @@ function activate(app, scope, kit) {
       notebook.add(panel);
     }
   });
+  return panel => notebooks.get(panel.context);
 }
 
 /** Make the modules that `package.json` names.
@@ -63,13 +66,22 @@ function activate(app, scope, kit) {
 export function modulesFor(scope) {
   const kit = loadKit(scope);
   return {
-    './extension': async () => ({
-      id: 'jupyter-agent-kernel:live-cells',
-      description: 'Shows the cells that an agent writes as cells of the notebook, while it writes them.',
-      autoStart: true,
-      /** @param {Lab.App} app */
-      activate: app => activate(app, scope, kit)
-    }),
+    './extension': async () => {
+      const { ICommandPalette, Notification } = await load(scope, '@jupyterlab/apputils');
+      const { LabIcon } = await load(scope, '@jupyterlab/ui-components');
+      return {
+        id: 'jupyter-agent-kernel:live-cells',
+        description: 'Shows the cells that an agent writes as cells of the notebook, while it writes them.',
+        autoStart: true,
+        optional: [ICommandPalette],
+        /** @param {Lab.App} app
+         * @param {Lab.Palette | null} palette */
+        activate: (app, palette) => {
+          const notebookOf = activate(app, scope, kit);
+          new Entries(app, notebookOf, { LabIcon, Notification }).add(palette);
+        }
+      };
+    },
     './mimeExtension': async () => {
       const { Bar } = await kit;
       const rendererFactory = { safe: true, mimeTypes: [MIME], createRenderer: () => new Bar() };

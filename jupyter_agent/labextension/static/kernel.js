@@ -3,6 +3,8 @@
 
 import { KEY } from './messages.js';
 
+/** What loads the magics. */
+export const LOAD = '%load_ext jupyter_agent';
 const REQUEST = 'jupyter_agent_request';
 const ANSWER_MS = 10_000; // that a kernel may take to answer
 
@@ -39,11 +41,23 @@ export function ask(kernel, content) {
 /** Have a kernel load the magics, which one that was restarted has not; tell if it has them.
  * @param {Lab.Kernel} kernel */
 export async function loadMagics(kernel) {
-  const code = '%load_ext jupyter_agent';
   try {
-    const request = { code, silent: true, store_history: false, allow_stdin: false };
+    const request = { code: LOAD, silent: true, store_history: false, allow_stdin: false };
     const reply = await kernel.requestExecute(request).done;
     return reply.content.status === 'ok';
+  } catch {
+    return false; // the kernel died
+  }
+}
+
+/** Whether a kernel of the user's own has the magics, also such that load when they are used.
+ * @param {Lab.Kernel} kernel */
+export async function hasMagics(kernel) {
+  const found = "(lambda m: 'agent' in m.magics['cell'] or 'agent' in m.lazy_magics)(get_ipython().magics_manager)";
+  try {
+    const quiet = { silent: true, store_history: false, allow_stdin: false };
+    const { content } = await kernel.requestExecute({ code: '', user_expressions: { found }, ...quiet }).done;
+    return content.user_expressions?.found?.data?.['text/plain'] === 'True';
   } catch {
     return false; // the kernel died
   }

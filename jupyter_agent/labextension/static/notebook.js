@@ -57,6 +57,10 @@ export class LiveNotebook {
     /** The cells that requests of this page run.
      * @type {Map<string, string>} */
     this.executed = new Map();
+    /** The cell of the user's own that this page was the last to run in this kernel, and the one that
+     * was the last to fail; and what they held.
+     * @type {{run: Lab.Ran | undefined, failed: Lab.Ran | undefined}} */
+    this.last = { run: undefined, failed: undefined };
     this.timer = 0;
     /** What the headers of cells said that are to run, before JupyterLab takes them away.
      * @type {Map<string, Lab.Facts>} */
@@ -132,6 +136,7 @@ export class LiveNotebook {
     this.asking.listenTo(kernel);
     this.requests.clear();
     this.executed.clear();
+    this.last = { run: undefined, failed: undefined };
     this.confinement.byKernel = undefined;
     this.pages.session = kernel?.clientId;
     if (!kernel) {
@@ -154,6 +159,7 @@ export class LiveNotebook {
       if (kernel === this.kernel) {
         this.confinement.byKernel = info.implementation === KEY;
         this.confinement.confineAll();
+        this.app.commands.notifyCommandChanged('jupyter-agent:ask');
       }
     }, ended);
     void this.catchUp(kernel);
@@ -175,11 +181,31 @@ export class LiveNotebook {
   sent(request, id) {
     this.executed.set(request, id);
     const cell = this.cells.find(id);
+    if (cell && !isAgents(cell) && !/^\s*%{1,2}(agent|sandbox)\b/.test(cell.sharedModel.getSource())) {
+      this.last.run = { id, source: cell.sharedModel.getSource(), request };
+    }
     const state = this.again.get(id);
     if (cell && state !== undefined) {
       this.again.delete(id);
       this.cells.note(cell, { state }); // that it was to run again was for this once
     }
+  }
+
+  /** Whether the kernel's last cell of the user's own is this one, as it stands.
+   * @param {Lab.Cell} cell */
+  isLastRun(cell) {
+    return this.last.run?.id === cell.id && this.last.run.source === cell.sharedModel.getSource();
+  }
+
+  /** Whether the kernel's last error is of this cell, as it stands.
+   * @param {Lab.Cell} cell */
+  isLastFailed(cell) {
+    return this.last.failed?.id === cell.id && this.last.failed.source === cell.sharedModel.getSource();
+  }
+
+  /** Whether its cells are in Python. */
+  get isPython() {
+    return !this.cells.closed && this.context.model.defaultKernelLanguage === 'python';
   }
 
   /** @param {Lab.Kernel} kernel
@@ -199,6 +225,8 @@ export class LiveNotebook {
       if (cell && isAgents(cell)) {
         cell.trusted = false; // JupyterLab trusts whatever the user has run; a save sees to the file
       }
+    } else if (msg.header.msg_type === 'error' && this.last.run?.request === request.msg_id) {
+      this.last.failed = this.last.run;
     } else if (DISPLAYS.test(msg.header.msg_type)) {
       const cell = this.cells.find(this.executed.get(request.msg_id) ?? '');
       if (cell && (isAgents(cell) || asksAgent(cell))) {
@@ -501,6 +529,7 @@ export class LiveNotebook {
   loseAll() {
     this.requests.clear();
     this.asking.over();
+    this.last = { run: undefined, failed: undefined };
     for (const run of this.runs.values()) {
       if (isWorking(run.id)) {
         this.lose(run);

@@ -272,8 +272,8 @@ class Session(settings.Configured):
             async for change in changes:
                 self.budget = agent.budget
                 if change.cell.metadata[KEY]["role"] == "task":
-                    where = " · ".join(filter(None, [self.sandbox.describe(), options.told]))
-                    facts = {"model": agent.model.name, "sandbox": where}
+                    facts = {"model": agent.model.name, "sandbox": self.sandbox.describe()}
+                    facts |= {"told": options.told} if options.told else {}
                     change.cell.metadata[KEY].update(facts)
                 yield change
 

@@ -90,7 +90,7 @@ async def test_errors_and_bad_input_are_error_replies(client: AsyncKernelClient)
             "UsageError",
             "a whole number above 0; %%agent? lists the options",
         ),
-        ("%agent what", "UsageError", "its commands are status, files, fetch"),
+        ("%agent what", "UsageError", "its commands are fix, keep, models, use, status"),
     ):
         reply = await client.execute_interactive(code, output_hook=lambda _: None, timeout=40)
         assert reply["content"]["status"] == "error"

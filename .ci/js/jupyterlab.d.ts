@@ -11,6 +11,8 @@ declare namespace Lab {
 
   /** What we note on a cell, in its metadata. */
   interface Note {
+    /** Sent with a command: the page can change its cells. */
+    page?: boolean;
     /** The cell's own: a copy of the cell carries the note of another. */
     id: string;
     run: string;
@@ -55,6 +57,8 @@ declare namespace Lab {
     ended: number;
     /** Cells of the run that are in the notebook. */
     there?: number;
+    /** Code cells among them. */
+    code?: number;
   }
 
   interface CellState {
@@ -76,6 +80,8 @@ declare namespace Lab {
     /** How many messages of the run were sent, this one too. */
     sent: number;
     digest: string;
+    /** Code that is offered to the user. */
+    text: string;
     wait: boolean;
     error?: OutputData;
   }
@@ -152,6 +158,8 @@ declare namespace Lab {
     /** What the kernel holds of each cell that this page has shown; null of one that the user has
      * deleted. */
     held: Map<string, string | null>;
+    /** Cells that are the user's now. */
+    kept: Set<string>;
   }
 
   // -- messages

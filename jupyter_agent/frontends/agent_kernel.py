@@ -47,6 +47,7 @@ from jupyter_agent.frontends.completion import (
     working_files,
 )
 from jupyter_agent.frontends.ipykernel_base import FrontApp, FrontKernel, JupyterMessage
+from jupyter_agent.frontends.keeping import last_code, say_kept
 from jupyter_agent.frontends.mending import (
     NO_ERROR,
     NO_MENDED_CELL,
@@ -151,7 +152,7 @@ class AgentKernel(settings.Configured, FrontKernel):
         self._tasks: set[asyncio.Task[None]] = set()
         self._warned = False  # of unknown settings
         self._failed_cell: _CellRequest | None = None  # of the user's own, the last one
-        self._runs = KnownRuns()
+        self._runs = KnownRuns(functools.partial(say_kept, names=None))
         self._runs.listen(self)
         self.shell_handlers |= dict.fromkeys(_COMMS, self._hear_comm)
 
@@ -242,11 +243,10 @@ class AgentKernel(settings.Configured, FrontKernel):
         match command:
             case Command("agent" | "prose", line, task):
                 return await self._counted(cell, self._task(cell, line, task))
-            case Command("line", words) if words.split()[:1] == ["fix"]:
-                offers = list[dict[str, Any]]()
-                line = words.removeprefix("fix")
-                reply = await self._counted(cell, self._fix(cell, line, offers))
-                return reply | {"payload": offers}
+            case Command("line", words) if words == "keep" or words.split()[:1] == ["fix"]:
+                offers = list[str]()
+                reply = await self._counted(cell, self._offering(cell, words, offers))
+                return reply | {"payload": [_next_input(text) for text in offers]}
             case Command("line", words):
                 return await self._counted(cell, self._command(cell, words))
             case Command("help"):
@@ -369,7 +369,14 @@ class AgentKernel(settings.Configured, FrontKernel):
             raise UsageError(wrong_line(f"cannot read {line!r}: {error}")) from None
         await self._agent(cell, options, task, note=Note.of(cell.parent))
 
-    async def _fix(self, cell: _CellRequest, line: str, offers: list[dict[str, Any]]) -> None:
+    async def _offering(self, cell: _CellRequest, words: str, offers: list[str]) -> None:
+        """Carry out a command that may offer cells to the user."""
+        if words == "keep":
+            await self._keep_run(cell, offers)
+        else:
+            await self._fix(cell, words.removeprefix("fix"), offers)
+
+    async def _fix(self, cell: _CellRequest, line: str, offers: list[str]) -> None:
         """Have the user's last error mended, and offer the mended cell below."""
         options, words = fix_options(line, _parser())
         if self._failed_cell is None:
@@ -380,10 +387,23 @@ class AgentKernel(settings.Configured, FrontKernel):
         task = fix_task(self._failed_cell.count, words)
         if not await self._agent(cell, options, task, note=note):
             return
-        if mended := mended_cell(self._session.transcript.answer):
-            offers.append({"source": "set_next_input", "text": mended, "replace": False})
-        else:
+        mended = mended_cell(self._session.transcript.answer)
+        if not mended:
             self.stream("stdout", f"{NO_MENDED_CELL}\n")
+        elif note.page:
+            KernelPublisher(self).busy(self._runs.offer(mended))
+        else:
+            offers.append(mended)
+
+    async def _keep_run(self, cell: _CellRequest, offers: list[str]) -> None:
+        """Make the cells of the last run the user's own."""
+        code, failed = last_code(self._session.transcript.cells)
+        ask = functools.partial(self._runs.keep, KernelPublisher(self).busy)
+        said = await run_in_thread(ask) if Note.of(cell.parent).page else ""
+        if not said:
+            offers.append("\n\n".join(code))
+            said = say_kept(code, None, failed=failed)
+        self.stream("stdout", f"{said}\n")
 
     async def _agent(
         self, cell: _CellRequest, options: argparse.Namespace, task: str, *, note: Note
@@ -713,6 +733,10 @@ def _completions(found: Completions, end: int) -> Reply:
         "cursor_end": end,
         "metadata": {"_jupyter_types_experimental": kinds} if kinds else {},
     }
+
+
+def _next_input(code: str) -> Reply:
+    return {"source": "set_next_input", "text": code, "replace": False}
 
 
 def _help() -> Reply:

@@ -86,7 +86,7 @@ class AgentMagics(Magics):
 
         super().__init__(shell)
         self._own = OwnNotebook(shell)
-        self._runs = KnownRuns()
+        self._runs = KnownRuns(self._say_kept)
         self._runs.listen(getattr(shell, "kernel", None))
 
     @functools.cached_property
@@ -113,8 +113,8 @@ class AgentMagics(Magics):
 
         A model writes cells, which run in a sandboxed kernel of their own. You see each step as it
         happens. The model reads the task exactly as you type it. The line magic has commands:
-        ``%agent fix``, ``models``, ``use``, ``status``, ``files``, ``fetch``, ``stop``, ``reset``,
-        ``help``.
+        ``%agent fix``, ``keep``, ``models``, ``use``, ``status``, ``files``, ``fetch``, ``stop``,
+        ``reset``, ``help``.
         """
         if cell is None:
             self._command(line.strip())
@@ -133,6 +133,8 @@ class AgentMagics(Magics):
 
         if command.split()[:1] == ["fix"]:
             self._fix(command.removeprefix("fix").strip())
+        elif command == "keep":
+            self._keep()
         elif command == "stop":
             stopped = shared_loop().stop()
             print("Stopped." if stopped else "No run is going on.")  # noqa: T201
@@ -171,11 +173,39 @@ class AgentMagics(Magics):
         task = fix_task(error.count, words)
         if not self._run(options, task, note=replace(note, source=about), error=error):
             return
-        assert self.shell
         if mended := mended_cell(self.session.transcript.answer):
-            self.shell.set_next_input(mended)
+            self._offer(mended)
         else:
             print(NO_MENDED_CELL)  # noqa: T201
+
+    def _offer(self, code: str) -> None:
+        """Put code into a new cell below, which the user may run."""
+        assert self.shell
+        if self._note().page:
+            from jupyter_agent.views.publishers import KernelPublisher
+
+            KernelPublisher(self._kernel).busy(self._runs.offer(code))
+        else:
+            self.shell.set_next_input(code)
+
+    def _keep(self) -> None:
+        """Make the cells of the last run the user's own."""
+        from jupyter_agent.frontends.keeping import last_code
+        from jupyter_agent.views.publishers import KernelPublisher
+
+        code, failed = last_code(self.session.transcript.cells)
+        page = self._note().page
+        said = self._runs.keep(KernelPublisher(self._kernel).busy) if page else ""
+        if not said:
+            assert self.shell
+            self.shell.set_next_input("\n\n".join(code))
+            said = self._say_kept(code, failed)
+        print(said)  # noqa: T201
+
+    def _say_kept(self, sources: list[str], failed: int = 0) -> str:
+        from jupyter_agent.frontends.keeping import say_kept
+
+        return say_kept(sources, self._variables, failed=failed)
 
     def _told(
         self, options: argparse.Namespace, error: OwnError | None, *, again: bool

@@ -28,6 +28,7 @@ LINE_HELP = """\
 %%agent          the cell's text is the task; %%agent? lists its options
 %%sandbox        run your own code in the agent's sandbox
 %agent fix       explain and mend your last error: %agent fix [WORDS] [-m MODEL ...]
+%agent keep      make the code cells of the last run your own
 %agent models    list the models that can be used here, and what the others need
 %agent use       choose the model of the next runs: %agent use MODEL [--save]
 %agent status    show the model, the sandbox, the limits and the tokens used

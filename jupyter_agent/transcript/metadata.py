@@ -85,7 +85,7 @@ def as_saved(cell: NotebookNode) -> NotebookNode:
 
 
 _FITS: dict[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("run", "note", "model", "sandbox", "call", "last", "refused"), _text),
+    **dict.fromkeys(("run", "note", "model", "told", "sandbox", "call", "last", "refused"), _text),
     **dict.fromkeys(("step", "cells", "window", "left_out", "pictures"), _count),
     **dict.fromkeys(
         ("deleted", "edited", "fresh", "given", "replaced", "unread"), lambda value: value is True

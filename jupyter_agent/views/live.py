@@ -361,7 +361,8 @@ class DisplayView:
         if facts["role"] == "task":
             self.task = change.cell
             progress.model = visible_prose(facts["model"])[:MAX_NAME]
-            progress.sandbox = facts["sandbox"]
+            where = (facts.get("told", ""), facts["sandbox"])
+            progress.sandbox = " · ".join(filter(None, where))
             progress.state, progress.waiting, progress.wait = "working", "", 0.0
             self.run = self.run or _new_id()
             parts = [*(progress.how_far() if self._live else []), *progress.where()]

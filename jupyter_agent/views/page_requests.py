@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +19,7 @@ from jupyter_agent.errors import Defect
 
 if TYPE_CHECKING:
     from jupyter_agent._nbformat import NotebookNode
+    from jupyter_agent.views.publishers import Tag
 
 __all__ = ["REPLACED", "REQUEST", "KnownRuns", "Note", "ShownRun", "checksum", "digest"]
 
@@ -25,6 +28,7 @@ REPLACED = (
     "This cell is part of a run that was replaced, so it was not run. "
     "Edit it to keep it as your own, or delete it."
 )
+PAGE_SECONDS = 10.0  # that a page has to answer
 MAX_RUNS = 100  # that are kept for pages
 _KEY = "jupyter_agent"
 
@@ -95,6 +99,7 @@ class Note:
     digest: str = ""  # of the text of that %%agent cell
     checksum: str = ""  # of the source that the agent wrote
     session: str = ""  # of the page, from the request itself
+    page: bool = False  # on a %agent cell: whether the page can change its cells
 
     @classmethod
     def of(cls, request: dict[str, Any]) -> Note:
@@ -109,7 +114,8 @@ class Note:
             return cls(cell_id, source, session=session)
         names = ("run", "state", "digest", "checksum")
         facts = {name: value for name in names if isinstance(value := note.get(name), str)}
-        return cls(cell_id, source, session=session, **facts)
+        page = note.get("page") is True
+        return cls(cell_id, source, session=session, page=page, **facts)
 
     @property
     def held(self) -> bool:
@@ -123,10 +129,19 @@ class Note:
 
 
 class KnownRuns:
-    """The runs of one kernel, and the answers to pages that ask about them."""
+    """The runs of one kernel, and the answers to pages that ask about them.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    say_kept
+        Says what the user has to know of code cells that become the user's own.
+    """
+
+    def __init__(self, say_kept: Callable[[list[str]], str] = lambda _: "") -> None:
         self._shown: deque[ShownRun] = deque(maxlen=MAX_RUNS)
+        self._say_kept = say_kept
+        self._kept = threading.Event()  # a page keeps the cells of a run
+        self._said = ""
 
     def add(self, shown: ShownRun) -> None:
         """Add a run that will be shown."""
@@ -162,6 +177,32 @@ class KnownRuns:
         """Return the last header of a %%agent cell's run, if this kernel ran it."""
         shown = self._find(note.run)
         return shown.header if shown else None
+
+    def last(self) -> Tag:
+        """Name the last run that has begun, and its cell; empty if there is none."""
+        begun = (shown for shown in reversed(self._shown) if shown.task is not None)
+        shown = next(begun, None)
+        return {"run": shown.run, "anchor": shown.known()["anchor"]} if shown else {}
+
+    def offer(self, code: str) -> Tag:
+        """Make the tag of a message by which a page puts code into a cell below the last run."""
+        return {"op": "offer", **self.last(), "text": code}
+
+    def keep(self, ask: Callable[[Tag], None]) -> str:
+        """Have a page make the cells of the last run the user's own; return what there is to say.
+
+        It blocks. The text is empty if no page does it.
+
+        Parameters
+        ----------
+        ask
+            Sends a message with a tag to pages.
+        """
+        if not (last := self.last()):
+            return ""
+        self._kept.clear()
+        ask({"op": "keep", **last})
+        return self._said if self._kept.wait(PAGE_SECONDS) else ""
 
     def task(self, run: str) -> NotebookNode | None:
         """Find the task cell of a run."""
@@ -201,6 +242,10 @@ class KnownRuns:
             case {"op": "delete", "run": str(run), "id": str(cell_id)} if shown := self._find(run):
                 shown.delete(cell_id)
                 return {"status": "ok"}
+            case {"op": "keep", "run": str(run), "cells": [*cells]} if self._find(run):
+                self._said = self._say_kept([cell for cell in cells if isinstance(cell, str)])
+                self._kept.set()
+                return {"status": "ok", "said": self._said}
         return _refusal("UnknownRun", "no such run")
 
     def _still_busy(self) -> None:

@@ -63,7 +63,8 @@ class TerminalView:
             return
         match facts["role"]:
             case "task":
-                self._note(f"{facts['model']} in {facts['sandbox']}")
+                told = f", {facts['told']}" if "told" in facts else ""
+                self._note(f"{facts['model']} in {facts['sandbox']}{told}")
             case "summary":
                 self.end_line()
                 self._note(

@@ -2,7 +2,7 @@
 /* The live bar of a run: one line that says what the run does, and its buttons. */
 
 import { factsOf, MIME } from './messages.js';
-import { bars, hasJustEnded, isSilent, isWorking, known, problems, STOP_STAYS_MS } from './runs.js';
+import { bars, hasJustEnded, isSilent, isWorking, known, problems, said, STOP_STAYS_MS } from './runs.js';
 import { countdown, folding, numbers, status } from './words.js';
 
 /** What a button of a bar dispatches. */
@@ -62,6 +62,8 @@ export const STYLE = `
 .jp-JupyterAgentBar button:focus-visible { outline: 2px solid var(--jp-brand-color1); outline-offset: 1px; }
 `;
 
+const KEEP = "Make the agent's cells your own: in a kernel of your own they then run with your rights";
+
 /** Text that stays on one line.
  * @param {string} text */
 function unbroken(text) {
@@ -104,6 +106,7 @@ export function barClass(Widget) {
       this.doing.addEventListener('click', () => !this.seek.hidden && this.seek.click());
       this.stop = this.button('stop', '■ Stop', 'Stop the agent');
       this.again = this.button('again', '↻ Run again', 'Ask the model again');
+      this.keep = this.button('keep', 'Keep as mine', KEEP);
       this.folder = this.button('fold', '', '');
     }
 
@@ -160,7 +163,7 @@ export function barClass(Widget) {
       const { run } = this.facts;
       const working = isWorking(run);
       return status(this.facts, {
-        problem: problems.get(run),
+        problem: problems.get(run) ?? said.get(run),
         known: known.has(run),
         working,
         silent: isSilent(run)
@@ -191,6 +194,7 @@ export function barClass(Widget) {
         }, STOP_STAYS_MS);
       }
       this.again.hidden = going || ended || (state === 'unstarted' && !unknown);
+      this.keep.hidden = unknown || going || ended || !facts?.code;
       this.folder.hidden = unknown || going || ended || !cells;
       const fold = folding(cells ?? 0, folded ?? false);
       this.folder.textContent = fold.text;

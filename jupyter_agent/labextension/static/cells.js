@@ -32,7 +32,7 @@ export class NotebookCells {
   /** The cells of a run that are there, in the order of the notebook.
    * @param {Lab.Run} run */
   of(run) {
-    return this.all.filter(cell => run.held.has(cell.id));
+    return this.all.filter(cell => run.held.has(cell.id) && noteOf(cell)); // or it is the user's
   }
 
   /** The newest cell of a run that is there, or its %%agent cell.
@@ -48,7 +48,7 @@ export class NotebookCells {
    * @param {string} id */
   code(run, id) {
     const cell = /** @type {Lab.CodeCell | undefined} */ (run.held.has(id) ? this.find(id) : undefined);
-    return cell?.outputs ? cell : undefined;
+    return cell?.outputs && noteOf(cell) ? cell : undefined;
   }
 
   /** Change the document outside the user's undo. Not for outputs: a cell's model keeps those

@@ -17,6 +17,7 @@ import { Asking } from './asking.js';
 import { PRESSED } from './bar.js';
 import { headerOf, NotebookCells, showHeader } from './cells.js';
 import { Confinement } from './confinement.js';
+import { Keeper } from './keep.js';
 import { ask, interrupt, loadMagics } from './kernel.js';
 import { DISPLAYS, factsOf, KEY, MIME, sortMessages } from './messages.js';
 import { asksAgent, isAgents, noteOf } from './notes.js';
@@ -50,6 +51,7 @@ export class LiveNotebook {
     this.asking = new Asking(this.cells, this.views, kit);
     this.writer = new Writer(this.cells, this.trust, this.views);
     this.confinement = new Confinement(this.cells);
+    this.keeper = new Keeper(this.cells);
     this.pages = new Pages(context, () => this.takeTurns());
     /** The requests that runs answer, and those runs.
      * @type {Map<string, string>} */
@@ -118,7 +120,7 @@ export class LiveNotebook {
     if (!run) {
       const none = { sent: 0, last: 0, queue: [], timer: 0, waiting: null };
       const whose = { anchor: '', session: '', own: false, wrote: false };
-      run = { id, ...whose, ...none, model: undefined, left: false, held: new Map() };
+      run = { id, ...whose, ...none, model: undefined, left: false, held: new Map(), kept: new Set() };
       this.runs.set(id, run);
     }
     return run;
@@ -173,6 +175,7 @@ export class LiveNotebook {
       this.headers.set(cell.id, factsOf(header));
     }
     this.confinement.confine(cell);
+    this.keeper.announce(cell, true);
   }
 
   /** A cell has been sent to the kernel.
@@ -185,6 +188,9 @@ export class LiveNotebook {
       this.last.run = { id, source: cell.sharedModel.getSource(), request };
     }
     const state = this.again.get(id);
+    if (cell) {
+      this.keeper.announce(cell, false);
+    }
     if (cell && state !== undefined) {
       this.again.delete(id);
       this.cells.note(cell, { state }); // that it was to run again was for this once
@@ -306,6 +312,10 @@ export class LiveNotebook {
       this.showRecorded(tag, content, session);
       return;
     }
+    if (tag.op === 'keep' || tag.op === 'offer') {
+      this.obey(tag, session);
+      return;
+    }
     const run = this.run(tag.run);
     run.own ||= session === this.kernel?.clientId;
     run.session = session || run.session;
@@ -330,6 +340,21 @@ export class LiveNotebook {
       this.sync(tag.run).waiting?.push([tag, content]);
     }
     run.wrote = this.pages.writes(run);
+  }
+
+  /** Do what a command of this page's user says about a run that has ended.
+   * @param {Lab.Tag} tag
+   * @param {string} session Of the page that ran the command. */
+  obey(tag, session) {
+    const run = this.runs.get(tag.run);
+    if (run && session === this.kernel?.clientId) {
+      this.flush(run);
+      if (tag.op === 'keep') {
+        void this.keeper.keep(this.kernel, run);
+      } else {
+        this.keeper.offer(run, tag.text);
+      }
+    }
   }
 
   /** Follow a run that another page writes.
@@ -615,6 +640,8 @@ export class LiveNotebook {
       interrupt(this.kernel);
     } else if (!run || run.anchor !== anchor?.id) {
       return; // the bar is not that run's
+    } else if (action === 'keep') {
+      void this.keeper.keep(this.kernel, run);
     } else if (action === 'fold') {
       const facts = factsOf(known.get(id));
       facts.folded = !facts.folded;
@@ -695,6 +722,7 @@ export class LiveNotebook {
   countCells() {
     let changed = false;
     for (const run of this.runs.values()) {
+      this.keeper.countCode(run);
       const facts = known.get(run.id);
       const there = this.cells.of(run).length;
       if (facts && facts.there !== there) {
@@ -731,6 +759,9 @@ export class LiveNotebook {
       }
       for (const [id, before] of run.held) {
         const source = cells.get(id)?.sharedModel.getSource() ?? null;
+        if (this.keeper.isKept(run, id, cells.get(id))) {
+          continue; // what the user makes of their own cell is nothing that the agent reads
+        }
         if (source !== before) {
           run.held.set(id, source);
           const op = source === null ? 'delete' : 'edit';

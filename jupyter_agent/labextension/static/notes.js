@@ -6,7 +6,7 @@ import { KEY } from './messages.js';
 
 /** The first line of the agent's code cells in the user's own kernel. */
 export const SANDBOX = '%%sandbox\n';
-const AGENT = '%%agent'; // what a cell begins with that asks the agent
+const AGENT = /^(%%agent|%agent\s+fix\b)/; // what a cell begins with that asks the agent
 const WRITTEN = new Set(['code', 'prose']); // roles of cells that the model wrote, in a saved run
 
 /** Sum up a source: FNV-1a over its UTF-16 code units, as the kernel does.
@@ -44,7 +44,7 @@ export function isHeld(run, cell) {
 /** Whether a cell asks the agent.
  * @param {Lab.Cell} cell */
 export function asksAgent(cell) {
-  return cell.sharedModel.getSource().startsWith(AGENT);
+  return AGENT.test(cell.sharedModel.getSource());
 }
 
 /** Whether a cell is the agent's, or made of one: a half, a copy, one that the user has edited; also

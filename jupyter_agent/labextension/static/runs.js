@@ -17,6 +17,10 @@ export const known = new Map();
  * @type {Map<string, string>} */
 export const problems = new Map();
 
+/** What there is to say of runs whose cells became the user's own.
+ * @type {Map<string, string>} */
+export const said = new Map();
+
 /** Bars that are on the page: they draw what is known.
  * @type {Set<Lab.Bar>} */
 export const bars = new Set();
@@ -51,7 +55,8 @@ export function learn(facts) {
     heard: now,
     told: before?.waiting === facts.waiting ? (before?.told ?? now) : now,
     ended: ends ? now : (before?.ended ?? Number.NEGATIVE_INFINITY),
-    there: before?.there
+    there: before?.there,
+    code: before?.code
   });
   redraw();
 }

@@ -74,7 +74,7 @@ export class Writer {
    * @param {Lab.CellState} state */
   restore(run, state) {
     const cell = this.cells.find(state.id);
-    if (cell) {
+    if (cell && noteOf(cell)) {
       run.held.set(cell.id, state.first_line + state.source);
       this.write(run, cell, state.first_line + state.source);
       this.setOutputs(cell, state);

@@ -48,6 +48,8 @@ def finished_run(transcript: Transcript, task: str) -> list[NotebookNode]:
     found: list[NotebookNode] = []
     for cell in reversed(transcript.cells):
         facts = facts_of(cell)
+        if facts.get("given"):
+            continue
         found.insert(0, cell)
         if facts.get("role") == "task":
             if cell.source == task and _is_finished(found) and not facts.get("replaced"):

@@ -24,6 +24,7 @@ from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import ModelFacts
 from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
 from jupyter_agent.exchange.approval import NOBODY, POLICIES, Ask, Question, Verdict, with_approval
+from jupyter_agent.exchange.data_notes import DataNotes
 from jupyter_agent.exchange.permission import Permissions, Permit
 from jupyter_agent.exchange.run_options import RunOptions
 from jupyter_agent.exchange.tools import Tool, Tools, find
@@ -91,6 +92,10 @@ class Session(settings.Configured):
         False, help="After a run keep a spare kernel, so that a reset or a crash costs no time."
     ).tag(config=True)
 
+    data_profile = Bool(
+        True, help="Whether the model is told what the data files that a task is about look like."
+    ).tag(config=True)
+
     tools = List(
         Unicode(), help="Functions that the agent may call, each as package.module:function."
     ).tag(config=True)
@@ -125,6 +130,7 @@ class Session(settings.Configured):
         self.budget: TokenBudget | None = None  # of the current run, or the last one
         self.sandbox = self._new_sandbox(None)
         self._user_cells = UserCells()
+        self._data_notes = DataNotes()
         self._known: object = None  # the kernel that has the transcript's variables
         self._one_at_a_time = OneAtATime()
 
@@ -265,9 +271,10 @@ class Session(settings.Configured):
             mark_replaced(self.transcript, options.replaces)
         move = functools.partial(self._user_cells.move_to, fresh=self._fresh() or opened)
         fresh = await run_in_thread_to_its_end(functools.partial(move, self.transcript))
-        note = "\n\n".join(filter(None, [self._note(fresh), workspace.note()]))
-        if given := "\n\n".join(filter(None, [options.context, workspace.preview])):
-            show_given(self.transcript, given)
+        yield Change(temporary_cell("*Looking at the data*"))
+        told, beginnings = await self._describe_data(task, agent.model)
+        note = "\n\n".join(filter(None, [self._note(fresh), told, workspace.note()]))
+        given = "\n\n".join(filter(None, [options.context, workspace.preview, beginnings]))
         async with aclosing(agent.run(task, note=note, lacks=workspace.collect)) as changes:
             async for change in changes:
                 self.budget = agent.budget
@@ -275,7 +282,18 @@ class Session(settings.Configured):
                     facts = {"model": agent.model.name, "sandbox": self.sandbox.describe()}
                     facts |= {"told": options.told} if options.told else {}
                     change.cell.metadata[KEY].update(facts)
+                    if given:
+                        show_given(self.transcript, given)
                 yield change
+
+    async def _describe_data(self, task: str, model: Model) -> tuple[str, str]:
+        """Describe the data files of a task for the model; return a note, and their beginnings."""
+        if getattr(model, "reads_only_tasks", False):
+            return "", ""
+        shares = self.sandbox.shares if self.data_profile else []
+        names = await run_in_thread(functools.partial(sharing.shown_names, shares))
+        cells = self.transcript.cells_in_context()
+        return await self._data_notes.write(task, self.sandbox, listed=names, cells=cells)
 
     async def _replay(
         self, cells: list[NotebookNode], workspace: Workspace

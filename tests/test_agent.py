@@ -634,20 +634,6 @@ async def test_thoughts_neither_run_nor_answer_and_are_paid_for() -> None:
     assert first.transcript.total_usage.completion > plain.transcript.total_usage.completion
 
 
-async def test_a_model_that_looks_for_final_answer_is_told_how_to_end() -> None:
-    class Lacking(Echo):
-        async def execute(self, code: str) -> AsyncGenerator[NotebookNode, None]:
-            self.ran.append(code)
-            said = "name 'final_answer' is not defined"
-            yield new_output("error", ename="NameError", evalue=said, traceback=[said])
-
-    model = Recorder([STEP.format("final_answer(42)"), "42"])
-    agent = Agent(model, Lacking())
-    await run(agent)
-    assert roles(agent) == ["task", "prose", "code", "correction", "prose"]
-    assert "There is no function final_answer" in model.requests[-1]
-
-
 async def test_a_corrected_model_goes_on() -> None:
     agent = talk(calls("a", UNREADABLE), calls(UNREADABLE), calls("b"), said("Done."))
     await run(agent)

@@ -177,7 +177,7 @@ def test_other_errors_get_no_hint(work: Path) -> None:
     error.__context__ = error
     assert hint(work, error) == ""
     assert hint(work, NameError("x", name="x")) == ""
-    assert hint(work, NameError("f", name="final_answer")) == FINAL_ANSWER
+    assert hint(work, NameError("f", name="submit")) == FINAL_ANSWER.format("submit")
 
 
 # -- in the sandbox
@@ -208,7 +208,7 @@ async def test_errors_end_with_the_same_hints_in_both_tiers(place: Sandbox, fold
         "open(__import__('traitlets').__file__, 'w')": READ_ONLY,
         "import urllib.request as r; r.urlopen('http://example.org')": NETWORK,
         "import socket; socket.create_connection(('192.0.2.1', 80))": NETWORK,
-        "final_answer(1)": FINAL_ANSWER,
+        "final_answer(1)": FINAL_ANSWER.format("final_answer"),
     }.items():
         async with aclosing(place.execute(code)) as outputs:
             *_, error = [output async for output in outputs if output.output_type == "error"]

@@ -14,7 +14,7 @@ from traitlets.config import Config
 from jupyter_agent.errors import SandboxError, UsageError
 from jupyter_agent.resume import finished_run
 from jupyter_agent.session import Session
-from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.metadata import KEY, facts_of
 from jupyter_agent.transcript.notebook import Change, Transcript
 from jupyter_agent.transcript.user_cells import mark_replaced
 
@@ -29,6 +29,12 @@ async def session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     session = Session(folder)
     yield session
     await session.close()
+
+
+async def ask(session: Session, task: str) -> None:
+    async with aclosing(session.run(task, model="scripted:set.md")) as changes:
+        async for _ in changes:
+            pass
 
 
 async def run(session: Session, script: str, **options: object) -> list[Change]:
@@ -58,13 +64,20 @@ async def test_variables_and_transcript_live_on_between_runs(session: Session) -
 
 async def test_the_model_is_told_what_it_can_read(session: Session) -> None:
     changes = await run(session, "set.md")
-    assert notes(session) == [
+    shared, has, data, columns = notes(session)[0].split("\n\n")
+    assert shared == (
         "Files you can read here: deep/, get.md, penguins.csv, set.md\n"
         "Not shared with you: project: 1 path left out as secret"
-    ]
-    starting, task, *_ = [change.cell for change in changes]
+    )
+    assert has.startswith("You have Python 3.")
+    assert "pandas" in has
+    assert data == "Data files, as they are read by default:"
+    assert "`penguins.csv`: " in columns
+    assert "344 rows x 8 columns: 'species' (str), 'island' (str)" in columns
+    starting, looking, task, *_ = [change.cell for change in changes]
     assert starting.source == "*Starting the sandbox*"
-    assert starting not in session.transcript.cells
+    assert looking.source == "*Looking at the data*"
+    assert not {starting.id, looking.id} & {cell.id for cell in session.transcript.cells}
     facts = task.metadata[KEY]
     assert facts["sandbox"].startswith("bubblewrap, reads project/")
     assert facts["model"] == "scripted:set.md"
@@ -85,8 +98,59 @@ async def test_other_data_mean_a_new_sandbox_and_the_model_is_told(session: Sess
 
 async def test_no_data_is_no_files(session: Session) -> None:
     await run(session, "set.md", data=["none"])
-    assert notes(session) == [""]
+    [note] = notes(session)
+    assert note.startswith("You have Python 3.")
+    assert "\n" not in note
     assert session.sandbox.describe().startswith("bubblewrap, reads no files")
+
+
+async def test_what_data_look_like_is_told_once_and_again_when_they_change(
+    session: Session, folder: Path
+) -> None:
+    for _ in range(2):
+        await ask(session, "How heavy are the penguins?")
+    first, second = notes(session)
+    assert "`penguins.csv`" in first
+    assert second == first.partition("\n\n")[0]  # the files that can be read
+    given = [cell for cell in session.transcript.cells if facts_of(cell).get("given")]
+    assert [cell.outputs[0].text.partition("\n")[0] for cell in given] == ["penguins.csv begins:"]
+    (folder / "penguins.csv").write_text("a,b\n1,2\n")
+    await ask(session, "How heavy are the penguins?")
+    assert notes(session)[2].endswith("1 rows x 2 columns: 'a' (int64), 'b' (int64)")
+
+
+async def test_data_are_not_told_where_the_user_does_not_want_it(session: Session) -> None:
+    session.data_profile = False
+    await ask(session, "How heavy are the penguins?")
+    assert "`penguins.csv`" not in notes(session)[0]
+    assert "You have Python 3." in notes(session)[0]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "'text'",
+        "{'files': 1, 'packages': 'p'}",
+        "{'files': [['a', [1], 'b', 'c']], 'packages': 'p'}",
+        "{'files': [['a\\x1b[2J', [1, 1], 'b\\n\\nc' * 9_000, 'd' * 9_000]] * 9, 'packages': 'p'}",
+        "1 / 0",
+    ],
+)
+async def test_a_forged_description_of_data_does_no_harm(
+    session: Session, folder: Path, forged: str
+) -> None:
+    code = f"from jupyter_agent.sandbox.guest import data_files\ndata_files.describe = lambda _: {forged}"
+    (folder / "forge.md").write_text(
+        f"I forge.\n\n```python\n{code}\n```\n\n<!-- next reply -->\nDone."
+    )
+    await run(session, "forge.md")
+    (folder / "penguins.csv").write_text("a,b\n1,2\n")
+    await ask(session, "How heavy are the penguins?")
+    note = notes(session)[1]
+    assert "\x1b" not in note
+    assert len(note) < 8_000
+    assert note.count("\n\n") <= 3
+    assert session.transcript.answer == "set"
 
 
 async def test_a_saved_run_is_gone_on_with_only_by_a_fresh_session(

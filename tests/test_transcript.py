@@ -62,7 +62,7 @@ def test_messages_hold_the_task_as_typed_and_the_plot_as_an_image() -> None:
     assert task["content"] == "Draw {x}?\n\nFiles you can read here: a.csv"
     assert reply["content"] == "I draw.\n\n```python\nplot()\n```"
     text, picture = list(output["content"])
-    assert text == {"type": "text", "text": "Output:\nhello\n<Figure>"}
+    assert text == {"type": "text", "text": "Output:\n[stdout]\nhello\n[displayed]\n<Figure>"}
     assert picture["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"  # type: ignore[index]
     assert answer == {"role": "assistant", "content": "Drawn."}
 
@@ -229,8 +229,10 @@ def test_the_model_reads_no_colours_no_overdrawn_progress_and_no_library_frames(
     error = new_output("error", ename="KeyError", evalue="'x'", traceback=frames)
     transcript.add_output(cell, error)
     transcript.finish(cell)
-    expected = "Output:\n100%\ndone\n-----\nKeyError Traceback\nCell In[1], line 1\n----> 1 x\n"
-    assert transcript.messages()[-1]["content"] == expected + "KeyError: 'x'"
+    assert transcript.messages()[-1]["content"] == (
+        "Output, which ends in an error:\n[stdout]\n100%\ndone\n"
+        "[error]\n-----\nKeyError Traceback\nCell In[1], line 1\n----> 1 x\nKeyError: 'x'"
+    )
     assert len(cell.outputs[1].traceback) == 5
 
 

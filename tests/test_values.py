@@ -678,7 +678,7 @@ def test_what_cannot_be_printed_is_told_without_its_value(value: object) -> None
 def test_the_model_is_told_shapes_and_a_little_of_each() -> None:
     frame = pd.DataFrame({"a": range(1000), "b": "x" * 500})
     told = describe("df", frame)
-    assert "`df`: DataFrame, 1,000 rows x 2 columns: a (int64), b (str)" in told
+    assert "`df`: DataFrame, 1,000 rows x 2 columns: 'a' (int64), 'b' (str)" in told
     assert "x" * 20 not in told
     shown = preview("df", frame)
     assert shown.startswith("df begins:\n")
@@ -688,8 +688,8 @@ def test_the_model_is_told_shapes_and_a_little_of_each() -> None:
     assert describe("b", b"secret") == "- `b`: bytes, 6 bytes"
     assert describe("l", list(range(99))) == "- `l`: list, 99 in all"
     assert preview("l", list(range(99))) == "l = [0, 1, 2, 3, 4, ...]"
-    assert "rows x 1 columns: a (Int64)" in describe("p", pl.DataFrame({"a": [1]}))
-    assert "rows x 1 columns: a (int64)" in describe("p", pa.table({"a": [1]}))
+    assert "rows x 1 columns: 'a' (Int64)" in describe("p", pl.DataFrame({"a": [1]}))
+    assert "rows x 1 columns: 'a' (int64)" in describe("p", pa.table({"a": [1]}))
 
 
 # -- through real kernels
@@ -861,10 +861,10 @@ async def test_a_missing_result_is_asked_for_once(session: Session) -> None:
         in reminder
     )
     assert session.transcript.answer == "Done now."
-    shown, task, *_ = session.transcript.cells
+    task, shown, *_ = session.transcript.cells
     assert shown.outputs[0].text == "df begins:\n   a\n0  1\n1  2\nn = 3\n"
     note = task.metadata[KEY]["note"]
-    assert "`df`: DataFrame, 2 rows x 1 columns: a (int64)" in note
+    assert "`df`: DataFrame, 2 rows x 1 columns: 'a' (int64)" in note
     assert "- `n`: int" in note
     assert "must be set, for the user: `result`, `fig`" in note
     roles = [message["role"] for message in session.transcript.messages()]

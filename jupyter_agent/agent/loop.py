@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -44,11 +43,7 @@ _HOW = {
     "to finish, answer in words.",
 }
 _MEANT = " If that was your answer, repeat it."
-_NO_FINAL_ANSWER = (
-    "There is no function {name}. To finish, reply with the answer in words, without code to run."
-)
 _UNFINISHED = "*The reply was not finished, and nothing of it was run:*"
-_FINAL_ANSWER = re.compile(r"name '(final_answer|finish|submit|submit_answer)' is not defined")
 _PIECE = 4_000  # characters of a reply that are read before other tasks run
 _NOT_RUN = "Not run: an earlier cell of the same reply failed\n"
 
@@ -234,7 +229,7 @@ class Agent(LoggingConfigurable):
         """
         problem = step.reply.problem
         if not problem:
-            return _hint(step)
+            return ""
         if problem.certain and len(corrected) >= _MAX_UNREAD - 1:
             said = f"{problem.said[0].lower()}{problem.said[1:]}"
             raise ModelError(
@@ -472,13 +467,6 @@ def _over(cell: NotebookNode) -> Change:
     """Remove a temporary cell."""
     cell.source = ""
     return Change(cell, done=True)
-
-
-def _hint(step: Step) -> str:
-    """Return a hint for a model that calls a function with which other agents end."""
-    errors = [out for cell in step.reply.code for out in cell.outputs if out.output_type == "error"]
-    found = _FINAL_ANSWER.search(errors[-1].evalue) if errors else None
-    return _NO_FINAL_ANSWER.format(name=found[1]) if found else ""
 
 
 async def _refusal(reason: str) -> AsyncGenerator[NotebookNode, None]:

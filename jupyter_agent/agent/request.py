@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -12,6 +11,7 @@ from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent.agent import summary
 from jupyter_agent.errors import ModelError
 from jupyter_agent.models.examples import EXAMPLES
+from jupyter_agent.models.faults import refuses_pictures
 from jupyter_agent.models.protocol import Form, Message, Model
 from jupyter_agent.transcript.incremental import fingerprints_of
 from jupyter_agent.transcript.notebook import Transcript
@@ -89,7 +89,7 @@ class Requests:
     def learn(self, error: ModelError) -> bool:
         """Learn from a refusal; return whether the next request will be different."""
         model, no_vision = self.model.name, self.model_facts.no_vision
-        if model not in no_vision and _sees(self.messages()) and _refuses_pictures(error):
+        if model not in no_vision and _sees(self.messages()) and refuses_pictures(error):
             no_vision.add(model)
             return True
         if error.kind == "context":
@@ -139,15 +139,3 @@ def characters(messages: Sequence[Message]) -> int:
 def _sees(messages: Sequence[Message]) -> bool:
     contents = [message["content"] for message in messages]
     return any(not isinstance(c, str) and any("image_url" in p for p in c) for c in contents)
-
-
-# how servers say that a model takes no pictures, or only text
-_NO_PICTURES = re.compile(
-    r"image|picture|vision|visual|multi-?modal|modalit|content must be a string|valid string", re.I
-)
-
-
-def _refuses_pictures(error: ModelError) -> bool:
-    """Tell whether a server refused a request because of pictures (llama.cpp with a 500)."""
-    said = error.said or str(error).partition(": ")[2]  # without the name of the model
-    return error.kind in ("bad_request", "server") and bool(_NO_PICTURES.search(said))

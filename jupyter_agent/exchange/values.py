@@ -7,7 +7,6 @@ import functools
 import keyword
 import reprlib
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 
 from jupyter_agent._threads import run_in_thread
@@ -15,11 +14,9 @@ from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.codec import decode, encode
 from jupyter_agent.sandbox.guest.nodes import Buffer, CannotCopyError
+from jupyter_agent.sandbox.guest.table_text import columns, first_rows, in_words
 
 __all__ = ["Inputs", "check_name", "describe", "preview", "read", "unpack"]
-
-MAX_COLUMNS = 30  # named in a description
-MAX_PREVIEW = 1000  # characters of one value
 
 _brief = reprlib.Repr()
 _brief.maxdict = _brief.maxlist = _brief.maxtuple = _brief.maxset = 5
@@ -128,11 +125,9 @@ def _parts(value: object) -> list[Buffer]:
 def describe(name: str, value: object) -> str:
     """Describe a variable by its type and its shape."""
     kind = type(value).__name__
-    dtypes = _dtypes(value)
     shape = getattr(value, "shape", None)
-    if dtypes is not None and isinstance(shape, tuple):
-        columns = f"{len(dtypes):,} columns: {_columns(dtypes)}"
-        return f"- `{name}`: {kind}, {shape[0]:,} rows x {columns}"
+    if (found := columns(value)) is not None and isinstance(shape, tuple):
+        return f"- `{name}`: {kind}, {printable(in_words(found, rows=f'{shape[0]:,}'))}"
     if isinstance(shape, tuple):
         sides = " x ".join(f"{side:,}" for side in shape)
         return f"- `{name}`: {kind} of {getattr(value, 'dtype', '')}, {sides or 'one value'}"
@@ -145,36 +140,10 @@ def describe(name: str, value: object) -> str:
 def preview(name: str, value: object) -> str:
     """Show the beginning of a value; nothing for bytes, arrays and what cannot be printed."""
     try:
-        if _dtypes(value) is not None:
-            return f"{name} begins:\n{_rows(value)}"
+        if columns(value) is not None:
+            return f"{name} begins:\n{printable(first_rows(value))}"
         if hasattr(value, "shape") or isinstance(value, bytes | bytearray):
             return ""
         return f"{name} = {printable(_brief.repr(value))}"
     except Exception:  # from the user's __repr__, or for an int with too many digits
         return ""
-
-
-def _dtypes(value: object) -> dict[str, str] | None:
-    """Return the types of a table's columns; None if the value is not a table."""
-    match type(value).__module__.partition(".")[0], type(value).__name__:
-        case "pandas", "DataFrame":
-            return {str(name): str(kind) for name, kind in value.dtypes.items()}  # type: ignore[attr-defined]
-        case "polars", "DataFrame":
-            return {name: str(kind) for name, kind in value.schema.items()}  # type: ignore[attr-defined]
-        case "pyarrow", "Table" | "RecordBatch":
-            return {field.name: str(field.type) for field in value.schema}  # type: ignore[attr-defined]
-    return None
-
-
-def _columns(dtypes: dict[str, str]) -> str:
-    named = [f"{name} ({kind})" for name, kind in list(dtypes.items())[:MAX_COLUMNS]]
-    more = len(dtypes) - len(named)
-    return printable(", ".join(named)) + (f" and {more:,} more" if more else "")
-
-
-def _rows(table: object) -> str:
-    """Show the first rows of a table as they print."""
-    rows = table.slice(0, 3) if hasattr(table, "slice") else table.head(3)  # type: ignore[attr-defined]
-    rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
-    with warnings.catch_warnings(action="ignore"):  # from pandas, about numbers that are too large
-        return printable(str(rows))[:MAX_PREVIEW]

@@ -15,7 +15,15 @@ from typing import Any
 
 from jupyter_agent.errors import Kind, ModelError
 
-__all__ = ["NoEventsError", "StreamError", "broken_off", "cut_short", "fault", "tidy"]
+__all__ = [
+    "NoEventsError",
+    "StreamError",
+    "broken_off",
+    "cut_short",
+    "fault",
+    "refuses_pictures",
+    "tidy",
+]
 
 _WINDOW = re.compile(  # how servers say that a request is longer than the model can read
     r"""context[ _](?:length|window)[ _]exceeded | exceed_context_size | context\ window
@@ -66,6 +74,11 @@ _NO_MONEY = re.compile(
 _FOR_A_DAY = re.compile(r"per[-_ ]?day|\bTPD\b|\bRPD\b|\bdaily\b|\blimit: 0\b", re.IGNORECASE)
 _FOR_A_MINUTE = re.compile(r"per[-_ ]?min", re.IGNORECASE)
 _NO_MEMORY = re.compile(r"requires more (?:system |GPU |video )?memory", re.IGNORECASE)
+# how servers say that a model takes no pictures, or only text
+_NO_PICTURES = re.compile(
+    r"image|picture|vision|visual|multi-?modal|modalit|content must be a string|valid string",
+    re.IGNORECASE,
+)
 _WAIT = re.compile(r"try (?:again )?in (?:(\d{1,4})m)?(\d{1,6}(?:\.\d+)?)s", re.IGNORECASE)
 _BAD_CALL = re.compile(r"tool_use_failed|malformed_function_call", re.IGNORECASE)
 _NO_MODEL = re.compile(r"\bmodel\b.{0,100}(?:not found|not exist)|no such model", re.IGNORECASE)
@@ -339,3 +352,9 @@ def _explain(error: BaseException, key: str) -> tuple[Kind, str]:
 def _names(error: BaseException | None) -> set[str]:
     """Name the classes of an exception; that of JSON is a plain ValueError to most."""
     return {each.__name__ for each in type(error).__mro__}
+
+
+def refuses_pictures(error: ModelError) -> bool:
+    """Tell whether a server refused a request because of pictures (llama.cpp with a 500)."""
+    said = error.said or str(error).partition(": ")[2]  # without the name of the model
+    return error.kind in ("bad_request", "server") and bool(_NO_PICTURES.search(said))

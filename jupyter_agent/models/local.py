@@ -55,7 +55,8 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
 
 MAX_SMOL_REPLY = 120  # tokens
 _SYSTEM = "You are a Python assistant. Reply with one short sentence and one python code block."
-_REPORT = "Output:\n"  # how the message begins that tells what a cell put out
+# how the message begins that tells what a cell put out
+_REPORT = re.compile(r"Output(?:, which ends in an error)?:\n")
 
 
 def load(path: str = "", **settings: Any) -> LocalModel:
@@ -316,6 +317,8 @@ class SmolModel(LocalModel):
     more code. Hence its second reply is not generated: it is the output of its code.
     """
 
+    reads_only_tasks = True  # what is told of data files is more than it can follow
+
     def __init__(
         self,
         file: Path,
@@ -363,9 +366,9 @@ def _answer(messages: list[Message]) -> str | None:
     if len(messages) < 2 or messages[-2]["role"] != "assistant":
         return None
     report = _text(messages[-1])
-    if not report.startswith(_REPORT) or _code(_text(messages[-2])) is None:
+    if not (begins := _REPORT.match(report)) or _code(_text(messages[-2])) is None:
         return None
-    output = report.removeprefix(_REPORT).strip("\n")
+    output = report[begins.end() :].strip("\n")
     several = "\n" in output or _code(output) is not None
     return fenced(output, "text") if several else output
 

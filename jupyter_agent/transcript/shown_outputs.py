@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from jupyter_agent._nbformat import NotebookNode, from_dict
@@ -47,8 +48,8 @@ def describe_outputs(outputs: list[NotebookNode]) -> dict[str, Any]:
 
     A resized picture is stored on its output, because resizing it again may give other bytes.
     """
-    texts = [text for text in map(_text_of, outputs) if text.strip()]
-    text = cut("\n".join(text.rstrip("\n") for text in texts), MAX_CHARACTERS) or "(none)"
+    texts = [(_kind(each), text) for each in outputs if (text := _text_of(each)).strip()]
+    text = cut("\n".join(_labelled(texts)), MAX_CHARACTERS) or "(none)"
     drawn = pictures_in(outputs)
     pictures: list[dict[str, Any]] = []
     for index, picture in drawn[:MAX_PICTURES]:
@@ -59,7 +60,21 @@ def describe_outputs(outputs: list[NotebookNode]) -> dict[str, Any]:
             pictures.append({"output": index, **picture})
     if len(drawn) > MAX_PICTURES:
         text += f"\n[{len(drawn) - MAX_PICTURES} more pictures are not shown]"
-    return {"text": f"Output:\n{text}", "pictures": pictures}
+    ends = ", which ends in an error" if any(kind == "error" for kind, _ in texts) else ""
+    return {"text": f"Output{ends}:\n{text}", "pictures": pictures}
+
+
+def _kind(output: NotebookNode) -> str:
+    return output.get("name") or ("error" if output.output_type == "error" else "displayed")
+
+
+def _labelled(texts: list[tuple[str, str]]) -> Iterator[str]:
+    """Yield texts; where they are of several kinds, what was printed and what was displayed."""
+    kinds = [kind for kind, _ in texts]
+    for before, (kind, text) in zip(["", *kinds], texts, strict=False):
+        if kind != before and len({*kinds}) > 1:
+            yield f"[{kind}]"
+        yield text.rstrip("\n")
 
 
 def pictures_in(outputs: list[NotebookNode]) -> list[tuple[int, dict[str, Any]]]:

@@ -109,12 +109,9 @@ def mark_replaced(transcript: Transcript, task: NotebookNode) -> None:
     start = next((i for i, cell in enumerate(transcript.cells) if cell is task), None)
     if start is None:
         return  # the session was reset
-    for cell in transcript.cells[max(0, start - 1) : start]:
-        if cell.metadata.get(KEY, {}).get("given"):
-            cell.metadata[KEY]["replaced"] = True
     for index, cell in enumerate(transcript.cells[start:], start):
         facts = cell.metadata.get(KEY, {})
-        if cell is not task and facts.get("role") not in RUN_ROLES:
+        if cell is not task and not (facts.get("given") or facts.get("role") in RUN_ROLES):
             return
         facts["replaced"] = True
         if facts.get("edited"):

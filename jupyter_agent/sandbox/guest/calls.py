@@ -142,6 +142,13 @@ def fetch(request: tuple[str, int]) -> Any:
         return file.read(max_bytes)
 
 
+def describe_data(request: Values) -> Values:
+    """Describe the data files that a task is about; see `data_files.describe`."""
+    from jupyter_agent.sandbox.guest import data_files
+
+    return data_files.describe(request)
+
+
 # -- what the guest asks
 
 _calling = threading.Lock()  # one question at a time

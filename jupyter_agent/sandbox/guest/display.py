@@ -20,6 +20,8 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
+from jupyter_agent.sandbox.guest.table_text import MAX_COLUMNS, WIDTH
+
 MAX_NAMED = 200  # characters of an address
 
 
@@ -28,6 +30,8 @@ def install() -> None:
     hooks = {
         "altair": _draw_charts_as_pictures,
         "itables.javascript": _show_tables_as_they_are,
+        "pandas": _show_wide_tables,
+        "polars": _show_wide_tables_of_polars,
         "tqdm.notebook": _draw_bars_as_text,
     }
     sys.meta_path.insert(0, _AfterImport(hooks))
@@ -146,6 +150,18 @@ def _read_html(html: str) -> str:
     reader.feed(html[:MAX_READ])
     lines = (" ".join(line.split()).removeprefix("| ") for line in reader.text.split("\n"))
     return "\n".join(filter(None, lines))
+
+
+# -- pandas and polars
+
+
+def _show_wide_tables(pandas: Any) -> None:
+    """Print tables as wide as a page shows them."""
+    pandas.set_option("display.width", WIDTH, "display.max_columns", MAX_COLUMNS)
+
+
+def _show_wide_tables_of_polars(polars: Any) -> None:
+    polars.Config.set_tbl_cols(MAX_COLUMNS).set_tbl_width_chars(WIDTH)
 
 
 # -- tqdm

@@ -30,7 +30,7 @@ NO_CHMOD = (
 OF_THE_SYSTEM = (
     "of the system only programs and libraries are in the sandbox, and none can be changed"
 )
-FINAL_ANSWER = "there is no final_answer here: to end, answer in plain text without a code block"
+FINAL_ANSWER = "there is no {} here: to end, answer in words, without code to run"
 _NO_NETWORK = {
     errno.EAFNOSUPPORT,
     errno.ECONNREFUSED,
@@ -82,8 +82,8 @@ class Hints:
 
     def _about(self, error: BaseException) -> str:
         match error:
-            case NameError(name="final_answer"):
-                return FINAL_ANSWER
+            case NameError(name="final_answer" | "finish" | "submit" | "submit_answer" as name):
+                return FINAL_ANSWER.format(name)
             case socket.gaierror():
                 return NETWORK
             case OSError(errno=number) if number in _NO_NETWORK:

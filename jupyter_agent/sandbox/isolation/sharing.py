@@ -34,6 +34,7 @@ __all__ = [
     "left_out",
     "listing",
     "resolve",
+    "shown_names",
     "too_wide",
 ]
 
@@ -217,9 +218,14 @@ def _in_secret(path: Path) -> bool:
 
 def listing(shares: list[Share], max_names: int = 40) -> str:
     """List the shared files by the names that code in the sandbox uses."""
-    names = [name for share in shares for name in _shown(share)]
+    names = shown_names(shares)
     more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
     return ", ".join(map(escaped, names[:max_names])) + more
+
+
+def shown_names(shares: list[Share]) -> list[str]:
+    """Name the shared files and folders, folders with a slash at the end."""
+    return [name for share in shares for name in _shown(share)]
 
 
 def _shown(share: Share) -> list[str]:

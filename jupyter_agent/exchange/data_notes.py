@@ -1,0 +1,118 @@
+"""Tell the model what the data files of a task look like, and which packages it has."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from jupyter_agent._nbformat import NotebookNode
+from jupyter_agent.errors import SandboxError
+from jupyter_agent.exchange.values import read
+from jupyter_agent.sandbox.client import Sandbox
+from jupyter_agent.sandbox.filter.fields import printable
+from jupyter_agent.sandbox.guest.codec import encode
+from jupyter_agent.transcript.metadata import facts_of
+
+__all__ = ["DataNotes"]
+
+MAX_SECONDS = 10.0  # then the model has to look for itself
+MAX_FILES = 5
+MAX_LINE = 2_000  # characters about one file
+MAX_BEGINNING = 1_000  # characters of one file
+MAX_TOLD = 6_000  # characters in all, about 1,500 tokens
+_NO_SERVERS = "Not possible here: servers of `multiprocessing`, lists of processes, `chmod`."
+
+State = tuple[int, int]  # bytes, and when it was changed, in nanoseconds
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    state: State
+    line: str
+    beginning: str
+
+
+@dataclass(slots=True)
+class DataNotes:
+    """What was told of data files, so that it is told once.
+
+    What is told is made in the sandbox, and as hostile as all that comes from there.
+    """
+
+    _told: dict[str, tuple[State, str]] = field(default_factory=dict)  # by name; with the line
+    _packages: str = ""
+
+    async def write(
+        self, task: str, sandbox: Sandbox, *, listed: Sequence[str], cells: Sequence[NotebookNode]
+    ) -> tuple[str, str]:
+        """Write the note about the files of a task, and their beginnings.
+
+        Parameters
+        ----------
+        listed
+            The names of what is shared, folders with a slash at the end.
+        cells
+            The cells that the model reads already; what they say is not said again.
+        """
+        known = "\n".join(_notes(cells))
+        if not listed and self._packages and self._packages in known:
+            return "", ""
+        told = {name: list(state) for name, (state, line) in self._told.items() if line in known}
+        try:
+            found, packages = await self._ask(task, sandbox, listed, told)
+        except (SandboxError, TimeoutError, ValueError):
+            return "", ""  # the model can look for itself
+        notes = [] if self._packages and self._packages in known else [f"You have {packages}."]
+        self._packages = packages
+        if sandbox.tier == "landlock" and _NO_SERVERS not in known:
+            notes.append(_NO_SERVERS)
+        lines, beginnings = [], []
+        for each in found:
+            self._told[each.name] = (each.state, each.line)
+            lines.append(each.line)
+            beginnings += [f"{each.name} begins:\n{each.beginning}"] if each.beginning else []
+        if lines:
+            notes.append("Data files, as they are read by default:\n\n" + "\n".join(lines))
+        return "\n\n".join(notes), "\n".join(beginnings)
+
+    async def _ask(
+        self, task: str, sandbox: Sandbox, listed: Sequence[str], told: dict[str, list[int]]
+    ) -> tuple[list[_File], str]:
+        request = {"task": task, "listed": list(listed), "told": told}
+        async with asyncio.timeout(MAX_SECONDS):
+            reply = await read(await sandbox.call("describe_data", encode(request)))
+        match reply:
+            case {"files": [*files], "packages": str(packages)}:
+                return list(_checked(files)), printable(packages)[:MAX_LINE]
+        raise ValueError("it holds no description")
+
+
+def _notes(cells: Sequence[NotebookNode]) -> Iterator[str]:
+    """Yield the notes that the model reads."""
+    for facts in map(facts_of, cells):
+        if facts.get("role") == "task" and not facts.get("replaced"):
+            yield facts.get("note", "")
+
+
+def _checked(files: list[object]) -> Iterator[_File]:
+    """Read the guest's descriptions, as many as there is room for."""
+    room = MAX_TOLD
+    for each in files[:MAX_FILES]:
+        match each:
+            case [str(name), [int(size), int(changed)], str(line), str(beginning)]:
+                told = f"- `{printable(name)[:200]}`: {_one_line(line)}"
+                begins = _short(printable(beginning), MAX_BEGINNING)
+                room -= len(told) + len(begins)
+                if room > 0:
+                    yield _File(printable(name)[:200], (size, changed), told, begins)
+
+
+def _one_line(text: str) -> str:
+    return _short(re.sub(r"\s*\n\s*", " ", printable(text)), MAX_LINE)
+
+
+def _short(text: str, max_characters: int) -> str:
+    return text if len(text) <= max_characters else f"{text[:max_characters]}…"

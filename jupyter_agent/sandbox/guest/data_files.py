@@ -1,0 +1,414 @@
+"""Say what data files look like, so that a model need not look first.
+
+It runs in the sandbox, with packages that are installed there: pandas reads tables, and without it
+only the first lines are told. Of a large file the beginning is read, and its rows are estimated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import itertools
+import json
+import os
+import platform
+import re
+import sqlite3
+import stat
+import time
+import zipfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+from xml.etree import ElementTree as ET
+
+from jupyter_agent.sandbox.guest.table_text import MAX_COLUMNS, columns, first_rows, in_words
+
+MAX_FILES = 5  # that are described
+MAX_FEW = 3  # data files that are described though the task names none
+MAX_LOOKED_AT = 500  # entries of a shared folder
+MAX_SECONDS = 3.0  # for all files; the later ones are only named then
+WHOLE = 16 << 20  # bytes of a text table that is read whole
+BEGINNING = 4 << 20  # bytes of a larger one
+SAMPLE = 1 << 16  # characters in which the separator is looked for
+COUNTED = 2 << 30  # bytes whose lines are counted
+EXCEL = 1 << 20  # bytes of a workbook whose first sheet is read whole
+EXCEL_ROWS = 200  # of a larger one
+MAX_SHEETS = 10
+MAX_LINES = 5  # of a text
+MAX_LINE = 200  # characters
+MAX_PARSED = 4 << 20  # bytes of a JSON file
+
+# the data packages whose versions a model should know
+PACKAGES = (
+    "numpy pandas polars pyarrow scipy scikit-learn statsmodels matplotlib seaborn plotly altair "
+    "xgboost lightgbm torch tensorflow transformers duckdb sqlalchemy openpyxl pillow "
+    "networkx geopandas xarray sympy nltk"
+).split()
+
+
+class Description(NamedTuple):
+    """What is told of a file: a line, and its beginning."""
+
+    line: str
+    beginning: str = ""
+
+
+def describe(request: dict[str, Any]) -> dict[str, Any]:
+    """Describe the data files that a task is about, and the packages that are installed.
+
+    The first rows are told only of a file that the task names.
+
+    Parameters
+    ----------
+    request
+        ``task``: the task's text; ``listed``: the names of what is shared, folders with a slash at
+        the end; ``told``: the state of each file that was described before, by name.
+    """
+    deadline = time.monotonic() + MAX_SECONDS
+    files = _data_files(request["listed"])
+    named = _named(request["task"], files)
+    found = []
+    for name in (named or _few(files))[:MAX_FILES]:
+        facts = Path(name).stat()
+        state = [facts.st_size, facts.st_mtime_ns]
+        if request["told"].get(name) != state:
+            line, beginning = _describe(name, facts.st_size, deadline)
+            found.append([name, state, line, beginning if named else ""])
+    return {"files": found, "packages": _packages()}
+
+
+def _packages() -> str:
+    """Name Python and the data packages with their versions."""
+    found = [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
+    return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+# -- which files
+
+
+def _data_files(listed: list[str]) -> list[str]:
+    """Name the data files among what is shared, and in the folders that are shared."""
+    names: list[str] = []
+    for name in listed:
+        inside = _entries(name) if name.endswith("/") else [name]
+        names += filter(_is_data, inside)
+    return names
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            few = itertools.islice(entries, MAX_LOOKED_AT)
+            return sorted(folder + entry.name for entry in few)
+    except OSError:
+        return []
+
+
+def _is_data(name: str) -> bool:
+    if _kind(name) is None:
+        return False
+    try:
+        return stat.S_ISREG(Path(name).stat().st_mode)
+    except OSError:
+        return False
+
+
+def _named(task: str, files: list[str]) -> list[str]:
+    """Find the files that a task names, by their path, their name, or their name's stem."""
+    words = {word.lower() for word in re.findall(r"[\w-]+", task)}
+    named = [name for name in files if name in task or Path(name).name in task]
+    return named or [name for name in files if Path(name).name.partition(".")[0].lower() in words]
+
+
+def _few(files: list[str]) -> list[str]:
+    """Return the files of tables, if they are few."""
+    tables = [name for name in files if _kind(name) not in (_text, _image)]
+    return tables if len(tables) <= MAX_FEW else []
+
+
+# -- what they hold
+
+
+def _describe(name: str, size: int, deadline: float) -> Description:
+    kind = _kind(name)
+    if kind is None or time.monotonic() > deadline:
+        return Description(_size(size))
+    try:
+        found = kind(name, size)
+    except Exception as error:  # from any reader, about any file
+        found = Description(f"it cannot be read as such: {type(error).__name__}: {error}"[:300])
+        found = found._replace(beginning=_first_lines(name))
+    return found._replace(line=f"{_size(size)}, {found.line}")
+
+
+def _size(size: int) -> str:
+    amount, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{size:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+
+
+def _separated(name: str, size: int) -> Description:
+    """Describe a file of values that are separated by commas, semicolons, tabs or bars."""
+    block = _beginning(name)
+    encoding = _encoding(block)
+    text = block.decode(encoding, "replace")
+    separator = _separator(text)
+    kind = "tab-separated" if separator == "\t" else "CSV"
+    kind += f" with sep={separator!r}" if separator in ";|" else ""
+    kind += f", encoding {encoding}" if encoding != "utf-8" else ""
+    if not _has("pandas"):
+        return Description(kind, _first_lines(name))
+    import pandas as pd
+
+    options: dict[str, Any] = {"sep": separator, "encoding": encoding, "low_memory": False}
+    if not _is_large(name, size):
+        return _table(kind, pd.read_csv(name, **options))
+    rows = _rows_in(text, separator)
+    table = pd.read_csv(name, nrows=max(1, rows - 2), **options)
+    return _table(kind, table, rows=_count_rows(name, size, block, rows) or _more_than(table))
+
+
+def _rows_in(text: str, separator: str) -> int:
+    """Count the rows of a text; a value in quotes may be several lines."""
+    try:
+        return sum(map(bool, csv.reader(io.StringIO(text, newline=""), delimiter=separator)))
+    except csv.Error:
+        return text.count("\n")
+
+
+def _count_rows(name: str, size: int, block: bytes, rows: int, *, header: int = 1) -> str:
+    """Count the rows of a large file, or estimate them from its beginning of so many rows."""
+    if name.lower().endswith(_PACKED):
+        return ""
+    lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    if size <= COUNTED and rows == lines:
+        return f"{_count_lines(name) - header:,}"
+    return f"about {int(round(size / len(block) * rows, -2)):,}"
+
+
+def _more_than(table: Any) -> str:
+    return f"more than {len(table):,}"
+
+
+def _count_lines(name: str) -> int:
+    count, last = 0, b"\n"
+    with Path(name).open("rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            count += block.count(b"\n")
+            last = block[-1:]
+    return count + (last != b"\n")
+
+
+def _beginning(name: str) -> bytes:
+    """Read the first lines of a file, packed or not, up to `BEGINNING`."""
+    with _opened(name) as file:
+        block: bytes = file.read(BEGINNING)
+    return block[: block.rfind(b"\n") + 1] if len(block) == BEGINNING else block
+
+
+def _is_large(name: str, size: int) -> bool:
+    return size > (WHOLE // 8 if name.lower().endswith(_PACKED) else WHOLE)
+
+
+def _opened(name: str) -> Any:
+    import bz2
+    import gzip
+    import lzma
+
+    readers: dict[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    return readers.get(name.lower().rpartition(".")[2], open)(name, "rb")
+
+
+def _encoding(block: bytes) -> str:
+    if block.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8-sig" if block.startswith(b"\xef\xbb\xbf") else "utf-8"
+
+
+def _separator(text: str) -> str:
+    """Find the separator that gives each of the first rows as many values, and more than one."""
+    sample = text[:SAMPLE].splitlines(keepends=True)[:-1] or [text]
+    for separator in ",;\t|":
+        with contextlib.suppress(csv.Error):
+            rows = list(itertools.islice(csv.reader(sample, delimiter=separator), 20))
+            counts = {len(row) for row in rows if row}
+            if len(counts) == 1 and max(counts) > 1:
+                return separator
+    return "\t" if "\t" in text.partition("\n")[0] else ","
+
+
+def _json_lines(name: str, size: int) -> Description:
+    import pandas as pd
+
+    if not _is_large(name, size):
+        return _table("JSON lines", pd.read_json(name, lines=True))
+    block = _beginning(name)
+    table = pd.read_json(name, lines=True, nrows=max(1, block.count(b"\n")))
+    rows = _count_rows(name, size, block, block.count(b"\n"), header=0)
+    return _table("JSON lines", table, rows=rows or _more_than(table))
+
+
+def _json(name: str, size: int) -> Description:
+    """Describe a JSON file: the names and kinds of what is at its top."""
+    if size > MAX_PARSED:
+        return Description("JSON", _first_lines(name))
+    value = json.loads(Path(name).read_bytes())
+    text = json.dumps(value, ensure_ascii=False)[: MAX_LINE * 2]
+    match value:
+        case [{}, *_]:
+            keys = ", ".join(map(repr, itertools.islice(value[0], MAX_COLUMNS)))
+            return Description(f"JSON, a list of {len(value):,} objects with {keys}", text)
+        case list():
+            return Description(f"JSON, a list of {len(value):,}", text)
+        case dict():
+            few = itertools.islice(value.items(), MAX_COLUMNS)
+            keys = ", ".join(f"{key!r} ({type(each).__name__})" for key, each in few)
+            return Description(f"JSON, an object of {len(value):,}: {keys}", text)
+    return Description("JSON", text)
+
+
+def _parquet(name: str, _: int) -> Description:
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(name)
+    batch = next(file.iter_batches(batch_size=1000), None)
+    rows = f"{file.metadata.num_rows:,}"
+    return _table("Parquet", batch or file.schema_arrow.empty_table(), rows=rows)
+
+
+def _arrow(name: str, _: int) -> Description:
+    from pyarrow import feather
+
+    return _table("Feather", feather.read_table(name, memory_map=True))
+
+
+def _excel(name: str, size: int) -> Description:
+    if size > WHOLE:
+        return Description(f"Excel, sheets {', '.join(map(repr, _sheets_in(name)))}")
+    import pandas as pd
+
+    with pd.ExcelFile(name) as book:
+        sheets = [str(sheet) for sheet in book.sheet_names]
+        large = size > EXCEL
+        table = book.parse(0, nrows=EXCEL_ROWS if large else None)
+    kind = f"Excel, sheets {', '.join(map(repr, sheets[:MAX_SHEETS]))}; the first one"
+    return _table(kind, table, rows=_more_than(table) if large else "")
+
+
+def _sheets_in(name: str) -> list[str]:
+    """Name the sheets of a large workbook, without what is in them."""
+    with zipfile.ZipFile(name) as packed, packed.open("xl/workbook.xml") as book:
+        found = [each for _, each in ET.iterparse(book) if each.tag.endswith("}sheet")]
+    return [each.get("name", "") for each in found[:MAX_SHEETS]]
+
+
+def _sqlite(name: str, size: int) -> Description:
+    """Describe a database of SQLite's: its tables and their columns."""
+    place = f"file:{quote(str(Path(name).absolute()))}?mode=ro&immutable=1"
+    database = sqlite3.connect(place, uri=True)
+    try:
+        found = database.execute("select name from sqlite_master where type in ('table', 'view')")
+        names = [name for (name,) in found if not name.startswith("sqlite_")]
+        told = "; ".join(_database_table(database, each, size) for each in names[:MAX_SHEETS])
+    finally:
+        database.close()
+    more = f" and {len(names) - MAX_SHEETS} more" if len(names) > MAX_SHEETS else ""
+    return Description(f"SQLite, {len(names):,} tables: {told}{more}")
+
+
+def _database_table(database: sqlite3.Connection, name: str, size: int) -> str:
+    quoted = '"' + name.replace('"', '""') + '"'
+    found = database.execute(f"pragma table_info({quoted})").fetchall()
+    named = ", ".join(
+        f"{column!r} ({kind or 'any'})" for _, column, kind, *_ in found[:MAX_COLUMNS]
+    )
+    [rows] = database.execute(f"select count(*) from {quoted}").fetchone() if size < WHOLE else [0]
+    return f"{name!r}, {f'{rows:,} rows with ' if rows else ''}{named}"
+
+
+def _numpy(name: str, _: int) -> Description:
+    import numpy as np
+
+    if name.endswith(".npz"):
+        with np.load(name, allow_pickle=False) as arrays:
+            return Description(f"NumPy, arrays {', '.join(map(repr, arrays.files[:MAX_COLUMNS]))}")
+    array = np.load(name, mmap_mode="r", allow_pickle=False)
+    return Description(f"NumPy, {array.dtype}, {' x '.join(map(str, array.shape))}")
+
+
+def _image(name: str, _: int) -> Description:
+    from PIL import Image
+
+    with Image.open(name) as image:
+        shape = f"{image.width} x {image.height} px, {image.mode}"
+        return Description(f"an image, {image.format}, {shape}")
+
+
+def _text(name: str, _: int) -> Description:
+    return Description("text", _first_lines(name))
+
+
+def _first_lines(name: str) -> str:
+    try:
+        with _opened(name) as file:
+            block: bytes = file.read(MAX_LINE * MAX_LINES * 4)
+    except (OSError, EOFError):
+        return ""
+    if b"\0" in block:
+        return ""
+    lines = block.decode("utf-8", "replace").splitlines()[:MAX_LINES]
+    return "\n".join(line[:MAX_LINE] for line in lines)
+
+
+def _table(kind: str, table: Any, *, rows: str = "") -> Description:
+    """Describe a table, of which only the beginning may have been read."""
+    part = f"the first {table.shape[0]:,}" if rows and rows != f"{table.shape[0]:,}" else ""
+    found = columns(table) or []
+    line = in_words(found, rows=rows or f"{table.shape[0]:,}", of=part)
+    return Description(f"{kind}, {line}", first_rows(table))
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+_PACKED = (".gz", ".bz2", ".xz")
+_KINDS: dict[str, Callable[[str, int], Description]] = {
+    **dict.fromkeys(("csv", "tsv", "tab"), _separated),
+    **dict.fromkeys(("jsonl", "ndjson"), _json_lines),
+    **dict.fromkeys(("parquet", "pq"), _parquet),
+    **dict.fromkeys(("xlsx", "xls", "xlsm", "ods"), _excel),
+    **dict.fromkeys(("sqlite", "sqlite3", "db"), _sqlite),
+    **dict.fromkeys(("npy", "npz"), _numpy),
+    **dict.fromkeys(("png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff"), _image),
+    **dict.fromkeys(("txt", "md", "log", "yaml", "yml", "toml", "xml", "html"), _text),
+    "feather": _arrow,
+    "json": _json,
+}
+
+
+def _kind(name: str) -> Callable[[str, int], Description] | None:
+    """Return what describes a file of this name; None if it is not one of data."""
+    plain = name.lower()
+    for ending in _PACKED:
+        plain = plain.removesuffix(ending)
+    return _KINDS.get(plain.rpartition(".")[2]) if "." in Path(plain).name else None

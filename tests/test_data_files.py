@@ -1,0 +1,191 @@
+"""What a model is told of data files, so that it need not look first."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from jupyter_agent.sandbox.guest import data_files
+from jupyter_agent.sandbox.guest.data_files import describe
+
+TABLE = pd.DataFrame({"region": ["North", "South, by sea", "East"], " amount": [1.5, None, 2.0]})
+COLUMNS = "'region' (str), ' amount' (float64, 1 missing)"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(
+    task: str, *listed: str, known: dict[str, Any] | None = None
+) -> dict[str, tuple[str, str]]:
+    """Describe files as the sandbox does; return the line and the beginning of each."""
+    found = describe(
+        {
+            "task": task,
+            "listed": listed or [path.name for path in Path().iterdir()],
+            "told": known or {},
+        }
+    )
+    return {name: (line, beginning) for name, _, line, beginning in found["files"]}
+
+
+def line(name: str) -> str:
+    return told(f"Look at {name}")[name][0]
+
+
+# -- which files
+
+
+def test_a_file_that_the_task_names_is_described_with_its_first_rows(here: Path) -> None:
+    for name in "abcdef":
+        TABLE.to_csv(here / f"{name}.csv", index=False)
+    assert told("Sum it up") == {}  # six files are not a few
+    [(about, begins)] = told("What is in b.csv?").values()
+    assert about == f"51 bytes, CSV, 3 rows x 2 columns: {COLUMNS}"
+    assert begins.splitlines()[0].split("  ")[-1].strip() == "amount"
+    assert "South, by sea" in begins
+
+
+def test_a_file_is_named_by_its_stem_too(here: Path) -> None:
+    for name in ("sales.csv", "costs.csv", "more.csv", "rest.csv"):
+        TABLE.to_csv(here / name, index=False)
+    assert [*told("Plot the Sales by region")] == ["sales.csv"]
+
+
+def test_a_few_files_are_described_though_none_is_named(here: Path) -> None:
+    TABLE.to_csv(here / "b.csv", index=False)
+    (here / "readme.txt").write_text("about b")
+    assert [*told("Sum it up").values()] == [(line("b.csv"), "")]
+
+
+def test_files_in_a_shared_folder_are_found(here: Path) -> None:
+    (here / "data").mkdir()
+    TABLE.to_csv(here / "data" / "b.csv", index=False)
+    assert [*told("Sum it up", "data/", "gone/", "gone.csv")] == ["data/b.csv"]
+    assert [*told("Sum data/b.csv up", "data/")] == ["data/b.csv"]
+
+
+def test_a_file_is_described_again_only_when_it_has_changed(here: Path) -> None:
+    TABLE.to_csv(here / "b.csv", index=False)
+    request = {"task": "Go", "listed": ["b.csv"], "told": {}}
+    [[name, state, *_]] = describe(request)["files"]
+    assert told("Go", known={name: state}) == {}
+    TABLE.head(1).to_csv(here / "b.csv", index=False)
+    assert [*told("Go", known={name: state})] == ["b.csv"]
+
+
+def test_what_is_no_regular_file_is_not_opened(here: Path) -> None:
+    os.mkfifo(here / "b.csv")
+    (here / "c.csv").symlink_to("nowhere")
+    (here / "d.csv").mkdir()
+    assert told("b.csv c.csv d.csv") == {}
+
+
+# -- what they hold
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("a.tsv", lambda path: TABLE.to_csv(path, sep="\t", index=False), "tab-separated"),
+        ("a.csv", lambda path: TABLE.to_csv(path, sep=";", index=False), "CSV with sep=';'"),
+        ("a.csv.gz", lambda path: TABLE.to_csv(path, index=False), "CSV"),
+        (
+            "a.csv",
+            lambda path: TABLE.to_csv(path, index=False, encoding="utf-16"),
+            "CSV, encoding utf-16",
+        ),
+        ("a.jsonl", lambda path: TABLE.to_json(path, orient="records", lines=True), "JSON lines"),
+    ],
+)
+def test_tables_of_text(here: Path, name: str, write: Callable[[Path], None], said: str) -> None:
+    write(here / name)
+    assert line(name).partition(", ")[2] == f"{said}, 3 rows x 2 columns: {COLUMNS}"
+
+
+def test_text_that_is_not_utf_8_is_read(here: Path) -> None:
+    (here / "a.csv").write_bytes("Größe,n\nwürzig,1\n".encode("latin-1"))
+    assert line("a.csv").endswith(
+        "CSV, encoding latin-1, 1 rows x 2 columns: 'Größe' (str), 'n' (int64)"
+    )
+
+
+def test_other_kinds_of_files(here: Path) -> None:
+    TABLE.to_parquet(here / "a.parquet")
+    assert "Parquet, 3 rows x 2 columns: 'region' (" in line("a.parquet")
+    with sqlite3.connect(here / "a.db") as database:
+        TABLE.to_sql('or"ders', database, index=False)
+    database.close()
+    about = "SQLite, 1 tables: 'or\"ders', 3 rows with 'region' (TEXT), ' amount' (REAL)"
+    assert line("a.db").endswith(about)
+    np.save(here / "a.npy", np.zeros((3, 4)))
+    assert line("a.npy").endswith("NumPy, float64, 3 x 4")
+    np.savez(here / "a.npz", x=np.zeros(3), y=np.zeros(3))
+    assert line("a.npz").endswith("NumPy, arrays 'x', 'y'")
+    Image.new("RGB", (30, 20)).save(here / "a.png")
+    assert line("a.png").endswith("an image, PNG, 30 x 20 px, RGB")
+    (here / "a.json").write_text('{"rows": [1, 2], "by": "me"}')
+    assert line("a.json").endswith("JSON, an object of 2: 'rows' (list), 'by' (str)")
+    (here / "a.txt").write_text("one\ntwo\n" * 50)
+    assert told("a.txt")["a.txt"] == ("400 bytes, text", "one\ntwo\none\ntwo\none")
+
+
+def test_a_large_table_is_told_from_its_beginning(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_files, "WHOLE", 2_000)
+    monkeypatch.setattr(data_files, "BEGINNING", 1_000)
+    plain = pd.DataFrame({"n": range(5_000), "text": ["abcdef"] * 5_000})
+    plain.to_csv(here / "a.csv", index=False)
+    assert "CSV, 5,000 rows x 2 columns" in line("a.csv")
+    plain["text"] = "two\nlines"
+    plain.to_csv(here / "a.csv", index=False)
+    assert "CSV, about " in line("a.csv")
+    estimate = int(line("a.csv").partition("about ")[2].partition(" rows")[0].replace(",", ""))
+    assert 4_000 < estimate < 6_500
+    plain.to_csv(here / "b.csv.gz", index=False)
+    assert "CSV, more than " in line("b.csv.gz")
+
+
+def test_what_cannot_be_read_is_told_by_its_first_lines(here: Path) -> None:
+    (here / "a.csv").write_text("a,b\n1,2\n1,2,3,4\n")
+    about, begins = told("a.csv")["a.csv"]
+    assert "it cannot be read as such: ParserError" in about
+    assert begins == "a,b\n1,2\n1,2,3,4"
+    (here / "b.parquet").write_bytes(b"\0PAR")
+    assert "it cannot be read as such" in line("b.parquet")
+    (here / "c.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n")[:-9])
+    assert "it cannot be read as such" in line("c.csv.gz")
+    (here / "d.csv").write_text("")
+    assert (
+        line("d.csv")
+        == "0 bytes, it cannot be read as such: EmptyDataError: No columns to parse from file"
+    )
+
+
+def test_wide_tables_and_long_names_are_cut(here: Path) -> None:
+    wide = pd.DataFrame([range(500)], columns=[f"{'c' * 300}{n}" for n in range(500)])
+    wide.to_csv(here / "a.csv", index=False)
+    about, begins = told("a.csv")["a.csv"]
+    assert about.endswith(" and 470 more")
+    assert len(about) < 4_000
+    assert len(begins) <= 1_000
+
+
+def test_the_packages_are_those_that_are_installed() -> None:
+    packages = describe({"task": "", "listed": [], "told": {}})["packages"]
+    assert packages.startswith("Python 3.")
+    assert f", pandas {pd.__version__}" in packages
+    assert "tensorflow" not in packages

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 from .conftest import ROOT
 
@@ -58,3 +60,32 @@ def test_shipped_notebooks_hold_no_outputs() -> None:
     for path in NOTEBOOKS:
         for cell in nbformat.read(path, as_version=4).cells:
             assert not cell.get("outputs"), path
+
+
+def test_an_error_is_mended_and_the_agents_cells_become_yours(tmp_path: Path) -> None:
+    work = tmp_path / "notebooks"
+    shutil.copytree(ROOT / "notebooks", work)
+    notebook = nbformat.read(work / "03-your-notebook.ipynb", as_version=4)
+    offered = {}
+
+    def note(cell: NotebookNode, execute_reply: dict[str, Any], **_: Any) -> None:
+        payload = execute_reply["content"].get("payload", [])
+        offered[cell.source] = [each["text"] for each in payload]
+
+    resources = {"metadata": {"path": str(work)}}
+    NotebookClient(notebook, timeout=50, resources=resources, on_cell_executed=note).execute()
+    outputs = {cell.source: str(cell.outputs) for cell in notebook.cells if "outputs" in cell}
+    fix = next(source for source in outputs if source.startswith("%agent fix"))
+    assert "KeyError" in next(
+        found for source, found in outputs.items() if 'body_mass_g"]' in source
+    )
+    assert "You renamed the column" in outputs[fix]
+    [mended] = offered[fix]
+    assert 'penguins.groupby("species")["mass"]' in mended
+    asked = next(found for source, found in outputs.items() if source.startswith("%%agent"))
+    assert "told: 1 cell, 1 name" in asked
+    for difference in ("20.0", "11.7", "17.2"):  # as the answer says
+        assert asked.count(difference) > 1
+    [kept] = offered["%agent keep"]
+    assert kept.startswith("by_sex = penguins.pivot_table")
+    assert "they run in your kernel, with your rights" in outputs["%agent keep"]

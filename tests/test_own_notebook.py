@@ -116,7 +116,10 @@ def test_the_agent_kernel_says_that_it_reads_the_cells_anyway(folder: Path) -> N
 def test_a_cell_that_was_told_is_not_told_again(folder: Path, server: ChatServer) -> None:
     server.replies = [Reply("one"), Reply("two")]
     ask = f"%%agent -m {server.model} -c"
-    run(folder, LOAD, "mine = 1", f"{ask}\nFirst", "later = 2", f"{ask}\nSecond")
+    server.replies += [Reply("three")]
+    cells = ["mine = 1", f"{ask}\nFirst", "later = 2", f"{ask}\nSecond", f"{ask}\nThird"]
+    *_, last = run(folder, LOAD, *cells)
+    assert "told: no new cell, 2 names" in said(last)
     assert "mine = 1" not in told(server, 1)
     assert "later = 2" in told(server, 1)
     assert "`mine`" in told(server, 1)  # names are: they change

@@ -88,7 +88,9 @@ class OwnNotebook:
             f"Variables in my kernel, by name and type only:\n\n{listed}" if names else "",
         ]
         text = "\n\n".join(filter(None, parts)) if told or names or error else ""
-        return Told(text, f"{_plural(len(told), 'cell')}, {_plural(len(names), 'name')}")
+        is_known = bool(written) and not counts
+        new = "no new cell" if is_known else _plural(len(told), "cell")
+        return Told(text, f"{new}, {_plural(len(names), 'name')}")
 
     # -- errors
 

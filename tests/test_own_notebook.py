@@ -77,7 +77,7 @@ def test_the_model_reads_the_users_last_cells_and_names_but_no_values(
     assert "- `secret`: str" in text
     assert "axb" not in text
     assert "`pd`" not in text
-    assert text.index("In [4]") < text.index("- `lazy`") < text.index("What next?")
+    assert text.index("What next?") < text.index("In [4]") < text.index("- `lazy`")
     assert "told: 2 cells, 5 names" in said(cells[-1])
 
 

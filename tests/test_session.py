@@ -119,6 +119,16 @@ async def test_what_data_look_like_is_told_once_and_again_when_they_change(
     assert notes(session)[2].endswith("1 rows x 2 columns: 'a' (int64), 'b' (int64)")
 
 
+async def test_a_saved_run_with_data_is_found_and_run_again(session: Session) -> None:
+    task = "How heavy are the penguins?"
+    for _ in range(2):
+        changes = session.run(task, model="scripted:set.md", save="run.ipynb", replay=True)
+        async with aclosing(changes):
+            cells = [change.cell async for change in changes]
+    assert "as recorded" in next(facts_of(c)["model"] for c in cells if "model" in facts_of(c))
+    assert len(notes(session)) == 1
+
+
 async def test_data_are_not_told_where_the_user_does_not_want_it(session: Session) -> None:
     session.data_profile = False
     await ask(session, "How heavy are the penguins?")

@@ -11,6 +11,7 @@ from jupyter_core.paths import jupyter_config_dir
 from jupyter_agent import settings
 from jupyter_agent.errors import UsageError
 from jupyter_agent.frontends.commands import carry_out
+from jupyter_agent.frontends.completion import known_models
 from jupyter_agent.session import Session
 from jupyter_agent.views.tables import table
 
@@ -99,6 +100,21 @@ async def test_a_file_that_cannot_be_read_is_left_alone(session: Session) -> Non
     with pytest.raises(UsageError, match="cannot use the settings in"):
         await carry_out(session, "use ollama:x --save")
     assert path.read_text() == "{broken"
+    assert session.chosen == ""
+
+
+async def test_models_that_were_used_are_offered_again(session: Session, folder: Path) -> None:
+    (folder / "t.md").write_text("Done too.\n")
+    try:
+        for model in ("scripted:s.md", "scripted:t.md", "scripted:s.md"):
+            async for _ in session.run("Go.", model=model):
+                pass
+    finally:
+        await session.close()
+    await said(session, "use ollama:x")
+    assert session.used == ["scripted:s.md", "scripted:t.md"]
+    offered = known_models(session, "openai:y")
+    assert offered == ("ollama:x", "openai:y", "scripted:s.md", "scripted:t.md")
 
 
 async def test_a_chosen_server_gets_no_key_that_is_for_another(

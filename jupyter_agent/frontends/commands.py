@@ -78,10 +78,15 @@ async def _use(session: Session, words: list[str], permit: Permit | None) -> str
         model = _from_anywhere(model)
         if permit:
             await permit(f"%agent use --save {visible(model)}")
+    before = session.chosen
     await session.use(model, permit=permit)
     if not is_saved:
         return f"The next runs use {model}."
-    path = await run_in_thread(functools.partial(settings.save, "Session", "model", model))
+    try:
+        path = await run_in_thread(functools.partial(settings.save, "Session", "model", model))
+    except BaseException:
+        session.chosen = before
+        raise
     session.model = model
     return f"The next runs use {model}, in every notebook from now on (saved in {path})."
 

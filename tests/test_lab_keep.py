@@ -68,16 +68,16 @@ def notebook(
     lab.shut_kernels_down(browser)
 
 
-def bar(notebook: NotebookPage) -> Locator:
-    return notebook.cells.nth(2).locator(".jp-JupyterAgentBar")
+def bar(notebook: NotebookPage, index: int = 2) -> Locator:
+    return notebook.cells.nth(index).locator(".jp-JupyterAgentBar")
 
 
 def is_over(notebook: NotebookPage) -> None:
     expect(bar(notebook)).to_have_attribute("data-state", "done", timeout=PATIENCE)
 
 
-def button(notebook: NotebookPage, name: str = "Keep as mine") -> Locator:
-    return bar(notebook).get_by_role("button", name=name)
+def button(notebook: NotebookPage, name: str = "Keep as mine", *, index: int = 2) -> Locator:
+    return bar(notebook, index).get_by_role("button", name=name)
 
 
 def code(file: NotebookNode) -> list[str]:
@@ -160,3 +160,23 @@ def test_the_mended_cell_comes_below_the_explanation(
     notebook.run(11)  # is shown as recorded, and nothing more is offered
     assert len(notebook.save().cells) == 14
     assert len(chat.requests) == 4
+
+
+def test_in_the_agent_kernel_cells_lose_only_their_marks(lab: Lab, browser: BrowserContext) -> None:
+    (lab.folder / "script.md").write_text("\n<!-- next reply -->\n".join(STEPS))
+    ask = "%%agent -m scripted:script.md\nAdd."
+    cells = ["mine, theirs = 1, 2", ask, "%agent keep", "print('again', total)"]
+    path = lab.write("agent.ipynb", *cells, kernel="jupyter-agent")
+    with opened(lab, browser, path, height=1600) as notebook:
+        notebook.run(0)
+        notebook.run(1)
+        expect(button(notebook, index=1)).to_be_visible(timeout=PATIENCE)
+        before = notebook.save()
+        notebook.run(7)
+        expect(notebook.outputs(7)).to_have_text("2 cells of code are yours now\n")
+        file = notebook.save()
+        assert [cell.source for cell in file.cells] == [cell.source for cell in before.cells]
+        assert all(not cell.metadata for cell in file.cells[2:])
+        notebook.run(8)
+        assert notebook.text(8).strip() == "again 3"
+    lab.shut_kernels_down(browser)

@@ -130,8 +130,11 @@ class OwnNotebook:
         return cut(_text_of([self._as_output(error.error)]), MAX_READ_OF_ONE)
 
     def _as_output(self, error: Exception) -> NotebookNode:
-        facts = {"ename": type(error).__name__, "evalue": ""}
-        return new_output("error", **facts, traceback=self._traceback(error))
+        name = type(error).__name__
+        traceback = [name]
+        with contextlib.suppress(Exception):  # from the error's own __str__
+            traceback = self._traceback(error)
+        return new_output("error", ename=name, evalue="", traceback=traceback)
 
     # -- cells
 

@@ -22,7 +22,7 @@ from jupyter_agent._unicode import visible
 from jupyter_agent.agent.budget import TokenBudget
 from jupyter_agent.agent.loop import Agent
 from jupyter_agent.agent.request import ModelFacts
-from jupyter_agent.errors import ResultError, SandboxError, Unsaved, UsageError
+from jupyter_agent.errors import NoModel, ResultError, SandboxError, Unsaved, UsageError
 from jupyter_agent.exchange.approval import NOBODY, POLICIES, Ask, Question, Verdict, with_approval
 from jupyter_agent.exchange.data_notes import DataNotes
 from jupyter_agent.exchange.permission import Permissions, Permit
@@ -459,6 +459,8 @@ class Session(settings.Configured):
         """Describe the session, a line for each subject."""
         try:
             model = choose_model(self.chosen or self.model)
+        except NoModel:
+            model = "none yet; %agent models lists what can be used"
         except UsageError as error:
             model = str(error)
         sandbox = self.sandbox.describe() if self.sandbox.alive else "starts with the next run"

@@ -33,6 +33,7 @@ async def said(session: Session, command: str) -> str:
 
 async def test_the_status_is_a_table_for_pages_and_for_terminals(session: Session) -> None:
     shown = await carry_out(session, "status")
+    assert "model     none yet; %agent models lists" in shown["text/plain"]
     assert "sandbox   starts with the next run" in shown["text/plain"]
     assert '">sandbox</td><td style="text-align: left">starts with' in shown["text/html"]
 
@@ -45,6 +46,9 @@ async def test_the_models_are_a_table_with_a_line_to_copy(
     shown = await carry_out(session, "models")
     assert "%agent use ollama:qwen3" in shown["text/plain"].splitlines()[1]
     assert "<code>%agent use ollama:qwen3</code>" in shown["text/html"]
+    assert "model: %agent use http://127.0.0.1:8000/v1#NAME" in " ".join(
+        shown["text/plain"].split()
+    )
     assert "set OPENAI_API_KEY" in shown["text/plain"]
 
 

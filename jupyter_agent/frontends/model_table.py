@@ -30,4 +30,6 @@ async def model_table(configured: str, *, line: str = IN_NOTEBOOK) -> Bundle:
 
 
 def _what_to_do(way: Way, line: str) -> str:
-    return f"`{line.format(way.model)}`" if way.ready else way.todo
+    if way.ready:
+        return f"`{line.format(way.model)}`"
+    return f"{way.todo}: `{line.format(way.example)}`" if way.example else way.todo

@@ -55,6 +55,7 @@ class Way:
     found: str
     model: str = ""  # one that could be used now
     todo: str = ""  # what to do first
+    example: str = ""  # a name that the user has to complete
 
     @property
     def ready(self) -> bool:
@@ -105,8 +106,8 @@ def _server(model: str, names: list[str] | None) -> Way:
 
 
 def _no_server() -> Way:
-    todo = "name its address and its model: http://127.0.0.1:8000/v1#NAME"
-    return Way("http://HOST/v1#NAME", "no OpenAI-compatible server is configured", todo=todo)
+    there, todo = "no OpenAI-compatible server is configured", "name its address and its model"
+    return Way("http://HOST/v1#NAME", there, todo=todo, example="http://127.0.0.1:8000/v1#NAME")
 
 
 def _hub() -> Way:

@@ -189,6 +189,16 @@ def test_a_reloaded_page_can_still_answer(notebook: NotebookPage, chat: ChatServ
     expect(notebook.outputs(3)).to_have_text("seen")
 
 
+def test_a_run_that_is_stopped_asks_nothing(notebook: NotebookPage, chat: ChatServer) -> None:
+    chat.replies = [Reply(step("x", "print('seen')"))]
+    notebook.start(1)
+    expect(question(notebook)).to_have_count(1, timeout=PATIENCE)
+    bar(notebook).get_by_role("button", name="Stop").click()
+    is_over(notebook, "stopped")
+    expect(question(notebook)).to_have_count(0)
+    expect(notebook.page.locator(BOX)).to_have_count(0)
+
+
 def test_the_input_box_is_there_where_the_cell_is_not(
     notebook: NotebookPage, chat: ChatServer
 ) -> None:

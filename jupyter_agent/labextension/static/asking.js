@@ -79,7 +79,8 @@ export class Asking {
       this.request = msg;
       this.draw();
     } else if (kind === 'input_reply') {
-      this.over(); // if it is not ours, it was given in the box
+      this.request = null; // if it is not ours, it was given in the box
+      this.close();
     } else if (kind === 'status' && msg.content.execution_state === 'idle' && this.isOf(msg)) {
       this.over(); // a message that said so was lost
     }
@@ -105,9 +106,10 @@ export class Asking {
     this.draw();
   }
 
-  /** The kernel asks nothing any more. */
+  /** The kernel asks nothing any more: it has its answer from elsewhere, was stopped, or is gone. */
   over() {
     this.request = null;
+    this.dismiss();
     this.close();
   }
 
@@ -171,9 +173,10 @@ export class Asking {
     layout.insertWidget(input + 1, widget);
     this.drawn.set(panel, { widget, cell, anchor });
     const typing = this.isTyping(panel);
+    const taken = document.activeElement?.matches('.jp-Stdin-input');
     anchor?.node.classList.add(ASKED);
-    if (typing && this.left instanceof HTMLElement) {
-      this.left.focus(); // the box had taken it
+    if (typing && taken && this.left instanceof HTMLElement) {
+      this.left.focus();
     }
     this.rest(panel, widget, typing);
   }
@@ -239,7 +242,9 @@ export class Asking {
     const index = field ? this.views.indexOf(panel, field) : -1;
     // the empty cell that comes with Shift+Enter is nothing that anybody edits
     const empty = index >= 0 && field?.matches('.cm-content') && !this.cells.all[index].sharedModel.getSource();
-    return Boolean(field && !empty) || Date.now() - (this.views.handled.get(panel) ?? 0) < STILL_MS;
+    // before there is a run, a key was the one that runs the cell
+    const handled = this.open?.run ? (this.views.handled.get(panel) ?? 0) : 0;
+    return Boolean(field && !empty) || Date.now() - handled < STILL_MS;
   }
 
   /** Bring the question into sight, and give it the focus: the button Run only if all of the
@@ -319,23 +324,22 @@ export class Asking {
     }
     for (const panel of this.views.panels) {
       this.views.handled.delete(panel); // that was for us
-      for (const box of this.widgetOf(panel, question.anchor)?.node.querySelectorAll(`.${BOX}`) ?? []) {
-        this.dismiss(panel, question.anchor, box);
-      }
     }
+    this.dismiss();
     const value = `#${question.number} ${answer}`;
     const header = this.request?.header ?? {};
     this.close();
     this.kernel.sendInputReply({ status: 'ok', value }, header);
   }
 
-  /** Take away JupyterLab's input box, which has been answered.
-   * @param {Lab.Panel} panel
-   * @param {string} anchor
-   * @param {Element} box */
-  dismiss(panel, anchor, box) {
-    const area = this.widgetOf(panel, anchor)?.outputArea;
-    area?.widgets.find(each => each.node === box)?.dispose();
+  /** Take away JupyterLab's input box, for which there is no answer to wait. */
+  dismiss() {
+    for (const panel of this.views.panels) {
+      const area = this.open && this.widgetOf(panel, this.open.anchor)?.outputArea;
+      for (const box of [...(area?.widgets ?? [])].filter(each => each.node.matches(`.${BOX}`))) {
+        box.dispose();
+      }
+    }
   }
 
   /** Put the cursor into the cell.

@@ -265,7 +265,7 @@ export class LiveNotebook {
     if (tag.op === 'ask') {
       this.asking.ask(/** @type {Lab.Question} */ (/** @type {unknown} */ (tag)), { again: false });
     } else {
-      this.asking.close();
+      this.asking.over();
     }
   }
 

@@ -214,11 +214,13 @@ def test_the_input_box_is_there_where_the_cell_is_not(
     is_over(notebook)
 
 
-def test_a_permission_is_asked_for_below_the_cell_that_needs_it(
+def test_the_agent_kernel_asks_for_permissions_and_reads_answers_of_a_reloaded_page(
     lab: Lab, browser: BrowserContext, chat: ChatServer
 ) -> None:
-    chat.replies = [Reply("Done.")] * 2
-    path = lab.write("permission.ipynb", task(chat), "1", kernel="jupyter-agent")
+    chat.replies = [Reply(step("x", "print('seen')")), Reply("Done.")]
+    path = lab.write(
+        "permission.ipynb", task(chat, options=" --ask always"), "1", kernel="jupyter-agent"
+    )
     with opened(lab, browser, path) as notebook:
         notebook.start(0)
         asked = notebook.cells.nth(0).get_by_role("group", name="The agent asks: Allow this?")
@@ -229,5 +231,10 @@ def test_a_permission_is_asked_for_below_the_cell_that_needs_it(
         press(notebook, "Refuse…")
         notebook.page.keyboard.press("Escape")
         press(notebook, "Allow")
+        expect(question(notebook)).to_contain_text("Run this cell?", timeout=PATIENCE)
+        notebook.save()
+        notebook.reload()
+        press(notebook, "Run")
         is_over(notebook, index=0)
+        expect(notebook.outputs(2)).to_have_text("seen")
     lab.shut_kernels_down(browser)

@@ -36,6 +36,7 @@ declare namespace Lab {
     step?: number;
     tokens?: number;
     estimated?: boolean;
+    background?: boolean;
     seconds?: number;
     model?: string;
     sandbox?: string;

@@ -82,12 +82,12 @@ class EventLoopThread:
         finally:
             self._in_main_call = False
 
-    def stop(self) -> bool:
-        """Interrupt what the main thread waits for; return whether there was anything.
+    def stop(self, thread: int | None = None) -> bool:
+        """Interrupt what a thread waits for, by default the main one; tell if there was anything.
 
         Called from a subshell. Between two steps of a generator, the next step is interrupted.
         """
-        thread = threading.main_thread().ident or 0
+        thread = thread or threading.main_thread().ident or 0
         task = self._tasks.get(thread)
         if thread not in self._iterating and (task is None or task.done()):
             return False

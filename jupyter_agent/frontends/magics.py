@@ -34,13 +34,19 @@ from jupyter_agent.frontends.options import (
 from jupyter_agent.views.page_requests import KnownRuns, Note, digest
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from jupyter_agent.exchange.approval import Ask
+    from jupyter_agent.frontends.background import BackgroundRun, LaterView
     from jupyter_agent.frontends.own_notebook import OwnError
     from jupyter_agent.session import Session
+    from jupyter_agent.transcript.notebook import Change
     from jupyter_agent.views.live import DisplayView
     from jupyter_agent.views.output_area import AnswerView
     from jupyter_agent.views.tables import Bundle
     from jupyter_agent.views.terminal import TerminalView
+
+    View = AnswerView | DisplayView | LaterView | TerminalView
 
 __all__ = ["AgentMagics", "register"]
 
@@ -86,7 +92,8 @@ class AgentMagics(Magics):
 
         super().__init__(shell)
         self._own = OwnNotebook(shell)
-        self._runs = KnownRuns(self._say_kept)
+        self._background: BackgroundRun | None = None
+        self._runs = KnownRuns(self._say_kept, self._stop_background)
         self._runs.listen(getattr(shell, "kernel", None))
 
     @functools.cached_property
@@ -114,7 +121,7 @@ class AgentMagics(Magics):
         A model writes cells, which run in a sandboxed kernel of their own. You see each step as it
         happens. The model reads the task exactly as you type it. The line magic has commands:
         ``%agent fix``, ``keep``, ``models``, ``use``, ``status``, ``files``, ``fetch``, ``stop``,
-        ``reset``, ``help``.
+        ``wait``, ``reset``, ``help``.
         """
         if cell is None:
             self._command(line.strip())
@@ -136,8 +143,10 @@ class AgentMagics(Magics):
         elif command == "keep":
             self._keep()
         elif command == "stop":
-            stopped = shared_loop().stop()
+            stopped = shared_loop().stop() or self._stop_background()
             print("Stopped." if stopped else "No run is going on.")  # noqa: T201
+        elif command == "wait":
+            self._wait()
         else:
             self._show(shared_loop().call(carry_out(self.session, command)))
         if command == "reset":
@@ -163,6 +172,8 @@ class AgentMagics(Magics):
         )
 
         options, words = fix_options(line, self.agent.parser)
+        if options.background:
+            raise UsageError("%agent fix: leave --background out; it offers a cell when it ends")
         note, error = self._note(), self._own.error
         if error is None:
             raise UsageError(NO_ERROR)
@@ -236,11 +247,10 @@ class AgentMagics(Magics):
         error: OwnError | None = None,
     ) -> bool:
         """Carry out a task; tell whether a model was asked."""
-        from jupyter_agent.errors import Interrupted, NoModel
+        from jupyter_agent.errors import NoModel
+        from jupyter_agent.frontends.background import BackgroundRun
         from jupyter_agent.frontends.event_loop import shared_loop
         from jupyter_agent.frontends.model_table import model_table
-        from jupyter_agent.transcript.metadata import KEY
-        from jupyter_agent.views.output_area import ending
 
         if self._runs.held(note) and not (options.quiet or options.rerun):
             from jupyter_agent.views.output_area import show_recorded
@@ -248,7 +258,7 @@ class AgentMagics(Magics):
 
             show_recorded(KernelPublisher(self._kernel), note, header=self._runs.header(note))
             return False
-        view = self._view(note, quiet=options.quiet)
+        view = self._view(note, quiet=options.quiet, background=options.background)
         replaces = self._runs.task(note.run)
         asked = run_options(
             options,
@@ -257,31 +267,68 @@ class AgentMagics(Magics):
             outputs=options.output or (),
             tools=self._tools(options.tool),
             # live cells may be far away from the question
-            asker=self._asker(view, shown=not (options.quiet or note.cell_id)),
+            asker=None
+            if options.background
+            else self._asker(view, shown=not (options.quiet or note.cell_id)),
             replaces=replaces,
             **self._told(options, error, again=replaces is not None),
         )
-        changes = self.session.run(task, asked)
-        state, why, begun, stand = "done", "", False, ""
+        work = functools.partial(self._show_run, self.session.run(task, asked), view)
+        try:
+            if options.background:
+                background = BackgroundRun(work, view)
+                background.start()
+                self._background = background
+            else:
+                work()
+        except NoModel:
+            self._show(shared_loop().call(model_table(self.session.model)))
+            raise
+        return True
+
+    def _show_run(
+        self,
+        changes: AsyncGenerator[Change, None],
+        view: View,
+        begun: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Carry a run out and show it; call ``begun`` once its task is written."""
+        from jupyter_agent.errors import Interrupted
+        from jupyter_agent.frontends.event_loop import shared_loop
+        from jupyter_agent.transcript.metadata import KEY
+        from jupyter_agent.views.output_area import ending
+
+        state, why, started, stand = "done", "", False, ""
         try:
             with closing(shared_loop().iterate(changes)) as iterator:
                 for change in iterator:
-                    begun = True
-                    if change.cell.source and {"step", "unfinished"} & {*change.cell.metadata[KEY]}:
+                    started = True
+                    facts = change.cell.metadata[KEY]
+                    if change.cell.source and {"step", "unfinished"} & {*facts}:
                         stand = "; its cells so far are kept"
                     view(change)
+                    if facts["role"] == "task":
+                        begun()
         except KeyboardInterrupt as error:
             state, why = ending(error)
             raise Interrupted(f"the run was stopped{stand}") from None
         except BaseException as error:
             state, why = ending(error)
-            if isinstance(error, NoModel):
-                self._show(shared_loop().call(model_table(self.session.model)))
             raise
         finally:
             view.finish(state, why)
-            self._variables.update(self.session.results if begun else {})
-        return True
+            self._variables.update(self.session.results if started else {})
+
+    def _wait(self) -> None:
+        """Wait for the run in the background, and show its answer if no page does."""
+        if self._background is None:
+            raise UsageError("no run is in the background; begin one with %%agent --background")
+        self._background.wait()
+
+    def _stop_background(self, run: str = "") -> bool:
+        """Stop the run in the background, or only if it is this one; tell if it went on."""
+        background = self._background
+        return background is not None and run in ("", background.run) and background.stop()
 
     @property
     def _variables(self) -> dict[str, object]:
@@ -347,28 +394,38 @@ class AgentMagics(Magics):
         request = self._kernel.get_parent("shell") if self._kernel else None
         return Note.of(request or {})
 
-    def _view(self, note: Note, *, quiet: bool) -> AnswerView | DisplayView | TerminalView:
+    def _view(self, note: Note, *, quiet: bool, background: bool) -> View:
         """Choose a view: text in a terminal, live cells where the front end names its cells."""
+        from jupyter_agent.frontends.background import LaterView
+
+        if background and not note.page:
+            return LaterView(self._view(note, quiet=True, background=False))
         if self._kernel is None:
             from jupyter_agent.views.terminal import TerminalView
 
             return TerminalView(quiet=quiet)
         from jupyter_agent.views.live import DisplayView
         from jupyter_agent.views.output_area import AnswerView
-        from jupyter_agent.views.publishers import IPythonPublisher, KernelPublisher
+        from jupyter_agent.views.publishers import (
+            BackgroundPublisher,
+            IPythonPublisher,
+            KernelPublisher,
+        )
 
         if quiet:
             return AnswerView(IPythonPublisher())
         if not note.cell_id:
             return DisplayView(IPythonPublisher())
+        publisher = BackgroundPublisher if background else KernelPublisher
         view = DisplayView(
-            KernelPublisher(self._kernel),
+            publisher(self._kernel),
             anchor=note.cell_id,
             digest=digest(note.source),
             replaces=note.run,
             first_line="%%sandbox\n",
             session=note.session,
             spending=lambda: self.session.budget,
+            background=background,
         )
         self._runs.add(view)
         return view

@@ -34,7 +34,8 @@ LINE_HELP = """\
 %agent status    show the model, the sandbox, the limits and the tokens used
 %agent files     list what the agent has written to its working folder
 %agent fetch     copy one of them out: %agent fetch NAME [DEST] [--force]
-%agent stop      stop a run (in your own kernel, from a subshell console that was open before)
+%agent stop      stop a run (one without --background from a subshell that was open before)
+%agent wait      wait for the run that began with --background
 %agent reset     start a new sandbox and forget the session's runs
 %agent help      show this list"""
 COMMANDS = tuple(re.findall(r"^%agent (\w+)", LINE_HELP, re.MULTILINE))
@@ -174,6 +175,13 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "type": _names,
             "action": "extend",
             "help": "your functions that the agent may call, besides those marked @tool",
+        },
+    ),
+    (
+        ("--background",),
+        {
+            "action": "store_true",
+            "help": "return at once: your own cells run while the agent works; see %%agent wait",
         },
     ),
     CONTEXT_OPTION,

@@ -77,6 +77,7 @@ class _Progress:
     step: int = 0
     usage: TotalUsage = field(default_factory=TotalUsage)
     spending: Callable[[], Spending | None] = lambda: None
+    background: bool = False
     # then working, then done, stopped or failed; unstarted if the run never began
     state: str = "starting"
     doing: str = "thinking"
@@ -99,6 +100,7 @@ class _Progress:
         names = ("model", "sandbox", "step", "state", "doing", "why", "waiting", "wait")
         facts = {name: getattr(self, name) for name in names}
         used = {**self.used(), "used": str(self.usage)}
+        facts |= {"background": True} if self.background else {}
         return {**facts, **used, "seconds": round(time.monotonic() - self.started, 1)}
 
     def used(self) -> dict[str, Any]:
@@ -151,6 +153,8 @@ class DisplayView:
         The session of the page that asked for the run. Of pages that share a document, it writes.
     spending
         Returns what the run has used so far, if an agent carries it out.
+    background
+        Whether the kernel is free meanwhile, so that an interrupt of it is none of the run.
     """
 
     def __init__(
@@ -163,6 +167,7 @@ class DisplayView:
         first_line: str = "",
         session: str = "",
         spending: Callable[[], Spending | None] = lambda: None,
+        background: bool = False,
     ) -> None:
         self.run = ""
         self.task: NotebookNode | None = None
@@ -175,7 +180,7 @@ class DisplayView:
         self._session = session
         self._sent = 0  # the count of messages, so that a page notices a lost one
         self._cells: dict[str, _ShownCell] = {}
-        self._progress = _Progress(spending=spending)
+        self._progress = _Progress(spending=spending, background=background)
         self._header: dict[str, Any] = {}
         self._header_at = 0.0
         self._waiting: dict[str, Change] = {}  # what is not shown yet, by cell

@@ -135,11 +135,17 @@ class KnownRuns:
     ----------
     say_kept
         Says what the user has to know of code cells that become the user's own.
+    stop
+        Stops the run in the background that has this id, and tells if there is one.
     """
 
-    def __init__(self, say_kept: Callable[[list[str]], str] = lambda _: "") -> None:
+    def __init__(
+        self,
+        say_kept: Callable[[list[str]], str] = lambda _: "",
+        stop: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._shown: deque[ShownRun] = deque(maxlen=MAX_RUNS)
-        self._say_kept = say_kept
+        self._say_kept, self._stop = say_kept, stop
         self._kept = threading.Event()  # a page keeps the cells of a run
         self._said = ""
 
@@ -241,6 +247,8 @@ class KnownRuns:
                 return {"status": "ok"}
             case {"op": "delete", "run": str(run), "id": str(cell_id)} if shown := self._find(run):
                 shown.delete(cell_id)
+                return {"status": "ok"}
+            case {"op": "stop", "run": str(run)} if run and self._stop(run):
                 return {"status": "ok"}
             case {"op": "keep", "run": str(run), "cells": [*cells]} if self._find(run):
                 self._said = self._say_kept([cell for cell in cells if isinstance(cell, str)])

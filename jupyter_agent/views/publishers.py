@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from jupyter_agent.transcript.metadata import KEY
 
-__all__ = ["IPythonPublisher", "KernelPublisher", "Publisher", "Tag"]
+__all__ = ["BackgroundPublisher", "IPythonPublisher", "KernelPublisher", "Publisher", "Tag"]
 
 Tag = dict[str, Any]
 
@@ -99,3 +99,13 @@ class KernelPublisher:
         kernel.session.send(
             kernel.iopub_socket, kind, content, parent=self.request, metadata=metadata
         )
+
+
+class BackgroundPublisher(KernelPublisher):
+    """Publishes what answers a request that has been replied to: the kernel may be idle."""
+
+    def busy(self, tag: Tag | None = None) -> None:
+        """Send a sign of life to our page alone, which changes no output and no status."""
+        if tag:
+            nothing = {"data": {}, "metadata": {}, "transient": {"display_id": KEY}}
+            self._send("update_display_data", nothing, tag)

@@ -9,7 +9,7 @@ import { isWorking, known, problems, redraw, said } from './runs.js';
 /** @import { NotebookCells } from './cells.js' */
 
 /** What a cell begins with whose command may change cells of the page. */
-const COMMAND = /^\s*%agent\s+(keep|fix)\b/;
+const COMMAND = /^\s*(%agent\s+(keep|fix)\b|%%agent\b[^\n]*\s--background\b)/;
 
 export class Keeper {
   /** @param {NotebookCells} cells */

@@ -25,7 +25,9 @@ export function factsOf(value) {
     'run', 'state', 'doing', 'waiting', 'model', 'sandbox', 'why'
   ].map(text);
   const [step, tokens, seconds, cells, wait] = ['step', 'tokens', 'seconds', 'cells', 'wait'].map(count);
-  const flags = { estimated: value?.estimated === true, folded: value?.folded === true };
+  /** @param {string} name */
+  const is = name => value?.[name] === true;
+  const flags = { estimated: is('estimated'), folded: is('folded'), background: is('background') };
   return { run, state, doing, waiting, model, sandbox, why, step, tokens, seconds, cells, wait, ...flags };
 }
 

@@ -637,7 +637,7 @@ export class LiveNotebook {
     } else if (action === 'show') {
       this.asking.reveal(panel, { jump: true });
     } else if (run && action === 'stop' && isWorking(id) && (index < 0 || run.anchor === anchor?.id)) {
-      interrupt(this.kernel);
+      this.stop(run);
     } else if (!run || run.anchor !== anchor?.id) {
       return; // the bar is not that run's
     } else if (action === 'keep') {
@@ -648,6 +648,16 @@ export class LiveNotebook {
       learn(facts);
       showHeader(anchor, facts, headerOf(anchor)?.['text/plain'] ?? '');
       this.views.fold();
+    }
+  }
+
+  /** Stop a run: an interrupt is not for one that leaves the kernel free.
+   * @param {Lab.Run} run */
+  stop(run) {
+    if (known.get(run.id)?.background) {
+      void ask(this.kernel, { op: 'stop', run: run.id });
+    } else {
+      interrupt(this.kernel);
     }
   }
 
@@ -755,7 +765,7 @@ export class LiveNotebook {
     for (const run of [...this.runs.values()].filter(each => this.pages.writes(each))) {
       if (isWorking(run.id) && run.model && !cells.has(run.anchor) && !run.left) {
         run.left = true; // nobody would see what it does, or costs
-        interrupt(this.kernel);
+        this.stop(run);
       }
       for (const [id, before] of run.held) {
         const source = cells.get(id)?.sharedModel.getSource() ?? null;

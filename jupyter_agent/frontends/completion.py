@@ -319,12 +319,24 @@ def _paths(word: str, folder: Path) -> Iterator[Completion]:
     head, _, begun = typed.rpartition("/")
     head = f"{head}/" if "/" in typed else ""
     try:
-        entries = sorted(os.scandir((folder / head).expanduser()), key=lambda entry: entry.name)
+        with os.scandir((folder / head).expanduser()) as entries:
+            found = [entry for entry in entries if _is_offered(entry.name, begun)]
     except (OSError, RuntimeError, ValueError):  # no such folder or user; a null
         return
-    shown = [e for e in entries if e.name.startswith(begun) and e.name.isprintable()]
-    for entry in [e for e in shown if begun or not e.name.startswith(".")][:MAX_PATHS]:
-        yield Completion(f"{head}{entry.name}{'/' * entry.is_dir()}", "path")
+    for entry in sorted(found, key=lambda entry: entry.name)[:MAX_PATHS]:
+        yield Completion(f"{head}{entry.name}{'/' * _is_folder(entry)}", "path")
+
+
+def _is_offered(name: str, begun: str) -> bool:
+    hidden = name.startswith(".") and not begun
+    return name.startswith(begun) and name.isprintable() and not hidden
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a folder that is closed to us
+        return False
 
 
 # -- %agent

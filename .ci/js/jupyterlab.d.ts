@@ -267,6 +267,7 @@ declare namespace Lab {
     model: {
       cells: Iterable<Cell> & { changed: Signal<unknown, { type: string; newValues: Cell[] }> };
       contentChanged: Signal<unknown, void>;
+      metadataChanged: Signal<unknown, unknown>;
       /** Whether the server shares the document between pages. */
       collaborative?: boolean;
       defaultKernelLanguage: string;
@@ -365,7 +366,7 @@ declare namespace Lab {
   }
 
   interface App {
-    shell: { activateById(id: string): void; currentWidget: Widget | null };
+    shell: { activateById(id: string): void; currentWidget: Widget | null; currentChanged: Signal<unknown, unknown> };
     commands: {
       execute(command: string): Promise<unknown>;
       addCommand(id: string, options: object): unknown;

@@ -21,6 +21,9 @@ const ICON = `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24
  * @typedef {object} Kit
  * @property {new (options: {name: string, svgstr: string}) => object} LabIcon
  * @property {{warning(text: string): void}} Notification */
+/** How a command is called.
+ * @typedef {{toolbar?: boolean}} Args */
+/** @typedef {{panel: Lab.Panel, notebook: LiveNotebook}} Place */
 
 export class Entries {
   /**
@@ -32,21 +35,25 @@ export class Entries {
     this.notebookOf = notebookOf;
     this.tell = /** @param {string} text */ text => Notification.warning(text);
     this.icon = new LabIcon({ name: 'jupyter-agent:ask', svgstr: ICON });
+    /** The notebook that the user was in last.
+     * @type {Lab.Panel | null} */
+    this.panel = null;
   }
 
   /** Add the commands, and to the palette if there is one.
    * @param {Lab.Palette | null} palette */
   add(palette) {
     const { commands } = this.app;
-    const isPython = () => this.place !== null;
     commands.addCommand('jupyter-agent:ask', {
       label: 'Ask the Agent',
       caption: 'Ask the agent: write an %%agent cell below',
       icon: this.icon,
-      isVisible: isPython,
-      isEnabled: isPython,
-      execute: () => this.ask()
+      isVisible: () => this.latest !== null,
+      // a toolbar is that of the notebook that the user was in last, as for JupyterLab's own buttons
+      isEnabled: /** @param {Args} args */ ({ toolbar }) => Boolean(toolbar) || this.place !== null,
+      execute: /** @param {Args} args */ ({ toolbar }) => this.ask(toolbar ? this.latest : this.place)
     });
+    this.app.shell.currentChanged.connect(() => commands.notifyCommandChanged('jupyter-agent:ask'));
     commands.addCommand('jupyter-agent:ask-about-cell', {
       label: 'Ask the Agent About This Cell',
       caption: 'Write an %%agent cell about the active cell',
@@ -70,12 +77,22 @@ export class Entries {
 
   // -- where the user is
 
-  /** The notebook that the user is in, if it is one of Python.
-   * @returns {{panel: Lab.Panel, notebook: LiveNotebook} | null} */
+  /** The notebook that the user was in last, if it is one of Python.
+   * @returns {Place | null} */
+  get latest() {
+    const current = /** @type {Lab.Panel | null} */ (this.app.shell.currentWidget);
+    if (current?.context && this.notebookOf(current)) {
+      this.panel = current;
+    }
+    const { panel } = this;
+    const notebook = panel && !panel.isDisposed ? this.notebookOf(panel) : undefined;
+    return panel && notebook?.isPython ? { panel, notebook } : null;
+  }
+
+  /** The notebook that the user is in, if it is one of Python. */
   get place() {
-    const panel = /** @type {Lab.Panel | null} */ (this.app.shell.currentWidget);
-    const notebook = panel?.context && this.notebookOf(panel);
-    return notebook?.isPython ? { panel: /** @type {Lab.Panel} */ (panel), notebook } : null;
+    const { latest } = this;
+    return latest?.panel === this.app.shell.currentWidget ? latest : null;
   }
 
   /** The active cell, if it holds code that is no command to the agent.
@@ -97,8 +114,8 @@ export class Entries {
 
   // -- the entries
 
-  ask() {
-    const { place } = this;
+  /** @param {Place | null} place */
+  ask(place) {
     if (place) {
       this.write(place, '%%agent\n');
     }
@@ -125,7 +142,7 @@ export class Entries {
 
   /** Write a cell below the active one, or into it if it is empty, with the cursor in its second
    * line, and have the kernel know the magics.
-   * @param {{panel: Lab.Panel, notebook: LiveNotebook}} place
+   * @param {Place} place
    * @param {string} source */
   write({ panel, notebook }, source) {
     const { cells } = notebook;

@@ -81,6 +81,7 @@ export class LiveNotebook {
     void context.ready.then(() => {
       attach();
       context.model.contentChanged.connect(() => this.changed());
+      context.model.metadataChanged.connect(() => app.commands.notifyCommandChanged('jupyter-agent:ask'));
       // once the document is as a split, a merge or a paste leaves it
       context.model.cells.changed.connect((_, { type, newValues }) =>
         queueMicrotask(() => this.changedCells(type === 'add' ? newValues : []))

@@ -19,6 +19,10 @@ declare namespace Lab {
     /** Of an agent's cell: its place in the run, and what of it the agent wrote. */
     index?: number;
     checksum?: string;
+    /** And which step of the run it is, the sandbox's count, and what the model thought before. */
+    step?: number;
+    count?: number;
+    thought?: string;
     /** Of a cell of a saved run: what it is there. */
     role?: string;
     /** Of a %%agent cell: how its run stands, its text, the last step shown. */
@@ -27,15 +31,27 @@ declare namespace Lab {
     last?: number;
   }
 
+  /** What a run has used: tokens, US dollars, and the limit of its tokens. */
+  interface Used {
+    tokens?: number;
+    tokens_in?: number;
+    tokens_out?: number;
+    /** Whether some of it is an estimate. */
+    estimated?: boolean;
+    cost?: number;
+    /** Whether anybody has named a price, and whether some replies have none. */
+    priced?: boolean;
+    unpriced?: boolean;
+    limit?: number;
+  }
+
   /** What a header says. */
-  interface Facts {
+  interface Facts extends Used {
     run: string;
     state: string;
     doing?: string;
     waiting?: string;
     step?: number;
-    tokens?: number;
-    estimated?: boolean;
     background?: boolean;
     seconds?: number;
     model?: string;
@@ -69,6 +85,8 @@ declare namespace Lab {
     state: string;
     first_line: string;
     count?: number | null;
+    step?: number;
+    thought?: string;
     source: string;
     outputs: OutputData[];
   }
@@ -85,6 +103,7 @@ declare namespace Lab {
     text: string;
     wait: boolean;
     error?: OutputData;
+    used?: unknown;
   }
 
   interface Snapshot extends Tag {
@@ -232,6 +251,9 @@ declare namespace Lab {
     id: string;
     type: string;
     trusted: boolean;
+    /** Of its text: it chooses the colours. */
+    mimeType: string;
+    mimeTypeChanged: Signal<unknown, unknown>;
     sharedModel: {
       getSource(): string;
       setSource(source: string): void;
@@ -346,6 +368,7 @@ declare namespace Lab {
       activeCellIndex: number;
       mode: string;
       scrollToItem(index: number, align: string): Promise<void>;
+      codeMimetype: string;
       deselectAll(): void;
       rendermime: {
         sanitizer: { sanitize(html: string): string };

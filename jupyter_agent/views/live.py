@@ -26,6 +26,7 @@ from jupyter_agent.transcript.usage import TotalUsage
 from jupyter_agent.views.meter import Spending, usage_facts
 from jupyter_agent.views.output_area import MIME, OutputView, bundle, line_bundle
 from jupyter_agent.views.publishers import Publisher, Tag
+from jupyter_agent.views.thoughts import folded_thought, thought_of
 
 __all__ = ["DisplayView", "question_tag"]
 
@@ -49,6 +50,8 @@ class _ShownCell:
     done: bool = False
     edit: str | None = None  # the user's edit while the agent was still writing
     outputs: OutputView | None = None
+    thought: str = ""  # what the model thought before
+    folded: str = ""  # the same, as clean Markdown, to stand before the cell
 
     @property
     def deleted(self) -> bool:
@@ -196,7 +199,8 @@ class DisplayView:
             shown = self._cells.get(change.cell.id)
             cell = facts["role"] in ("prose", "summary", "code") or "unfinished" in facts
             if shown is None and cell:
-                shown = _ShownCell(change.cell, len(self._cells) + 1)
+                shown = _ShownCell(change.cell, len(self._cells) + 1, thought=thought_of(facts))
+                shown.folded = folded_thought(shown.thought)
                 self._cells[change.cell.id] = shown
             if shown and shown.edit is not None and (change.done or facts.get("running")):
                 shown.take(shown.edit)
@@ -336,7 +340,8 @@ class DisplayView:
 
     def _snapshot(self, shown: _ShownCell) -> dict[str, Any]:
         outputs = shown.outputs.sent if shown.outputs else []
-        return {**self._cell_facts(shown), "source": shown.source, "outputs": outputs}
+        thought = {"thought": shown.thought}
+        return {**self._cell_facts(shown), **thought, "source": shown.source, "outputs": outputs}
 
     def _facts(self) -> Tag:
         state = self._progress.state
@@ -350,6 +355,7 @@ class DisplayView:
             "state": shown.state,
             "first_line": self._first(shown),
             "count": shown.cell.get("execution_count"),
+            "step": shown.cell.metadata[KEY].get("step", 0),
         }
 
     def _tag(self, op: str, **facts: Any) -> Tag | None:
@@ -434,7 +440,7 @@ class DisplayView:
         if change.cell.metadata[KEY]["role"] == "end":  # the error below says why it ended
             source = Clean(source.partition("\n\n")[2])
         shown.state = "done" if change.done else "writing"
-        data = bundle(source, source)
+        data = bundle(Clean(shown.folded + source), source)
         self._upsert(change, shown, data, label=shown.state)
 
     def _code(self, change: Change, shown: _ShownCell) -> None:
@@ -460,7 +466,8 @@ class DisplayView:
         source = shown.cell.source
         step = shown.cell.metadata[KEY].get("step", "")
         title = f"step {step}" + f" · {label}" * self._live
-        return bundle(folded(title, code_block(source)), source)
+        code = folded(title, code_block(source))
+        return bundle(Clean(shown.folded + code), source)
 
     def _cleared(self, shown: _ShownCell, *, more: bool) -> None:
         """Clear a cell's outputs; only a page with live cells can do that."""
@@ -484,7 +491,8 @@ class DisplayView:
             return
         whole = whole or (change.done and shown.outputs is None)
         if self._live or (whole and source):
-            tag = self._tag("cell", **self._cell_facts(shown))
+            thought = {} if shown.displayed else {"thought": shown.thought}
+            tag = self._tag("cell", **self._cell_facts(shown), **thought)
             display_id, update = change.cell.id, shown.displayed
             self._publisher.display(data, {}, display_id=display_id, update=update, tag=tag)
             shown.source, shown.label, shown.displayed = source, label, True

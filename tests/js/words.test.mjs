@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { countdown, folding, numbers, status } from '../../jupyter_agent/labextension/static/words.js';
+import { budget, countdown, folding, numbers, shortModel, status } from '../../jupyter_agent/labextension/static/words.js';
 
 const WORKING = { known: true, working: true, silent: false };
 const ENDED = { ...WORKING, working: false };
@@ -61,12 +61,50 @@ test('what a button could not do is said before all else', () => {
   assert.equal(status({ state: 'done' }, { ...ENDED, known: false, problem: 'Cannot run' }), 'Cannot run');
 });
 
+const texts = facts => numbers(facts).map(part => part.text);
+
 test('the numbers of a run are those that there are', () => {
-  assert.deepEqual(numbers({}), []);
-  assert.deepEqual(numbers({ step: 0, tokens: 0, seconds: 0 }), []);
-  assert.deepEqual(numbers({ step: 2, tokens: 1234567, seconds: 61.9 }), ['step 2', '1,234,567 tokens', '61 s']);
-  assert.deepEqual(numbers({ tokens: 999, estimated: true }), ['~999 tokens']);
-  assert.deepEqual(numbers({ seconds: 0.4 }), ['0 s']);
+  assert.deepEqual(texts({}), []);
+  assert.deepEqual(texts({ step: 0, tokens: 0, seconds: 0 }), []);
+  assert.deepEqual(texts({ step: 2, tokens: 1234, tokens_in: 1200, tokens_out: 34, seconds: 61.9 }), [
+    'step 2', '1,200 tokens in, 34 out', '61 s'
+  ]);
+  assert.deepEqual(texts({ tokens: 999, estimated: true }), ['~999 tokens']);
+  assert.deepEqual(texts({ tokens: 1234567, tokens_in: 1234567 }), ['1,235k tokens in, 0 out']);
+  assert.deepEqual(texts({ seconds: 0.4 }), ['0 s']);
+});
+
+test('money is named where anybody has named a price', () => {
+  assert.deepEqual(texts({ cost: 3, priced: false }), []);
+  assert.deepEqual(texts({ cost: 0, priced: true }), ['$0.0000']);
+  assert.deepEqual(texts({ cost: 0.00001, priced: true }), ['< $0.0001']);
+  assert.deepEqual(texts({ cost: 0.0123, priced: true, unpriced: true }), ['at least $0.0123']);
+  assert.deepEqual(texts({ cost: 12.345, priced: true }), ['$12.35']);
+});
+
+test('a budget says how much of it is used', () => {
+  assert.equal(budget({ tokens: 5 }), undefined);
+  assert.deepEqual(budget({ tokens: 5000, limit: 20000 }), {
+    share: 0.25,
+    text: '5,000 of 20,000 tokens of the budget'
+  });
+  assert.equal(budget({ tokens: 9, limit: 3 }).share, 1);
+});
+
+test('a model is named without an address or a folder', () => {
+  for (const [model, name] of [
+    ['openai:gpt-5', 'openai:gpt-5'],
+    ['hf:Qwen/Qwen3-Coder', 'hf:Qwen/Qwen3-Coder'],
+    ['ollama:qwen3:8b', 'ollama:qwen3:8b'],
+    ['http://127.0.0.1:8000/v1#qwen', 'qwen'],
+    ['https://host.example/v1', 'host.example'],
+    ['local:/home/ann/models/small.gguf', 'local:small.gguf'],
+    ['local:C:\\models\\small.gguf', 'local:small.gguf'],
+    ['scripted:runs/first.md', 'scripted:first.md'],
+    ['', '']
+  ]) {
+    assert.equal(shortModel(model), name);
+  }
 });
 
 test('a countdown ends at 0', () => {
@@ -76,6 +114,6 @@ test('a countdown ends at 0', () => {
 });
 
 test('the button that folds counts the cells', () => {
-  assert.deepEqual(folding(1, false), { text: '▾ 1 cell', title: "Fold the agent's cells away" });
-  assert.deepEqual(folding(3, true), { text: '▸ 3 cells', title: "Show the agent's cells" });
+  assert.deepEqual(folding(1, false), { icon: '▾', words: 'cell', title: "Fold the agent's cells away" });
+  assert.deepEqual(folding(3, true), { icon: '▸', words: 'cells', title: "Show the agent's cells" });
 });

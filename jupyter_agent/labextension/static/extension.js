@@ -2,6 +2,7 @@
 /* The extension as JupyterLab loads it: a plugin, and a renderer of the headers of runs. */
 
 import { barClass, STYLE } from './bar.js';
+import { STYLE as LOOKS } from './looks.js';
 import { MIME } from './messages.js';
 import { Entries } from './entries.js';
 import { LiveNotebook } from './notebook.js';
@@ -33,7 +34,7 @@ async function loadActions(scope) {
  * @returns {(panel: Lab.Panel) => LiveNotebook | undefined} */
 function activate(app, scope, kit) {
   const style = document.createElement('style');
-  style.textContent = STYLE + QUESTION_STYLE;
+  style.textContent = STYLE + LOOKS + QUESTION_STYLE;
   document.head.append(style);
   /** @type {Map<Lab.Context, LiveNotebook>} */
   const notebooks = new Map();

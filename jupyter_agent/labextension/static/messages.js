@@ -24,11 +24,23 @@ export function factsOf(value) {
   const [run, state, doing, waiting, model, sandbox, why] = [
     'run', 'state', 'doing', 'waiting', 'model', 'sandbox', 'why'
   ].map(text);
-  const [step, tokens, seconds, cells, wait] = ['step', 'tokens', 'seconds', 'cells', 'wait'].map(count);
+  const [step, seconds, cells, wait] = ['step', 'seconds', 'cells', 'wait'].map(count);
+  const texts = { run, state, doing, waiting, model, sandbox, why };
+  const flags = { folded: value?.folded === true, background: value?.background === true };
+  return { ...texts, step, seconds, cells, wait, ...flags, ...usedOf(value) };
+}
+
+/** Read what a run has used, which may be anything.
+ * @param {any} value
+ * @returns {Lab.Used} */
+export function usedOf(value) {
   /** @param {string} name */
-  const is = name => value?.[name] === true;
-  const flags = { estimated: is('estimated'), folded: is('folded'), background: is('background') };
-  return { run, state, doing, waiting, model, sandbox, why, step, tokens, seconds, cells, wait, ...flags };
+  const count = name => (Number.isFinite(value?.[name]) ? Math.max(0, value[name]) : 0);
+  const [tokens, tokens_in, tokens_out, cost, limit] = [
+    'tokens', 'tokens_in', 'tokens_out', 'cost', 'limit'
+  ].map(count);
+  const flags = { estimated: value?.estimated === true, unpriced: value?.unpriced === true };
+  return { tokens, tokens_in, tokens_out, cost, limit, priced: Number.isFinite(value?.cost), ...flags };
 }
 
 /** Whether a mime bundle is drawn alike, trusted or not.

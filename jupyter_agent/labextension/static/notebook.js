@@ -19,10 +19,12 @@ import { headerOf, NotebookCells, showHeader } from './cells.js';
 import { Confinement } from './confinement.js';
 import { Keeper } from './keep.js';
 import { ask, interrupt, loadMagics } from './kernel.js';
+import { Looks } from './looks.js';
 import { DISPLAYS, factsOf, KEY, MIME, sortMessages } from './messages.js';
 import { asksAgent, isAgents, noteOf } from './notes.js';
+import { notifyOfQuestion } from './notifications.js';
 import { Pages } from './pages.js';
-import { isGoing, isWorking, known, learn, problems, recall, redraw, remember, withFold } from './runs.js';
+import { noteBeat, isGoing, isWorking, known, learn, problems, recall, redraw, remember, withFold } from './runs.js';
 import { Trust } from './trust.js';
 import { Views } from './views.js';
 import { Writer } from './writer.js';
@@ -52,6 +54,7 @@ export class LiveNotebook {
     this.writer = new Writer(this.cells, this.trust, this.views);
     this.confinement = new Confinement(this.cells);
     this.keeper = new Keeper(this.cells);
+    this.looks = new Looks(this.cells, this.views, this.confinement);
     this.pages = new Pages(context, () => this.takeTurns());
     /** The requests that runs answer, and those runs.
      * @type {Map<string, string>} */
@@ -82,6 +85,7 @@ export class LiveNotebook {
       attach();
       context.model.contentChanged.connect(() => this.changed());
       context.model.metadataChanged.connect(() => app.commands.notifyCommandChanged('jupyter-agent:ask'));
+      this.looks.dressAll();
       // once the document is as a split, a merge or a paste leaves it
       context.model.cells.changed.connect((_, { type, newValues }) =>
         queueMicrotask(() => this.changedCells(type === 'add' ? newValues : []))
@@ -100,6 +104,7 @@ export class LiveNotebook {
   add(panel) {
     this.views.add(panel);
     this.asking.add(panel);
+    void this.context.ready.then(() => this.looks.dressAll());
     panel.node.addEventListener(PRESSED, event => {
       const { action, run } = /** @type {CustomEvent<{action: string, run: string}>} */ (event).detail;
       this.press(panel, this.views.indexOf(panel, event.target), action, run);
@@ -152,6 +157,8 @@ export class LiveNotebook {
       }
       if (direction === 'recv' && msg.channel === 'iopub') {
         this.hear(sender, msg);
+      } else if (direction === 'recv' && msg.header.msg_type === 'input_request') {
+        this.hearQuestion();
       } else if (direction === 'send' && msg.header.msg_type === 'execute_request') {
         this.sent(msg.header.msg_id, String(msg.metadata.cellId));
       }
@@ -192,6 +199,9 @@ export class LiveNotebook {
     if (cell) {
       this.keeper.announce(cell, false);
     }
+    if (cell && noteOf(cell)?.count) {
+      this.cells.note(cell, { count: 0 }); // the next is the kernel's
+    }
     if (cell && state !== undefined) {
       this.again.delete(id);
       this.cells.note(cell, { state }); // that it was to run again was for this once
@@ -213,6 +223,14 @@ export class LiveNotebook {
   /** Whether its cells are in Python. */
   get isPython() {
     return !this.cells.closed && this.context.model.defaultKernelLanguage === 'python';
+  }
+
+  /** The kernel asks the user, about nothing but what it runs. */
+  hearQuestion() {
+    const run = [...this.runs.values()].find(each => each.own && isWorking(each.id));
+    if (run) {
+      notifyOfQuestion(run.id);
+    }
   }
 
   /** @param {Lab.Kernel} kernel
@@ -276,10 +294,7 @@ export class LiveNotebook {
   hearOfRun(kernel, tag, msg) {
     const request = msg.parent_header;
     if (tag.op === 'beat') {
-      const facts = known.get(tag.run);
-      if (facts) {
-        facts.heard = performance.now();
-      }
+      noteBeat(tag.run, tag.used);
     } else if (this.owns(kernel, tag, request)) {
       if (!this.requests.has(request.msg_id)) {
         this.requests.set(request.msg_id, tag.run);
@@ -705,6 +720,7 @@ export class LiveNotebook {
     }
     this.confinement.confineAll();
     this.asking.draw();
+    this.looks.dressAll();
     for (const run of this.runs.values()) {
       const anchor = this.cells.find(run.anchor);
       if (anchor && run.model && anchor !== run.model && this.isLatest(run)) {
@@ -748,6 +764,7 @@ export class LiveNotebook {
 
   /** The notebook has changed: tell the kernel, once the user pauses, what became of cells. */
   changed() {
+    this.looks.dressActive();
     this.timer ||= setTimeout(() => this.tell(), EDIT_PAUSE_MS);
   }
 
@@ -762,6 +779,7 @@ export class LiveNotebook {
       return;
     }
     this.confinement.confineAll();
+    this.looks.dressAll();
     const cells = new Map(this.cells.all.map(cell => [cell.id, cell]));
     for (const run of [...this.runs.values()].filter(each => this.pages.writes(each))) {
       if (isWorking(run.id) && run.model && !cells.has(run.anchor) && !run.left) {

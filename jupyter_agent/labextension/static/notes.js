@@ -101,8 +101,9 @@ export const placeholderOf = run => `${run}-0`;
  * @param {Lab.CellState} state */
 export function cellData(run, state) {
   const source = state.first_line + state.source;
-  const { id, index, type } = state;
-  const metadata = { [KEY]: { id, run, index, checksum: checksum(source) } };
+  const { id, index, type, step, thought } = state;
+  const told = { ...(step && { step }), ...(thought && { thought }) };
+  const metadata = { [KEY]: { id, run, index, checksum: checksum(source), ...told } };
   const cell = { id, cell_type: type, source, metadata };
   return type === 'code' ? { ...cell, execution_count: state.count ?? null, outputs: [] } : cell;
 }

@@ -1,7 +1,9 @@
 // @ts-check
 /* The state of runs: what the kernel has told this page, and what this browser remembers. */
 
-import { KEY } from './messages.js';
+import { KEY, usedOf } from './messages.js';
+import { notifyOfEnd } from './notifications.js';
+import { status } from './words.js';
 
 /** Milliseconds in which no other button answers where Stop was. */
 export const STOP_STAYS_MS = 1000;
@@ -58,7 +60,24 @@ export function learn(facts) {
     there: before?.there,
     code: before?.code
   });
+  if (ends) {
+    const says = status(facts, { known: true, working: false, silent: false });
+    notifyOfEnd(facts.run, says, now - (before?.since ?? now));
+  }
   redraw();
+}
+
+/** A kernel has given a sign of life, and said what its run has used so far.
+ * @param {string} run
+ * @param {unknown} used */
+export function noteBeat(run, used) {
+  const facts = known.get(run);
+  if (facts) {
+    facts.heard = performance.now();
+    if (used && isGoing(facts.state)) {
+      Object.assign(facts, usedOf(used));
+    }
+  }
 }
 
 export function redraw() {

@@ -47,20 +47,63 @@ export function status(facts, { known, working, silent, problem }) {
   return `${facts.waiting || (Object.hasOwn(DOING, doing) ? DOING[doing] : 'Working')}…`;
 }
 
-/** Say how far a run is, in parts that each stay on one line.
- * @param {Lab.Facts} facts */
-export function numbers({ step, tokens, estimated, seconds }) {
+/** Say how far a run is and what it has used, in parts that each stay on one line. A narrow bar
+ * leaves out some, by their kind.
+ * @param {Lab.Facts} facts
+ * @returns {Array<{kind: string, text: string}>} */
+export function numbers(facts) {
+  const { step, tokens, seconds } = facts;
   const parts = [];
   if (step) {
-    parts.push(`step ${step}`);
+    parts.push({ kind: 'step', text: `step ${step}` });
   }
   if (tokens) {
-    parts.push(`${estimated ? '~' : ''}${tokens.toLocaleString('en')} tokens`);
+    parts.push({ kind: 'tokens', text: tokensOf(facts) });
+  }
+  if (facts.priced) {
+    parts.push({ kind: 'cost', text: money(facts) });
   }
   if (seconds) {
-    parts.push(`${Math.floor(seconds)} s`);
+    parts.push({ kind: 'seconds', text: `${Math.floor(seconds)} s` });
   }
   return parts;
+}
+
+/** @param {Lab.Facts} facts */
+function tokensOf({ tokens, tokens_in, tokens_out, estimated }) {
+  const about = estimated ? '~' : '';
+  return tokens_in || tokens_out
+    ? `${about}${short(tokens_in ?? 0)} tokens in, ${short(tokens_out ?? 0)} out`
+    : `${about}${short(tokens ?? 0)} tokens`; // of a notebook of an earlier release
+}
+
+/** @param {number} count */
+const short = count =>
+  count < 100_000 ? count.toLocaleString('en') : `${Math.round(count / 1000).toLocaleString('en')}k`;
+
+/** @param {Lab.Facts} facts */
+function money({ cost = 0, unpriced }) {
+  const least = unpriced ? 'at least ' : '';
+  return cost > 0 && cost < 0.0001 ? `${least}< $0.0001` : `${least}$${cost.toFixed(cost < 1 ? 4 : 2)}`;
+}
+
+/** Say how much of its budget a run has used.
+ * @param {Lab.Facts} facts
+ * @returns {{share: number, text: string} | undefined} None if it has no budget. */
+export function budget({ tokens = 0, limit = 0 }) {
+  if (!limit) {
+    return;
+  }
+  const [used, all] = [tokens, limit].map(count => count.toLocaleString('en'));
+  return { share: Math.min(1, tokens / limit), text: `${used} of ${all} tokens of the budget` };
+}
+
+/** Name a model shortly: without the address of its server, or the folder of its file.
+ * @param {string} model */
+export function shortModel(model) {
+  const [, host, named] = /^https?:\/\/([^/#]*)[^#]*(?:#(.*))?$/.exec(model) ?? [];
+  const file = /^(local|scripted):.*[\\/]([^\\/]+)$/.exec(model);
+  return file ? `${file[1]}:${file[2]}` : named || host || model;
 }
 
 /** Say how long a run still waits.
@@ -75,7 +118,8 @@ export function countdown(wait, passed) {
  * @param {boolean} folded */
 export function folding(cells, folded) {
   return {
-    text: `${folded ? '▸' : '▾'} ${cells} cell${cells === 1 ? '' : 's'}`,
+    icon: folded ? '▸' : '▾',
+    words: `cell${cells === 1 ? '' : 's'}`,
     title: folded ? "Show the agent's cells" : "Fold the agent's cells away"
   };
 }

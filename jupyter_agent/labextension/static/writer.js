@@ -165,12 +165,15 @@ export class Writer {
 
   /** Show whether a code cell is running, or its count.
    * @param {Lab.Cell} cell
-   * @param {{state: string, count?: number | null}} state */
-  progress(cell, { state, count }) {
+   * @param {{state: string, count?: number | null, first_line?: string}} state */
+  progress(cell, { state, count, first_line }) {
     if (cell.type === 'code') {
       const code = /** @type {Lab.CodeCell} */ (cell);
       if (state === 'done' && count && code.executionCount !== count) {
         code.executionCount = count;
+      }
+      if (state === 'done' && count && first_line && noteOf(cell) && noteOf(cell)?.count !== count) {
+        this.cells.note(cell, { count }); // the sandbox's, in the user's own kernel
       }
       if (state === 'done') {
         this.letRunAllGoOn(code);

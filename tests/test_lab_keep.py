@@ -121,6 +121,7 @@ def test_kept_cells_are_the_users_and_one_undo_makes_them_the_agents_again(
     notebook.run(6)
     assert notebook.text(6).strip() == "11 of the agent"  # in the user's own kernel
     # a reload, the next task and another run leave them as they are
+    notebook.page.wait_for_timeout(1000)  # an edit of the agent's cells would be told in 0.25 s
     notebook.save()
     notebook.reload()
     chat.replies = [Reply("Again: 3.")]

@@ -1,0 +1,19 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { Keeper } from '../../jupyter_agent/labextension/static/keep.js';
+import { KEY } from '../../jupyter_agent/labextension/static/messages.js';
+
+const agents = { id: 'a', getMetadata: key => (key === KEY ? { id: 'a', run: 'r' } : undefined) };
+const plain = { id: 'a', getMetadata: () => undefined };
+
+test('a cell of a run without our note is the user\'s, also once it is deleted, until an undo', () => {
+  const keeper = new Keeper(/** @type {any} */ ({}));
+  const run = /** @type {any} */ ({ kept: new Set() });
+  assert.equal(keeper.isKept(run, 'a', agents), false);
+  assert.equal(keeper.isKept(run, 'a', undefined), false); // the agent's, and deleted
+  assert.equal(keeper.isKept(run, 'a', plain), true);
+  assert.equal(keeper.isKept(run, 'a', undefined), true);
+  assert.equal(keeper.isKept(run, 'a', agents), false);
+  assert.equal(keeper.isKept(run, 'a', undefined), false);
+});

@@ -14,6 +14,7 @@ Bundle = dict[str, str]  # what to show, by mime type
 WIDTH = 110  # characters of a line of text
 NARROW = 24  # characters that the last column gets at least
 _LEFT = ' style="text-align: left"'
+_LAST = ' style="text-align: left; overflow-wrap: anywhere"'  # paths fit a narrow page
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Bundle:
@@ -26,7 +27,9 @@ def _as_html(head: Sequence[str], rows: list[list[str]]) -> str:
     titles = "".join(f"<th{_LEFT}>{escape(title)}</th>" for title in head)
     above = f"<thead><tr>{titles}</tr></thead>" if any(head) else ""
     lines = [
-        "<tr>" + "".join(f"<td{_LEFT}>{_marked(value)}</td>" for value in row) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{_LEFT}>{_marked(value)}</td>" for value in row[:-1])
+        + f"<td{_LAST}>{_marked(row[-1])}</td></tr>"
         for row in rows
     ]
     return f"<table>{above}<tbody>{''.join(lines)}</tbody></table>"

@@ -99,13 +99,13 @@ def test_what_is_no_regular_file_is_not_opened(here: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
-        ("a.tsv", lambda path: TABLE.to_csv(path, sep="\t", index=False), "tab-separated"),
-        ("a.csv", lambda path: TABLE.to_csv(path, sep=";", index=False), "CSV with sep=';'"),
+        ("a.tsv", lambda path: TABLE.to_csv(path, sep="\t", index=False), "CSV, sep='\\t'"),
+        ("a.csv", lambda path: TABLE.to_csv(path, sep=";", index=False), "CSV, sep=';'"),
         ("a.csv.gz", lambda path: TABLE.to_csv(path, index=False), "CSV"),
         (
             "a.csv",
             lambda path: TABLE.to_csv(path, index=False, encoding="utf-16"),
-            "CSV, encoding utf-16",
+            "CSV, encoding='utf-16'",
         ),
         ("a.jsonl", lambda path: TABLE.to_json(path, orient="records", lines=True), "JSON lines"),
     ],
@@ -118,7 +118,7 @@ def test_tables_of_text(here: Path, name: str, write: Callable[[Path], None], sa
 def test_text_that_is_not_utf_8_is_read(here: Path) -> None:
     (here / "a.csv").write_bytes("Größe,n\nwürzig,1\n".encode("latin-1"))
     assert line("a.csv").endswith(
-        "CSV, encoding latin-1, 1 rows x 2 columns: 'Größe' (str), 'n' (int64)"
+        "CSV, encoding='latin-1', 1 rows x 2 columns: 'Größe' (str), 'n' (int64)"
     )
 
 
@@ -171,17 +171,49 @@ def test_what_cannot_be_read_is_told_by_its_first_lines(here: Path) -> None:
     (here / "d.csv").write_text("")
     assert (
         line("d.csv")
-        == "0 bytes, it cannot be read as such: EmptyDataError: No columns to parse from file"
+        == "0 bytes, CSV; it cannot be read as such: EmptyDataError: No columns to parse from file"
     )
 
 
-def test_wide_tables_and_long_names_are_cut(here: Path) -> None:
+def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
+    wide = pd.DataFrame({f"c{n}": [n if n % 2 else "text"] for n in range(60)})
+    wide.to_csv(here / "a.csv", index=False)
+    assert "60 columns: int64: 'c1', 'c3', " in line("a.csv")
+    assert line("a.csv").endswith(", 'c58'")
     wide = pd.DataFrame([range(500)], columns=[f"{'c' * 300}{n}" for n in range(500)])
     wide.to_csv(here / "a.csv", index=False)
     about, begins = told("a.csv")["a.csv"]
-    assert about.endswith(" and 470 more")
-    assert len(about) < 4_000
+    assert about.endswith(" and 380 more")
     assert len(begins) <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# Export\n#\na;b\n1,5;x\n2,5;y\n", "sep=';', skiprows=2, decimal=',', 2 rows"),
+        ("From: here\n\na,b\n1,2\n3,4\n5,6\n", "skiprows=2, 3 rows"),
+        ("# só\na;b\n1;x\n2;y\n", "sep=';', skiprows=1, encoding='latin-1', 2 rows"),
+        ("a|b\n1|x, y\n", "sep='|', 1 rows"),
+        ("one\n1\n2\n", "CSV, 2 rows x 1 columns"),
+    ],
+)
+def test_what_pandas_has_to_be_told_is_told(here: Path, text: str, said: str) -> None:
+    (here / "a.csv").write_bytes(text.encode("latin-1"))
+    assert said in line("a.csv")
+
+
+def test_what_spoils_results_is_told(here: Path) -> None:
+    kinds = ["small", "Small ", "large"] * 2
+    odd = pd.DataFrame(
+        {"n": ["1", "2", "?", "4", "5", "n.a.?"], "kind": kinds, "note": list("abcdef")}
+    )
+    pd.concat([odd, odd.tail(1)]).to_csv(here / "a.csv", index=False)
+    about, begins = told("a.csv")["a.csv"]
+    assert "'n' (str, 3 not numbers, the others are), 'kind' (str)" in about
+    assert about.endswith("; 1 rows repeat another")
+    assert "'kind' has 3 values, 2 apart from case and blanks: 'small', 'Small ', 'large'" in begins
+    assert "'note' has 'a', 'b'" in begins
+    assert "6  n.a.?" in begins  # the last row
 
 
 def test_the_packages_are_those_that_are_installed() -> None:

@@ -20,8 +20,8 @@ __all__ = ["DataNotes"]
 MAX_SECONDS = 10.0  # then the model has to look for itself
 MAX_FILES = 5
 MAX_LINE = 2_000  # characters about one file
-MAX_BEGINNING = 1_000  # characters of one file
-MAX_TOLD = 6_000  # characters in all, about 1,500 tokens
+MAX_BEGINNING = 2_000  # characters of one file
+MAX_TOLD = 8_000  # characters in all, about 2,000 tokens
 _NO_SERVERS = "Not possible here: servers of `multiprocessing`, lists of processes, `chmod`."
 
 State = tuple[int, int]  # bytes, and when it was changed, in nanoseconds

@@ -14,7 +14,7 @@ from jupyter_agent.errors import UsageError
 from jupyter_agent.sandbox.filter.fields import printable
 from jupyter_agent.sandbox.guest.codec import decode, encode
 from jupyter_agent.sandbox.guest.nodes import Buffer, CannotCopyError
-from jupyter_agent.sandbox.guest.table_text import columns, first_rows, in_words
+from jupyter_agent.sandbox.guest.table_text import columns, in_words, some_rows
 
 __all__ = ["Inputs", "check_name", "describe", "preview", "read", "unpack"]
 
@@ -141,7 +141,7 @@ def preview(name: str, value: object) -> str:
     """Show the beginning of a value; nothing for bytes, arrays and what cannot be printed."""
     try:
         if columns(value) is not None:
-            return f"{name} begins:\n{printable(first_rows(value))}"
+            return f"{name} begins:\n{printable(some_rows(value))}"
         if hasattr(value, "shape") or isinstance(value, bytes | bytearray):
             return ""
         return f"{name} = {printable(_brief.repr(value))}"

@@ -106,7 +106,8 @@ def record_user_cell(cell: NotebookNode) -> None:
     code, text = (cut(each, most) for each in (cell.source, shown["text"]))
     said = [f"[{n} earlier cells of mine are left out]"] if (n := facts.get("left_out")) else []
     said += [_NEW] if facts.get("fresh") else []
-    text = "\n".join([*said, "I ran:", fenced(code), text])
+    ran = [] if facts.get("given") else ["I ran:", fenced(code)]
+    text = "\n".join([*said, *ran, text.removeprefix("Output:\n") if not ran else text])
     pictures = shown["pictures"][: facts.get("pictures", MAX_PICTURES)]
     facts["shown"] = {"text": "" if facts.get("unread") else text, "pictures": pictures}
 

@@ -26,15 +26,23 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
-from jupyter_agent.sandbox.guest.table_text import MAX_COLUMNS, columns, first_rows, in_words
+from jupyter_agent.sandbox.guest.table_text import (
+    MAX_COLUMNS,
+    columns,
+    in_words,
+    repeated_rows,
+    some_rows,
+)
 
 MAX_FILES = 5  # that are described
 MAX_FEW = 3  # data files that are described though the task names none
 MAX_LOOKED_AT = 500  # entries of a shared folder
 MAX_SECONDS = 3.0  # for all files; the later ones are only named then
 WHOLE = 16 << 20  # bytes of a text table that is read whole
-BEGINNING = 4 << 20  # bytes of a larger one
+BEGINNING = 2 << 20  # bytes of a larger one
 SAMPLE = 1 << 16  # characters in which the separator is looked for
+LINES = 30  # rows in which it is
+LOOKED_AT = 200  # rows of a file that may have decimal commas
 COUNTED = 2 << 30  # bytes whose lines are counted
 EXCEL = 1 << 20  # bytes of a workbook whose first sheet is read whole
 EXCEL_ROWS = 200  # of a larger one
@@ -49,6 +57,7 @@ PACKAGES = (
     "xgboost lightgbm torch tensorflow transformers duckdb sqlalchemy openpyxl pillow "
     "networkx geopandas xarray sympy nltk"
 ).split()
+EXPECTED = "numpy pandas scipy scikit-learn statsmodels matplotlib".split()
 
 
 class Description(NamedTuple):
@@ -84,8 +93,11 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
 
 def _packages() -> str:
     """Name Python and the data packages with their versions."""
-    found = [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
-    return ", ".join([f"Python {platform.python_version()}", *found])
+    versions = {name: _version(name) for name in PACKAGES}
+    found = [f"{name} {version}" for name, version in versions.items() if version]
+    lacking = [name for name in EXPECTED if not versions[name]]
+    told = ", ".join([f"Python {platform.python_version()}", *found])
+    return f"{told}; not {', '.join(lacking)}" if lacking else told
 
 
 def _version(package: str) -> str:
@@ -148,9 +160,12 @@ def _describe(name: str, size: int, deadline: float) -> Description:
     try:
         found = kind(name, size)
     except Exception as error:  # from any reader, about any file
-        found = Description(f"it cannot be read as such: {type(error).__name__}: {error}"[:300])
-        found = found._replace(beginning=_first_lines(name))
+        found = Description(_problem(error), _first_lines(name))
     return found._replace(line=f"{_size(size)}, {found.line}")
+
+
+def _problem(error: Exception) -> str:
+    return f"it cannot be read as such: {type(error).__name__}: {error}"[:300]
 
 
 def _size(size: int) -> str:
@@ -167,20 +182,44 @@ def _separated(name: str, size: int) -> Description:
     block = _beginning(name)
     encoding = _encoding(block)
     text = block.decode(encoding, "replace")
-    separator = _separator(text)
-    kind = "tab-separated" if separator == "\t" else "CSV"
-    kind += f" with sep={separator!r}" if separator in ";|" else ""
-    kind += f", encoding {encoding}" if encoding != "utf-8" else ""
+    separator, before = _layout(text)
+    options: dict[str, Any] = {"sep": separator} if separator != "," else {}
+    options |= {"skiprows": before} if before else {}
+    options |= {"encoding": encoding} if encoding != "utf-8" else {}
     if not _has("pandas"):
-        return Description(kind, _first_lines(name))
+        return Description(_as_options(options), _first_lines(name))
     import pandas as pd
 
-    options: dict[str, Any] = {"sep": separator, "encoding": encoding, "low_memory": False}
-    if not _is_large(name, size):
-        return _table(kind, pd.read_csv(name, **options))
-    rows = _rows_in(text, separator)
+    if separator == ";" and _has_decimal_commas(name, options):
+        options["decimal"] = ","
+    kind = _as_options(options)
+    options["low_memory"] = False
+    try:
+        if not _is_large(name, size):
+            return _table(kind, pd.read_csv(name, **options))
+    except ValueError as error:  # ParserError is one
+        return Description(f"{kind}; {_problem(error)}", _first_lines(name))
+    rows = _rows_in(text, separator) - before
     table = pd.read_csv(name, nrows=max(1, rows - 2), **options)
     return _table(kind, table, rows=_count_rows(name, size, block, rows) or _more_than(table))
+
+
+def _as_options(options: dict[str, Any]) -> str:
+    """Write what pandas has to be told to read a file."""
+    return ", ".join(["CSV", *(f"{name}={value!r}" for name, value in options.items())])
+
+
+def _has_decimal_commas(name: str, options: dict[str, Any]) -> bool:
+    """Tell whether more columns are numbers if a comma is taken for the decimal point."""
+    import pandas as pd
+
+    def numbers(**more: Any) -> int:
+        with contextlib.suppress(ValueError):
+            table = pd.read_csv(name, nrows=LOOKED_AT, **options, **more)
+            return table.select_dtypes("number").shape[1]
+        return 0
+
+    return numbers(decimal=",") > numbers()
 
 
 def _rows_in(text: str, separator: str) -> int:
@@ -244,16 +283,28 @@ def _encoding(block: bytes) -> str:
     return "utf-8-sig" if block.startswith(b"\xef\xbb\xbf") else "utf-8"
 
 
-def _separator(text: str) -> str:
-    """Find the separator that gives each of the first rows as many values, and more than one."""
-    sample = text[:SAMPLE].splitlines(keepends=True)[:-1] or [text]
+def _layout(text: str) -> tuple[str, int]:
+    """Find what separates the values, and how many lines stand before the header.
+
+    The separator is the one that gives all rows from the header on as many values, and more than
+    one, with the fewest lines before the header.
+    """
+    whole = text[:SAMPLE].rpartition("\n")[0] if len(text) > SAMPLE else text
+    sample = whole.splitlines(keepends=True)
+    found = []
     for separator in ",;\t|":
         with contextlib.suppress(csv.Error):
-            rows = list(itertools.islice(csv.reader(sample, delimiter=separator), 20))
-            counts = {len(row) for row in rows if row}
-            if len(counts) == 1 and max(counts) > 1:
-                return separator
-    return "\t" if "\t" in text.partition("\n")[0] else ","
+            reader = csv.reader(sample, delimiter=separator)
+            starts = [(len(row), reader.line_num) for row in itertools.islice(reader, LINES) if row]
+            width = starts[-1][0] if starts else 0
+            rows = [line for count, line in starts if count == width]
+            before = [line for count, line in starts if count != width]
+            if width > 1 and len(rows) > len(before) and all(line < rows[0] for line in before):
+                found.append((rows[0] - 1, separator))
+    if not found:
+        return ("\t" if "\t" in text.partition("\n")[0] else ","), 0
+    before_header, separator = min(found, key=lambda each: each[0])
+    return separator, before_header
 
 
 def _json_lines(name: str, size: int) -> Description:
@@ -292,7 +343,7 @@ def _parquet(name: str, _: int) -> Description:
     file = parquet.ParquetFile(name)
     batch = next(file.iter_batches(batch_size=1000), None)
     rows = f"{file.metadata.num_rows:,}"
-    return _table("Parquet", batch or file.schema_arrow.empty_table(), rows=rows)
+    return _table("Parquet", (batch or file.schema_arrow.empty_table()).to_pandas(), rows=rows)
 
 
 def _arrow(name: str, _: int) -> Description:
@@ -381,10 +432,13 @@ def _first_lines(name: str) -> str:
 
 def _table(kind: str, table: Any, *, rows: str = "") -> Description:
     """Describe a table, of which only the beginning may have been read."""
-    part = f"the first {table.shape[0]:,}" if rows and rows != f"{table.shape[0]:,}" else ""
+    whole = not rows or rows == f"{table.shape[0]:,}"
+    part = "" if whole else f"the first {table.shape[0]:,}"
     found = columns(table) or []
     line = in_words(found, rows=rows or f"{table.shape[0]:,}", of=part)
-    return Description(f"{kind}, {line}", first_rows(table))
+    again = repeated_rows(table) if whole else 0
+    line += f"; {again:,} rows repeat another" if again else ""
+    return Description(f"{kind}, {line}", some_rows(table, whole=whole))
 
 
 def _has(package: str) -> bool:

@@ -1,55 +1,90 @@
-"""Describe tables to a model: their columns, types and missing values, and their first rows.
+"""Describe tables to a model: columns, types, what is missing or odd, and a few rows and values.
 
 It runs on both sides: on the host for the user's variables, in the sandbox for the user's files.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
-MAX_COLUMNS = 30  # that are named, or shown
+MAX_COLUMNS = 30  # that are described one by one, or shown
+MAX_NAMES = 120  # of a wider table, grouped by type
 MAX_NAME = 100  # characters of a column's name
-MAX_ROWS_TEXT = 1000  # characters of the first rows
-MAX_CELLS = 200_000_000  # of a table whose missing values are counted
+MAX_ROWS_TEXT = 1000  # characters of the rows
+MAX_CELLS = 50_000_000  # of a table that is looked through
+MAX_LOOKED_AT = 100_000  # rows in which the values of a column are looked for
+MAX_VALUES = 8  # of a column that are listed
+MAX_VALUE = 40  # characters of one that is
 FIRST_ROWS = 2
 WIDTH = 200  # columns of text
 
-Columns = list[tuple[str, str, int]]  # name as Python writes it, dtype, number of missing values
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What is known of a column."""
+
+    name: str  # as Python writes it
+    kind: str  # its dtype
+    missing: int = 0
+    odd: int = 0  # values that are no numbers, in a column of text that holds mostly numbers
 
 
-def columns(table: Any) -> Columns | None:
+def columns(table: Any) -> list[Column] | None:
     """Return what is known of each column; None if the value is not a table."""
     match type(table).__module__.partition(".")[0], type(table).__name__:
         case "pandas", "DataFrame":
-            kinds, missing = table.dtypes.tolist(), _missing_in_pandas(table)
-            return _named(table.columns.tolist(), kinds, missing)
+            return _pandas_columns(table)
         case "polars", "DataFrame":
-            return _named(table.columns, table.dtypes, table.null_count().row(0))
+            missing = table.null_count().row(0)
+            return _named(zip(table.columns, table.dtypes, missing, strict=True))
         case "pyarrow", "Table" | "RecordBatch":
             missing = [column.null_count for column in table.columns]
-            return _named(table.schema.names, table.schema.types, missing)
+            return _named(zip(table.schema.names, table.schema.types, missing, strict=True))
     return None
 
 
-def _missing_in_pandas(table: Any) -> list[int]:
+def _named(found: Any) -> list[Column]:
+    return [Column(_short(repr(name)), str(kind), int(missing)) for name, kind, missing in found]
+
+
+def _pandas_columns(table: Any) -> list[Column]:
     if table.size > MAX_CELLS:
-        return [0] * table.shape[1]
-    return [int(table.iloc[:, index].isna().sum()) for index in range(table.shape[1])]
+        return _named((name, kind, 0) for name, kind in table.dtypes.items())
+    found = []
+    for index, (name, kind) in enumerate(table.dtypes.items()):
+        column = table.iloc[:, index]
+        missing = int(column.isna().sum())
+        odd = _not_numbers(column) if index < MAX_COLUMNS else 0
+        found.append(Column(_short(repr(name)), str(kind), missing, odd))
+    return found
 
 
-def _named(names: Any, kinds: Any, missing: Any) -> Columns:
-    return [
-        (_short(repr(name)), str(kind), int(few))
-        for name, kind, few in zip(names, kinds, missing, strict=True)
-    ]
+def _is_text(column: Any) -> bool:
+    return str(column.dtype) in ("object", "str", "string")
+
+
+def _not_numbers(column: Any) -> int:
+    """Count the values of a column of text that are no numbers, if half of them are some."""
+    import pandas as pd
+
+    if not _is_text(column):
+        return 0
+    filled = column.iloc[:MAX_LOOKED_AT].dropna()
+    with contextlib.suppress(Exception):  # from values of any kind
+        numbers = int(pd.to_numeric(filled, errors="coerce").notna().sum())
+        return len(filled) - numbers if len(filled) // 2 < numbers < len(filled) else 0
+    return 0
 
 
 def _short(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…{name[0]}"
 
 
-def in_words(found: Columns, *, rows: str, of: str = "") -> str:
+def in_words(found: list[Column], *, rows: str, of: str = "") -> str:
     """Write the size of a table and its columns in one line.
 
     Parameters
@@ -57,27 +92,42 @@ def in_words(found: Columns, *, rows: str, of: str = "") -> str:
     rows
         The number of rows.
     of
-        What the missing values were counted in, if not in all of the table.
+        What the values were counted in, if not in all of the table.
     """
-    named = ", ".join(_column(each) for each in found[:MAX_COLUMNS])
-    more = len(found) - MAX_COLUMNS
-    counted = f" (missing values counted in {of})" if of and any(few for *_, few in found) else ""
-    beyond = f" and {more:,} more" if more > 0 else ""
-    return f"{rows} rows x {len(found):,} columns: {named}{beyond}{counted}"
+    counted = any(each.missing or each.odd for each in found)
+    where = f" (counted in {of})" if of and counted else ""
+    named = _grouped(found) if len(found) > MAX_COLUMNS else ", ".join(map(_column, found))
+    return f"{rows} rows x {len(found):,} columns: {named}{where}"
 
 
-def _column(column: tuple[str, str, int]) -> str:
-    name, kind, missing = column
-    return f"{name} ({kind}, {missing:,} missing)" if missing else f"{name} ({kind})"
+def _column(column: Column) -> str:
+    notes = [f"{column.missing:,} missing"] if column.missing else []
+    notes += [f"{column.odd:,} not numbers, the others are"] if column.odd else []
+    return f"{column.name} ({', '.join([column.kind, *notes])})"
 
 
-def first_rows(table: Any) -> str:
-    """Show the first rows of a table, as they print."""
+def _grouped(found: list[Column]) -> str:
+    """Name the columns of a wide table by their types."""
+    few = sorted(found[:MAX_NAMES], key=lambda column: column.kind)
+    groups = [
+        f"{kind}: {', '.join(each.name for each in group)}"
+        for kind, group in itertools.groupby(few, key=lambda column: column.kind)
+    ]
+    more = f" and {len(found) - MAX_NAMES:,} more" if len(found) > MAX_NAMES else ""
+    return "; ".join(groups) + more
+
+
+def some_rows(table: Any, *, whole: bool = True) -> str:
+    """Show the first rows of a table, the last one if it is whole, and the values of text."""
+    kind = type(table).__module__.partition(".")[0]
     rows = table.slice(0, FIRST_ROWS) if hasattr(table, "slice") else table.head(FIRST_ROWS)
-    rows = rows.to_pandas() if type(table).__module__.startswith("pyarrow") else rows
+    rows = rows.to_pandas() if kind == "pyarrow" else rows
+    if kind == "pandas" and whole and len(table) > FIRST_ROWS:
+        rows = table.iloc[[*range(FIRST_ROWS), -1]]
     with warnings.catch_warnings(action="ignore"):  # from pandas, about numbers that are too large
-        text = _wide(rows) if type(rows).__module__.startswith("pandas") else str(rows)
-    return text[:MAX_ROWS_TEXT]
+        text = str(rows) if kind == "polars" else _wide(rows)
+    values = _values(table) if kind == "pandas" else []
+    return "\n".join([text[:MAX_ROWS_TEXT], *values])
 
 
 def _wide(rows: Any) -> str:
@@ -87,3 +137,34 @@ def _wide(rows: Any) -> str:
             max_cols=MAX_COLUMNS, line_width=WIDTH * 10, show_dimensions=False, max_colwidth=60
         )
     )
+
+
+def _values(table: Any) -> list[str]:
+    """List the values of columns of text that have few."""
+    lines = []
+    for index in range(min(table.shape[1], MAX_COLUMNS)):
+        column = table.iloc[:MAX_LOOKED_AT, index]
+        with contextlib.suppress(Exception):  # from values of any kind
+            line = _values_of(column.dropna().unique().tolist()) if _is_text(column) else ""
+            if line and len(table) > FIRST_ROWS:
+                lines.append(f"{_short(repr(table.columns[index]))} has {line}")
+    return lines
+
+
+def _values_of(values: list[Any]) -> str:
+    texts = [value for value in values if isinstance(value, str)]
+    plain = {text.strip().casefold() for text in texts}
+    if len(plain) > MAX_VALUES or any(len(text) > MAX_VALUE for text in texts):
+        return ""
+    listed = ", ".join(map(repr, texts[: 2 * MAX_VALUES]))
+    if len(plain) == len(texts):
+        return listed
+    more = " ..." if len(texts) > 2 * MAX_VALUES else ""
+    return f"{len(texts)} values, {len(plain)} apart from case and blanks: {listed}{more}"
+
+
+def repeated_rows(table: Any) -> int:
+    """Count the rows of a table of pandas that repeat an earlier one."""
+    with contextlib.suppress(Exception):  # from values that cannot be compared
+        return int(table.duplicated().sum()) if table.size <= MAX_CELLS else 0
+    return 0

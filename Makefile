@@ -96,10 +96,12 @@ $(VENV)/test: pyproject.toml $(VENV)/demo
 	@$(BIN)/python -m pip install --quiet -e ".[anthropic,local,openai]" --group dev
 	@touch $@
 
-# the README's picture is a screenshot of a test
+# the README's picture is a screenshot of a test; an editable install would name its folder there
 picture: $(VENV)/test
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
 	$(BIN)/python -m pytest -q "tests/test_live_cells.py::test_the_first_notebook_looks_as_in_the_readme[lab]"
 	cp tests/screenshots/picture-lab.png docs/first-run.png
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall -e .
 
 # JupyterLab 4.2, for the tests of live cells
 .venv-lab42: pyproject.toml

@@ -289,6 +289,7 @@ def test_the_first_notebook_looks_as_in_the_readme(lab: Lab, browser: BrowserCon
         notebook.run(2)
         is_over(notebook, index=2)
         expect(notebook.cells.nth(10).locator("img")).to_be_visible()
+        expect(notebook.cells.nth(2).get_by_role("button", name="Run again")).to_be_visible()
         notebook.command(0)
         first, last = notebook.cells.nth(2).bounding_box(), notebook.cells.nth(11).bounding_box()
         assert first

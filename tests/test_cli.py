@@ -85,7 +85,7 @@ def test_a_run_shows_its_steps_and_ends_with_the_answer(folder: Path, script: st
         "markdown",
     ]
     assert notebook.cells[0].source == "How many penguins?"
-    assert notebook.cells[1].outputs[0].text.startswith("penguins.csv begins:\n  species")
+    assert notebook.cells[1].outputs[0].text.startswith("penguins.csv begins:\n")
     assert notebook.cells[3].outputs[0].text == "344\n"
     assert notebook.metadata.kernelspec.name == "jupyter-agent"
 

@@ -29,6 +29,13 @@ test('the facts of a header are read as they are', () => {
   }
 });
 
+test('facts that are read again stay the same', () => {
+  for (const cost of [null, 0, 0.5]) {
+    const facts = factsOf({ run: 'r', tokens: 12, cost, unpriced: true });
+    assert.deepEqual(factsOf(facts), facts);
+  }
+});
+
 test('a header may be anything', () => {
   const empty = factsOf(null);
   assert.deepEqual(new Set(Object.values(empty)), new Set(['', 0, false]));

@@ -40,7 +40,8 @@ export function usedOf(value) {
     'tokens', 'tokens_in', 'tokens_out', 'cost', 'limit'
   ].map(count);
   const flags = { estimated: value?.estimated === true, unpriced: value?.unpriced === true };
-  return { tokens, tokens_in, tokens_out, cost, limit, priced: Number.isFinite(value?.cost), ...flags };
+  const priced = Number.isFinite(value?.cost) && value.priced !== false; // facts are read again
+  return { tokens, tokens_in, tokens_out, cost, limit, priced, ...flags };
 }
 
 /** Whether a mime bundle is drawn alike, trusted or not.

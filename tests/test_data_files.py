@@ -64,6 +64,13 @@ def test_a_file_is_named_by_its_stem_too(here: Path) -> None:
     assert [*told("Plot the Sales by region")] == ["sales.csv"]
 
 
+def test_a_name_within_a_longer_one_is_not_named(here: Path) -> None:
+    for name in ("sales.csv", "old_sales.csv", "2024-sales.csv", "sales.csv_old.csv"):
+        TABLE.to_csv(here / name, index=False)
+    assert [*told("Sum old_sales.csv, and 2024-sales.csv.")] == ["2024-sales.csv", "old_sales.csv"]
+    assert [*told("Sum `sales.csv`.")] == ["sales.csv"]
+
+
 def test_a_few_files_are_described_though_none_is_named(here: Path) -> None:
     TABLE.to_csv(here / "b.csv", index=False)
     (here / "readme.txt").write_text("about b")

@@ -140,8 +140,13 @@ def _is_data(name: str) -> bool:
 def _named(task: str, files: list[str]) -> list[str]:
     """Find the files that a task names, by their path, their name, or their name's stem."""
     words = {word.lower() for word in re.findall(r"[\w-]+", task)}
-    named = [name for name in files if name in task or Path(name).name in task]
+    named = [name for name in files if _stands_in(task, Path(name).name)]
     return named or [name for name in files if Path(name).name.partition(".")[0].lower() in words]
+
+
+def _stands_in(task: str, name: str) -> bool:
+    """Tell whether a task has a name, and not only a longer one that ends or begins with it."""
+    return bool(re.search(rf"(?<![A-Za-z0-9_-]){re.escape(name)}(?![A-Za-z0-9_])", task))
 
 
 def _few(files: list[str]) -> list[str]:

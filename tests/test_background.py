@@ -63,6 +63,17 @@ def test_a_run_in_the_background_can_be_stopped(folder: Path, server: ChatServer
     assert said(again) == "No run is going on.\n"
 
 
+def test_an_interrupt_ends_the_wait_and_not_the_run(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply(SLOW)]
+    task = f"%%agent -m {server.model} --background\nGo"
+    stop = "import os, signal, threading\nto_come = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))"
+    *_, wait, end = run(
+        folder, LOAD, task, f"{stop}\nto_come.start()", "%agent wait", "%agent stop"
+    )
+    assert said(wait) == "the wait was stopped, and the run goes on; %agent stop stops it"
+    assert said(end) == "Stopped.\n"
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

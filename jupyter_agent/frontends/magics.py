@@ -321,9 +321,16 @@ class AgentMagics(Magics):
 
     def _wait(self) -> None:
         """Wait for the run in the background, and show its answer if no page does."""
+        from jupyter_agent.errors import Interrupted
+
         if self._background is None:
             raise UsageError("no run is in the background; begin one with %%agent --background")
-        self._background.wait()
+        try:
+            self._background.wait()
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "the wait was stopped, and the run goes on; %agent stop stops it"
+            ) from None
 
     def _stop_background(self, run: str = "") -> bool:
         """Stop the run in the background, or only if it is this one; tell if it went on."""

@@ -246,7 +246,7 @@ class Session(settings.Configured):
             raise UsageError(str(error).rstrip(".")) from None
 
     def _model(self, named: str) -> Model:
-        name = choose_model(named or self.chosen or self.model)
+        name = choose_model(named or self.chosen or self.model, used=self.used)
         model = load_model(
             name, configured=self.model, options=self.model_options, form=self.reply_form
         )
@@ -458,7 +458,7 @@ class Session(settings.Configured):
     def status(self) -> dict[str, str]:
         """Describe the session, a line for each subject."""
         try:
-            model = choose_model(self.chosen or self.model)
+            model = choose_model(self.chosen or self.model, used=self.used)
         except NoModel:
             model = "none yet; %agent models lists what can be used"
         except UsageError as error:

@@ -21,6 +21,12 @@ def test_the_model_asked_for_wins_then_the_environment_then_the_hub(
     monkeypatch.setenv("JUPYTER_AGENT_MODEL", "ollama:a")
     assert choose_model() == "ollama:a"
     assert choose_model("openai:b") == "openai:b"
+    assert choose_model(used=["ollama:c"]) == "ollama:a"
+
+
+def test_the_last_model_used_wins_over_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x")  # who asked a model here wants nothing sent there
+    assert choose_model(used=["ollama:c", "ollama:d"]) == "ollama:c"
 
 
 def test_without_any_model_the_ways_to_get_one_are_named() -> None:

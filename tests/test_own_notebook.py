@@ -152,6 +152,13 @@ def test_the_last_error_is_explained_and_a_mended_cell_offered(
     assert "There is no column" in said(cell)
 
 
+def test_the_error_is_mended_by_the_model_of_the_last_run(folder: Path, server: ChatServer) -> None:
+    server.replies = [Reply("Done."), Reply(MENDED)]
+    *_, cell = run(folder, LOAD, f"%%agent -m {server.model}\nGo", "1/0", "%agent fix")
+    assert "ZeroDivisionError" in told(server, 1)
+    assert cell.metadata.offers == ["frame['kg'].mean()"]
+
+
 def test_an_error_from_before_the_magics_is_found(folder: Path, server: ChatServer) -> None:
     server.replies = [Reply("No block.")]
     *_, cell = run(folder, "1 +", LOAD, f"%agent fix -m {server.model}")

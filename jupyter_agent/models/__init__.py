@@ -6,7 +6,7 @@ Each wire protocol has its own module, which is imported when it is needed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jupyter_agent.errors import NoModel, UsageError
@@ -29,8 +29,13 @@ FORMS = {
 }
 
 
-def choose_model(asked: str = "") -> str:
-    """Return the name of the model to use: as asked, JUPYTER_AGENT_MODEL, or the Hub's default.
+def choose_model(asked: str = "", *, used: Sequence[str] = ()) -> str:
+    """Return the model to use: as asked, JUPYTER_AGENT_MODEL, the last used, the Hub's default.
+
+    Parameters
+    ----------
+    used
+        The models that were used before, the last one first.
 
     Raises
     ------
@@ -39,7 +44,7 @@ def choose_model(asked: str = "") -> str:
     UsageError
         The name holds a key.
     """
-    if chosen := asked or os.environ.get("JUPYTER_AGENT_MODEL", ""):
+    if chosen := asked or os.environ.get("JUPYTER_AGENT_MODEL", "") or next(iter(used), ""):
         if not chosen.isprintable():
             raise UsageError(f"the model's name {chosen!a} has invisible characters; type it again")
         if chosen.startswith(("http:", "https:")):

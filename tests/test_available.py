@@ -44,6 +44,16 @@ def test_a_running_ollama_is_asked_for_its_models(ollama: ChatServer) -> None:
     assert way(found, "ollama:NAME").found.endswith("has qwen3:latest, llama3.2:3b")
 
 
+@pytest.mark.parametrize(
+    "name", ["{print(1)}", "$HOME", "a;id", "`id`", "a|b", "a&b", "$(id)", "<b>"]
+)
+def test_a_name_that_a_shell_or_ipython_would_evaluate_is_left_out(
+    ollama: ChatServer, name: str
+) -> None:
+    ollama.listed = [{"id": name}, {"id": "hf.co/org/Model_1.5-GGUF:Q4_K_M"}]
+    assert listed("ollama:") == ["hf.co/org/Model_1.5-GGUF:Q4_K_M"]
+
+
 def test_a_list_is_asked_for_once_in_a_while(ollama: ChatServer) -> None:
     assert listed("ollama:")
     ollama.listed = [{"id": "new"}]

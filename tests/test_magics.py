@@ -164,6 +164,8 @@ def test_without_a_model_a_table_says_what_to_copy(folder: Path) -> None:
         ("%%agent count them all\nx", "unrecognized arguments: count them all"),
         ("%%agent --budgt 5\nx", "--budgt 5; write the task below this line; %%agent? lists"),
         ("%%agent --budget 0\nx", "'0' is not a whole number above 0; %%agent? lists the options"),
+        ("%agent use {print(1)}", "unknown model '{print(1)}'"),
+        ("%%agent -m {print(1)}\nx", "unknown model '{print(1)}'"),
         ("%agent count", "a task is written below a line %%agent"),
         ("%%sandbox -x\n1", "takes no options"),
         ("%%sandbox\n1/0", "division by zero"),

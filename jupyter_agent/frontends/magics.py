@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
+from IPython.core.magic import (
+    Magics,
+    cell_magic,
+    line_cell_magic,
+    magics_class,
+    no_var_expand,
+)
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Enum, Int, Union
 from traitlets.log import get_logger
@@ -113,6 +119,7 @@ class AgentMagics(Magics):
 
     @magic_arguments()
     @_with_run_options
+    @no_var_expand  # a name that Tab has put there, of a server or a file, is no code
     @line_cell_magic
     @_one_line_errors
     def agent(self, line: str, cell: str | None = None) -> None:

@@ -44,6 +44,7 @@ _PLAIN = {  # a model without a date or a special purpose, for the line that use
     "anthropic": re.compile(r"claude-[a-z]+-\d+(?:-\d{1,2})?"),
 }
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
+_SAFE_NAME = re.compile(r"[\w@%+=:,./~#-]+")  # nothing that a shell or IPython would evaluate
 _HOST = re.compile(r"[\w.-]+:\d{1,5}(?:/.*)?")
 
 
@@ -285,6 +286,4 @@ def _names(told: Any) -> list[str]:
         found.sort(key=lambda item: -int(item["created"]))
     names = [item.get("id") for item in found]
     plain = [name for name in names if isinstance(name, str) and 0 < len(name) <= MAX_NAME]
-    return [name for name in plain if name.isprintable() and not set(name) & set(" '\"\\")][
-        :MAX_NAMES
-    ]
+    return [name for name in plain if _SAFE_NAME.fullmatch(name)][:MAX_NAMES]

@@ -28,6 +28,10 @@ from .test_own_notebook import LOAD, run, said
         (["%matplotlib inline\nawait fetched()"], ["get_ipython", "fetched"]),
         (["not Python at all", "ok = known"], []),
         (["x = " + "(" * 5000], []),
+        (["lambda: " * 2400 + "deep"], ["deep"]),
+        (["!x\n" * 600], []),
+        ([",x y\n" * 600], []),
+        (["!x\n" * 400 + "x\n" * 6000], []),
     ],
 )
 def test_names_that_cells_read_before_they_set_them(cells: list[str], lacks: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import dis
+import re
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ __all__ = ["lacking_names", "last_code", "say_kept"]
 
 MAX_NAMED = 10  # names that are listed
 MAX_CELL = 20_000  # characters of a cell that is compiled; hostile text takes Python long
+MAX_COMMANDS = 100_000  # characters times commands of IPython's, for each of which it reads all
+_COMMAND = re.compile(r"[!%?]|^[ \t]*[,;/]", re.MULTILINE)  # perhaps one of IPython's
 _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _STORES = frozenset({"STORE_NAME", "STORE_GLOBAL"})
 _OF_A_CLASS = frozenset({"__name__", "__module__", "__qualname__", "__annotations__"})
@@ -96,7 +99,8 @@ def _compiled(source: str) -> CodeType | None:
     """Compile a cell, which runs nothing of it."""
     from IPython.core.inputtransformer2 import TransformerManager
 
-    if len(source) > MAX_CELL:
+    commands = len(_COMMAND.findall(source))
+    if len(source) > MAX_CELL or len(source) * commands > MAX_COMMANDS:
         return None
     try:
         plain = TransformerManager().transform_cell(source)
@@ -134,7 +138,8 @@ class _Names:
 
 def _functions_in(code: CodeType) -> Iterator[CodeType]:
     """Yield the code of functions, classes and comprehensions, and of those in them."""
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _functions_in(constant)
+    waiting = [code]
+    while waiting:
+        inner = [each for each in waiting.pop().co_consts if isinstance(each, CodeType)]
+        yield from inner
+        waiting += inner

@@ -149,6 +149,15 @@ def test_other_kinds_of_files(here: Path) -> None:
     assert told("a.txt")["a.txt"] == ("400 bytes, text", "one\ntwo\none\ntwo\none")
 
 
+def test_a_view_without_an_end_is_given_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_files, "MAX_SECONDS", 0.2)
+    with sqlite3.connect("endless.db") as database:
+        rows = "with recursive c(x) as (select 1 union all select x + 1 from c) select x from c"
+        database.execute(f"create view v as {rows}")
+    database.close()
+    assert "OperationalError: interrupted" in line("endless.db")
+
+
 def test_a_large_table_is_told_from_its_beginning(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ import platform
 import re
 import sqlite3
 import stat
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -381,11 +382,14 @@ def _sqlite(name: str, size: int) -> Description:
     """Describe a database of SQLite's: its tables and their columns."""
     place = f"file:{quote(str(Path(name).absolute()))}?mode=ro&immutable=1"
     database = sqlite3.connect(place, uri=True)
+    stop = threading.Timer(MAX_SECONDS, database.interrupt)  # a view may have no end
+    stop.start()
     try:
         found = database.execute("select name from sqlite_master where type in ('table', 'view')")
         names = [name for (name,) in found if not name.startswith("sqlite_")]
         told = "; ".join(_database_table(database, each, size) for each in names[:MAX_SHEETS])
     finally:
+        stop.cancel()
         database.close()
     more = f" and {len(names) - MAX_SHEETS} more" if len(names) > MAX_SHEETS else ""
     return Description(f"SQLite, {len(names):,} tables: {told}{more}")

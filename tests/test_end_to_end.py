@@ -81,12 +81,14 @@ def test_a_run_is_the_same_notebook_by_magic_and_by_command(
     kinds = [cell.cell_type for cell in in_ci.cells]
     assert kinds == [
         "markdown",
+        "code",  # the first rows
         *["markdown", "code"] * 2,
         "code",
         *["markdown", "code"],
         "markdown",
     ]
-    look, draw, fail, mend = (cell for cell in in_ci.cells if cell.cell_type == "code")
+    given, look, draw, fail, mend = (cell for cell in in_ci.cells if cell.cell_type == "code")
+    assert given.outputs[0].text.startswith("penguins.csv begins:\n")
     assert look.outputs[0].text == "344 rows\n"
     assert "<table" in look.outputs[1].data["text/html"]
     assert "image/png" in draw.outputs[-1].data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -127,6 +128,19 @@ async def test_a_saved_run_with_data_is_found_and_run_again(session: Session) ->
             cells = [change.cell async for change in changes]
     assert "as recorded" in next(facts_of(c)["model"] for c in cells if "model" in facts_of(c))
     assert len(notes(session)) == 1
+
+
+async def test_a_description_that_cannot_be_read_does_not_end_the_run(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)  # not installed on this side
+    forge = 'calls.encode = lambda _: [b\'{"is": "polars DataFrame"}\']'
+    async with aclosing(
+        session.execute(f"from jupyter_agent.sandbox.guest import calls\n{forge}")
+    ) as outputs:
+        assert [output async for output in outputs] == []
+    await ask(session, "How heavy are the penguins?")
+    assert "`penguins.csv`" not in notes(session)[0]
 
 
 async def test_data_are_not_told_where_the_user_does_not_want_it(session: Session) -> None:

@@ -63,7 +63,7 @@ class DataNotes:
         told = {name: list(state) for name, (state, line) in self._told.items() if line in known}
         try:
             found, packages = await self._ask(task, sandbox, listed, told)
-        except (SandboxError, TimeoutError, ValueError):
+        except (SandboxError, TimeoutError, ValueError, ImportError):
             return "", ""  # the model can look for itself
         notes = [] if self._packages and self._packages in known else [f"You have {packages}."]
         self._packages = packages

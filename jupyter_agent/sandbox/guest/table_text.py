@@ -52,7 +52,7 @@ def _named(found: Any) -> list[Column]:
 
 
 def _pandas_columns(table: Any) -> list[Column]:
-    if table.size > MAX_CELLS:
+    if table.size > MAX_CELLS or table.shape[1] > MAX_COLUMNS:  # of these only names are told
         return _named((name, kind, 0) for name, kind in table.dtypes.items())
     found = []
     for index, (name, kind) in enumerate(table.dtypes.items()):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
+import signal
 import sqlite3
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 from jupyter_agent.sandbox.guest import data_files
+from jupyter_agent.sandbox.guest.child import results_of
 from jupyter_agent.sandbox.guest.data_files import describe
 
 TABLE = pd.DataFrame({"region": ["North", "South, by sea", "East"], " amount": [1.5, None, 2.0]})
@@ -237,3 +240,46 @@ def test_the_packages_are_those_that_are_installed() -> None:
     assert packages.startswith("Python 3.")
     assert f", pandas {pd.__version__}" in packages
     assert "tensorflow" not in packages
+
+
+# -- in a process of its own
+
+
+def test_what_takes_too_long_ends_with_its_process(here: Path) -> None:
+    def work() -> Iterator[str]:
+        yield "first"
+        time.sleep(60)
+        yield "second"
+
+    assert results_of(work, seconds=0.5, more_memory=1 << 30) == ["first"]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # no child is left
+
+
+def test_what_takes_too_much_memory_is_an_error_of_its_own(here: Path) -> None:
+    def work() -> Iterator[str]:
+        try:
+            yield str(len(bytearray(1 << 30)))
+        except MemoryError:
+            yield "too much"
+
+    assert results_of(work, seconds=20, more_memory=256 << 20) == ["too much"]
+
+
+def test_a_process_that_dies_tells_what_it_had(here: Path) -> None:
+    def work() -> Iterator[str]:
+        yield "first"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert results_of(work, seconds=20, more_memory=1 << 30) == ["first"]
+
+
+def test_a_file_for_which_there_is_no_time_is_told_by_its_first_lines(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_files, "_describe", lambda *_: time.sleep(60))
+    monkeypatch.setattr(data_files, "MAX_WAIT", 0.2)
+    TABLE.to_csv(here / "a.csv", index=False)
+    about, begins = told("a.csv")["a.csv"]
+    assert about == "51 bytes, it took too long, or too much memory, to look at it"
+    assert begins.startswith("region, amount\n")

@@ -17,7 +17,7 @@ from jupyter_agent.transcript.metadata import facts_of
 
 __all__ = ["DataNotes"]
 
-MAX_SECONDS = 10.0  # then the model has to look for itself
+MAX_SECONDS = 20.0  # longer than the guest gives itself; then the model has to look for itself
 MAX_FILES = 5
 MAX_LINE = 2_000  # characters about one file
 MAX_BEGINNING = 2_000  # characters of one file

@@ -20,13 +20,14 @@ import stat
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
+from jupyter_agent.sandbox.guest.child import results_of
 from jupyter_agent.sandbox.guest.table_text import (
     MAX_COLUMNS,
     columns,
@@ -39,6 +40,9 @@ MAX_FILES = 5  # that are described
 MAX_FEW = 3  # data files that are described though the task names none
 MAX_LOOKED_AT = 500  # entries of a shared folder
 MAX_SECONDS = 3.0  # for all files; the later ones are only named then
+MAX_WAIT = 8.0  # for the process that describes them
+MORE_MEMORY = 2 << 30  # bytes of addresses that it may need
+TOO_LONG = "it took too long, or too much memory, to look at it"
 WHOLE = 16 << 20  # bytes of a text table that is read whole
 BEGINNING = 2 << 20  # bytes of a larger one
 SAMPLE = 1 << 16  # characters in which the separator is looked for
@@ -79,17 +83,37 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
         ``task``: the task's text; ``listed``: the names of what is shared, folders with a slash at
         the end; ``told``: the state of each file that was described before, by name.
     """
-    deadline = time.monotonic() + MAX_SECONDS
     files = _data_files(request["listed"])
     named = _named(request["task"], files)
-    found = []
-    for name in (named or _few(files))[:MAX_FILES]:
-        facts = Path(name).stat()
-        state = [facts.st_size, facts.st_mtime_ns]
-        if request["told"].get(name) != state:
-            line, beginning = _describe(name, facts.st_size, deadline)
-            found.append([name, state, line, beginning if named else ""])
+    states = {name: _state(name) for name in (named or _few(files))[:MAX_FILES]}
+    new = [name for name, state in states.items() if request["told"].get(name) != state]
+    described = _all_described({name: states[name][0] for name in new})
+    found = [
+        [name, states[name], line, beginning if named else ""]
+        for name, (line, beginning) in zip(new, described, strict=True)
+    ]
     return {"files": found, "packages": _packages()}
+
+
+def _state(name: str) -> list[int]:
+    facts = Path(name).stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _all_described(sizes: dict[str, int]) -> list[Description]:
+    """Describe files of these sizes; those for which there is no time by their first lines."""
+    deadline = time.monotonic() + MAX_SECONDS
+
+    def work() -> Iterator[Description]:
+        for name, size in sizes.items():
+            yield _describe(name, size, deadline)
+
+    found = results_of(work, seconds=MAX_WAIT, more_memory=MORE_MEMORY) if sizes else []
+    late = list(sizes)[len(found) :]
+    return [
+        *(Description(*each) for each in found),
+        *(Description(f"{_size(sizes[name])}, {TOO_LONG}", _first_lines(name)) for name in late),
+    ]
 
 
 def _packages() -> str:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import BrowserContext, Locator, WebSocketRoute, expect
 
 from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
 from .servers import ChatServer, Reply
@@ -186,6 +186,32 @@ def test_a_reloaded_page_can_still_answer(notebook: NotebookPage, chat: ChatServ
     notebook.reload()
     press(notebook, "Run")
     is_over(notebook)
+    expect(notebook.outputs(3)).to_have_text("seen")
+
+
+def test_a_question_that_was_lost_is_fetched(notebook: NotebookPage, chat: ChatServer) -> None:
+    chat.replies = [Reply(step("x", "print('seen')")), Reply("Done.")]
+    lost: list[str] = []
+
+    def handle(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            text = message if isinstance(message, str) else message.decode(errors="replace")
+            asks = re.search(r'"op": ?"ask"', text) and '"jupyter_agent_reply"' not in text
+            if asks and '"kind"' in text:
+                lost.append(text)
+            else:
+                route.send(message)
+
+        server.on_message(pass_on)
+
+    notebook.route_channels(handle)
+    notebook.reload()
+    notebook.start(1)
+    press(notebook, "Run")
+    is_over(notebook)
+    assert len(lost) == 1
     expect(notebook.outputs(3)).to_have_text("seen")
 
 

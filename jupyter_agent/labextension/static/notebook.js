@@ -33,6 +33,7 @@ import { Writer } from './writer.js';
 // JupyterLab 4.2 shows a cell late that is inserted in an animation frame (`Views.drawInserted`)
 const GATHER_MS = 8;
 const EDIT_PAUSE_MS = 250; // without a key before an edit is told
+const QUESTION_MS = 500; // in which the question comes that a request for input is about
 
 /** The runs of one notebook, however many views of it are open. */
 export class LiveNotebook {
@@ -163,6 +164,9 @@ export class LiveNotebook {
         this.sent(msg.header.msg_id, String(msg.metadata.cellId));
       }
       this.asking.hear(msg);
+      if (direction === 'recv' && msg.header.msg_type === 'input_request') {
+        this.expectQuestion(msg);
+      }
     });
     const ended = () => {}; // it ended before it said what it is
     void kernel.info.then(info => {
@@ -286,6 +290,17 @@ export class LiveNotebook {
     } else {
       this.asking.over();
     }
+  }
+
+  /** A run waits for input: fetch what it asks, if that has not come.
+   * @param {Lab.Message} request */
+  expectQuestion(request) {
+    const run = this.requests.get(request.parent_header.msg_id) ?? '';
+    setTimeout(() => {
+      if (isWorking(run) && this.asking.request === request && !this.asking.open) {
+        this.sync(run);
+      }
+    }, QUESTION_MS);
   }
 
   /** @param {Lab.Kernel} kernel

@@ -86,8 +86,9 @@ class OneAtATime:
         while self._going_on:
             if not await self._going_on.end_if_left():
                 raise UsageError(
-                    f"{self._going_on.doing} is going on in this session; wait for its end, or "
-                    "stop it (%agent stop, or aclose() of the generator of Session.run)"
+                    f"{self._going_on.doing} is going on in this session; wait for its end "
+                    "(%agent wait), or stop it (%agent stop, or aclose() of the generator of "
+                    "Session.run)"
                 )
         self._going_on = activity
         try:

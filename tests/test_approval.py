@@ -46,6 +46,7 @@ def script(folder: Path) -> str:
         (['e "\\ud800"'], Verdict(allowed=True, edited="?")),
         (["r"], Verdict(allowed=True, run_all=True)),
         (["run all"], Verdict(allowed=True, run_all=True)),
+        (["run", "Run it", "y"], Verdict(allowed=True)),
         (['r ""'], Verdict(allowed=True, edited="", run_all=True)),
         (["", "what?", "y"], Verdict(allowed=True)),
         (["", "", ""], Verdict(allowed=False, reason="the user gave no answer")),

@@ -140,6 +140,8 @@ async def _converse(kind: str, rows: list[str], read: ReadLine, *, number: str) 
                 return Verdict(allowed=True)
             case "n" | "no":
                 return Verdict(allowed=False, reason=rest.strip() or "the user said no")
+            case "run" if rest.strip().lower() != "all":
+                continue  # it may mean this one, or all
             case "r" | "run" if kind == "code":
                 return Verdict(allowed=True, edited=_sent(rest), run_all=True)
             case "e" | "edit" if kind == "code":

@@ -96,7 +96,7 @@ async def describe(folder: Path, megabytes: int) -> None:
     session = Session(folder)
     try:
         await session.sandbox.start()
-        for state in ("new sandbox", "pandas there"):
+        for state in ("new sandbox", "again"):
             began = time.perf_counter()
             found = await DataNotes().write(TASK, session.sandbox, listed=["sales.csv"], cells=[])
             seconds = time.perf_counter() - began

@@ -194,6 +194,14 @@ def test_what_cannot_be_read_is_told_by_its_first_lines(here: Path) -> None:
     )
 
 
+def test_a_damaged_file_leaves_the_others_described(here: Path) -> None:
+    (here / "a.csv.xz").write_text("not packed at all\n")
+    TABLE.to_csv(here / "ok.csv", index=False)
+    found = told("a.csv.xz ok.csv")
+    assert "it cannot be read as such" in found["a.csv.xz"][0]
+    assert COLUMNS in found["ok.csv"][0]
+
+
 def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
     wide = pd.DataFrame({f"c{n}": [n if n % 2 else "text"] for n in range(60)})
     wide.to_csv(here / "a.csv", index=False)

@@ -455,7 +455,7 @@ def _first_lines(name: str) -> str:
     try:
         with _opened(name) as file:
             block: bytes = file.read(MAX_LINE * MAX_LINES * 4)
-    except (OSError, EOFError):
+    except Exception:  # from any reader of packed files
         return ""
     if b"\0" in block:
         return ""

@@ -254,14 +254,38 @@ def test_the_packages_are_those_that_are_installed() -> None:
 
 
 def test_what_takes_too_long_ends_with_its_process(here: Path) -> None:
-    def work() -> Iterator[str]:
-        yield "first"
+    def work() -> Iterator[int]:
+        yield os.getpid()
         time.sleep(60)
-        yield "second"
+        yield 0
 
-    assert results_of(work, seconds=0.5, more_memory=1 << 30) == ["first"]
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # no child is left
+    [child] = results_of(work, seconds=0.5, more_memory=1 << 30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_an_interrupt_right_after_the_fork_leaves_no_process(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, children = os.fork, []
+
+    def interrupted_fork() -> int:
+        child = fork()
+        if child:
+            children.append(child)
+            signal.raise_signal(signal.SIGINT)
+        return child
+
+    def work() -> Iterator[str]:
+        time.sleep(60)
+        yield ""
+
+    monkeypatch.setattr(os, "fork", interrupted_fork)
+    with pytest.raises(KeyboardInterrupt):
+        results_of(work, seconds=20, more_memory=1 << 30)
+    [child] = children
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_what_takes_too_much_memory_is_an_error_of_its_own(here: Path) -> None:

@@ -32,25 +32,35 @@ def results_of(work: Callable[[], Iterable[Any]], *, seconds: float, more_memory
         Bytes of addresses that the child may add to those of this process.
     """
     reader, writer = os.pipe()
-    with warnings.catch_warnings(action="ignore"):  # that this process has threads
-        child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _carry_out(work, writer, more_memory)
-    os.close(writer)
+    child, mask = None, signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until the child is known
+        child = _fork()
+        if child == 0:
+            os.close(reader)
+            _carry_out(work, writer, more_memory)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(writer)
         lines = _read(reader, time.monotonic() + seconds).split(b"\n")
     finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(reader)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
     return [json.loads(line) for line in lines[:-1]]  # the last one has no end, or is empty
+
+
+def _fork() -> int:
+    with warnings.catch_warnings(action="ignore"):  # that this process has threads
+        return os.fork()
 
 
 def _carry_out(work: Callable[[], Iterable[Any]], writer: int, more_memory: int) -> None:
     """Write a line for each result, and end this process, which is the child."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         sys.stdout = sys.stderr = io.StringIO()
         _limit_memory(more_memory)
         for result in work():

@@ -61,6 +61,20 @@ def test_a_file_that_the_task_names_is_described_with_its_first_rows(here: Path)
     assert "South, by sea" in begins
 
 
+def test_files_for_which_there_is_no_room_are_named_and_told_with_the_next_task(here: Path) -> None:
+    for name in "abcdefg":
+        TABLE.to_csv(here / f"{name}.csv", index=False)
+    task = "Join a.csv, b.csv, c.csv, d.csv, e.csv, f.csv and g.csv"
+    request: dict[str, Any] = {"task": task, "listed": [f"{n}.csv" for n in "abcdefg"], "told": {}}
+    found = describe(request)
+    assert [name for name, *_ in found["files"]] == [f"{n}.csv" for n in "abcde"]
+    assert found["later"] == ["f.csv", "g.csv"]
+    request["told"] = {name: state for name, state, *_ in found["files"]}
+    found = describe(request)
+    assert [name for name, *_ in found["files"]] == ["f.csv", "g.csv"]
+    assert found["later"] == []
+
+
 def test_a_file_is_named_by_its_stem_too(here: Path) -> None:
     for name in ("sales.csv", "costs.csv", "more.csv", "rest.csv"):
         TABLE.to_csv(here / name, index=False)
@@ -237,7 +251,7 @@ def test_what_spoils_results_is_told(here: Path) -> None:
     pd.concat([odd, odd.tail(1)]).to_csv(here / "a.csv", index=False)
     about, begins = told("a.csv")["a.csv"]
     assert "'n' (str, 3 not numbers, the others are), 'kind' (str)" in about
-    assert about.endswith("; 1 rows repeat another")
+    assert about.endswith("; repeated rows: 1")
     assert "'kind' has 3 values, 2 apart from case and blanks: 'small', 'Small ', 'large'" in begins
     assert "'note' has 'a', 'b'" in begins
     assert "6  n.a.?" in begins  # the last row
@@ -251,6 +265,24 @@ def test_the_packages_are_those_that_are_installed() -> None:
 
 
 # -- in a process of its own
+
+
+def test_most_is_told_of_the_columns_of_a_wide_table_that_the_task_names(here: Path) -> None:
+    wide = pd.DataFrame({f"lab_{n}": [n, None, n] for n in range(45)})
+    wide["Resting_hr "] = ["70", "low", "80"]
+    wide["smoker"] = ["Yes", "no", "yes"]
+    wide.to_csv(here / "a.csv", index=False)
+    about, begins = told("What is the mean resting heart rate of smokers in a.csv?")["a.csv"]
+    of_these = "'Resting_hr ' (str, 1 not numbers, the others are), 'smoker' (str)"
+    assert about.endswith(f"; of these {of_these}")
+    assert "lab_28" in begins
+    assert "Resting_hr" in begins.splitlines()[0]
+    assert "'Resting_hr ' has '70', 'low', '80'\n'smoker' has 3 values, 2 apart from" in begins
+
+
+def test_a_file_of_bytes_is_no_table(here: Path) -> None:
+    (here / "a.csv").write_bytes(b"PK\x03\x04\x14\x00,\n" * 100)
+    assert told("a.csv")["a.csv"] == ("800 bytes, it holds bytes that are no text", "")
 
 
 def test_what_takes_too_long_ends_with_its_process(here: Path) -> None:

@@ -19,6 +19,7 @@ __all__ = ["DataNotes"]
 
 MAX_SECONDS = 20.0  # longer than the guest gives itself; then the model has to look for itself
 MAX_FILES = 5
+MAX_LATER = 20  # names of files that are not described yet
 MAX_LINE = 2_000  # characters about one file
 MAX_BEGINNING = 2_000  # characters of one file
 MAX_TOLD = 8_000  # characters in all, about 2,000 tokens
@@ -62,7 +63,7 @@ class DataNotes:
             return "", ""
         told = {name: list(state) for name, (state, line) in self._told.items() if line in known}
         try:
-            found, packages = await self._ask(task, sandbox, listed, told)
+            found, later, packages = await self._ask(task, sandbox, listed, told)
         except (SandboxError, TimeoutError, ValueError, ImportError):
             return "", ""  # the model can look for itself
         notes = [] if self._packages and self._packages in known else [f"You have {packages}."]
@@ -75,18 +76,20 @@ class DataNotes:
             lines.append(each.line)
             beginnings += [f"{each.name} begins:\n{each.beginning}"] if each.beginning else []
         if lines:
+            lines += [f"- not looked at yet: {', '.join(later)}"] if later else []
             notes.append("Data files, as they are read by default:\n\n" + "\n".join(lines))
         return "\n\n".join(notes), "\n".join(beginnings)
 
     async def _ask(
         self, task: str, sandbox: Sandbox, listed: Sequence[str], told: dict[str, list[int]]
-    ) -> tuple[list[_File], str]:
+    ) -> tuple[list[_File], list[str], str]:
         request = {"task": task, "listed": list(listed), "told": told}
         async with asyncio.timeout(MAX_SECONDS):
             reply = await read(await sandbox.call("describe_data", encode(request)))
         match reply:
-            case {"files": [*files], "packages": str(packages)}:
-                return list(_checked(files)), printable(packages)[:MAX_LINE]
+            case {"files": [*files], "later": [*later], "packages": str(packages)}:
+                names = [f"`{printable(str(name))[:200]}`" for name in later[:MAX_LATER]]
+                return list(_checked(files)), names, printable(packages)[:MAX_LINE]
         raise ValueError("it holds no description")
 
 

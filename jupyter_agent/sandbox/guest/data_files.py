@@ -31,12 +31,16 @@ from jupyter_agent.sandbox.guest.child import results_of
 from jupyter_agent.sandbox.guest.table_text import (
     MAX_COLUMNS,
     columns,
+    columns_about,
     in_words,
+    one_by_one,
     repeated_rows,
     some_rows,
+    words_of,
 )
 
 MAX_FILES = 5  # that are described
+MAX_LATER = 20  # of the others that are named
 MAX_FEW = 3  # data files that are described though the task names none
 MAX_LOOKED_AT = 500  # entries of a shared folder
 MAX_SECONDS = 3.0  # for all files; the later ones are only named then
@@ -44,7 +48,7 @@ MAX_WAIT = 8.0  # for the process that describes them
 MORE_MEMORY = 2 << 30  # bytes of addresses that it may need
 TOO_LONG = "it took too long, or too much memory, to look at it"
 WHOLE = 16 << 20  # bytes of a text table that is read whole
-BEGINNING = 2 << 20  # bytes of a larger one
+BEGINNING = 1 << 20  # bytes of a larger one
 SAMPLE = 1 << 16  # characters in which the separator is looked for
 LINES = 30  # rows in which it is
 LOOKED_AT = 200  # rows of a file that may have decimal commas
@@ -72,10 +76,19 @@ class Description(NamedTuple):
     beginning: str = ""
 
 
+class Table(NamedTuple):
+    """What was read of a file: a table of pandas, or its beginning."""
+
+    kind: str
+    table: Any
+    rows: str = ""  # in all, if the table is not known to be whole
+
+
 def describe(request: dict[str, Any]) -> dict[str, Any]:
     """Describe the data files that a task is about, and the packages that are installed.
 
-    The first rows are told only of a file that the task names.
+    The first rows are told only of a file that the task names. Of more files than `MAX_FILES` that
+    it names the others are told with its next task.
 
     Parameters
     ----------
@@ -85,14 +98,15 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
     """
     files = _data_files(request["listed"])
     named = _named(request["task"], files)
-    states = {name: _state(name) for name in (named or _few(files))[:MAX_FILES]}
+    states = {name: _state(name) for name in named or _few(files)}
     new = [name for name, state in states.items() if request["told"].get(name) != state]
-    described = _all_described({name: states[name][0] for name in new})
+    now, later = new[:MAX_FILES], new[MAX_FILES:]
+    described = _all_described({name: states[name][0] for name in now}, words_of(request["task"]))
     found = [
         [name, states[name], line, beginning if named else ""]
-        for name, (line, beginning) in zip(new, described, strict=True)
+        for name, (line, beginning) in zip(now, described, strict=True)
     ]
-    return {"files": found, "packages": _packages()}
+    return {"files": found, "later": later[:MAX_LATER], "packages": _packages()}
 
 
 def _state(name: str) -> list[int]:
@@ -100,13 +114,19 @@ def _state(name: str) -> list[int]:
     return [facts.st_size, facts.st_mtime_ns]
 
 
-def _all_described(sizes: dict[str, int]) -> list[Description]:
-    """Describe files of these sizes; those for which there is no time by their first lines."""
+def _all_described(sizes: dict[str, int], words: set[str]) -> list[Description]:
+    """Describe files of these sizes; those for which there is no time by their first lines.
+
+    Parameters
+    ----------
+    words
+        Those of the task, by which columns of a wide table are chosen.
+    """
     deadline = time.monotonic() + MAX_SECONDS
 
     def work() -> Iterator[Description]:
         for name, size in sizes.items():
-            yield _describe(name, size, deadline)
+            yield _describe(name, size, words, deadline)
 
     found = results_of(work, seconds=MAX_WAIT, more_memory=MORE_MEMORY) if sizes else []
     late = list(sizes)[len(found) :]
@@ -183,12 +203,13 @@ def _few(files: list[str]) -> list[str]:
 # -- what they hold
 
 
-def _describe(name: str, size: int, deadline: float) -> Description:
+def _describe(name: str, size: int, words: set[str], deadline: float) -> Description:
     kind = _kind(name)
     if kind is None or time.monotonic() > deadline:
         return Description(_size(size))
     try:
-        found = kind(name, size)
+        read = kind(name, size)
+        found = _in_words(*read, words) if isinstance(read, Table) else read
     except Exception as error:  # from any reader, about any file
         found = Description(_problem(error), _first_lines(name))
     return found._replace(line=f"{_size(size)}, {found.line}")
@@ -207,10 +228,12 @@ def _size(size: int) -> str:
     return f"{size:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
 
 
-def _separated(name: str, size: int) -> Description:
-    """Describe a file of values that are separated by commas, semicolons, tabs or bars."""
+def _separated(name: str, size: int) -> Table | Description:
+    """Read a file of values that are separated by commas, semicolons, tabs or bars."""
     block = _beginning(name)
     encoding = _encoding(block)
+    if b"\0" in block and encoding != "utf-16":
+        return Description("it holds bytes that are no text")
     text = block.decode(encoding, "replace")
     separator, before = _layout(text)
     options: dict[str, Any] = {"sep": separator} if separator != "," else {}
@@ -226,12 +249,12 @@ def _separated(name: str, size: int) -> Description:
     options["low_memory"] = False
     try:
         if not _is_large(name, size):
-            return _table(kind, pd.read_csv(name, **options))
+            return Table(kind, pd.read_csv(name, **options))
     except ValueError as error:  # ParserError is one
         return Description(f"{kind}; {_problem(error)}", _first_lines(name))
     rows = _rows_in(text, separator) - before
     table = pd.read_csv(name, nrows=max(1, rows - 2), **options)
-    return _table(kind, table, rows=_count_rows(name, size, block, rows) or _more_than(table))
+    return Table(kind, table, rows=_count_rows(name, size, block, rows) or _more_than(table))
 
 
 def _as_options(options: dict[str, Any]) -> str:
@@ -337,15 +360,15 @@ def _layout(text: str) -> tuple[str, int]:
     return separator, before_header
 
 
-def _json_lines(name: str, size: int) -> Description:
+def _json_lines(name: str, size: int) -> Table:
     import pandas as pd
 
     if not _is_large(name, size):
-        return _table("JSON lines", pd.read_json(name, lines=True))
+        return Table("JSON lines", pd.read_json(name, lines=True))
     block = _beginning(name)
     table = pd.read_json(name, lines=True, nrows=max(1, block.count(b"\n")))
     rows = _count_rows(name, size, block, block.count(b"\n"), header=0)
-    return _table("JSON lines", table, rows=rows or _more_than(table))
+    return Table("JSON lines", table, rows=rows or _more_than(table))
 
 
 def _json(name: str, size: int) -> Description:
@@ -367,22 +390,22 @@ def _json(name: str, size: int) -> Description:
     return Description("JSON", text)
 
 
-def _parquet(name: str, _: int) -> Description:
+def _parquet(name: str, _: int) -> Table:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(name)
     batch = next(file.iter_batches(batch_size=1000), None)
     rows = f"{file.metadata.num_rows:,}"
-    return _table("Parquet", (batch or file.schema_arrow.empty_table()).to_pandas(), rows=rows)
+    return Table("Parquet", (batch or file.schema_arrow.empty_table()).to_pandas(), rows=rows)
 
 
-def _arrow(name: str, _: int) -> Description:
+def _arrow(name: str, _: int) -> Table:
     from pyarrow import feather
 
-    return _table("Feather", feather.read_table(name, memory_map=True))
+    return Table("Feather", feather.read_table(name, memory_map=True))
 
 
-def _excel(name: str, size: int) -> Description:
+def _excel(name: str, size: int) -> Table | Description:
     if size > WHOLE:
         return Description(f"Excel, sheets {', '.join(map(repr, _sheets_in(name)))}")
     import pandas as pd
@@ -392,7 +415,7 @@ def _excel(name: str, size: int) -> Description:
         large = size > EXCEL
         table = book.parse(0, nrows=EXCEL_ROWS if large else None)
     kind = f"Excel, sheets {', '.join(map(repr, sheets[:MAX_SHEETS]))}; the first one"
-    return _table(kind, table, rows=_more_than(table) if large else "")
+    return Table(kind, table, rows=_more_than(table) if large else "")
 
 
 def _sheets_in(name: str) -> list[str]:
@@ -463,23 +486,25 @@ def _first_lines(name: str) -> str:
     return "\n".join(line[:MAX_LINE] for line in lines)
 
 
-def _table(kind: str, table: Any, *, rows: str = "") -> Description:
-    """Describe a table, of which only the beginning may have been read."""
+def _in_words(kind: str, table: Any, rows: str, words: set[str]) -> Description:
+    """Describe a table; of a wide one most is told of the columns that the task may be about."""
     whole = not rows or rows == f"{table.shape[0]:,}"
     part = "" if whole else f"the first {table.shape[0]:,}"
-    found = columns(table) or []
-    line = in_words(found, rows=rows or f"{table.shape[0]:,}", of=part)
+    line = in_words(columns(table) or [], rows=rows or f"{table.shape[0]:,}", of=part)
+    about = columns_about(table, words)
+    line += f"; of these {one_by_one(columns(table.iloc[:, about]) or [])}" if about else ""
     again = repeated_rows(table) if whole else 0
-    line += f"; {again:,} rows repeat another" if again else ""
-    return Description(f"{kind}, {line}", some_rows(table, whole=whole))
+    line += f"; repeated rows: {again:,}" if again else ""
+    return Description(f"{kind}, {line}", some_rows(table, whole=whole, about=about))
 
 
 def _has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+_Reader = Callable[[str, int], Table | Description]
 _PACKED = (".gz", ".bz2", ".xz")
-_KINDS: dict[str, Callable[[str, int], Description]] = {
+_KINDS: dict[str, _Reader] = {
     **dict.fromkeys(("csv", "tsv", "tab"), _separated),
     **dict.fromkeys(("jsonl", "ndjson"), _json_lines),
     **dict.fromkeys(("parquet", "pq"), _parquet),
@@ -493,7 +518,7 @@ _KINDS: dict[str, Callable[[str, int], Description]] = {
 }
 
 
-def _kind(name: str) -> Callable[[str, int], Description] | None:
+def _kind(name: str) -> _Reader | None:
     """Return what describes a file of this name; None if it is not one of data."""
     plain = name.lower()
     for ending in _PACKED:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ MAX_CELLS = 50_000_000  # of a table that is looked through
 MAX_LOOKED_AT = 100_000  # rows in which the values of a column are looked for
 MAX_VALUES = 8  # of a column that are listed
 MAX_VALUE = 40  # characters of one that is
+SHORTEST_WORD = 3  # characters of one by which a column is found
 FIRST_ROWS = 2
 WIDTH = 200  # columns of text
 
@@ -96,8 +99,13 @@ def in_words(found: list[Column], *, rows: str, of: str = "") -> str:
     """
     counted = any(each.missing or each.odd for each in found)
     where = f" (counted in {of})" if of and counted else ""
-    named = _grouped(found) if len(found) > MAX_COLUMNS else ", ".join(map(_column, found))
+    named = _grouped(found) if len(found) > MAX_COLUMNS else one_by_one(found)
     return f"{rows} rows x {len(found):,} columns: {named}{where}"
+
+
+def one_by_one(found: list[Column]) -> str:
+    """Write what is known of each column."""
+    return ", ".join(map(_column, found))
 
 
 def _column(column: Column) -> str:
@@ -117,8 +125,30 @@ def _grouped(found: list[Column]) -> str:
     return "; ".join(groups) + more
 
 
-def some_rows(table: Any, *, whole: bool = True) -> str:
-    """Show the first rows of a table, the last one if it is whole, and the values of text."""
+def columns_about(table: Any, words: set[str]) -> list[int]:
+    """Return the positions of the columns of a wide table whose names have one of the words."""
+    if table.shape[1] <= MAX_COLUMNS:
+        return []
+    names = enumerate(map(str, table.columns))
+    return [at for at, name in names if words & words_of(name)][:MAX_COLUMNS]
+
+
+def words_of(text: str) -> set[str]:
+    """Return the words of a text or a name in the singular, without the shortest."""
+    found = re.findall(r"[^\W_]+", text.casefold())
+    return {word.removesuffix("s") for word in found if len(word) >= SHORTEST_WORD}
+
+
+def some_rows(table: Any, *, whole: bool = True, about: Sequence[int] = ()) -> str:
+    """Show the first rows of a table, the last one if it is whole, and the values of text.
+
+    Parameters
+    ----------
+    about
+        Positions of columns, in a table of pandas, that are shown before others.
+    """
+    if about:
+        table = table.iloc[:, [*about, *(at for at in range(MAX_COLUMNS) if at not in about)]]
     kind = type(table).__module__.partition(".")[0]
     rows = table.slice(0, FIRST_ROWS) if hasattr(table, "slice") else table.head(FIRST_ROWS)
     rows = rows.to_pandas() if kind == "pyarrow" else rows

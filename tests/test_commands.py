@@ -76,6 +76,17 @@ async def test_a_model_that_cannot_be_used_is_refused_and_changes_nothing(
     assert settings.read().files == ()
 
 
+async def test_a_model_that_its_server_does_not_list_is_chosen_with_a_warning(
+    session: Session, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", server.url.removesuffix("/v1"))
+    server.listed = [{"id": "qwen3:latest"}]
+    assert await said(session, "use ollama:qwen3") == "The next runs use ollama:qwen3."
+    warning = "Its server does not list it: it has qwen3:latest."
+    for model in ("ollama:nosuch", f"{server.url}#nosuch"):
+        assert await said(session, f"use {model}") == f"The next runs use {model}. {warning}"
+
+
 async def test_save_keeps_all_else_in_the_users_file(session: Session) -> None:
     path = Path(jupyter_config_dir(), "jupyter_agent_config.json")
     path.parent.mkdir()

@@ -163,6 +163,10 @@ def test_without_a_model_a_table_says_what_to_copy(folder: Path) -> None:
         ("%%agent What's the heaviest?\nx", "No closing quotation; write the task below"),
         ("%%agent count them all\nx", "unrecognized arguments: count them all"),
         ("%%agent --budgt 5\nx", "--budgt 5; write the task below this line; %%agent? lists"),
+        (
+            "%%agent -c x\nx",
+            "'x' is not a whole number above 0, nor 0 or 'all'; %%agent? lists the",
+        ),
         ("%%agent --budget 0\nx", "'0' is not a whole number above 0; %%agent? lists the options"),
         ("%agent use {print(1)}", "unknown model '{print(1)}'"),
         ("%%agent -m {print(1)}\nx", "unknown model '{print(1)}'"),

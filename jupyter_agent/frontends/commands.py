@@ -13,6 +13,7 @@ from jupyter_agent.errors import UsageError
 from jupyter_agent.exchange.permission import Permit
 from jupyter_agent.frontends.model_table import model_table
 from jupyter_agent.frontends.options import COMMANDS, LINE_HELP
+from jupyter_agent.models.available import unlisted
 from jupyter_agent.session import Session
 from jupyter_agent.views.tables import Bundle, table
 
@@ -79,16 +80,18 @@ async def _use(session: Session, words: list[str], permit: Permit | None) -> str
         if permit:
             await permit(f"%agent use --save {visible(model)}")
     before = session.chosen
+    configured = session.model
     await session.use(model, permit=permit)
+    warning = await run_in_thread(functools.partial(unlisted, model, configured=configured))
     if not is_saved:
-        return f"The next runs use {model}."
+        return f"The next runs use {model}.{warning}"
     try:
         path = await run_in_thread(functools.partial(settings.save, "Session", "model", model))
     except BaseException:
         session.chosen = before
         raise
     session.model = model
-    return f"The next runs use {model}, in every notebook from now on (saved in {path})."
+    return f"The next runs use {model}, in every notebook from now on (saved in {path}).{warning}"
 
 
 def _from_anywhere(model: str) -> str:

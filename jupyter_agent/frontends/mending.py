@@ -30,7 +30,8 @@ def fix_options(line: str, parser: argparse.ArgumentParser) -> tuple[argparse.Na
         words = line.split()
     options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-")]:
-        raise UsageError(wrong_line(f"unrecognized arguments: {' '.join(unknown)}"))
+        what = f"unrecognized arguments: {' '.join(unknown)}"
+        raise UsageError(wrong_line(what, command="%agent fix"))
     return options, " ".join(rest)
 
 

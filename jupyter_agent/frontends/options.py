@@ -73,7 +73,12 @@ def context_cells(text: str) -> int:
     ArgumentTypeError
         It is neither.
     """
-    return sys.maxsize if text == "all" else 0 if text == "0" else _count(text)
+    if text in ("0", "all"):
+        return sys.maxsize if text == "all" else 0
+    try:
+        return _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor 0 or 'all'") from None
 
 
 RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -188,10 +193,11 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
 ]
 
 
-def wrong_line(what: object) -> str:
-    """Return the message about a ``%%agent`` line that cannot be parsed."""
-    below = "" if str(what).startswith("argument ") else "write the task below this line; "
-    return f"%%agent: {what}; {below}%%agent? lists the options"
+def wrong_line(what: object, *, command: str = "%%agent") -> str:
+    """Return the message about a ``%%agent`` line, or that of a command, that cannot be parsed."""
+    has_place = command != "%%agent" or str(what).startswith("argument ")
+    below = "" if has_place else "write the task below this line; "
+    return f"{command}: {what}; {below}%%agent? lists the options"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

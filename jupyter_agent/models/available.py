@@ -24,7 +24,7 @@ from jupyter_agent.errors import UsageError
 from jupyter_agent.models import anthropic_messages, chat_completions, openai_responses
 from jupyter_agent.models.http import RemoteModel, server_url
 
-__all__ = ["PREFIXES", "Way", "listed", "suggestion", "ways", "weights"]
+__all__ = ["PREFIXES", "Way", "listed", "suggestion", "unlisted", "ways", "weights"]
 
 PREFIXES = ("anthropic:", "hf:", "http://", "https://", "local:", "ollama:", "openai:", "scripted:")
 WAIT = 0.5  # seconds for the reply of a server; what comes later is known the next time
@@ -199,6 +199,20 @@ def _as_url(name: str) -> str:
 
 
 # -- the lists of servers
+
+
+def unlisted(model: str, *, configured: str = "") -> str:
+    """Return a warning if the server of a model lists others, and not this one.
+
+    The vendors' lists lack names that stand for the newest version; those are not asked.
+    """
+    name = model.removeprefix("ollama:") if model.startswith("ollama:") else model.partition("#")[2]
+    if not name or not model.startswith(("ollama:", "http:", "https:")):
+        return ""
+    names = listed(model, configured=configured)
+    if not names or {name, f"{name}:latest"} & {*names}:
+        return ""
+    return f" Its server does not list it: it has {_some(names)}."
 
 
 def listed(model: str, *, configured: str = "") -> list[str] | None:

@@ -41,8 +41,10 @@ test-root: $(VENV)/test
 test-js:  # what of the extension needs no browser; tests/test_live_cells.py has the rest
 	node --test tests/js/*.test.mjs
 
-front-ends: $(VENV)/test .venv-lab42 .venv-shared  # live cells in Notebook 7, an older JupyterLab, a shared document
-	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest tests/test_live_cells.py
+front-ends: $(VENV)/test .venv-lab42 .venv-shared  # our pages in Notebook 7, an older JupyterLab, a shared document
+	JUPYTER_AGENT_LAB42=$(CURDIR)/.venv-lab42 $(BIN)/python -m pytest \
+		tests/test_live_cells.py tests/test_lab_asking.py tests/test_lab_background.py \
+		tests/test_lab_entries.py tests/test_lab_keep.py tests/test_lab_looks.py
 	JUPYTER_AGENT_SHARED=$(CURDIR)/.venv-shared $(BIN)/python -m pytest tests/test_lab_shared.py
 
 fuzz: $(VENV)/test  # hostile Markdown in a real JupyterLab, for FUZZ_SECONDS (600)

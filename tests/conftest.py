@@ -6,9 +6,11 @@ import asyncio
 import gc
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from traitlets.config import Config
@@ -19,10 +21,16 @@ from jupyter_agent.sandbox.filter import cleaning
 
 from .servers import ChatServer, descendants
 
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
+
+    from .lab import Lab
+
 ROOT = Path(__file__).parent.parent
 PENGUINS = ROOT / "notebooks" / "data" / "penguins.csv"
 TOKEN = "hf_decoy"
 TIERS = ["bubblewrap", "landlock"]
+OLDER_LAB = os.environ.get("JUPYTER_AGENT_LAB42")  # an environment: see `make front-ends`
 
 # test files run side by side: threads of numpy's that wait for one another would hold them up
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -120,6 +128,34 @@ def server() -> Iterator[ChatServer]:
     server = ChatServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[ChatServer]:
+    """A chat server for all tests of a file; each of them takes its replies away."""
+    server = ChatServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    """Chromium, in which a file's tests open their pages."""
+    from .lab import browsing
+
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module", params=["lab", *(["notebook", "lab42"] if OLDER_LAB else [])])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """JupyterLab with our extension; with an older environment also its front ends."""
+    from .lab import FrontEnd, serving
+
+    python = f"{OLDER_LAB}/bin/python" if request.param == "lab42" else sys.executable
+    folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
+    with serving(folder, home, FrontEnd(request.param, python)) as lab:
+        yield lab
 
 
 @pytest.fixture

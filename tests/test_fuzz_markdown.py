@@ -23,7 +23,7 @@ from .fuzz_markdown import (
     drawing,
     drawings,
 )
-from .lab import PATIENCE, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, FrontEnd, Lab, NotebookPage, opened, serving
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -43,12 +43,6 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     settings.write_text(json.dumps({"windowingMode": "none"}))
     with serving(folder, home, FrontEnd(request.param), live=False) as lab:
         yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

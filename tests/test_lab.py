@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from .conftest import ROOT
-from .lab import Lab, NotebookPage, browsing, opened, serving
+from .lab import Lab, NotebookPage, opened, serving
 from .servers import ChatServer, Reply
 
 pytestmark = pytest.mark.timeout(180)
@@ -116,12 +116,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     shutil.copytree(ROOT / "notebooks", folder)
     with serving(folder, tmp_path_factory.mktemp("home"), live=False) as lab:
         yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

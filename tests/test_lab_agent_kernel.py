@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from .conftest import PENGUINS
-from .lab import PATIENCE, Lab, NotebookPage, browsing, launched, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, launched, opened, serving
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -31,12 +31,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     (profile / "ipython_config.py").write_text("c.AgentKernel.widgets = True\n")
     with serving(folder, home) as lab:
         yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture(autouse=True)

@@ -10,33 +10,13 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Locator, WebSocketRoute, expect
 
-from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, opened
 from .servers import ChatServer, Reply
-from .test_live_cells import FRONT_ENDS, LOAD, bar, is_over, saved, step, task
+from .test_live_cells import LOAD, bar, is_over, saved, step, task
 
 pytestmark = pytest.mark.timeout(180)
 
 BOX = ".jp-Stdin-input"
-
-
-@pytest.fixture(scope="module", params=FRONT_ENDS, ids=lambda front_end: front_end.name)
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
-    with serving(folder, home, request.param) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

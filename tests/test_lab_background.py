@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, opened
 from .servers import ChatServer, Reply
 
 pytestmark = pytest.mark.timeout(180)
@@ -17,29 +17,10 @@ LOAD = "%load_ext jupyter_agent"
 STEP = "I count.\n\n```python\ncount = 41 + 1\ncount\n```"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with serving(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
-
-
 @pytest.fixture
-def chat() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def notebook(lab: Lab, browser: BrowserContext, chat: ChatServer) -> Iterator[NotebookPage]:
+def notebook(lab: Lab, browser: BrowserContext, server: ChatServer) -> Iterator[NotebookPage]:
     """A notebook whose kernel has the magics."""
-    task = f"%%agent -m {chat.model} --data none --background\nCount."
+    task = f"%%agent -m {server.model} --data none --background\nCount."
     path = lab.write("background.ipynb", LOAD, task, "mine = 1\nmine", "%agent wait")
     with opened(lab, browser, path, height=1600) as notebook:
         notebook.run(0)
@@ -53,9 +34,9 @@ def state(notebook: NotebookPage, wanted: str) -> None:
     expect(bar).to_have_attribute("data-state", wanted, timeout=PATIENCE)
 
 
-def test_cells_arrive_while_the_users_own_run(notebook: NotebookPage, chat: ChatServer) -> None:
+def test_cells_arrive_while_the_users_own_run(notebook: NotebookPage, server: ChatServer) -> None:
     gate = threading.Event()
-    chat.replies = [Reply(STEP), Reply("It is **42**.", gate=gate)]
+    server.replies = [Reply(STEP), Reply("It is **42**.", gate=gate)]
     notebook.run(1)  # its reply has come, and the run goes on
     state(notebook, "working")
     expect(notebook.cells.nth(3)).to_contain_text("count = 41 + 1", timeout=PATIENCE)
@@ -75,9 +56,9 @@ def test_cells_arrive_while_the_users_own_run(notebook: NotebookPage, chat: Chat
 
 
 def test_stop_stops_the_run_and_not_the_users_cell(
-    notebook: NotebookPage, chat: ChatServer
+    notebook: NotebookPage, server: ChatServer
 ) -> None:
-    chat.replies = [Reply("Never read", gate=threading.Event())]
+    server.replies = [Reply("Never read", gate=threading.Event())]
     notebook.edit(2, "import time; time.sleep(2); print('whole')")
     notebook.run(1)
     state(notebook, "working")

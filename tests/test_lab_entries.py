@@ -7,28 +7,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
-from .test_live_cells import FRONT_ENDS, sources
+from .lab import PATIENCE, Lab, NotebookPage, opened
+from .test_live_cells import sources
 
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="module", params=FRONT_ENDS, ids=lambda front_end: front_end.name)
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
-    with serving(folder, home, request.param) as lab:
-        (folder / "s.md").write_text("The answer.")
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
-
-
 @pytest.fixture(autouse=True)
 def no_kernel_is_left(lab: Lab, browser: BrowserContext) -> Iterator[None]:
+    (lab.folder / "s.md").write_text("The answer.")
     yield
     lab.shut_kernels_down(browser)
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from .conftest import PENGUINS
-from .lab import Lab, browsing, opened, serving
+from .lab import Lab, opened, serving
 from .servers import ChatServer
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("no_ollama")]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as context:
-        yield context
 
 
 def test_tab_completes_a_models_name_and_a_table_says_what_there_is(

@@ -9,7 +9,7 @@ import pytest
 from nbformat import NotebookNode
 from playwright.sync_api import BrowserContext, Locator, expect
 
-from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, opened
 from .servers import ChatServer, Reply
 
 pytestmark = pytest.mark.timeout(180)
@@ -22,32 +22,13 @@ STEPS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with serving(tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture
-def chat() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def notebook(
-    lab: Lab, browser: BrowserContext, chat: ChatServer, request: pytest.FixtureRequest
+    lab: Lab, browser: BrowserContext, server: ChatServer, request: pytest.FixtureRequest
 ) -> Iterator[NotebookPage]:
     """A notebook in which a run has ended; it leaves a screenshot."""
     name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_")).strip("-")
-    ask = f"%%agent -m {chat.model} --data none -i mine,theirs\nAdd."
+    ask = f"%%agent -m {server.model} --data none -i mine,theirs\nAdd."
     cells = [
         LOAD,
         "mine, theirs = 1, 2",
@@ -58,7 +39,7 @@ def notebook(
         "%agent fix",
     ]
     path = lab.write(f"{name}.ipynb", *cells)
-    chat.replies = [Reply(text) for text in STEPS]
+    server.replies = [Reply(text) for text in STEPS]
     with opened(lab, browser, path, height=1600) as notebook:
         for index in range(3):
             notebook.run(index)
@@ -90,7 +71,7 @@ OWN = ["total = mine + theirs", "print(total, 'of the agent')"]
 
 
 def test_kept_cells_are_the_users_and_one_undo_makes_them_the_agents_again(
-    notebook: NotebookPage, chat: ChatServer
+    notebook: NotebookPage, server: ChatServer
 ) -> None:
     before = notebook.save()
     assert code(before) == AGENTS
@@ -124,14 +105,14 @@ def test_kept_cells_are_the_users_and_one_undo_makes_them_the_agents_again(
     notebook.page.wait_for_timeout(1000)  # an edit of the agent's cells would be told in 0.25 s
     notebook.save()
     notebook.reload()
-    chat.replies = [Reply("Again: 3.")]
+    server.replies = [Reply("Again: 3.")]
     expect(button(notebook, "Run again")).to_be_visible(timeout=PATIENCE)
     expect(button(notebook)).to_be_hidden()
     button(notebook, "Run again").click()
     expect(notebook.cells.nth(3)).to_contain_text("Again: 3.", timeout=PATIENCE)
     is_over(notebook)
     assert code(notebook.save()) == ["total = mine + 10", OWN[1]]
-    assert "mine + 10" not in chat.requests[-1].raw.decode()  # they are none of the agent's
+    assert "mine + 10" not in server.requests[-1].raw.decode()  # they are none of the agent's
 
 
 def test_the_command_keeps_the_cells_of_the_page(notebook: NotebookPage) -> None:
@@ -146,21 +127,21 @@ def test_the_command_keeps_the_cells_of_the_page(notebook: NotebookPage) -> None
 
 
 def test_the_mended_cell_comes_below_the_explanation(
-    notebook: NotebookPage, chat: ChatServer
+    notebook: NotebookPage, server: ChatServer
 ) -> None:
-    chat.replies = [Reply("By zero.\n\n```text\nmine / 1\n```")]
+    server.replies = [Reply("By zero.\n\n```text\nmine / 1\n```")]
     notebook.run(10)
-    notebook.edit(11, f"%agent fix -m {chat.model}")
+    notebook.edit(11, f"%agent fix -m {server.model}")
     notebook.run(11)
     expect(notebook.cells).to_have_count(14, timeout=PATIENCE)
     expect(notebook.cells.nth(12)).to_contain_text("By zero.")
     file = notebook.save()
     assert file.cells[13].source == "mine / 1"
     assert file.cells[13].outputs == []
-    assert "ZeroDivisionError" in chat.requests[-1].raw.decode()
+    assert "ZeroDivisionError" in server.requests[-1].raw.decode()
     notebook.run(11)  # is shown as recorded, and nothing more is offered
     assert len(notebook.save().cells) == 14
-    assert len(chat.requests) == 4
+    assert len(server.requests) == 4
 
 
 def test_in_the_agent_kernel_cells_lose_only_their_marks(lab: Lab, browser: BrowserContext) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
-from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, opened
 from .servers import ChatServer, Reply
 from .test_live_cells import LOAD, TALL, bar, is_over, saved, step, task
 
@@ -29,24 +29,9 @@ NOTED = """() => {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
-    with serving(folder, home) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        browser.grant_permissions(["notifications"])
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
+def browser(browser: BrowserContext) -> BrowserContext:
+    browser.grant_permissions(["notifications"])
+    return browser
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from jupyter_agent.transcript.notebook import Transcript
 from jupyter_agent.views.output_area import MIME
 from jupyter_agent.views.page_requests import checksum, digest
 
-from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, Lab, NotebookPage, opened, serving
 from .servers import ChatServer, Reply
 
 pytestmark = pytest.mark.timeout(240)
@@ -68,12 +68,6 @@ def bare(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab
     """JupyterLab without our extension, which serves the same files."""
     with serving(folder, tmp_path_factory.mktemp("home"), live=False) as lab:
         yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture(autouse=True)

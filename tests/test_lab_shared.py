@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from .lab import PATIENCE, FrontEnd, Lab, NotebookPage, browsing, opened, serving
+from .lab import PATIENCE, FrontEnd, Lab, NotebookPage, opened, serving
 from .servers import ChatServer, Reply
 from .test_live_cells import LOAD, TALL, bar, is_over, seen, step, task
 
@@ -28,12 +28,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
     with serving(folder, home, FrontEnd("shared", f"{PYTHON}/bin/python")) as lab:
         yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from .lab import PATIENCE, Lab, NotebookPage, browsing, opened, opened_anew, serving
+from .lab import PATIENCE, Lab, NotebookPage, opened, opened_anew, serving
 from .servers import ChatServer, Reply
 from .test_live_cells import LOAD, TALL, bar, is_idle, is_over, saved, sources, step, task
 
@@ -27,19 +27,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
     with serving(folder, home, prefix="/user/ann") as lab:
         yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(autouse=True)

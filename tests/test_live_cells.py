@@ -18,20 +18,13 @@ from .conftest import ROOT
 from .lab import (
     PATIENCE,
     SCREENSHOTS,
-    FrontEnd,
     Lab,
     NotebookPage,
-    browsing,
     opened,
-    serving,
 )
 from .servers import ChatServer, Reply
 
 pytestmark = pytest.mark.timeout(180)
-
-FRONT_ENDS = [FrontEnd("lab")]
-if python := os.environ.get("JUPYTER_AGENT_LAB42"):  # a second environment, of an older JupyterLab
-    FRONT_ENDS += [FrontEnd("notebook"), FrontEnd("lab42", f"{python}/bin/python")]
 
 LOAD = "%load_ext jupyter_agent"
 TALL = 2000  # pixels: JupyterLab draws only the cells that are on the screen
@@ -57,31 +50,10 @@ SEEN = """cells => cells.map(cell => {
 })"""
 
 
-@pytest.fixture(scope="module", params=FRONT_ENDS, ids=lambda front_end: front_end.name)
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A front end with our extension."""
-    folder, home = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("home")
-    with serving(folder, home, request.param) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with browsing() as browser:
-        yield browser
-
-
 @pytest.fixture(autouse=True)
 def no_kernel_is_left(lab: Lab, browser: BrowserContext) -> Iterator[None]:
     yield
     lab.shut_kernels_down(browser)
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

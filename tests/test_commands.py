@@ -155,3 +155,8 @@ def test_a_line_to_copy_stays_on_one_line() -> None:
     shown = table(["a", "b"], [["x", f"`{line}`"], ["y", "word " * 40]])["text/plain"]
     assert shown.splitlines()[1] == f"x  {line}"
     assert max(map(len, shown.splitlines()[2:])) <= 110
+
+
+def test_code_within_a_text_stays_on_one_line() -> None:
+    lines = table(["a", "b"], [["x", f"{'word ' * 20}`jupyter run -m x`, then"]])["text/plain"]
+    assert "jupyter run -m x, then" in [line.strip() for line in lines.splitlines()]

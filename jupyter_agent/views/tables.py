@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from html import escape
@@ -13,6 +14,7 @@ __all__ = ["Bundle", "table"]
 Bundle = dict[str, str]  # what to show, by mime type
 WIDTH = 110  # characters of a line of text
 NARROW = 24  # characters that the last column gets at least
+_FIXED = "\N{NO-BREAK SPACE}"  # within code, while its text is wrapped
 _LEFT = ' style="text-align: left"'
 _LAST = ' style="text-align: left; overflow-wrap: anywhere"'  # paths fit a narrow page
 
@@ -54,9 +56,10 @@ def _as_text(head: Sequence[str], rows: list[list[str]]) -> str:
 
 def _text_lines(row: list[str], widths: list[int], last: int) -> list[str]:
     """Write a row; the text of its last column goes on below, but code stays on one line."""
-    *first, text = [value.replace("`", "") for value in row]
-    is_code = row[-1].startswith("`") and row[-1].endswith("`") and row[-1].count("`") == 2
-    wrapped = [text] if is_code else textwrap.wrap(text, last, break_long_words=False) or [""]
+    first = [value.replace("`", "") for value in row[:-1]]
+    text = re.sub("`[^`]*`", lambda code: code[0].replace(" ", _FIXED).strip("`"), row[-1])
+    found = textwrap.wrap(text, last, break_long_words=False, break_on_hyphens=False)
+    wrapped = [line.replace(_FIXED, " ") for line in found] or [""]
     begin = "".join(f"{value:<{width}}  " for value, width in zip(first, widths, strict=True))
     blank = " " * len(begin)
     return [(begin + wrapped[0]).rstrip(), *(blank + more for more in wrapped[1:])]

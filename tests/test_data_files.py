@@ -6,6 +6,7 @@ import gzip
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -296,28 +297,52 @@ def test_what_takes_too_long_ends_with_its_process(here: Path) -> None:
         os.kill(child, 0)
 
 
-def test_an_interrupt_right_after_the_fork_leaves_no_process(
+def test_interrupts_by_way_of_another_thread_leave_no_process(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fork, children = os.fork, []
+    fork, waitpid, children = os.fork, os.waitpid, []
+    resting = threading.Event()
+    other = threading.Thread(target=resting.wait)  # a kernel has some, and any may get the signal
+    other.start()
 
     def interrupted_fork() -> int:
         child = fork()
         if child:
             children.append(child)
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
         return child
+
+    def interrupted_wait(child: int, options: int) -> tuple[int, int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return waitpid(child, options)
 
     def work() -> Iterator[str]:
         time.sleep(60)
         yield ""
 
     monkeypatch.setattr(os, "fork", interrupted_fork)
+    monkeypatch.setattr(os, "waitpid", interrupted_wait)
     with pytest.raises(KeyboardInterrupt):
         results_of(work, seconds=20, more_memory=1 << 30)
+    resting.set()
+    other.join()
     [child] = children
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_files_are_told_by_their_first_lines_where_no_process_can_be_started(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing_fork() -> int:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", failing_fork)
+    TABLE.to_csv(here / "a.csv", index=False)
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    assert told("a.csv")["a.csv"][1].startswith("region, amount\n")
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
 
 
 def test_what_takes_too_much_memory_is_an_error_of_its_own(here: Path) -> None:

@@ -30,25 +30,54 @@ def results_of(work: Callable[[], Iterable[Any]], *, seconds: float, more_memory
     ----------
     more_memory
         Bytes of addresses that the child may add to those of this process.
+
+    Raises
+    ------
+    OSError
+        No process can be started.
     """
-    reader, writer = os.pipe()
-    child, mask = None, signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    child, interrupted = 0, False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        if child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)  # which ends the wait for it
+
+    # An exception at any moment would leave the child. To block the signal in this thread does not
+    # help: it comes by way of the other ones.
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until the child is known
-        child = _fork()
-        if child == 0:
-            os.close(reader)
-            _carry_out(work, writer, more_memory)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(writer)
-        lines = _read(reader, time.monotonic() + seconds).split(b"\n")
+        child, reader = _start(work, more_memory)
+        text = b"" if interrupted else _read(reader, time.monotonic() + seconds)
+        os.close(reader)
     finally:
         if child:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(reader)
+            child = 0
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
+    lines = text.split(b"\n")
     return [json.loads(line) for line in lines[:-1]]  # the last one has no end, or is empty
+
+
+def _start(work: Callable[[], Iterable[Any]], more_memory: int) -> tuple[int, int]:
+    """Return the child's id, and where its results are read."""
+    reader, writer = os.pipe()
+    try:
+        child = _fork()
+        if child == 0:
+            os.close(reader)
+            _carry_out(work, writer, more_memory)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return child, reader
 
 
 def _fork() -> int:
@@ -60,7 +89,6 @@ def _carry_out(work: Callable[[], Iterable[Any]], writer: int, more_memory: int)
     """Write a line for each result, and end this process, which is the child."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         sys.stdout = sys.stderr = io.StringIO()
         _limit_memory(more_memory)
         for result in work():

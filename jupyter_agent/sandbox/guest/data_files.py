@@ -128,7 +128,10 @@ def _all_described(sizes: dict[str, int], words: set[str]) -> list[Description]:
         for name, size in sizes.items():
             yield _describe(name, size, words, deadline)
 
-    found = results_of(work, seconds=MAX_WAIT, more_memory=MORE_MEMORY) if sizes else []
+    found = []
+    if sizes:
+        with contextlib.suppress(OSError):  # no process can be started
+            found = results_of(work, seconds=MAX_WAIT, more_memory=MORE_MEMORY)
     late = list(sizes)[len(found) :]
     return [
         *(Description(*each) for each in found),

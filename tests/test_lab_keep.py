@@ -82,6 +82,7 @@ def test_kept_cells_are_the_users_and_one_undo_makes_them_the_agents_again(
         "2 cells of code are yours now: they run in your kernel, with your rights; "
         "missing there: theirs"
     )
+    assert notebook.page.locator(".jp-mod-agents, .jp-mod-sandboxed").count() == 0
     expect(button(notebook)).to_be_hidden()
     kept = notebook.save()
     assert code(kept) == OWN

@@ -381,7 +381,7 @@ export class LiveNotebook {
     if (run && session === this.kernel?.clientId) {
       this.flush(run);
       if (tag.op === 'keep') {
-        void this.keeper.keep(this.kernel, run);
+        void this.keep(run);
       } else {
         this.keeper.offer(run, tag.text);
       }
@@ -672,7 +672,7 @@ export class LiveNotebook {
     } else if (!run || run.anchor !== anchor?.id) {
       return; // the bar is not that run's
     } else if (action === 'keep') {
-      void this.keeper.keep(this.kernel, run);
+      void this.keep(run);
     } else if (action === 'fold') {
       const facts = factsOf(known.get(id));
       facts.folded = !facts.folded;
@@ -680,6 +680,13 @@ export class LiveNotebook {
       showHeader(anchor, facts, headerOf(anchor)?.['text/plain'] ?? '');
       this.views.fold();
     }
+  }
+
+  /** Make the cells of a run the user's own; they look so at once.
+   * @param {Lab.Run} run */
+  async keep(run) {
+    await this.keeper.keep(this.kernel, run);
+    this.looks.dressAll();
   }
 
   /** Stop a run: an interrupt is not for one that leaves the kernel free.

@@ -244,6 +244,18 @@ def test_what_pandas_has_to_be_told_is_told(here: Path, text: str, said: str) ->
     assert said in line("a.csv")
 
 
+def test_numbers_that_are_written_with_commas_are_told_and_what_is_none_among_them(
+    here: Path,
+) -> None:
+    prices = [f"{n},{n:02}" for n in range(1, 60)]
+    (here / "a.csv").write_text("n;price\n1;1.234,50\n" + "".join(f"1;{p}\n" for p in prices))
+    about, begins = told("a.csv")["a.csv"]
+    assert about.endswith("'price' (str, 1 not numbers, the others are, numbers with commas)")
+    assert begins.endswith("'price' has '1.234,50' among its numbers")
+    (here / "a.csv").write_text('price,name\n"1,234",x\n"2,000",y\n')
+    assert line("a.csv").endswith("'price' (str, numbers with commas), 'name' (str)")
+
+
 def test_what_spoils_results_is_told(here: Path) -> None:
     kinds = ["small", "Small ", "large"] * 2
     odd = pd.DataFrame(

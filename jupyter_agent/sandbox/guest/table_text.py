@@ -19,6 +19,7 @@ MAX_NAME = 100  # characters of a column's name
 MAX_ROWS_TEXT = 1000  # characters of the rows
 MAX_CELLS = 50_000_000  # of a table that is looked through
 MAX_LOOKED_AT = 100_000  # rows in which the values of a column are looked for
+LOOKED_AT_FIRST = 200  # of them
 MAX_VALUES = 8  # of a column that are listed
 MAX_VALUE = 40  # characters of one that is
 SHORTEST_WORD = 3  # characters of one by which a column is found
@@ -34,6 +35,7 @@ class Column:
     kind: str  # its dtype
     missing: int = 0
     odd: int = 0  # values that are no numbers, in a column of text that holds mostly numbers
+    commas: bool = False  # whether numbers in a column of text are written with commas
 
 
 def columns(table: Any) -> list[Column] | None:
@@ -61,8 +63,8 @@ def _pandas_columns(table: Any) -> list[Column]:
     for index, (name, kind) in enumerate(table.dtypes.items()):
         column = table.iloc[:, index]
         missing = int(column.isna().sum())
-        odd = _not_numbers(column) if index < MAX_COLUMNS else 0
-        found.append(Column(_short(repr(name)), str(kind), missing, odd))
+        odd, commas = _not_numbers(column) if index < MAX_COLUMNS else ([], False)
+        found.append(Column(_short(repr(name)), str(kind), missing, len(odd), commas))
     return found
 
 
@@ -70,17 +72,28 @@ def _is_text(column: Any) -> bool:
     return str(column.dtype) in ("object", "str", "string")
 
 
-def _not_numbers(column: Any) -> int:
-    """Count the values of a column of text that are no numbers, if half of them are some."""
+def _not_numbers(column: Any) -> tuple[Any, bool]:
+    """Return the values of a column of text that are no numbers, if most are numbers.
+
+    The second value tells whether these are written with commas.
+    """
+    filled = column.iloc[:MAX_LOOKED_AT].dropna() if _is_text(column) else []
+    with contextlib.suppress(Exception):  # from values of any kind
+        for commas in (False, True):
+            few = filled[:LOOKED_AT_FIRST]
+            if 2 * _are_numbers(few, commas=commas).sum() > len(few):
+                numbers = _are_numbers(filled, commas=commas)
+                return (
+                    (filled[~numbers], commas) if 2 * numbers.sum() > len(filled) else ([], False)
+                )
+    return [], False
+
+
+def _are_numbers(values: Any, *, commas: bool) -> Any:
     import pandas as pd
 
-    if not _is_text(column):
-        return 0
-    filled = column.iloc[:MAX_LOOKED_AT].dropna()
-    with contextlib.suppress(Exception):  # from values of any kind
-        numbers = int(pd.to_numeric(filled, errors="coerce").notna().sum())
-        return len(filled) - numbers if len(filled) // 2 < numbers < len(filled) else 0
-    return 0
+    texts = values.str.replace(",", ".", regex=False) if commas else values
+    return pd.to_numeric(texts, errors="coerce").notna()
 
 
 def _short(name: str) -> str:
@@ -111,6 +124,7 @@ def one_by_one(found: list[Column]) -> str:
 def _column(column: Column) -> str:
     notes = [f"{column.missing:,} missing"] if column.missing else []
     notes += [f"{column.odd:,} not numbers, the others are"] if column.odd else []
+    notes += ["numbers with commas"] if column.commas else []
     return f"{column.name} ({', '.join([column.kind, *notes])})"
 
 
@@ -170,15 +184,22 @@ def _wide(rows: Any) -> str:
 
 
 def _values(table: Any) -> list[str]:
-    """List the values of columns of text that have few."""
+    """List the values of columns of text that have few, or those that are no numbers."""
     lines = []
     for index in range(min(table.shape[1], MAX_COLUMNS)):
         column = table.iloc[:MAX_LOOKED_AT, index]
         with contextlib.suppress(Exception):  # from values of any kind
-            line = _values_of(column.dropna().unique().tolist()) if _is_text(column) else ""
-            if line and len(table) > FIRST_ROWS:
-                lines.append(f"{_short(repr(table.columns[index]))} has {line}")
+            if _is_text(column) and len(table) > FIRST_ROWS:
+                line = _values_of(column.dropna().unique().tolist()) or _odd_ones(column)
+                lines += [f"{_short(repr(table.columns[index]))} has {line}"] if line else []
     return lines
+
+
+def _odd_ones(column: Any) -> str:
+    """List a few values of a column that are no numbers, if most are."""
+    odd, _ = _not_numbers(column)
+    few = [value for value in odd.unique() if len(value) <= MAX_VALUE] if len(odd) else []
+    return f"{', '.join(map(repr, few[:MAX_VALUES]))} among its numbers" if few else ""
 
 
 def _values_of(values: list[Any]) -> str:

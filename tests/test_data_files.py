@@ -234,6 +234,7 @@ def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
     [
         ("# Export\n#\na;b\n1,5;x\n2,5;y\n", "sep=';', skiprows=2, decimal=',', 2 rows"),
         ("From: here\n\na,b\n1,2\n3,4\n5,6\n", "skiprows=2, 3 rows"),
+        ('a,"b\n(in kg)"\n1,2\n3,4\n', "CSV, 2 rows x 2 columns: 'a' (int64), 'b\\n(in kg)'"),
         ("# só\na;b\n1;x\n2;y\n", "sep=';', skiprows=1, encoding='latin-1', 2 rows"),
         ("a|b\n1|x, y\n", "sep='|', 1 rows"),
         ("one\n1\n2\n", "CSV, 2 rows x 1 columns"),

@@ -351,12 +351,15 @@ def _layout(text: str) -> tuple[str, int]:
     for separator in ",;\t|":
         with contextlib.suppress(csv.Error):
             reader = csv.reader(sample, delimiter=separator)
-            starts = [(len(row), reader.line_num) for row in itertools.islice(reader, LINES) if row]
+            starts, start = [], 0  # a row may be several lines
+            for row in itertools.islice(reader, LINES):
+                starts += [(len(row), start)] if row else []
+                start = reader.line_num
             width = starts[-1][0] if starts else 0
             rows = [line for count, line in starts if count == width]
             before = [line for count, line in starts if count != width]
             if width > 1 and len(rows) > len(before) and all(line < rows[0] for line in before):
-                found.append((rows[0] - 1, separator))
+                found.append((rows[0], separator))
     if not found:
         return ("\t" if "\t" in text.partition("\n")[0] else ","), 0
     before_header, separator = min(found, key=lambda each: each[0])

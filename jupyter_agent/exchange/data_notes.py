@@ -88,8 +88,8 @@ class DataNotes:
             reply = await read(await sandbox.call("describe_data", encode(request)))
         match reply:
             case {"files": [*files], "later": [*later], "packages": str(packages)}:
-                names = [f"`{printable(str(name))[:200]}`" for name in later[:MAX_LATER]]
-                return list(_checked(files)), names, printable(packages)[:MAX_LINE]
+                names = [f"`{_name(str(name))}`" for name in later[:MAX_LATER]]
+                return list(_checked(files)), names, _one_line(packages)
         raise ValueError("it holds no description")
 
 
@@ -106,15 +106,19 @@ def _checked(files: list[object]) -> Iterator[_File]:
     for each in files[:MAX_FILES]:
         match each:
             case [str(name), [int(size), int(changed)], str(line), str(beginning)]:
-                told = f"- `{printable(name)[:200]}`: {_one_line(line)}"
+                told = f"- `{_name(name)}`: {_one_line(line)}"
                 begins = _short(printable(beginning), MAX_BEGINNING)
                 room -= len(told) + len(begins)
                 if room > 0:
-                    yield _File(printable(name)[:200], (size, changed), told, begins)
+                    yield _File(_name(name), (size, changed), told, begins)
+
+
+def _name(text: str) -> str:
+    return _one_line(text)[:200]
 
 
 def _one_line(text: str) -> str:
-    return _short(re.sub(r"\s*\n\s*", " ", printable(text)), MAX_LINE)
+    return _short(re.sub(r"\s*[\r\n]\s*", " ", printable(text)), MAX_LINE)
 
 
 def _short(text: str, max_characters: int) -> str:

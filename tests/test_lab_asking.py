@@ -159,14 +159,19 @@ def test_all_of_what_is_asked_can_be_seen(notebook: NotebookPage, chat: ChatServ
 
 
 def test_a_reloaded_page_can_still_answer(notebook: NotebookPage, chat: ChatServer) -> None:
-    chat.replies = [Reply(step("x", "print('seen')")), Reply("Done.")]
+    steps = (Reply(step("x", f"print('{word}')")) for word in ("seen", "later"))
+    chat.replies = [*steps, Reply("Done.")]
     notebook.start(1)
     expect(question(notebook)).to_have_count(1, timeout=PATIENCE)
     notebook.save()
     notebook.reload()
     press(notebook, "Run")
-    is_over(notebook)
     expect(notebook.outputs(3)).to_have_text("seen")
+    asked = notebook.cells.filter(has=question(notebook))
+    expect(asked.locator(".cm-content")).to_contain_text("later", timeout=PATIENCE)
+    press(notebook, "Run")
+    is_over(notebook)
+    expect(notebook.outputs(5)).to_have_text("later")
 
 
 def test_a_question_that_was_lost_is_fetched(notebook: NotebookPage, chat: ChatServer) -> None:

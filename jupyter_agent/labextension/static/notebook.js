@@ -286,7 +286,9 @@ export class LiveNotebook {
       this.flush(run); // the cell first
     }
     if (tag.op === 'ask') {
-      this.asking.ask(/** @type {Lab.Question} */ (/** @type {unknown} */ (tag)), { again: false });
+      // the kernel's request goes to the page that asked for the run: perhaps this one, before a reload
+      const again = run !== undefined && run.session !== this.pages.session;
+      this.asking.ask(/** @type {Lab.Question} */ (/** @type {unknown} */ (tag)), { again });
     } else {
       this.asking.over();
     }

@@ -46,7 +46,7 @@ def told(
 
 
 def line(name: str) -> str:
-    return told(f"Look at {name}")[name][0]
+    return told(f"Look at {name}")[name][0].removesuffix("; no repeated rows")
 
 
 # -- which files
@@ -57,7 +57,7 @@ def test_a_file_that_the_task_names_is_described_with_its_first_rows(here: Path)
         TABLE.to_csv(here / f"{name}.csv", index=False)
     assert told("Sum it up") == {}  # six files are not a few
     [(about, begins)] = told("What is in b.csv?").values()
-    assert about == f"51 bytes, CSV, 3 rows x 2 columns: {COLUMNS}"
+    assert about == f"51 bytes, CSV, 3 rows x 2 columns: {COLUMNS}; no repeated rows"
     assert begins.splitlines()[0].split("  ")[-1].strip() == "amount"
     assert "South, by sea" in begins
 
@@ -92,7 +92,7 @@ def test_a_name_within_a_longer_one_is_not_named(here: Path) -> None:
 def test_a_few_files_are_described_though_none_is_named(here: Path) -> None:
     TABLE.to_csv(here / "b.csv", index=False)
     (here / "readme.txt").write_text("about b")
-    assert [*told("Sum it up").values()] == [(line("b.csv"), "")]
+    assert [*told("Sum it up").values()] == [(f"{line('b.csv')}; no repeated rows", "")]
 
 
 def test_files_in_a_shared_folder_are_found(here: Path) -> None:
@@ -224,8 +224,8 @@ def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
     assert line("a.csv").endswith(", 'c58'")
     wide = pd.DataFrame([range(500)], columns=[f"{'c' * 300}{n}" for n in range(500)])
     wide.to_csv(here / "a.csv", index=False)
-    about, begins = told("a.csv")["a.csv"]
-    assert about.endswith(" and 380 more")
+    begins = told("a.csv")["a.csv"][1]
+    assert line("a.csv").endswith(" and 380 more")
     assert len(begins) <= 1_000
 
 
@@ -250,11 +250,36 @@ def test_numbers_that_are_written_with_commas_are_told_and_what_is_none_among_th
 ) -> None:
     prices = [f"{n},{n:02}" for n in range(1, 60)]
     (here / "a.csv").write_text("n;price\n1;1.234,50\n" + "".join(f"1;{p}\n" for p in prices))
-    about, begins = told("a.csv")["a.csv"]
-    assert about.endswith("'price' (str, 1 not numbers, the others are, numbers with commas)")
-    assert begins.endswith("'price' has '1.234,50' among its numbers")
+    assert line("a.csv").endswith("(str, 1 not numbers, the others are, numbers with commas)")
+    assert told("a.csv")["a.csv"][1].splitlines()[-2:] == [
+        "'price' is written like '1.234,50', '1,01'",
+        "From the least to the greatest: 'n' 1 to 1",
+    ]
     (here / "a.csv").write_text('price,name\n"1,234",x\n"2,000",y\n')
     assert line("a.csv").endswith("'price' (str, numbers with commas), 'name' (str)")
+
+
+def test_how_texts_are_written_is_told_by_one_of_each_form(here: Path) -> None:
+    weights = [f"{n}.5 kg" for n in range(50, 80)] + [f"{n} lb" for n in range(100, 130)]
+    fees = [None] * 20 + [f"€ {n},50" for n in range(40)]
+    names = ["".join(chr(97 + (n * k) % 26) for k in range(6)) for n in range(60)]
+    odd = [str(n * 7) for n in range(59)] + ["n/a"]
+    table = pd.DataFrame({"w": weights, "fee": fees, "name": names, "odd": odd, "-": -999.0})
+    table["when"] = pd.date_range("2024-01-30", periods=60)
+    table.to_parquet(here / "a.parquet")
+    assert told("a.parquet")["a.parquet"][1].splitlines()[-4:] == [
+        "'w' is written like '50.5 kg', '100 lb'",
+        "'fee' is written like '€ 0,50'",
+        "'odd' is written like 'n/a', '0'",
+        "From the least to the greatest: '-' -999 to -999, "
+        "'when' 2024-01-30 00:00:00 to 2024-03-29 00:00:00",
+    ]
+
+
+def test_lines_above_the_header_are_shown(here: Path) -> None:
+    (here / "a.csv").write_text("# in UTC\n# sold\na;b\n1;x\n2;y\n")
+    begins = told("a.csv")["a.csv"][1]
+    assert begins.startswith("# in UTC\n# sold\n(above its header)\n   a  b\n")
 
 
 def test_what_spoils_results_is_told(here: Path) -> None:
@@ -288,7 +313,7 @@ def test_most_is_told_of_the_columns_of_a_wide_table_that_the_task_names(here: P
     wide.to_csv(here / "a.csv", index=False)
     about, begins = told("What is the mean resting heart rate of smokers in a.csv?")["a.csv"]
     of_these = "'Resting_hr ' (str, 1 not numbers, the others are), 'smoker' (str)"
-    assert about.endswith(f"; of these {of_these}")
+    assert f"; of these {of_these}; no repeated rows" in about
     assert "lab_28" in begins
     assert "Resting_hr" in begins.splitlines()[0]
     assert "'Resting_hr ' has '70', 'low', '80'\n'smoker' has 3 values, 2 apart from" in begins

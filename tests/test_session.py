@@ -117,7 +117,7 @@ async def test_what_data_look_like_is_told_once_and_again_when_they_change(
     assert [cell.outputs[0].text.partition("\n")[0] for cell in given] == ["penguins.csv begins:"]
     (folder / "penguins.csv").write_text("a,b\n1,2\n")
     await ask(session, "How heavy are the penguins?")
-    assert notes(session)[2].endswith("1 rows x 2 columns: 'a' (int64), 'b' (int64)")
+    assert "1 rows x 2 columns: 'a' (int64), 'b' (int64); no" in notes(session)[2]
 
 
 async def test_a_saved_run_with_data_is_found_and_run_again(session: Session) -> None:

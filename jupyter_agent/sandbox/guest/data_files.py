@@ -82,6 +82,7 @@ class Table(NamedTuple):
     kind: str
     table: Any
     rows: str = ""  # in all, if the table is not known to be whole
+    above: str = ""  # lines that stand above its header
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def _describe(name: str, size: int, words: set[str], deadline: float) -> Descrip
         return Description(_size(size))
     try:
         read = kind(name, size)
-        found = _in_words(*read, words) if isinstance(read, Table) else read
+        found = _in_words(read, words) if isinstance(read, Table) else read
     except Exception as error:  # from any reader, about any file
         found = Description(_problem(error), _first_lines(name))
     return found._replace(line=f"{_size(size)}, {found.line}")
@@ -248,16 +249,17 @@ def _separated(name: str, size: int) -> Table | Description:
 
     if separator == ";" and _has_decimal_commas(name, options):
         options["decimal"] = ","
-    kind = _as_options(options)
+    kind, above = _as_options(options), _lines_of(text, before)
     options["low_memory"] = False
     try:
         if not _is_large(name, size):
-            return Table(kind, pd.read_csv(name, **options))
+            return Table(kind, pd.read_csv(name, **options), above=above)
     except ValueError as error:  # ParserError is one
         return Description(f"{kind}; {_problem(error)}", _first_lines(name))
     rows = _rows_in(text, separator) - before
     table = pd.read_csv(name, nrows=max(1, rows - 2), **options)
-    return Table(kind, table, rows=_count_rows(name, size, block, rows) or _more_than(table))
+    in_all = _count_rows(name, size, block, rows) or _more_than(table)
+    return Table(kind, table, in_all, above)
 
 
 def _as_options(options: dict[str, Any]) -> str:
@@ -488,20 +490,27 @@ def _first_lines(name: str) -> str:
         return ""
     if b"\0" in block:
         return ""
-    lines = block.decode("utf-8", "replace").splitlines()[:MAX_LINES]
+    return _lines_of(block.decode("utf-8", "replace"), MAX_LINES)
+
+
+def _lines_of(text: str, count: int) -> str:
+    lines = text[: MAX_LINE * MAX_LINES * 4].splitlines()[: min(count, MAX_LINES)]
     return "\n".join(line[:MAX_LINE] for line in lines)
 
 
-def _in_words(kind: str, table: Any, rows: str, words: set[str]) -> Description:
+def _in_words(read: Table, words: set[str]) -> Description:
     """Describe a table; of a wide one most is told of the columns that the task may be about."""
+    kind, table, rows, above = read
     whole = not rows or rows == f"{table.shape[0]:,}"
     part = "" if whole else f"the first {table.shape[0]:,}"
     line = in_words(columns(table) or [], rows=rows or f"{table.shape[0]:,}", of=part)
     about = columns_about(table, words)
     line += f"; of these {one_by_one(columns(table.iloc[:, about]) or [])}" if about else ""
-    again = repeated_rows(table) if whole else 0
-    line += f"; repeated rows: {again:,}" if again else ""
-    return Description(f"{kind}, {line}", some_rows(table, whole=whole, about=about))
+    if whole and (again := repeated_rows(table)) is not None:
+        line += f"; {f'repeated rows: {again:,}' if again else 'no repeated rows'}"
+    beginning = some_rows(table, whole=whole, about=about)
+    above = f"{above}\n(above its header)\n" if above else ""
+    return Description(f"{kind}, {line}", above + beginning)
 
 
 def _has(package: str) -> bool:

@@ -21,6 +21,8 @@ MAX_CELLS = 50_000_000  # of a table that is looked through
 MAX_LOOKED_AT = 100_000  # rows in which the values of a column are looked for
 LOOKED_AT_FIRST = 200  # of them
 MAX_VALUES = 8  # of a column that are listed
+MAX_SPELLINGS = 32  # of these values
+MAX_FORMS_IN = 10_000  # values whose forms are looked at
 MAX_VALUE = 40  # characters of one that is
 SHORTEST_WORD = 3  # characters of one by which a column is found
 FIRST_ROWS = 2
@@ -170,7 +172,7 @@ def some_rows(table: Any, *, whole: bool = True, about: Sequence[int] = ()) -> s
         rows = table.iloc[[*range(FIRST_ROWS), -1]]
     with warnings.catch_warnings(action="ignore"):  # from pandas, about numbers that are too large
         text = str(rows) if kind == "polars" else _wide(rows)
-    values = _values(table) if kind == "pandas" else []
+    values = _values(table) if kind == "pandas" and len(table) > FIRST_ROWS else []
     return "\n".join([text[:MAX_ROWS_TEXT], *values])
 
 
@@ -184,38 +186,69 @@ def _wide(rows: Any) -> str:
 
 
 def _values(table: Any) -> list[str]:
-    """List the values of columns of text that have few, or those that are no numbers."""
-    lines = []
+    """Say how the texts of each column are written, and between what its numbers and times lie."""
+    lines, ranges = [], []
     for index in range(min(table.shape[1], MAX_COLUMNS)):
-        column = table.iloc[:MAX_LOOKED_AT, index]
+        column, name = table.iloc[:, index], _short(repr(table.columns[index]))
         with contextlib.suppress(Exception):  # from values of any kind
-            if _is_text(column) and len(table) > FIRST_ROWS:
-                line = _values_of(column.dropna().unique().tolist()) or _odd_ones(column)
-                lines += [f"{_short(repr(table.columns[index]))} has {line}"] if line else []
+            if _is_text(column):
+                line = _texts(column.iloc[:MAX_LOOKED_AT])
+                lines += [f"{name} {line}"] if line else []
+            elif column.dtype.kind in "iufM" and column.count() and table.size <= MAX_CELLS:
+                ranges.append(f"{name} {_plain(column.min())} to {_plain(column.max())}")
+    if ranges:
+        lines.append(f"From the least to the greatest: {', '.join(ranges)}"[:MAX_ROWS_TEXT])
     return lines
 
 
-def _odd_ones(column: Any) -> str:
-    """List a few values of a column that are no numbers, if most are."""
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _texts(column: Any) -> str:
+    """List the values of a column of text; one of each form if they are many."""
+    values = [value for value in column.dropna().unique() if isinstance(value, str)]
+    few = _values_of(values)
+    if few:
+        return f"has {few}"
     odd, _ = _not_numbers(column)
-    few = [value for value in odd.unique() if len(value) <= MAX_VALUE] if len(odd) else []
-    return f"{', '.join(map(repr, few[:MAX_VALUES]))} among its numbers" if few else ""
+    forms = _forms([*odd, *values[:MAX_FORMS_IN]])
+    if len(forms) > 1 or (forms and column.iloc[:FIRST_ROWS].isna().all()):
+        return f"is written like {', '.join(map(repr, forms))}"
+    others = [*_forms([*odd], whole=False)]
+    return f"has {', '.join(map(repr, others))} among its numbers" if others else ""
 
 
-def _values_of(values: list[Any]) -> str:
-    texts = [value for value in values if isinstance(value, str)]
+def _forms(values: list[str], *, whole: bool = True) -> list[str]:
+    """Return a value of each form, which is a text whatever its digits; none for too many forms.
+
+    Parameters
+    ----------
+    whole
+        Whether too many forms are none; otherwise only the first are returned.
+    """
+    forms: dict[str, str] = {}
+    for value in values:
+        forms.setdefault(re.sub(r"\d+", "0", value), value)
+        if len(forms) > MAX_VALUES or len(value) > MAX_VALUE:
+            return [] if whole else [*forms.values()][:MAX_VALUES]
+    return [*forms.values()]
+
+
+def _values_of(texts: list[str]) -> str:
+    """List texts if they are few, apart from case and blanks."""
     plain = {text.strip().casefold() for text in texts}
     if len(plain) > MAX_VALUES or any(len(text) > MAX_VALUE for text in texts):
         return ""
-    listed = ", ".join(map(repr, texts[: 2 * MAX_VALUES]))
+    listed = ", ".join(map(repr, texts[:MAX_SPELLINGS]))
     if len(plain) == len(texts):
         return listed
-    more = " ..." if len(texts) > 2 * MAX_VALUES else ""
+    more = " ..." if len(texts) > MAX_SPELLINGS else ""
     return f"{len(texts)} values, {len(plain)} apart from case and blanks: {listed}{more}"
 
 
-def repeated_rows(table: Any) -> int:
-    """Count the rows of a table of pandas that repeat an earlier one."""
+def repeated_rows(table: Any) -> int | None:
+    """Count the rows of a table of pandas that repeat an earlier one; None if that is not known."""
     with contextlib.suppress(Exception):  # from values that cannot be compared
-        return int(table.duplicated().sum()) if table.size <= MAX_CELLS else 0
-    return 0
+        return int(table.duplicated().sum()) if table.size <= MAX_CELLS else None
+    return None

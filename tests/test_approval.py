@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
+from nbformat.v4 import new_code_cell
 
-from jupyter_agent.exchange.approval import NOBODY, Question, Verdict, asker
+from jupyter_agent.exchange.approval import NOBODY, Question, Verdict, asker, with_approval
+from jupyter_agent.transcript.metadata import KEY
+from jupyter_agent.transcript.notebook import Change
 
 F = "```"
 COMMAND = [str(Path(sys.executable).with_name("jupyter")), "agent"]
@@ -65,6 +68,23 @@ async def test_what_is_typed_is_understood(lines: list[str], verdict: Verdict) -
 
     assert await asker(read, shown=False)(Question("code", "print(1)")) == verdict
     assert prompts[0].startswith("print(1)\n\nRun this? [y]es, [n]o and why, [e]dit, [r]un all: ")
+
+
+async def test_a_yes_to_code_that_has_changed_since_asks_once_more() -> None:
+    cell = new_code_cell("print(1)", metadata={KEY: {"running": True}})
+    asked = []
+
+    async def changes() -> AsyncGenerator[Change, None]:
+        yield Change(cell)
+
+    async def ask(question: Question) -> Verdict:
+        asked.append(question.text)
+        cell.source = "print(2)"  # by a page
+        return Verdict(allowed=True)
+
+    async for _ in with_approval(changes(), ask):
+        pass
+    assert asked == ["print(1)", "print(2)"]
 
 
 async def prompts_for(question: Question, *lines: str, shown: bool = False) -> list[str]:

@@ -401,6 +401,19 @@ def test_a_process_that_dies_tells_what_it_had(here: Path) -> None:
     assert results_of(work, seconds=20, more_memory=1 << 30) == ["first"]
 
 
+def test_a_file_that_takes_all_the_time_leaves_smaller_ones_described(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(data_files._KINDS, "jsonl", lambda *_: time.sleep(60))
+    monkeypatch.setattr(data_files, "MAX_WAIT", 3)
+    (here / "a.jsonl").write_text('{"a": 1}\n' * 100)
+    TABLE.to_csv(here / "b.csv", index=False)
+    found = told("a.jsonl b.csv")
+    assert [*found] == ["a.jsonl", "b.csv"]
+    assert found["a.jsonl"][0] == "900 bytes, there was too little time or memory to look at it"
+    assert COLUMNS in found["b.csv"][0]
+
+
 def test_a_file_for_which_there_is_no_time_is_told_by_its_first_lines(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,5 +421,5 @@ def test_a_file_for_which_there_is_no_time_is_told_by_its_first_lines(
     monkeypatch.setattr(data_files, "MAX_WAIT", 0.2)
     TABLE.to_csv(here / "a.csv", index=False)
     about, begins = told("a.csv")["a.csv"]
-    assert about == "51 bytes, it took too long, or too much memory, to look at it"
+    assert about == "51 bytes, there was too little time or memory to look at it"
     assert begins.startswith("region, amount\n")

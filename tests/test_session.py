@@ -174,6 +174,7 @@ async def test_a_forged_description_of_data_does_no_harm(
     (folder / "penguins.csv").write_text("a,b\n1,2\n")
     await ask(session, "How heavy are the penguins?")
     note = notes(session)[1]
+    assert ("could not be described" in note) is not forged.startswith("{'files': [")
     assert "\x1b" not in note
     assert len(note) < 8_000
     assert note.count("\n\n") <= 4

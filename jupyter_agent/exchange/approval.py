@@ -285,7 +285,8 @@ async def with_approval(
 ) -> AsyncGenerator[Change, None]:
     """Ask for approval of each code cell after it is shown and before it runs.
 
-    Code that the user edits runs as edited. A refused cell does not run, and the model reads why.
+    Code that the user edits runs as edited; a yes to code that has changed since asks once more. A
+    refused cell does not run, and the model reads why.
     Nothing is asked after an answer with `Verdict.run_all`.
     """
     asked, run_all = set(), False
@@ -297,7 +298,10 @@ async def with_approval(
             if known or not cell.metadata[KEY].get("running"):
                 continue
             asked.add(cell.id)
-            verdict = await ask(Question("code", cell.source, cell.id))
+            verdict, shown = Verdict(allowed=True), None
+            while verdict.allowed and verdict.edited is None and cell.source != shown:
+                shown = cell.source  # a page may change it while the question stands
+                verdict = await ask(Question("code", shown, cell.id))
             run_all = verdict.run_all
             if not verdict.allowed:
                 cell.metadata[KEY]["refused"] = verdict.reason

@@ -23,6 +23,7 @@ MAX_LATER = 20  # names of files that are not described yet
 MAX_LINE = 2_000  # characters about one file
 MAX_BEGINNING = 2_000  # characters of one file
 MAX_TOLD = 8_000  # characters in all, about 2,000 tokens
+_NOT_DESCRIBED = "The data files could not be described: look at them first."
 _NO_SERVERS = "Not possible here: servers of `multiprocessing`, lists of processes, `chmod`."
 
 State = tuple[int, int]  # bytes, and when it was changed, in nanoseconds
@@ -65,7 +66,7 @@ class DataNotes:
         try:
             found, later, packages = await self._ask(task, sandbox, listed, told)
         except (SandboxError, TimeoutError, ValueError, ImportError):
-            return "", ""  # the model can look for itself
+            return (_NOT_DESCRIBED, "") if listed else ("", "")
         notes = [] if self._packages and self._packages in known else [f"You have {packages}."]
         self._packages = packages
         if sandbox.tier == "landlock" and _NO_SERVERS not in known:

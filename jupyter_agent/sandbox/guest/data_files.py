@@ -46,7 +46,7 @@ MAX_LOOKED_AT = 500  # entries of a shared folder
 MAX_SECONDS = 3.0  # for all files; the later ones are only named then
 MAX_WAIT = 8.0  # for the process that describes them
 MORE_MEMORY = 2 << 30  # bytes of addresses that it may need
-TOO_LONG = "it took too long, or too much memory, to look at it"
+TOO_LITTLE = "there was too little time or memory to look at it"
 WHOLE = 16 << 20  # bytes of a text table that is read whole
 BEGINNING = 1 << 20  # bytes of a larger one
 SAMPLE = 1 << 16  # characters in which the separator is looked for
@@ -124,19 +124,22 @@ def _all_described(sizes: dict[str, int], words: set[str]) -> list[Description]:
         Those of the task, by which columns of a wide table are chosen.
     """
     deadline = time.monotonic() + MAX_SECONDS
+    order = sorted(sizes, key=lambda name: sizes[name])  # a large one may take all the time
 
     def work() -> Iterator[Description]:
-        for name, size in sizes.items():
-            yield _describe(name, size, words, deadline)
+        for name in order:
+            yield _describe(name, sizes[name], words, deadline)
 
-    found = []
+    results = []
     if sizes:
         with contextlib.suppress(OSError):  # no process can be started
-            found = results_of(work, seconds=MAX_WAIT, more_memory=MORE_MEMORY)
-    late = list(sizes)[len(found) :]
+            results = results_of(work, seconds=MAX_WAIT, more_memory=MORE_MEMORY)
+    found = dict(zip(order, results, strict=False))
     return [
-        *(Description(*each) for each in found),
-        *(Description(f"{_size(sizes[name])}, {TOO_LONG}", _first_lines(name)) for name in late),
+        Description(*found[name])
+        if name in found
+        else Description(f"{_size(size)}, {TOO_LITTLE}", _first_lines(name))
+        for name, size in sizes.items()
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jupyter_agent.sandbox.guest import data_files
+from jupyter_agent.sandbox.guest import data_files, table_text
 from jupyter_agent.sandbox.guest.child import results_of
 from jupyter_agent.sandbox.guest.data_files import describe
 
@@ -147,6 +148,24 @@ def test_text_that_is_not_utf_8_is_read(here: Path) -> None:
     )
 
 
+def test_text_of_windows_is_read_with_its_own_signs(here: Path) -> None:
+    (here / "a.csv").write_bytes("Größe,preis\nklein,5 €\n".encode("cp1252"))
+    about, begins = told("a.csv")["a.csv"]
+    assert "CSV, encoding='cp1252', 1 rows" in about
+    assert "5 €" in begins
+    (here / "b.csv").write_bytes("Größe\n".encode() + b"\x81,\xff\n")
+    assert "CSV, encoding='latin-1', 1 rows" in line("b.csv")
+
+
+def test_a_log_of_a_database_that_is_not_looked_at_is_told(here: Path) -> None:
+    with sqlite3.connect("a.db") as database:
+        database.execute("pragma journal_mode=wal")
+        database.execute("create table t (x)")
+        assert line("a.db").endswith("; without what stands in 'a.db-wal'")
+    database.close()
+    assert line("a.db").endswith("SQLite, 1 tables: 't', 'x' (any)")
+
+
 def test_other_kinds_of_files(here: Path) -> None:
     TABLE.to_parquet(here / "a.parquet")
     assert "Parquet, 3 rows x 2 columns: 'region' (" in line("a.parquet")
@@ -193,6 +212,44 @@ def test_a_large_table_is_told_from_its_beginning(
     assert "CSV, more than " in line("b.csv.gz")
 
 
+def test_what_is_told_of_a_part_of_a_table_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame({"n": range(2_000), "kind": ["a"] * 1_900 + ["b"] * 100})
+    table.to_parquet(here / "a.parquet")
+    assert told("a.parquet")["a.parquet"][1].splitlines()[-2:] == [
+        "'kind' has 'a', 'b'",
+        "From the least to the greatest: 'n' 0 to 1999",
+    ]
+    monkeypatch.setattr(data_files, "WHOLE", 2_000)
+    monkeypatch.setattr(data_files, "BEGINNING", 1_000)
+    table.to_csv(here / "a.csv", index=False)
+    for name in ("a.csv", "a.parquet"):
+        about, begins = told(name)[name]
+        assert re.search(r"2,000 rows .*\(str\) \(as in the first [\d,]+ rows\)$", about)
+        assert re.search(r"\nIn the first [\d,]+ rows:\n'kind' has 'a'\nFrom the least", begins)
+
+
+def test_texts_of_a_long_table_are_told_with_the_rows_that_were_looked_at(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_text, "MAX_LOOKED_AT", 10)
+    pd.DataFrame({"n": [*range(9), "-", *"???"], "kind": [*"aaaaaaaaaaabc"]}).to_csv("a.csv")
+    about, begins = told("a.csv")["a.csv"]
+    assert "'n' (str, 1 not numbers in the first 10 rows, the others are)" in about
+    assert "'kind' has 'a' in the first 10 rows\n" in begins
+
+
+def test_no_number_is_cut(here: Path) -> None:
+    wide = pd.DataFrame(
+        {f"temperature_of_sensor_{n}": [123_456_789, n, 987_654_321] for n in range(30)}
+    )
+    wide.to_csv("a.csv", index=False)
+    *rows, ranges = told("a.csv")["a.csv"][1].split("\nFrom the least to the greatest: ")
+    assert rows[0].endswith("…")
+    assert re.fullmatch(r"('temperature_of_sensor_\d+' \d+ to 987654321, )+…", ranges)
+
+
 def test_what_cannot_be_read_is_told_by_its_first_lines(here: Path) -> None:
     (here / "a.csv").write_text("a,b\n1,2\n1,2,3,4\n")
     about, begins = told("a.csv")["a.csv"]
@@ -226,7 +283,7 @@ def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
     wide.to_csv(here / "a.csv", index=False)
     begins = told("a.csv")["a.csv"][1]
     assert line("a.csv").endswith(" and 380 more")
-    assert len(begins) <= 1_000
+    assert len(begins) <= 1_001
 
 
 @pytest.mark.parametrize(
@@ -238,6 +295,10 @@ def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
         ("# só\na;b\n1;x\n2;y\n", "sep=';', skiprows=1, encoding='latin-1', 2 rows"),
         ("a|b\n1|x, y\n", "sep='|', 1 rows"),
         ("one\n1\n2\n", "CSV, 2 rows x 1 columns"),
+        ("a,b,c\n1,2\n3,4\n5,6\n", "CSV, 3 rows x 3 columns: 'a' (int64), 'b' (int64), 'c'"),
+        ("a,b\n1,x,\n2,y,\n", "CSV, index_col=False, 2 rows x 2 columns: 'a' (int64), 'b' (str)"),
+        ("a,b\nr1,1,2\nr2,3,4\n", "CSV, 2 rows x 2 columns: 'a' (int64), 'b' (int64)"),
+        ("Sales,2024\nregion,2023,2024\nx,1,2\ny,3,4\n", "skiprows=1, 2 rows x 3 columns"),
     ],
 )
 def test_what_pandas_has_to_be_told_is_told(here: Path, text: str, said: str) -> None:

@@ -55,6 +55,8 @@ LOOKED_AT = 200  # rows of a file that may have decimal commas
 COUNTED = 2 << 30  # bytes whose lines are counted
 EXCEL = 1 << 20  # bytes of a workbook whose first sheet is read whole
 EXCEL_ROWS = 200  # of a larger one
+PARQUET_ROWS = 1000  # that are read of any Parquet file
+PARQUET_CELLS = 1_000_000  # that are read of a small one
 MAX_SHEETS = 10
 MAX_LINES = 5  # of a text
 MAX_LINE = 200  # characters
@@ -67,6 +69,8 @@ PACKAGES = (
     "networkx geopandas xarray sympy nltk"
 ).split()
 EXPECTED = "numpy pandas scipy scikit-learn statsmodels matplotlib".split()
+
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
 
 
 class Description(NamedTuple):
@@ -242,9 +246,10 @@ def _separated(name: str, size: int) -> Table | Description:
     if b"\0" in block and encoding != "utf-16":
         return Description("it holds bytes that are no text")
     text = block.decode(encoding, "replace")
-    separator, before = _layout(text)
+    separator, before, ends = _layout(text)
     options: dict[str, Any] = {"sep": separator} if separator != "," else {}
     options |= {"skiprows": before} if before else {}
+    options |= {"index_col": False} if ends else {}
     options |= {"encoding": encoding} if encoding != "utf-8" else {}
     if not _has("pandas"):
         return Description(_as_options(options), _first_lines(name))
@@ -337,18 +342,22 @@ def _opened(name: str) -> Any:
 def _encoding(block: bytes) -> str:
     if block.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8-sig" if block.startswith(b"\xef\xbb\xbf") else "utf-8"
+    likely = ["utf-8-sig" if block.startswith(b"\xef\xbb\xbf") else "utf-8"]
+    if re.search(rb"[\x80-\x9f]", block):  # controls in Latin 1, signs such as € in Windows
+        likely.append("cp1252")
+    for encoding in likely:
+        with contextlib.suppress(UnicodeDecodeError):
+            block.decode(encoding)
+            return encoding
+    return "latin-1"
 
 
-def _layout(text: str) -> tuple[str, int]:
+def _layout(text: str) -> tuple[str, int, bool]:
     """Find what separates the values, and how many lines stand before the header.
 
     The separator is the one that gives all rows from the header on as many values, and more than
-    one, with the fewest lines before the header.
+    one, with the fewest lines before the header. The last fact is whether the rows end with a
+    separator, and their header does not.
     """
     whole = text[:SAMPLE].rpartition("\n")[0] if len(text) > SAMPLE else text
     sample = whole.splitlines(keepends=True)
@@ -356,19 +365,33 @@ def _layout(text: str) -> tuple[str, int]:
     for separator in ",;\t|":
         with contextlib.suppress(csv.Error):
             reader = csv.reader(sample, delimiter=separator)
-            starts, start = [], 0  # a row may be several lines
+            rows, start = [], 0  # a row may be several lines
             for row in itertools.islice(reader, LINES):
-                starts += [(len(row), start)] if row else []
+                rows += [(row, start)] if row else []
                 start = reader.line_num
-            width = starts[-1][0] if starts else 0
-            rows = [line for count, line in starts if count == width]
-            before = [line for count, line in starts if count != width]
-            if width > 1 and len(rows) > len(before) and all(line < rows[0] for line in before):
-                found.append((rows[0], separator))
+            widths = [len(row) for row, _ in rows] or [0]
+            width, before = widths[-1], widths.index(widths[-1])
+            table = rows[before:]
+            if width < 2 or before >= len(table) or set(widths[before:]) != {width}:
+                continue
+            (first, line), ends = table[0], False
+            if before and _is_header(rows[before - 1][0], above=first):
+                line = rows[before - 1][1]
+                empty = not any(row[-1].strip() for row, _ in table)
+                ends = empty and widths[before - 1] < width
+            found.append((line, separator, ends))
     if not found:
-        return ("\t" if "\t" in text.partition("\n")[0] else ","), 0
-    before_header, separator = min(found, key=lambda each: each[0])
-    return separator, before_header
+        return ("\t" if "\t" in text.partition("\n")[0] else ","), 0, False
+    before_header, separator, ends = min(found, key=lambda each: each[0])
+    return separator, before_header, ends
+
+
+def _is_header(names: list[str], *, above: list[str]) -> bool:
+    """Tell whether a line is a header, though the row below has one value more or less."""
+    numbers = [any(map(_NUMBER.fullmatch, each)) for each in (names, above)]
+    return (
+        abs(len(names) - len(above)) == 1 < len(names) and all(names) and numbers == [False, True]
+    )
 
 
 def _json_lines(name: str, size: int) -> Table:
@@ -401,11 +424,12 @@ def _json(name: str, size: int) -> Description:
     return Description("JSON", text)
 
 
-def _parquet(name: str, _: int) -> Table:
+def _parquet(name: str, size: int) -> Table:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(name)
-    batch = next(file.iter_batches(batch_size=1000), None)
+    many = 0 if size > WHOLE else PARQUET_CELLS // max(1, file.metadata.num_columns)
+    batch = next(file.iter_batches(batch_size=max(PARQUET_ROWS, many)), None)
     rows = f"{file.metadata.num_rows:,}"
     return Table("Parquet", (batch or file.schema_arrow.empty_table()).to_pandas(), rows=rows)
 
@@ -450,6 +474,9 @@ def _sqlite(name: str, size: int) -> Description:
         stop.cancel()
         database.close()
     more = f" and {len(names) - MAX_SHEETS} more" if len(names) > MAX_SHEETS else ""
+    log = Path(f"{name}-wal")  # of changes that are not in the file yet
+    if log.exists() and log.stat().st_size:
+        more += f"; without what stands in {log.name!r}"
     return Description(f"SQLite, {len(names):,} tables: {told}{more}")
 
 
@@ -505,7 +532,7 @@ def _in_words(read: Table, words: set[str]) -> Description:
     """Describe a table; of a wide one most is told of the columns that the task may be about."""
     kind, table, rows, above = read
     whole = not rows or rows == f"{table.shape[0]:,}"
-    part = "" if whole else f"the first {table.shape[0]:,}"
+    part = "" if whole else f"the first {table.shape[0]:,} rows"
     line = in_words(columns(table) or [], rows=rows or f"{table.shape[0]:,}", of=part)
     about = columns_about(table, words)
     line += f"; of these {one_by_one(columns(table.iloc[:, about]) or [])}" if about else ""

@@ -37,6 +37,7 @@ class Column:
     kind: str  # its dtype
     missing: int = 0
     odd: int = 0  # values that are no numbers, in a column of text that holds mostly numbers
+    odd_in: str = ""  # where these were looked for, if not in all rows
     commas: bool = False  # whether numbers in a column of text are written with commas
 
 
@@ -66,8 +67,14 @@ def _pandas_columns(table: Any) -> list[Column]:
         column = table.iloc[:, index]
         missing = int(column.isna().sum())
         odd, commas = _not_numbers(column) if index < MAX_COLUMNS else ([], False)
-        found.append(Column(_short(repr(name)), str(kind), missing, len(odd), commas))
+        found.append(
+            Column(_short(repr(name)), str(kind), missing, len(odd), _in_first(table), commas)
+        )
     return found
+
+
+def _in_first(table: Any) -> str:
+    return f" in the first {MAX_LOOKED_AT:,} rows" if len(table) > MAX_LOOKED_AT else ""
 
 
 def _is_text(column: Any) -> bool:
@@ -110,10 +117,9 @@ def in_words(found: list[Column], *, rows: str, of: str = "") -> str:
     rows
         The number of rows.
     of
-        What the values were counted in, if not in all of the table.
+        What is known of the columns is of this part, if not of all of the table.
     """
-    counted = any(each.missing or each.odd for each in found)
-    where = f" (counted in {of})" if of and counted else ""
+    where = f" (as in {of})" if of else ""
     named = _grouped(found) if len(found) > MAX_COLUMNS else one_by_one(found)
     return f"{rows} rows x {len(found):,} columns: {named}{where}"
 
@@ -125,7 +131,7 @@ def one_by_one(found: list[Column]) -> str:
 
 def _column(column: Column) -> str:
     notes = [f"{column.missing:,} missing"] if column.missing else []
-    notes += [f"{column.odd:,} not numbers, the others are"] if column.odd else []
+    notes += [f"{column.odd:,} not numbers{column.odd_in}, the others are"] if column.odd else []
     notes += ["numbers with commas"] if column.commas else []
     return f"{column.name} ({', '.join([column.kind, *notes])})"
 
@@ -173,7 +179,12 @@ def some_rows(table: Any, *, whole: bool = True, about: Sequence[int] = ()) -> s
     with warnings.catch_warnings(action="ignore"):  # from pandas, about numbers that are too large
         text = str(rows) if kind == "polars" else _wide(rows)
     values = _values(table) if kind == "pandas" and len(table) > FIRST_ROWS else []
-    return "\n".join([text[:MAX_ROWS_TEXT], *values])
+    part = [] if whole or not values else [f"In the first {len(table):,} rows:"]
+    return "\n".join([_cut(text), *part, *values])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_ROWS_TEXT else f"{text[:MAX_ROWS_TEXT]}…"
 
 
 def _wide(rows: Any) -> str:
@@ -193,11 +204,14 @@ def _values(table: Any) -> list[str]:
         with contextlib.suppress(Exception):  # from values of any kind
             if _is_text(column):
                 line = _texts(column.iloc[:MAX_LOOKED_AT])
-                lines += [f"{name} {line}"] if line else []
+                lines += [f"{name} {line}{_in_first(table)}"] if line else []
             elif column.dtype.kind in "iufM" and column.count() and table.size <= MAX_CELLS:
                 ranges.append(f"{name} {_plain(column.min())} to {_plain(column.max())}")
     if ranges:
-        lines.append(f"From the least to the greatest: {', '.join(ranges)}"[:MAX_ROWS_TEXT])
+        text = ", ".join(ranges)
+        if len(text) > MAX_ROWS_TEXT:  # cut between two of them
+            text = f"{text[:MAX_ROWS_TEXT].rpartition(', ')[0]}, …"
+        lines.append(f"From the least to the greatest: {text}")
     return lines
 
 

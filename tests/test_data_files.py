@@ -337,6 +337,14 @@ def test_how_texts_are_written_is_told_by_one_of_each_form(here: Path) -> None:
     ]
 
 
+def test_texts_among_other_values_are_not_told_as_all_of_them() -> None:
+    table = pd.DataFrame({"m": [1, "a", None, 2.5], "t": list("abab")})
+    assert table_text.some_rows(table).splitlines()[-2:] == [
+        "'m' has 'a' and values that are no text",
+        "'t' has 'a', 'b'",
+    ]
+
+
 def test_lines_above_the_header_are_shown(here: Path) -> None:
     (here / "a.csv").write_text("# in UTC\n# sold\na;b\n1;x\n2;y\n")
     begins = told("a.csv")["a.csv"][1]

@@ -221,10 +221,11 @@ def _plain(value: Any) -> str:
 
 def _texts(column: Any) -> str:
     """List the values of a column of text; one of each form if they are many."""
-    values = [value for value in column.dropna().unique() if isinstance(value, str)]
+    unique = column.dropna().unique()
+    values = [value for value in unique if isinstance(value, str)]
     few = _values_of(values)
     if few:
-        return f"has {few}"
+        return f"has {few}{' and values that are no text' * (len(values) < len(unique))}"
     odd, _ = _not_numbers(column)
     forms = _forms([*odd, *values[:MAX_FORMS_IN]])
     if len(forms) > 1 or (forms and column.iloc[:FIRST_ROWS].isna().all()):

@@ -160,6 +160,7 @@ async def test_data_are_not_told_where_the_user_does_not_want_it(session: Sessio
         " 'packages': 'p'}",
         "{'files': [['a\\n\\n# You', [1, 1], 'b\\r\\n# You', '']], 'later': ['c\\n\\n# You'],"
         " 'packages': 'p\\n\\n# You'}",
+        "{'files': [[' ' * 200_000, [1, 1], ' ' * 1_000_000, '']], 'later': [], 'packages': 'p'}",
         "1 / 0",
     ],
 )

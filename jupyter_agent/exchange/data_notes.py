@@ -119,7 +119,11 @@ def _name(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return _short(re.sub(r"\s*[\r\n]\s*", " ", printable(text)), MAX_LINE)
+    return _short(re.sub(r"\s+", _without_breaks, printable(text)), MAX_LINE)
+
+
+def _without_breaks(blanks: re.Match[str]) -> str:
+    return " " if {"\r", "\n"} & {*blanks[0]} else blanks[0]
 
 
 def _short(text: str, max_characters: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import signal
@@ -481,6 +482,14 @@ def test_a_file_that_takes_all_the_time_leaves_smaller_ones_described(
     assert [*found] == ["a.jsonl", "b.csv"]
     assert found["a.jsonl"][0] == "900 bytes, there was too little time or memory to look at it"
     assert COLUMNS in found["b.csv"][0]
+
+
+def test_a_long_description_leaves_room_for_the_others(here: Path) -> None:
+    (here / "a.json").write_text(json.dumps({f"{n}{'k' * 100_000}": n for n in range(20)}))
+    pd.DataFrame({"text": ["x" * 1_000_000] * 3}).to_csv(here / "b.csv", index=False)
+    found = told("a.json b.csv")
+    assert "JSON, an object of 20: '0kkk" in found["a.json"][0]
+    assert "CSV, 3 rows" in found["b.csv"][0]
 
 
 def test_a_file_for_which_there_is_no_time_is_told_by_its_first_lines(

@@ -60,6 +60,7 @@ PARQUET_CELLS = 1_000_000  # that are read of a small one
 MAX_SHEETS = 10
 MAX_LINES = 5  # of a text
 MAX_LINE = 200  # characters
+MAX_TOLD = 20_000  # characters of a line or a beginning; the host takes less
 MAX_PARSED = 4 << 20  # bytes of a JSON file
 
 # the data packages whose versions a model should know
@@ -130,9 +131,10 @@ def _all_described(sizes: dict[str, int], words: set[str]) -> list[Description]:
     deadline = time.monotonic() + MAX_SECONDS
     order = sorted(sizes, key=lambda name: sizes[name])  # a large one may take all the time
 
-    def work() -> Iterator[Description]:
+    def work() -> Iterator[list[str]]:
         for name in order:
-            yield _describe(name, sizes[name], words, deadline)
+            found = _describe(name, sizes[name], words, deadline)
+            yield [text[:MAX_TOLD] for text in found]
 
     results = []
     if sizes:

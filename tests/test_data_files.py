@@ -183,6 +183,8 @@ def test_other_kinds_of_files(here: Path) -> None:
     assert line("a.png").endswith("an image, PNG, 30 x 20 px, RGB")
     (here / "a.json").write_text('{"rows": [1, 2], "by": "me"}')
     assert line("a.json").endswith("JSON, an object of 2: 'rows' (list), 'by' (str)")
+    (here / "b.json").write_text('[{"id": 1}, {"id": 2, "by": "me"}, 3]')
+    assert line("b.json").endswith("JSON, a list of 3; the first is an object with 'id'")
     (here / "a.txt").write_text("one\ntwo\n" * 50)
     assert told("a.txt")["a.txt"] == ("400 bytes, text", "one\ntwo\none\ntwo\none")
 

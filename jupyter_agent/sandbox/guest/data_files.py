@@ -416,7 +416,9 @@ def _json(name: str, size: int) -> Description:
     match value:
         case [{}, *_]:
             keys = ", ".join(map(repr, itertools.islice(value[0], MAX_COLUMNS)))
-            return Description(f"JSON, a list of {len(value):,} objects with {keys}", text)
+            return Description(
+                f"JSON, a list of {len(value):,}; the first is an object with {keys}", text
+            )
         case list():
             return Description(f"JSON, a list of {len(value):,}", text)
         case dict():

@@ -298,6 +298,10 @@ def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
         ("# só\na;b\n1;x\n2;y\n", "sep=';', skiprows=1, encoding='latin-1', 2 rows"),
         ("a|b\n1|x, y\n", "sep='|', 1 rows"),
         ("one\n1\n2\n", "CSV, 2 rows x 1 columns"),
+        (
+            "zip,n,day,x\n00123,0,01,\n10115,1,02,007\n",
+            "CSV, dtype={'zip': 'str', 'day': 'str', 'x': 'str'}, 2 rows x 4 columns: 'zip' (str), ",
+        ),
         ("a,b,c\n1,2\n3,4\n5,6\n", "CSV, 3 rows x 3 columns: 'a' (int64), 'b' (int64), 'c'"),
         ("a,b\n1,x,\n2,y,\n", "CSV, index_col=False, 2 rows x 2 columns: 'a' (int64), 'b' (str)"),
         ("a,b\nr1,1,2\nr2,3,4\n", "CSV, 2 rows x 2 columns: 'a' (int64), 'b' (int64)"),

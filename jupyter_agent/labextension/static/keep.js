@@ -3,7 +3,7 @@
 
 import { ask } from './kernel.js';
 import { KEY } from './messages.js';
-import { noteOf, SANDBOX } from './notes.js';
+import { noteOf, RAISES, SANDBOX } from './notes.js';
 import { isWorking, known, problems, redraw, said } from './runs.js';
 
 /** @import { NotebookCells } from './cells.js' */
@@ -62,6 +62,14 @@ export class Keeper {
   release(cell) {
     if (sourceOf(cell) !== cell.sharedModel.getSource()) {
       cell.sharedModel.updateSource(0, SANDBOX.length, '');
+    }
+    const found = cell.getMetadata('tags');
+    const tags = Array.isArray(found) ? found : [];
+    const own = tags.filter(tag => tag !== RAISES); // an error of the user's stops Run All
+    if (own.length) {
+      cell.setMetadata('tags', own);
+    } else if (tags.length) {
+      cell.deleteMetadata('tags');
     }
     cell.deleteMetadata(KEY);
   }

@@ -6,6 +6,8 @@ import { KEY } from './messages.js';
 
 /** The first line of the agent's code cells in the user's own kernel. */
 export const SANDBOX = '%%sandbox\n';
+/** The tag of a cell whose error stops nothing. */
+export const RAISES = 'raises-exception';
 const AGENT = /^(%%agent|%agent\s+fix\b)/; // what a cell begins with that asks the agent
 const WRITTEN = new Set(['code', 'prose']); // roles of cells that the model wrote, in a saved run
 

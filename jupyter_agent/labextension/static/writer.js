@@ -3,14 +3,12 @@
  * changed since, are written. */
 
 import { KEY, outputOf } from './messages.js';
-import { cellData, checksum, isHeld, isUntouched, noteOf, placeFor, placeholderOf } from './notes.js';
+import { cellData, checksum, isHeld, isUntouched, noteOf, placeFor, placeholderOf, RAISES } from './notes.js';
 import { isWorking } from './runs.js';
 
 /** @import { NotebookCells } from './cells.js' */
 /** @import { Trust } from './trust.js' */
 /** @import { Views } from './views.js' */
-
-const RAISES = 'raises-exception'; // the tag of a cell whose error stops nothing
 
 export class Writer {
   /**

@@ -259,6 +259,8 @@ def _separated(name: str, size: int) -> Table | Description:
 
     if separator == ";" and _has_decimal_commas(name, options):
         options["decimal"] = ","
+    if padded := _with_leading_zeros(name, options):
+        options["dtype"] = dict.fromkeys(padded, "str")
     kind, above = _as_options(options), _lines_of(text, before)
     options["low_memory"] = False
     try:
@@ -275,6 +277,21 @@ def _separated(name: str, size: int) -> Table | Description:
 def _as_options(options: dict[str, Any]) -> str:
     """Write what pandas has to be told to read a file."""
     return ", ".join(["CSV", *(f"{name}={value!r}" for name, value in options.items())])
+
+
+def _with_leading_zeros(name: str, options: dict[str, Any]) -> list[str]:
+    """Name the columns whose numbers begin with zeros that a number has not: zip codes."""
+    import pandas as pd
+
+    with contextlib.suppress(ValueError):
+        table = pd.read_csv(name, nrows=LOOKED_AT, dtype="str", **options)
+        texts = {str(name): table[name].dropna().str for name in table.columns[:MAX_COLUMNS]}
+        return [
+            name
+            for name, text in texts.items()
+            if text.fullmatch(r"\d+").all() and text.fullmatch(r"0\d+").any()
+        ]
+    return []
 
 
 def _has_decimal_commas(name: str, options: dict[str, Any]) -> bool:

@@ -216,7 +216,7 @@ def _values(table: Any) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _texts(column: Any) -> str:

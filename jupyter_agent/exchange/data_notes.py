@@ -89,7 +89,7 @@ class DataNotes:
             reply = await read(await sandbox.call("describe_data", encode(request)))
         match reply:
             case {"files": [*files], "later": [*later], "packages": str(packages)}:
-                names = [f"`{_name(str(name))}`" for name in later[:MAX_LATER]]
+                names = [f"`{_name(each)}`" for each in later[:MAX_LATER] if isinstance(each, str)]
                 return list(_checked(files)), names, _one_line(packages)
         raise ValueError("it holds no description")
 
@@ -108,7 +108,7 @@ def _checked(files: list[object]) -> Iterator[_File]:
         match each:
             case [str(name), [int(size), int(changed)], str(line), str(beginning)]:
                 told = f"- `{_name(name)}`: {_one_line(line)}"
-                begins = _short(printable(beginning), MAX_BEGINNING)
+                begins = _short(printable(beginning[: 2 * MAX_BEGINNING]), MAX_BEGINNING)
                 room -= len(told) + len(begins)
                 if room > 0:
                     yield _File(_name(name), (size, changed), told, begins)
@@ -119,7 +119,8 @@ def _name(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return _short(re.sub(r"\s+", _without_breaks, printable(text)), MAX_LINE)
+    text = printable(text[: 2 * MAX_LINE])  # of a text of any length
+    return _short(re.sub(r"\s+", _without_breaks, text), MAX_LINE)
 
 
 def _without_breaks(blanks: re.Match[str]) -> str:

@@ -298,6 +298,8 @@ def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
         ("# só\na;b\n1;x\n2;y\n", "sep=';', skiprows=1, encoding='latin-1', 2 rows"),
         ("a|b\n1|x, y\n", "sep='|', 1 rows"),
         ("one\n1\n2\n", "CSV, 2 rows x 1 columns"),
+        ("Export;;\n;;\na;b;c\n1;2;3\n4;5;6\n", "sep=';', skiprows=2, 2 rows x 3 columns: 'a' "),
+        ("a;;\n1;2;3\n", "sep=';', 1 rows x 3 columns: 'a' "),
         (
             "zip,n,day,x\n00123,0,01,\n10115,1,02,007\n",
             "CSV, dtype={'zip': 'str', 'day': 'str', 'x': 'str'}, 2 rows x 4 columns: 'zip' (str), ",

@@ -393,6 +393,8 @@ def _layout(text: str) -> tuple[str, int, bool]:
             table = rows[before:]
             if width < 2 or before >= len(table) or set(widths[before:]) != {width}:
                 continue
+            while len(table) > 2 and 2 * sum(map(bool, table[0][0])) < width:
+                del table[0]  # a title that a spreadsheet has filled up with empty values
             (first, line), ends = table[0], False
             if before and _is_header(rows[before - 1][0], above=first):
                 line = rows[before - 1][1]

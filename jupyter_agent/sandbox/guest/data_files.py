@@ -17,7 +17,6 @@ import platform
 import re
 import sqlite3
 import stat
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -94,7 +93,7 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
     """Describe the data files that a task is about, and the packages that are installed.
 
     The first rows are told only of a file that the task names. Of more files than `MAX_FILES` that
-    it names the others are told with its next task.
+    it names the others are told when a later task names them.
 
     Parameters
     ----------
@@ -487,30 +486,34 @@ def _sqlite(name: str, size: int) -> Description:
     """Describe a database of SQLite's: its tables and their columns."""
     place = f"file:{quote(str(Path(name).absolute()))}?mode=ro&immutable=1"
     database = sqlite3.connect(place, uri=True)
-    stop = threading.Timer(MAX_SECONDS, database.interrupt)  # a view may have no end
-    stop.start()
     try:
-        found = database.execute("select name from sqlite_master where type in ('table', 'view')")
-        names = [name for (name,) in found if not name.startswith("sqlite_")]
-        told = "; ".join(_database_table(database, each, size) for each in names[:MAX_SHEETS])
+        listed = "select name, type from sqlite_master where type in ('table', 'view')"
+        found = [each for each in database.execute(listed) if not each[0].startswith("sqlite_")]
+        told = "; ".join(
+            _database_table(database, each, is_counted=kind == "table" and size < WHOLE)
+            for each, kind in found[:MAX_SHEETS]
+        )
     finally:
-        stop.cancel()
         database.close()
-    more = f" and {len(names) - MAX_SHEETS} more" if len(names) > MAX_SHEETS else ""
+    more = f" and {len(found) - MAX_SHEETS} more" if len(found) > MAX_SHEETS else ""
     log = Path(f"{name}-wal")  # of changes that are not in the file yet
     if log.exists() and log.stat().st_size:
         more += f"; without what stands in {log.name!r}"
-    return Description(f"SQLite, {len(names):,} tables: {told}{more}")
+    return Description(f"SQLite, {len(found):,} tables: {told}{more}")
 
 
-def _database_table(database: sqlite3.Connection, name: str, size: int) -> str:
+def _database_table(database: sqlite3.Connection, name: str, *, is_counted: bool) -> str:
+    """Describe a table, or a view, whose rows may have no end and are not counted."""
     quoted = '"' + name.replace('"', '""') + '"'
-    found = database.execute(f"pragma table_info({quoted})").fetchall()
+    try:
+        found = database.execute(f"pragma table_info({quoted})").fetchall()
+        count = database.execute(f"select count(*) from {quoted}").fetchone() if is_counted else ()
+    except sqlite3.Error as error:  # as of a view of a table that is gone
+        return f"{name!r}, {_problem(error)}"
     named = ", ".join(
         f"{column!r} ({kind or 'any'})" for _, column, kind, *_ in found[:MAX_COLUMNS]
     )
-    [rows] = database.execute(f"select count(*) from {quoted}").fetchone() if size < WHOLE else [0]
-    return f"{name!r}, {f'{rows:,} rows with ' if rows else ''}{named}"
+    return f"{name!r}, {f'{count[0]:,} rows with ' if count else ''}{named}"
 
 
 def _numpy(name: str, _: int) -> Description:

@@ -311,6 +311,9 @@ def test_the_columns_of_wide_tables_are_named_by_type(here: Path) -> None:
         ("a,b\n1,x,\n2,y,\n", "CSV, index_col=False, 2 rows x 2 columns: 'a' (int64), 'b' (str)"),
         ("a,b\nr1,1,2\nr2,3,4\n", "CSV, 2 rows x 2 columns: 'a' (int64), 'b' (int64)"),
         ("Sales,2024\nregion,2023,2024\nx,1,2\ny,3,4\n", "skiprows=1, 2 rows x 3 columns"),
+        ('"Sales\nof 2024"\na,b\nx,1\ny,3\n', "skiprows=1, 2 rows x 2 columns: 'a' (str)"),
+        ("Sales\x0bof 2024\na,b\nx,1\ny,3\n", "skiprows=1, 2 rows x 2 columns: 'a' (str)"),
+        ("a;b\nx\x0by,z;1\nz,z;2\nz,z;3\n", "sep=';', 3 rows x 2 columns: 'a' (str), 'b' (int64)"),
     ],
 )
 def test_what_pandas_has_to_be_told_is_told(here: Path, text: str, said: str) -> None:

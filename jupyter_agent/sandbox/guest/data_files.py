@@ -374,19 +374,17 @@ def _layout(text: str) -> tuple[str, int, bool]:
     """Find what separates the values, and how many lines stand before the header.
 
     The separator is the one that gives all rows from the header on as many values, and more than
-    one, with the fewest lines before the header. The last fact is whether the rows end with a
-    separator, and their header does not.
+    one, with the fewest lines before the header. These are counted as pandas counts what it skips:
+    a value in quotes may have breaks. The last fact is whether the rows end with a separator, and
+    their header does not.
     """
     whole = text[:SAMPLE].rpartition("\n")[0] if len(text) > SAMPLE else text
-    sample = whole.splitlines(keepends=True)
     found = []
     for separator in ",;\t|":
         with contextlib.suppress(csv.Error):
-            reader = csv.reader(sample, delimiter=separator)
-            rows, start = [], 0  # a row may be several lines
-            for row in itertools.islice(reader, LINES):
-                rows += [(row, start)] if row else []
-                start = reader.line_num
+            reader = csv.reader(io.StringIO(whole, newline=""), delimiter=separator)
+            lines = enumerate(itertools.islice(reader, LINES))
+            rows = [(row, line) for line, row in lines if row]
             widths = [len(row) for row, _ in rows] or [0]
             width, before = widths[-1], widths.index(widths[-1])
             table = rows[before:]

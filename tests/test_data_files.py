@@ -401,6 +401,10 @@ def test_most_is_told_of_the_columns_of_a_wide_table_that_the_task_names(here: P
     assert "lab_28" in begins
     assert "Resting_hr" in begins.splitlines()[0]
     assert "'Resting_hr ' has '70', 'low', '80'\n'smoker' has 3 values, 2 apart from" in begins
+    wide.to_feather(here / "a.feather")
+    about, begins = told("Which lab results does 'no' have in a.feather?")["a.feather"]
+    assert "; of these 'lab_0' (float64, 1 missing), 'lab_1' (" in about
+    assert "'smoker'" not in about.partition("; of these")[2]
 
 
 def test_a_file_of_bytes_is_no_table(here: Path) -> None:

@@ -54,8 +54,8 @@ LOOKED_AT = 200  # rows of a file that may have decimal commas
 COUNTED = 2 << 30  # bytes whose lines are counted
 EXCEL = 1 << 20  # bytes of a workbook whose first sheet is read whole
 EXCEL_ROWS = 200  # of a larger one
-PARQUET_ROWS = 1000  # that are read of any Parquet file
-PARQUET_CELLS = 1_000_000  # that are read of a small one
+ARROW_ROWS = 1000  # that are read of any Parquet or Feather file
+ARROW_CELLS = 1_000_000  # that are read of a small one
 MAX_SHEETS = 10
 MAX_LINES = 5  # of a text
 MAX_LINE = 200  # characters
@@ -448,16 +448,23 @@ def _parquet(name: str, size: int) -> Table:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(name)
-    many = 0 if size > WHOLE else PARQUET_CELLS // max(1, file.metadata.num_columns)
-    batch = next(file.iter_batches(batch_size=max(PARQUET_ROWS, many)), None)
+    count = _arrow_rows(size, file.metadata.num_columns)
+    batch = next(file.iter_batches(batch_size=count), None)
     rows = f"{file.metadata.num_rows:,}"
     return Table("Parquet", (batch or file.schema_arrow.empty_table()).to_pandas(), rows=rows)
 
 
-def _arrow(name: str, _: int) -> Table:
+def _feather(name: str, size: int) -> Table:
     from pyarrow import feather
 
-    return Table("Feather", feather.read_table(name, memory_map=True))
+    table = feather.read_table(name, memory_map=True)
+    part = table.slice(0, _arrow_rows(size, table.num_columns))
+    return Table("Feather", part.to_pandas(), rows=f"{table.num_rows:,}")
+
+
+def _arrow_rows(size: int, width: int) -> int:
+    """Return how many rows are read of a file of this size with so many columns."""
+    return max(ARROW_ROWS, 0 if size > WHOLE else ARROW_CELLS // max(1, width))
 
 
 def _excel(name: str, size: int) -> Table | Description:
@@ -582,7 +589,7 @@ _KINDS: dict[str, _Reader] = {
     **dict.fromkeys(("npy", "npz"), _numpy),
     **dict.fromkeys(("png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff"), _image),
     **dict.fromkeys(("txt", "md", "log", "yaml", "yml", "toml", "xml", "html"), _text),
-    "feather": _arrow,
+    "feather": _feather,
     "json": _json,
 }
 

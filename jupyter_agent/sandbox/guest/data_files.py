@@ -50,7 +50,7 @@ WHOLE = 16 << 20  # bytes of a text table that is read whole
 BEGINNING = 1 << 20  # bytes of a larger one
 SAMPLE = 1 << 16  # characters in which the separator is looked for
 LINES = 30  # rows in which it is
-LOOKED_AT = 200  # rows of a file that may have decimal commas
+LOOKED_AT = 200  # rows in which decimal commas and leading zeros are looked for
 COUNTED = 2 << 30  # bytes whose lines are counted
 EXCEL = 1 << 20  # bytes of a workbook whose first sheet is read whole
 EXCEL_ROWS = 200  # of a larger one
@@ -279,15 +279,15 @@ def _as_options(options: dict[str, Any]) -> str:
 
 
 def _with_leading_zeros(name: str, options: dict[str, Any]) -> list[str]:
-    """Name the columns whose numbers begin with zeros that a number has not: zip codes."""
+    """Name the columns of digits whose leading zeros a number would lose, such as zip codes."""
     import pandas as pd
 
     with contextlib.suppress(ValueError):
         table = pd.read_csv(name, nrows=LOOKED_AT, dtype="str", **options)
-        texts = {str(name): table[name].dropna().str for name in table.columns[:MAX_COLUMNS]}
+        texts = {column: table[column].dropna().str for column in table.columns[:MAX_COLUMNS]}
         return [
-            name
-            for name, text in texts.items()
+            column
+            for column, text in texts.items()
             if text.fullmatch(r"\d+").all() and text.fullmatch(r"0\d+").any()
         ]
     return []
@@ -393,7 +393,7 @@ def _layout(text: str) -> tuple[str, int, bool]:
             while len(table) > 2 and 2 * sum(map(bool, table[0][0])) < width:
                 del table[0]  # a title that a spreadsheet has filled up with empty values
             (first, line), ends = table[0], False
-            if before and _is_header(rows[before - 1][0], above=first):
+            if before and _is_header(rows[before - 1][0], below=first):
                 line = rows[before - 1][1]
                 empty = not any(row[-1].strip() for row, _ in table)
                 ends = empty and widths[before - 1] < width
@@ -404,11 +404,11 @@ def _layout(text: str) -> tuple[str, int, bool]:
     return separator, before_header, ends
 
 
-def _is_header(names: list[str], *, above: list[str]) -> bool:
+def _is_header(names: list[str], *, below: list[str]) -> bool:
     """Tell whether a line is a header, though the row below has one value more or less."""
-    numbers = [any(map(_NUMBER.fullmatch, each)) for each in (names, above)]
+    numbers = [any(map(_NUMBER.fullmatch, each)) for each in (names, below)]
     return (
-        abs(len(names) - len(above)) == 1 < len(names) and all(names) and numbers == [False, True]
+        abs(len(names) - len(below)) == 1 < len(names) and all(names) and numbers == [False, True]
     )
 
 

@@ -60,13 +60,13 @@ def _named(found: Any) -> list[Column]:
 
 
 def _pandas_columns(table: Any) -> list[Column]:
-    if table.size > MAX_CELLS or table.shape[1] > MAX_COLUMNS:  # of these only names are told
+    if table.size > MAX_CELLS or table.shape[1] > MAX_COLUMNS:  # only names and types are told
         return _named((name, kind, 0) for name, kind in table.dtypes.items())
     found = []
     for index, (name, kind) in enumerate(table.dtypes.items()):
         column = table.iloc[:, index]
         missing = int(column.isna().sum())
-        odd, commas = _not_numbers(column) if index < MAX_COLUMNS else ([], False)
+        odd, commas = _not_numbers(column)
         found.append(
             Column(_short(repr(name)), str(kind), missing, len(odd), _in_first(table), commas)
         )
@@ -162,7 +162,7 @@ def words_of(text: str) -> set[str]:
 
 
 def some_rows(table: Any, *, whole: bool = True, about: Sequence[int] = ()) -> str:
-    """Show the first rows of a table, the last one if it is whole, and the values of text.
+    """Show the first rows of a table, the last one if it is whole, and values of its columns.
 
     Parameters
     ----------

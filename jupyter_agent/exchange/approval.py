@@ -285,9 +285,9 @@ async def with_approval(
 ) -> AsyncGenerator[Change, None]:
     """Ask for approval of each code cell after it is shown and before it runs.
 
-    Code that the user edits runs as edited; a yes to code that has changed since asks once more. A
-    refused cell does not run, and the model reads why.
-    Nothing is asked after an answer with `Verdict.run_all`.
+    Code that the user edits runs as edited. After a yes to code that has changed since, it is asked
+    once more. A refused cell does not run, and the model reads why. After an answer with
+    `Verdict.run_all` nothing is asked.
     """
     asked, run_all = set(), False
     async with aclosing(changes):

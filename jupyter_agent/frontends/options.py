@@ -195,8 +195,8 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
 
 def wrong_line(what: object, *, command: str = "%%agent") -> str:
     """Return the message about a ``%%agent`` line, or that of a command, that cannot be parsed."""
-    has_place = command != "%%agent" or str(what).startswith("argument ")
-    below = "" if has_place else "write the task below this line; "
+    may_be_task = command == "%%agent" and not str(what).startswith("argument ")
+    below = "write the task below this line; " if may_be_task else ""
     return f"{command}: {what}; {below}%%agent? lists the options"
 
 

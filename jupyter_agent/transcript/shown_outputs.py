@@ -102,12 +102,12 @@ def record_user_cell(cell: NotebookNode) -> None:
     """Record what the model reads of a user's cell."""
     facts = cell.metadata[KEY]
     shown = describe_outputs(cell.outputs)
-    most = MAX_CHARACTERS if facts.get("given") else MAX_READ_OF_ONE
+    most = MAX_CHARACTERS if (given := facts.get("given")) else MAX_READ_OF_ONE
     code, text = (cut(each, most) for each in (cell.source, shown["text"]))
     said = [f"[{n} earlier cells of mine are left out]"] if (n := facts.get("left_out")) else []
     said += [_NEW] if facts.get("fresh") else []
-    ran = [] if facts.get("given") else ["I ran:", fenced(code)]
-    text = "\n".join([*said, *ran, text.removeprefix("Output:\n") if not ran else text])
+    ran = [text.removeprefix("Output:\n")] if given else ["I ran:", fenced(code), text]
+    text = "\n".join([*said, *ran])
     pictures = shown["pictures"][: facts.get("pictures", MAX_PICTURES)]
     facts["shown"] = {"text": "" if facts.get("unread") else text, "pictures": pictures}
 

@@ -80,9 +80,8 @@ async def _use(session: Session, words: list[str], permit: Permit | None) -> str
         if permit:
             await permit(f"%agent use --save {visible(model)}")
     before = session.chosen
-    configured = session.model
     await session.use(model, permit=permit)
-    warning = await run_in_thread(functools.partial(unlisted, model, configured=configured))
+    warning = await run_in_thread(functools.partial(unlisted, model, configured=session.model))
     if not is_saved:
         return f"The next runs use {model}.{warning}"
     try:

@@ -29,6 +29,7 @@ from .test_own_notebook import LOAD, run, said
         (["not Python at all", "ok = known"], []),
         (["x = " + "(" * 5000], []),
         (["lambda: " * 2400 + "deep"], ["deep"]),
+        (['print(f"{wide % 2 != 0!r}?")\n' * 60], ["wide"]),  # no command of IPython's
         (["!x\n" * 600], []),
         ([",x y\n" * 600], []),
         (["!x\n" * 400 + "x\n" * 6000], []),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import dis
 import re
 import warnings
@@ -21,6 +22,7 @@ MAX_NAMED = 10  # names that are listed
 MAX_CELL = 20_000  # characters of a cell that is compiled; hostile text takes Python long
 MAX_COMMANDS = 100_000  # characters times commands of IPython's, for each of which it reads all
 _COMMAND = re.compile(r"[!%?]|^[ \t]*[,;/]", re.MULTILINE)  # perhaps one of IPython's
+_NOT_PYTHON = (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError)
 _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _STORES = frozenset({"STORE_NAME", "STORE_GLOBAL"})
 _OF_A_CLASS = frozenset({"__name__", "__module__", "__qualname__", "__annotations__"})
@@ -96,19 +98,23 @@ def lacking_names(sources: Sequence[str], names: Container[str]) -> list[str]:
 
 
 def _compiled(source: str) -> CodeType | None:
-    """Compile a cell, which runs nothing of it."""
+    """Compile a cell, which runs nothing of it; None if that cannot be done, or takes long."""
     from IPython.core.inputtransformer2 import TransformerManager
 
-    commands = len(_COMMAND.findall(source))
-    if len(source) > MAX_CELL or len(source) * commands > MAX_COMMANDS:
+    if len(source) > MAX_CELL:
         return None
-    try:
-        plain = TransformerManager().transform_cell(source)
-        with warnings.catch_warnings(action="ignore"):  # about the code
-            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-            code: CodeType = compile(plain, "<cell>", "exec", flags, dont_inherit=True)
-    except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
-        return None
+    with contextlib.suppress(*_NOT_PYTHON):
+        return _code_of(source)
+    if len(source) * len(_COMMAND.findall(source)) <= MAX_COMMANDS:
+        with contextlib.suppress(*_NOT_PYTHON):
+            return _code_of(TransformerManager().transform_cell(source))
+    return None
+
+
+def _code_of(source: str) -> CodeType:
+    with warnings.catch_warnings(action="ignore"):  # about the code
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code: CodeType = compile(source, "<cell>", "exec", flags, dont_inherit=True)
     return code
 
 

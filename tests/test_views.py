@@ -373,6 +373,7 @@ def test_what_is_left_of_a_reply_that_was_stopped_is_shown() -> None:
     [
         (ModelError("m: no credit (402)"), "failed: m: no credit (402)"),
         (ZeroDivisionError(), "failed: ZeroDivisionError"),
+        (ModelError("no `x`,\nbut a*b* & [c]\x1b[2J"), "failed: no `x`, but a*b* & [c]"),
         (LimitReached("no answer after 2 steps"), "stopped: no answer after 2 steps"),
         (KeyboardInterrupt(), "stopped"),
         (asyncio.CancelledError(), "stopped"),

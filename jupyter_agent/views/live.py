@@ -19,7 +19,8 @@ from typing import Any
 
 from jupyter_agent._nbformat import NotebookNode
 from jupyter_agent._unicode import visible_prose
-from jupyter_agent.sandbox.filter.markdown import Clean, code_block, folded, one_line
+from jupyter_agent.sandbox.filter.fields import printable
+from jupyter_agent.sandbox.filter.markdown import Clean, code_block, folded
 from jupyter_agent.transcript.metadata import KEY
 from jupyter_agent.transcript.notebook import Change, clean_source
 from jupyter_agent.transcript.usage import TotalUsage
@@ -223,7 +224,8 @@ class DisplayView:
         with self._lock:
             progress, began = self._progress, self._progress.state != "starting"
             progress.state, progress.doing = state if began else "unstarted", ""
-            progress.why, progress.waiting, progress.wait = one_line(why)[:MAX_WHY], "", 0.0
+            progress.why = " ".join(printable(why).split())[:MAX_WHY]
+            progress.waiting, progress.wait = "", 0.0
             if self._live:
                 self._show(force=True)
             elif self.run:

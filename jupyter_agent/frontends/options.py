@@ -186,7 +186,7 @@ VALUE_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         ("--background",),
         {
             "action": "store_true",
-            "help": "return at once: your own cells run while the agent works; see %%agent wait",
+            "help": "return at once: your own cells run while the agent works; see `%agent wait`",
         },
     ),
     CONTEXT_OPTION,

@@ -39,6 +39,11 @@ async def test_the_status_is_a_table_for_pages_and_for_terminals(session: Sessio
     assert re.search(r">sandbox</td><td style=[^>]+>starts with", shown["text/html"])
 
 
+async def test_a_command_with_words_after_it_is_said_to_take_none(session: Session) -> None:
+    with pytest.raises(UsageError, match="write it as: %agent status; nothing stands after it"):
+        await carry_out(session, "status now")
+
+
 async def test_the_models_are_a_table_with_a_line_to_copy(
     session: Session, server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

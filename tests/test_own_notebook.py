@@ -105,12 +105,16 @@ def test_a_setting_tells_it_with_each_task_and_once(folder: Path, server: ChatSe
     assert "later" not in str(second)
 
 
-def test_the_agent_kernel_says_that_it_reads_the_cells_anyway(folder: Path) -> None:
-    [cell] = run(folder, "%%agent -c 3 -m scripted:s.md\nx", kernel="jupyter-agent")
-    assert said(cell) == (
-        "%%agent: argument -c/--context: the agent reads your cells here anyway; leave it out; "
-        "%%agent? lists the options"
-    )
+def test_the_agent_kernel_says_what_is_for_the_users_own_kernel(folder: Path) -> None:
+    flags = ["-c 3", "--background", "-i df"]
+    tasks = [f"%%agent {each} -m scripted:s.md\nx" for each in flags]
+    *cells, last = run(folder, *tasks, "%agent wait", kernel="jupyter-agent")
+    for cell, name in zip(cells, ["-c/--context", "--background", "-i/--input"], strict=True):
+        assert said(cell) == (
+            f"%%agent: argument {name}: it is for your own kernel, and here the agent shares the "
+            "kernel of your cells; leave it out; %%agent? lists the options"
+        )
+    assert said(last) == "no run is in the background: here a run keeps its cell busy"
 
 
 def test_a_cell_that_was_told_is_not_told_again(folder: Path, server: ChatServer) -> None:

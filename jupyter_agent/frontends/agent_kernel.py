@@ -58,7 +58,7 @@ from jupyter_agent.frontends.mending import (
 from jupyter_agent.frontends.model_table import model_table
 from jupyter_agent.frontends.options import (
     CELL_OPTIONS,
-    CONTEXT_OPTION,
+    VALUE_OPTIONS,
     run_options,
     wrong_line,
 )
@@ -92,14 +92,16 @@ def _parser() -> _CellParser:
     )
     for flags, facts in CELL_OPTIONS:
         parser.add_argument(*flags, **facts)
-    parser.add_argument(
-        *CONTEXT_OPTION[0], nargs="?", type=_no_context, const="", help=argparse.SUPPRESS
-    )
+    for flags, _ in VALUE_OPTIONS:
+        parser.add_argument(*flags, nargs="?", type=_refuse, const="", help=argparse.SUPPRESS)
     return parser
 
 
-def _no_context(_: str) -> NoReturn:
-    raise argparse.ArgumentTypeError("the agent reads your cells here anyway; leave it out")
+def _refuse(_: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(
+        "it is for your own kernel, and here the agent shares the kernel of your cells; leave it "
+        "out"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,6 +455,8 @@ class AgentKernel(settings.Configured, FrontKernel):
     async def _command(self, cell: _CellRequest, words: str) -> None:
         if words == "stop":
             said = {"text/plain": "No run is going on. The stop button stops one."}
+        elif words == "wait":
+            raise UsageError("no run is in the background: here a run keeps its cell busy")
         else:
             permit = functools.partial(self._permit, cell)
             said = await carry_out(self._session, words, permit=permit)

@@ -63,6 +63,8 @@ async def _text(session: Session, words: list[str], command: str, permit: Permit
                 raise UsageError("write it as: %agent fetch NAME [DEST] [--force]")
             path = await session.fetch(*places, overwrite=len(places) < len(rest), permit=permit)
             return f"{path}: {path.stat().st_size:,} bytes"
+    if words[0] in COMMANDS:
+        raise UsageError(f"write it as: %agent {words[0]}; nothing stands after it")
     raise UsageError(
         f"%agent has no command {command!r}; its commands are {', '.join(COMMANDS)}; a task is "
         "written below a line %%agent"

@@ -101,9 +101,9 @@ $(VENV)/test: pyproject.toml $(VENV)/demo
 # the README's picture is a screenshot of a test; an editable install would name its folder there
 picture: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
-	$(BIN)/python -m pytest -q "tests/test_live_cells.py::test_the_first_notebook_looks_as_in_the_readme[lab]"
+	$(BIN)/python -m pytest -q "tests/test_live_cells.py::test_the_first_notebook_looks_as_in_the_readme[lab]"; \
+		failed=$$?; $(BIN)/python -m pip install --quiet --no-deps --force-reinstall -e . && exit $$failed
 	cp tests/screenshots/picture-lab.png docs/first-run.png
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall -e .
 
 # JupyterLab 4.2, for the tests of live cells
 .venv-lab42: pyproject.toml

@@ -64,6 +64,18 @@ def test_a_file_that_the_task_names_is_described_with_its_first_rows(here: Path)
     assert "South, by sea" in begins
 
 
+def test_the_rows_of_a_file_are_told_when_a_later_task_names_it(here: Path) -> None:
+    TABLE.to_csv(here / "a.csv", index=False)
+    request: dict[str, Any] = {"task": "Go", "listed": ["a.csv"], "told": {}}
+    [[name, state, _, beginning]] = describe(request)["files"]
+    assert beginning == ""
+    request = {**request, "task": "Sum a.csv", "told": {name: state}}
+    [[name, state, _, beginning]] = describe(request)["files"]
+    assert "South, by sea" in beginning
+    for task in ("Go", "Sum a.csv"):
+        assert told(task, "a.csv", known={name: state}) == {}
+
+
 def test_files_for_which_there_is_no_room_are_named_and_told_with_the_next_task(here: Path) -> None:
     for name in "abcdefg":
         TABLE.to_csv(here / f"{name}.csv", index=False)

@@ -26,7 +26,7 @@ MAX_TOLD = 8_000  # characters in all, about 2,000 tokens
 _NOT_DESCRIBED = "The data files could not be described: look at them first."
 _NO_SERVERS = "Not possible here: servers of `multiprocessing`, lists of processes, `chmod`."
 
-State = tuple[int, int]  # bytes, and when it was changed, in nanoseconds
+State = tuple[int, int, int]  # bytes, when it was changed (ns), whether its rows were told
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,12 @@ def _checked(files: list[object]) -> Iterator[_File]:
     room = MAX_TOLD
     for each in files[:MAX_FILES]:
         match each:
-            case [str(name), [int(size), int(changed)], str(line), str(beginning)]:
+            case [str(name), [int(size), int(changed), int(rows)], str(line), str(beginning)]:
                 told = f"- `{_name(name)}`: {_one_line(line)}"
                 begins = _short(printable(beginning[: 2 * MAX_BEGINNING]), MAX_BEGINNING)
                 room -= len(told) + len(begins)
                 if room > 0:
-                    yield _File(_name(name), (size, changed), told, begins)
+                    yield _File(_name(name), (size, changed, rows), told, begins)
 
 
 def _name(text: str) -> str:

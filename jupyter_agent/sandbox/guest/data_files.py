@@ -103,8 +103,8 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
     """
     files = _data_files(request["listed"])
     named = _named(request["task"], files)
-    states = {name: _state(name) for name in named or _few(files)}
-    new = [name for name, state in states.items() if request["told"].get(name) != state]
+    states = {name: [*_state(name), int(bool(named))] for name in named or _few(files)}
+    new = [name for name, state in states.items() if _is_new(state, request["told"].get(name))]
     now, later = new[:MAX_FILES], new[MAX_FILES:]
     described = _all_described({name: states[name][0] for name in now}, words_of(request["task"]))
     found = [
@@ -117,6 +117,11 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
 def _state(name: str) -> list[int]:
     facts = Path(name).stat()
     return [facts.st_size, facts.st_mtime_ns]
+
+
+def _is_new(state: list[int], told: list[int] | None) -> bool:
+    """Tell whether a file has changed, or has been told without its rows, which are told now."""
+    return told is None or state[:-1] != told[:-1] or state > told
 
 
 def _all_described(sizes: dict[str, int], words: set[str]) -> list[Description]:

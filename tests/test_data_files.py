@@ -419,6 +419,13 @@ def test_most_is_told_of_the_columns_of_a_wide_table_that_the_task_names(here: P
     assert "'smoker'" not in about.partition("; of these")[2]
 
 
+def test_all_columns_that_the_task_may_be_about_are_shown(here: Path) -> None:
+    names = [*(f"lab_{n}" for n in range(40)), *(f"dose_{n}" for n in range(20))]
+    pd.DataFrame([range(60)] * 4, columns=names).to_csv(here / "a.csv", index=False)
+    header = told("What is the mean dose in a.csv?")["a.csv"][1].splitlines()[0].split()
+    assert header == [*names[40:], *names[:10]]
+
+
 def test_a_file_of_bytes_is_no_table(here: Path) -> None:
     (here / "a.csv").write_bytes(b"PK\x03\x04\x14\x00,\n" * 100)
     assert told("a.csv")["a.csv"] == ("800 bytes, it holds bytes that are no text", "")

@@ -170,7 +170,8 @@ def some_rows(table: Any, *, whole: bool = True, about: Sequence[int] = ()) -> s
         Positions of columns, in a table of pandas, that are shown before others.
     """
     if about:
-        table = table.iloc[:, [*about, *(at for at in range(MAX_COLUMNS) if at not in about)]]
+        others = (at for at in range(MAX_COLUMNS) if at not in about)
+        table = table.iloc[:, [*about, *others][:MAX_COLUMNS]]
     kind = type(table).__module__.partition(".")[0]
     rows = table.slice(0, FIRST_ROWS) if hasattr(table, "slice") else table.head(FIRST_ROWS)
     rows = rows.to_pandas() if kind == "pyarrow" else rows

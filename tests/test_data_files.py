@@ -410,7 +410,7 @@ def test_most_is_told_of_the_columns_of_a_wide_table_that_the_task_names(here: P
     about, begins = told("What is the mean resting heart rate of smokers in a.csv?")["a.csv"]
     of_these = "'Resting_hr ' (str, 1 not numbers, the others are), 'smoker' (str)"
     assert f"; of these {of_these}; no repeated rows" in about
-    assert "lab_28" in begins
+    assert "lab_27" in begins
     assert "Resting_hr" in begins.splitlines()[0]
     assert "'Resting_hr ' has '70', 'low', '80'\n'smoker' has 3 values, 2 apart from" in begins
     wide.to_feather(here / "a.feather")
